@@ -1,0 +1,204 @@
+"""The protocols between a method and the rest of the house. A method is one file in this folder; nothing else names it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import inf
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from hpc_rl.types import Act, Items, Schema, Spec, Step, Trajectory, Update
+
+State = dict[str, Any]
+"""Nested dicts whose leaves are tensors, numbers, strings or None: what a checkpoint can hold without a pickle."""
+
+
+class Policy(Protocol):
+    """Chooses actions. ``act`` draws nothing itself: ``noise`` [b, K] are standard uniforms of each column's stream."""
+
+    net: nn.Module
+    noise: int  # K
+    extras: Schema
+    carry: Schema
+
+    def initial_carry(self, columns: int) -> dict[str, Tensor]: ...
+
+    def act(self, step: Step, carry: dict[str, Tensor], exploration: Tensor, noise: Tensor) -> Act:
+        """exploration [b] in [0, 1]: 1 samples as in training, 0 evaluates greedily."""
+        ...
+
+
+class Learner(Protocol):
+    """Improves a policy. One ``update`` is one optimisation round, its epochs and minibatches included."""
+
+    policy: Any
+    flat: Flat
+
+    def update(self, batch: Trajectory, progress: float) -> Update:
+        """progress in [0, 1] = env steps over budget: all that an annealed value may depend on."""
+        ...
+
+    def state(self) -> State: ...
+
+    def load(self, state: State) -> None: ...
+
+
+class Group(Protocol):
+    """Learners that share one parameter vector; every call is collective and made by all members in the same order."""
+
+    rank: int
+    size: int
+    skipped: int  # steps in a row that were dropped because the reduced gradient was not finite
+    stop: bool  # set before a step to ask for a stop; after the step every member reads the same answer
+
+    def broadcast_(self, data: Tensor) -> None:
+        """Overwrite ``data`` with the first member's."""
+        ...
+
+    def sum(self, data: Tensor) -> Tensor: ...
+
+    def max(self, data: Tensor) -> Tensor: ...
+
+    def mean(self, total: Tensor, count: Tensor) -> Tensor:
+        """Sum of totals over sum of counts, never a mean of means."""
+        ...
+
+    def any(self, flag: bool) -> bool: ...
+
+    def apply_gradients(
+        self, optimizer: Optimizer, loss_sum: Tensor | None, count: int, max_norm: float, scale: float = 1.0
+    ) -> float:
+        """One optimiser step on the gradient of scale · Σ loss / Σ count over all members, clipped to ``max_norm``.
+
+        A member without samples passes None and 0 and still takes part. A non-finite norm skips the step for everyone
+        and is counted in ``skipped``. Returns the global gradient norm before clipping.
+
+        Raises:
+            Diverged: ten steps in a row were not finite.
+        """
+        ...
+
+    def check_identical(self, data: Tensor) -> None:
+        """Raise RuntimeError naming the member whose parameters are not bit for bit the first member's."""
+        ...
+
+
+class Diverged(RuntimeError):
+    """The loss or the gradient stayed non-finite; the run ends as failed."""
+
+
+class Flat:
+    """All parameters of a module in one contiguous buffer, their gradients in another of two elements more.
+
+    Optimiser, reduction, clipping, weight messages and checkpoints then each touch one array. Build it after the module
+    has its final memory format and device: a later ``.to`` would leave the buffer.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        weights = [p for p in module.parameters() if p.requires_grad]
+        total = sum(p.numel() for p in weights)
+        device = weights[0].device
+        self.parameter = nn.Parameter(torch.empty(total, device=device))
+        self.reduction = torch.zeros(total + 2, device=device)  # gradient, sample count, stop flag
+        self.parameter.grad = self.reduction[:total]
+        offset = 0
+        for p in weights:
+            view = self.parameter.data.as_strided(p.shape, p.stride(), offset)
+            view.copy_(p.data)
+            p.data = view
+            p.grad = self.reduction.as_strided(p.shape, p.stride(), offset)
+            offset += p.numel()
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """A torch optimiser over one flat parameter."""
+
+    flat: Flat
+    torch: torch.optim.Optimizer
+
+
+class Alone:
+    """The group of one: what a solo learner uses, and the base case that the contract tests compare with."""
+
+    rank, size, skipped, stop = 0, 1, 0, False
+
+    def broadcast_(self, data: Tensor) -> None:
+        pass
+
+    def sum(self, data: Tensor) -> Tensor:
+        return data
+
+    def max(self, data: Tensor) -> Tensor:
+        return data
+
+    def mean(self, total: Tensor, count: Tensor) -> Tensor:
+        return total / count.clamp(min=1)
+
+    def any(self, flag: bool) -> bool:
+        return flag
+
+    def check_identical(self, data: Tensor) -> None:
+        pass
+
+    def apply_gradients(
+        self, optimizer: Optimizer, loss_sum: Tensor | None, count: int, max_norm: float, scale: float = 1.0
+    ) -> float:
+        accumulate(optimizer.flat, loss_sum, count, self.stop)
+        norm, self.stop, self.skipped = finish(optimizer, max_norm, scale, self.skipped)
+        return norm
+
+
+def accumulate(flat: Flat, loss_sum: Tensor | None, count: int, stop: bool) -> None:
+    """This member's share of the one reduction: gradient of its summed loss, its count, its wish to stop."""
+    flat.reduction.zero_()
+    if loss_sum is not None and count:
+        loss_sum.backward()  # type: ignore[no-untyped-call]
+    flat.reduction[-2] = count
+    flat.reduction[-1] = float(stop)
+
+
+def finish(optimizer: Optimizer, max_norm: float, scale: float, skipped: int) -> tuple[float, bool, int]:
+    """The second half of ``apply_gradients``, once ``reduction`` holds the sums: scale, clip, step.
+
+    Returns (gradient norm before clipping, somebody wants to stop, skipped steps in a row).
+    """
+    reduction, gradient = optimizer.flat.reduction, optimizer.flat.parameter.grad
+    assert gradient is not None
+    count, stop = reduction[-2:].tolist()
+    gradient.mul_(scale / max(count, 1.0))
+    norm = float(gradient.norm())
+    if not norm < inf:
+        if skipped + 1 >= 10:
+            raise Diverged("ten updates in a row had a non-finite gradient; lower the learning rate or check the rewards")
+        return norm, stop > 0, skipped + 1
+    if norm > max_norm:
+        gradient.mul_(max_norm / norm)
+    optimizer.torch.step()
+    return norm, stop > 0, 0
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """A method as a value: the last line of each file of this folder."""
+
+    config: type[Any]
+    policy: Callable[[Any, Spec], Policy]
+    learner: Callable[[Any, Spec, Any, Group], Learner]
+    experience: Callable[[Any], Items]
+    exploration: Callable[[Any, int, int, float], float] = lambda config, column, columns, progress: 1.0
+
+
+def optimizer_state(optimizer: Optimizer) -> State:
+    """Moments and counters of an optimiser over one flat parameter."""
+    state: Mapping[str, Any] = optimizer.torch.state_dict()["state"].get(0, {})
+    return {name: x.detach().clone() if isinstance(x, Tensor) else x for name, x in state.items()}
+
+
+def load_optimizer(optimizer: Optimizer, state: State) -> None:
+    """The inverse of ``optimizer_state``; an empty state is that of an optimiser which never stepped."""
+    whole = optimizer.torch.state_dict()
+    optimizer.torch.load_state_dict({**whole, "state": {0: state} if state else {}})

@@ -1,0 +1,53 @@
+"""What a sampler needs of environments: columns that step together, next-step autoreset, no thread or process of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from hpc_rl.types import Array, Spec
+
+
+@dataclass(frozen=True)
+class Moves:
+    """The answer of b columns to one action each.
+
+    Under next-step autoreset the move after a LAST observation ignores its action, has reward 0 and returns the first
+    observation of the next episode with ``first`` true. Episode returns belong to whole games, so ``ended`` marks the
+    move that finished one, also where ``discount`` is 0 at every lost life.
+    """
+
+    observation: Array  # [b, *O]
+    reward: Array  # [b] float32, raw
+    discount: Array  # [b] float32, 0 iff the move terminated
+    first: Array  # [b] bool, this observation opens an episode
+    ended: Array  # [b] bool, the whole episode ended with this move (terminated or truncated)
+
+
+class Environment(Protocol):
+    """b environment columns behind one call."""
+
+    spec: Spec
+    columns: int
+
+    def reset(self, seeds: Array) -> Array:
+        """Start every column afresh from its 31-bit seed [b]; the first observations [b, *O]."""
+        ...
+
+    def send(self, action: Array) -> None: ...
+
+    def recv(self) -> Moves: ...
+
+    def state(self) -> dict[str, Any]:
+        """Everything `load` needs to go on exactly here; only called where ``spec.cloneable``."""
+        ...
+
+    def load(self, state: dict[str, Any]) -> Array:
+        """Take a state up; returns the current observations [b, *O]."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class BadEnvironment(ValueError):
+    """The environment cannot be made or used; the message names the id and the remedy."""

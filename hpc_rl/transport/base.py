@@ -1,0 +1,271 @@
+"""Channels, waiting and small exchanges over whatever can send bytes; local.py and mpi.py are the two that can.
+
+Blocking law: every wait is `Waiting.until`: spin briefly, sleep with back-off, look at the stop flag, end at a deadline in
+a sentence that names who has not arrived. Nothing here blocks in the transport itself.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from hpc_rl.transport.layout import Layout
+from hpc_rl.types import Array, Tree
+
+Done = Callable[[], bool]
+"""Tests one request without blocking; True once it is complete, and from then on."""
+
+
+class Link(Protocol):
+    """Who can move bytes between ranks without blocking. Buffers must stay alive until the returned test says True."""
+
+    rank: int
+    size: int
+
+    def isend(self, data: Array, peer: int, tag: int) -> Done: ...
+
+    def irecv(self, data: Array, peer: int, tag: int) -> Done: ...
+
+    def ireduce(self, data: Array, operation: str, members: Sequence[int]) -> Done:
+        """All-reduce in place by "sum" or "max" among the ranks ``members``."""
+        ...
+
+    def nodes(self) -> list[int]:
+        """For each rank the lowest rank on its node. Collective; called once at start."""
+        ...
+
+
+class Deadline(RuntimeError):
+    """A wait ended without what it waited for."""
+
+
+class Stopped(Exception):
+    """A wait was given up because the run is stopping."""
+
+
+@dataclass
+class Waiting:
+    """How this rank waits. ``pulse`` is called between tests (relay work, heartbeat); ``waited_s`` adds up."""
+
+    deadline_s: float = 120.0
+    pulse: Callable[[], None] = lambda: None
+    waited_s: float = 0.0
+
+    def until(self, done: Done, what: Callable[[], str] | str, give_up: Done = lambda: False) -> None:
+        """Return once ``done()``.
+
+        Raises:
+            Stopped: ``give_up()`` became true first.
+            Deadline: neither happened within ``deadline_s``; the message says what was missing.
+        """
+        begin = time.monotonic()
+        pause = 20e-6
+        spins = 0
+        while not done():
+            if give_up():
+                self.waited_s += time.monotonic() - begin
+                raise Stopped
+            spins += 1
+            if spins > 20:
+                self.pulse()
+                time.sleep(pause)
+                pause = min(pause * 1.5, 1e-3)
+                if time.monotonic() - begin > self.deadline_s:
+                    missing = what if isinstance(what, str) else what()
+                    raise Deadline(f"waited {self.deadline_s:.0f} s for {missing}; is that rank alive?")
+        self.waited_s += time.monotonic() - begin
+
+
+@dataclass
+class Message:
+    """One received fragment: views into the slot's memory, valid until `Inbox.release`."""
+
+    tree: Tree
+    version: int
+    peer: int
+    slot: int
+
+
+class Outbox:
+    """The sending end of a channel: a message leaves only with a credit in hand.
+
+    A credit is one receive that the peer has already posted for this sender, granted in a message of 8 bytes. So a
+    receiver that stalls holds exactly the messages it asked for, whatever their size.
+    """
+
+    def __init__(self, link: Link, peer: int, tag: int, layout: Layout, waiting: Waiting, slots: int = 2) -> None:
+        self.link, self.peer, self.tag, self.layout, self.waiting = link, peer, tag, layout, waiting
+        self.buffers = [layout.buffer() for _ in range(slots)]
+        self.sending: list[Done] = [lambda: True] * slots
+        self.turn = 0
+        self.credits = 0
+        self.sent = 0
+        self.grant = np.zeros(1, np.int64)
+        self.granted = link.irecv(self.grant, peer, tag + 1)
+
+    def ready(self) -> bool:
+        """A message could leave now: there is a credit, and the next slot's last message has left."""
+        while self.granted():
+            self.credits += int(self.grant[0])
+            self.granted = self.link.irecv(self.grant, self.peer, self.tag + 1)
+        return self.credits > 0 and self.sending[self.turn]()
+
+    def lend(self) -> Tree:
+        """Views of the next slot, to be filled in place; waits only until its last message has left."""
+        self.waiting.until(self.sending[self.turn], f"rank {self.peer} to take an earlier message")
+        return self.layout.views(self.buffers[self.turn])
+
+    def put(self, tree: Tree, version: int, give_up: Done = lambda: False) -> None:
+        """Send ``tree`` (copied unless it is the lent one); waits for a credit.
+
+        Raises:
+            Stopped, Deadline: see `Waiting.until`.
+        """
+        self.waiting.until(self.ready, f"rank {self.peer} to grant a message", give_up)
+        buffer = self.buffers[self.turn]
+        self.layout.pack(tree, version, buffer)
+        self.sending[self.turn] = self.link.isend(buffer, self.peer, self.tag)
+        self.turn = (self.turn + 1) % len(self.buffers)
+        self.credits -= 1
+        self.sent += 1
+
+    def flush(self) -> None:
+        """Wait until everything put has left this rank."""
+        self.waiting.until(lambda: all(done() for done in self.sending), f"rank {self.peer} to take the last messages")
+
+
+@dataclass
+class _Slot:
+    buffer: Array
+    peer: int
+    arrived: Done
+
+
+class Inbox:
+    """The receiving end, from one or many peers: ``credits`` posted receives for each, first come first served."""
+
+    def __init__(
+        self, link: Link, peers: Sequence[int], tag: int, layout: Layout, waiting: Waiting, credits: int = 2
+    ) -> None:
+        self.link, self.peers, self.tag, self.layout, self.waiting = link, list(peers), tag, layout, waiting
+        self.slots: list[_Slot] = []
+        self.queues: dict[int, deque[int]] = {peer: deque() for peer in peers}
+        self.grants: deque[tuple[Array, Done]] = deque()
+        self.received = 0
+        for peer in self.peers:
+            for _ in range(credits):
+                self.slots.append(_Slot(layout.buffer(), peer, lambda: False))
+                self._post(len(self.slots) - 1)
+            self._grant(peer, credits)
+        self.order = deque(self.peers)
+
+    def poll(self) -> Message | None:
+        """The next complete message, taking peers in turn, or None."""
+        for _ in range(len(self.order)):
+            peer = self.order[0]
+            self.order.rotate(-1)
+            queue = self.queues[peer]
+            if queue and self.slots[queue[0]].arrived():
+                index = queue.popleft()
+                tree, version = self.layout.unpack(self.slots[index].buffer)
+                self.received += 1
+                return Message(tree, version, peer, index)
+        return None
+
+    def get(self, give_up: Done = lambda: False) -> Message:
+        """Wait for the next message.
+
+        Raises:
+            Stopped, Deadline: see `Waiting.until`.
+        """
+        found: list[Message] = []
+
+        def arrived() -> bool:
+            message = self.poll()
+            if message is not None:
+                found.append(message)
+            return message is not None
+
+        self.waiting.until(arrived, f"a message from rank(s) {', '.join(map(str, self.peers))}", give_up)
+        return found[0]
+
+    def newest(self) -> Message | None:
+        """The last of all messages that have arrived; older ones are released."""
+        latest = None
+        while (message := self.poll()) is not None:
+            if latest is not None:
+                self.release(latest)
+            latest = message
+        return latest
+
+    def release(self, message: Message) -> None:
+        """Give the slot back: post its receive again, then grant the sender one more message."""
+        self._post(message.slot)
+        self._grant(message.peer, 1)
+
+    def _post(self, index: int) -> None:
+        slot = self.slots[index]
+        slot.arrived = self.link.irecv(slot.buffer, slot.peer, self.tag)
+        self.queues[slot.peer].append(index)
+
+    def _grant(self, peer: int, count: int) -> None:
+        while self.grants and self.grants[0][1]():
+            self.grants.popleft()
+        data = np.array([count], np.int64)
+        self.grants.append((data, self.link.isend(data, peer, self.tag + 1)))
+
+
+@dataclass
+class Ports:
+    """What a role gets of the transport: the link, how to wait, and the start-up exchanges written on top of it."""
+
+    link: Link
+    waiting: Waiting = field(default_factory=Waiting)
+
+    def gather(self, data: bytes, members: Sequence[int], tag: int = 90) -> list[bytes]:
+        """Bytes of every member, in order, at ``members[0]``; elsewhere an empty list. Raises Deadline."""
+        root, link = members[0], self.link
+        if link.rank != root:
+            payload = np.frombuffer(data, np.uint8)
+            size = np.array([len(data)], np.int64)
+            self._finish([link.isend(size, root, tag), link.isend(payload, root, tag + 1)], f"rank {root} to gather")
+            return []
+        others = [m for m in members if m != root]
+        sizes = {m: np.zeros(1, np.int64) for m in others}
+        self._finish([link.irecv(sizes[m], m, tag) for m in others], f"rank(s) {others} to report")
+        parts = {m: np.empty(int(sizes[m][0]), np.uint8) for m in others}
+        self._finish([link.irecv(parts[m], m, tag + 1) for m in others], f"rank(s) {others} to report")
+        return [data if m == root else parts[m].tobytes() for m in members]
+
+    def broadcast(self, value: Any, members: Sequence[int], tag: int = 94) -> Any:
+        """The JSON value of ``members[0]``, at every member. Raises Deadline."""
+        root, link = members[0], self.link
+        if link.rank == root:
+            payload = np.frombuffer(json.dumps(value).encode(), np.uint8)
+            size = np.array([payload.size], np.int64)
+            sends = [link.isend(x, m, t) for m in members if m != root for x, t in ((size, tag), (payload, tag + 1))]
+            self._finish(sends, "the other ranks to listen")
+            return value
+        size = np.zeros(1, np.int64)
+        self._finish([link.irecv(size, root, tag)], f"rank {root} to speak")
+        payload = np.empty(int(size[0]), np.uint8)
+        self._finish([link.irecv(payload, root, tag + 1)], f"rank {root} to speak")
+        return json.loads(payload.tobytes())
+
+    def barrier(self, members: Sequence[int]) -> None:
+        """Return once all members are here. Raises Deadline."""
+        self.reduce(np.zeros(1), "sum", members)
+
+    def reduce(self, data: Array, operation: str, members: Sequence[int]) -> None:
+        """All-reduce ``data`` in place. Raises Deadline."""
+        if len(members) > 1:
+            self.waiting.until(self.link.ireduce(data, operation, members), f"all of ranks {list(members)} to reduce")
+
+    def _finish(self, requests: list[Done], what: str) -> None:
+        self.waiting.until(lambda: all(done() for done in requests), what)

@@ -1,0 +1,233 @@
+"""The nouns that every room shares: Spec, Schema, Trajectory, Act, Update.
+
+Dimensions:  T time · B environment columns of the job · b columns of this rank · A actions · K uniforms per move.
+Units:       env step = one agent decision (valid moves only) · frames = env steps × action repeat ·
+             update = one ``Learner.update`` · names of seconds end in ``_s``, of bytes in ``_bytes``.
+
+One termination and one truncation, as they look in a column (next-step autoreset, T = 6)::
+
+    row            0      1      2      3      4      5      6
+    first          1      0      0      1      0      0      1     row t opens an episode
+    observation   o0     o1    LAST    o0'    o1'   LAST'   o0"    a LAST row is a real observation
+    discount           1      0      *      1      1      *        0: the move into LAST terminated; LAST' is a time limit
+    valid              1      1      0      1      1      0        not first[1:]: the move LAST -> FIRST never happened
+
+So a time limit bootstraps from V(LAST'), a termination from nothing (its discount is 0), and every recursion is cut at
+``valid == 0`` because the following row belongs to another episode. ``*`` may hold anything; it is never used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import prod
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:  # `show`, `list` and `submit` read this file and must start without torch
+    from torch import Tensor
+
+Array = NDArray[Any]
+Tree = dict[str, Array]
+"""Leaf name -> array; the fragments that samplers fill, channels carry and segments store."""
+
+Rows = Literal["step", "edge", "frame", "fragment"]
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One named array of a fragment: ``[rows, b, *shape]``, or ``[b, *shape]`` where rows is "fragment"."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    rows: Rows = "step"
+    unit: str = ""
+    doc: str = ""
+
+    def array_shape(self, steps: int, columns: int, stack: int) -> tuple[int, ...]:
+        """The full shape for ``steps`` = T moves of ``columns`` = b environments whose observations stack frames."""
+        rows = {"step": steps, "edge": steps + 1, "frame": steps + stack}
+        head = (columns,) if self.rows == "fragment" else (rows[self.rows], columns)
+        return head + self.shape
+
+
+Schema = Mapping[str, Leaf]
+
+
+def fragment_bytes(schema: Schema, steps: int, columns: int, stack: int) -> int:
+    """Bytes of one fragment without padding."""
+    leaves = schema.values()
+    return sum(prod(leaf.array_shape(steps, columns, stack)) * np.dtype(leaf.dtype).itemsize for leaf in leaves)
+
+
+@dataclass(frozen=True)
+class Actions:
+    """What a policy may choose: ``sizes`` are category counts (discrete, multidiscrete) or the box's dimension."""
+
+    kind: Literal["discrete", "multidiscrete", "box"]
+    sizes: tuple[int, ...]
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one action: () for discrete, (choices,) for multidiscrete, (dimension,) for a box."""
+        return {"discrete": (), "multidiscrete": (len(self.sizes),), "box": self.sizes}[self.kind]
+
+    @property
+    def dtype(self) -> str:
+        return "float32" if self.kind == "box" else "int64"
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What an environment shows and accepts. ``frame`` is the shape of one observation without its stack."""
+
+    id: str
+    frame: tuple[int, ...]
+    dtype: str
+    actions: Actions
+    stack: int = 1
+    padding: Literal["zeros", "repeat"] = "zeros"  # what fills a stack before an episode has `stack` frames
+    action_repeat: int = 1
+    cloneable: bool = False  # its exact state can be written into a checkpoint
+
+    @property
+    def observation(self) -> tuple[int, ...]:
+        """Shape of one observation as the policy sees it."""
+        return (self.stack, *self.frame) if self.stack > 1 else self.frame
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a policy sees before a move: observation [b, *O], first [b] bool, reward [b] that led here (raw)."""
+
+    observation: Tensor
+    first: Tensor
+    reward: Tensor
+
+
+@dataclass(frozen=True)
+class Act:
+    """What a policy answers: action [b, *A], carry {name: [b, …]}, extras {name: [b, …]} to be remembered."""
+
+    action: Tensor
+    carry: dict[str, Tensor]
+    extras: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """T moves of b columns, time-major; see the picture at the top of this file."""
+
+    observation: Tensor  # [T+1, b, *O]
+    first: Tensor  # [T+1, b] bool
+    action: Tensor  # [T, b, *A]
+    reward: Tensor  # [T, b] float32, raw
+    discount: Tensor  # [T, b] float32, 0 iff the move terminated (γ belongs to the learner)
+    extras: dict[str, Tensor]  # [T, b, …]
+    carry: dict[str, Tensor]  # [b, …] before row 0
+    version: Tensor  # [T, b] int64, learner update of the acting weights
+    column: Tensor  # [b] int32
+    start: Tensor  # [b] int64, the column's env-step number at row 0
+
+    @property
+    def valid(self) -> Tensor:
+        """[T, b] bool: False for the move LAST -> FIRST, which never happened."""
+        return ~self.first[1:]
+
+
+@dataclass(frozen=True)
+class Update:
+    """What one optimisation round reports; metrics are finite means over what this learner group saw."""
+
+    metrics: dict[str, float]
+    priorities: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Items:
+    """How experience is cut: ``length`` = T moves an item, a new one every ``stride`` moves."""
+
+    length: int
+    stride: int = field(default=0)
+
+
+def trajectory_schema(spec: Spec, extras: Schema, carry: Schema) -> Schema:
+    """Every leaf of a fragment; the one source of buffers, messages and HDF5 datasets."""
+    rows: Rows = "frame" if spec.stack > 1 else "edge"
+    schema = {
+        "observation": Leaf(spec.frame, spec.dtype, rows, "", "single frames; stacks are rebuilt by `stacked`"),
+        "first": Leaf((), "bool", "edge", "", "this observation opens an episode"),
+        "action": Leaf(spec.actions.shape, spec.actions.dtype, "step", "", "what the policy chose"),
+        "reward": Leaf((), "float32", "step", "", "raw reward of the move"),
+        "discount": Leaf((), "float32", "step", "", "0 iff the move terminated the episode, else 1"),
+        "version": Leaf((), "int64", "step", "update", "learner update of the acting weights"),
+        "episode_return": Leaf((), "float32", "step", "", "raw return of the whole episode this move ended, else NaN"),
+        "episode_length": Leaf((), "int32", "step", "env step", "moves of the episode that this move ended, else 0"),
+        "column": Leaf((), "int32", "fragment", "", "global number of the environment column"),
+        "start": Leaf((), "int64", "fragment", "env step", "the column's env-step number at row 0"),
+        "attempt": Leaf((), "int32", "fragment", "", "how often the job had been started before"),
+    }
+    schema |= {f"extras/{name}": leaf for name, leaf in extras.items()}
+    schema |= {f"carry/{name}": leaf for name, leaf in carry.items()}
+    return schema
+
+
+def allocate(schema: Schema, steps: int, columns: int, stack: int) -> Tree:
+    """Zeroed arrays of every leaf for T = ``steps`` and b = ``columns``."""
+    return {name: np.zeros(leaf.array_shape(steps, columns, stack), leaf.dtype) for name, leaf in schema.items()}
+
+
+def part(tree: Tree, prefix: str) -> Tree:
+    """The leaves below ``prefix/`` under their short names."""
+    return {name.removeprefix(prefix + "/"): x for name, x in tree.items() if name.startswith(prefix + "/")}
+
+
+def stacked(frames: Tensor, first: Tensor, stack: int, padding: str) -> Tensor:
+    """Observations [T+1, b, stack, *frame] from frames [T+stack, b, *frame] and first [T+1, b].
+
+    Row 0 keeps the environment's own stack (its frames were copied as they stood). From row 1 on, a frame from before
+    the episode's first row is replaced by what the environment pads with: zeros, or the episode's first frame.
+    """
+    rows = first.shape[0]
+    out = frames.unfold(0, stack, 1)[:rows].movedim(-1, 2).clone(memory_format=_contiguous())
+    for row, column in first[1:].nonzero().tolist():
+        for later in range(row + 1, min(row + stack, rows)):
+            if later > row + 1 and bool(first[later, column]):
+                break
+            missing = stack - 1 - (later - row - 1)
+            out[later, column, :missing] = frames[row + stack, column] if padding == "repeat" else 0
+    return out
+
+
+def _contiguous() -> Any:
+    import torch
+
+    return torch.contiguous_format
+
+
+def trajectory(trees: list[Tree], spec: Spec) -> Trajectory:
+    """One learner's view of fragments side by side on the column axis.
+
+    Raises:
+        KeyError: a tree lacks a leaf of ``trajectory_schema``.
+    """
+    import torch
+
+    def joined(name: str) -> Tensor:
+        axis = 0 if name.startswith("carry/") or name in ("column", "start") else 1
+        parts = [torch.from_numpy(tree[name]) for tree in trees]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, axis)
+
+    def family(prefix: str) -> dict[str, Tensor]:
+        return {name: joined(f"{prefix}/{name}") for name in part(trees[0], prefix)}
+
+    first = joined("first")
+    observation = joined("observation")
+    if spec.stack > 1:
+        observation = stacked(observation, first, spec.stack, spec.padding)
+    plain = {name: joined(name) for name in ("action", "reward", "discount", "version", "column", "start")}
+    return Trajectory(observation=observation, first=first, extras=family("extras"), carry=family("carry"), **plain)
