@@ -138,6 +138,18 @@ class Trajectory:
         """[T, b] bool: False for the move LAST -> FIRST, which never happened."""
         return ~self.first[1:]
 
+    def columns(self, keep: slice) -> Trajectory:
+        """The same moves of some columns only."""
+        timed = {name: getattr(self, name)[:, keep] for name in ("observation", "first", "action", "reward", "discount")}
+        return Trajectory(
+            **timed,
+            extras={name: x[:, keep] for name, x in self.extras.items()},
+            carry={name: x[keep] for name, x in self.carry.items()},
+            version=self.version[:, keep],
+            column=self.column[keep],
+            start=self.start[keep],
+        )
+
 
 @dataclass(frozen=True)
 class Update:

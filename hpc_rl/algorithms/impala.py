@@ -1,0 +1,170 @@
+"""IMPALA (Espeholt et al. 2018, arXiv 1802.01561): actor-critic on late trajectories, corrected by V-trace.
+
+Loss over valid moves, with v_s and the advantage Â_s from V-trace (formulas/returns.py, eq. 1):
+
+    − log π(a_s|x_s) Â_s  +  c_v ½ (v_s − V(x_s))²  −  c_e H(π(·|x_s))
+
+Published settings (Table G.1, Atari): T 20, batch 32 columns, RMSProp ε 0.01, lr 6e-4 annealed to 0, c_v 0.5, c_e 0.01,
+loss *summed* over T·B, clip 40, rewards clipped to ±1. Here ``loss = "sum"`` keeps the gradient of the sum, "mean"
+divides by the global count of valid moves; clip and ε belong to the choice.
+
+Needs in extras: log_prob, log μ(a|x) of the version that acted. Topologies: actor_learner; solo and allreduce also run it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hpc_rl.algorithms.base import (
+    Algorithm,
+    Flat,
+    Group,
+    Optimizer,
+    State,
+    load_optimizer,
+    optimizer_state,
+)
+from hpc_rl.formulas.policy_gradient import policy_gradient
+from hpc_rl.formulas.returns import vtrace
+from hpc_rl.formulas.value import half_squared
+from hpc_rl.nets.actions import Head
+from hpc_rl.nets.actor_critic import ActorCritic
+from hpc_rl.types import Act, Items, Leaf, Spec, Step, Trajectory, Update
+
+TOPOLOGIES = ("actor_learner", "solo", "allreduce")
+
+
+@dataclass(frozen=True)
+class Config:
+    unroll: int = 20  # T, moves per fragment, >= 1
+    minibatches: int = 1  # optimiser steps per batch, each on its share of the columns, >= 1
+    learning_rate: float = 6e-4  # > 0
+    anneal: bool = True  # learning rate falls linearly to 0 over the budget
+    optimizer: str = "adam"  # adam | rmsprop
+    epsilon: float = 1e-5  # > 0, added outside the root
+    decay: float = 0.99  # 0..1, RMSProp's α or Adam's β₂
+    momentum: float = 0.0  # 0..1, RMSProp's momentum or Adam's β₁
+    loss: str = "mean"  # mean | sum over T·B
+    discount: float = 0.99  # γ, 0..1
+    lambda_: float = 1.0  # 0..1, leak of the traces c
+    rho_bar: float = 1.0  # > 0
+    c_bar: float = 1.0  # > 0
+    entropy_cost: float = 0.01  # >= 0
+    value_cost: float = 0.5  # >= 0
+    max_grad_norm: float = 0.5  # > 0
+    reward_clip: float = 1.0  # >= 0, 0 leaves rewards raw
+    hidden: tuple[int, ...] = (64, 64)  # units per layer for vector observations
+
+
+def loss(
+    config: Config, output: Tensor, value: Tensor, head: Head, batch: Trajectory
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Summed loss and summed figures of one batch, for network outputs [T+1, b, P] and [T+1, b]."""
+    weight = batch.valid.float()
+    log_prob, entropy = head.log_prob_entropy(output[:-1], batch.action)
+    reward = batch.reward.clamp(-config.reward_clip, config.reward_clip) if config.reward_clip else batch.reward
+    with torch.no_grad():
+        log_ratio = (log_prob - batch.extras["log_prob"]) * weight
+        target, advantage = vtrace(
+            log_ratio,
+            reward,
+            config.discount * batch.discount,
+            value,
+            weight,
+            config.rho_bar,
+            config.c_bar,
+            config.lambda_,
+        )
+    policy_loss = policy_gradient(log_prob, advantage, weight)
+    value_loss = half_squared(value[:-1], target, weight)
+    bonus = (weight * entropy).sum()
+    total = policy_loss + config.value_cost * value_loss - config.entropy_cost * bonus
+    figures = {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": bonus, "rho": log_ratio.exp() * weight}
+    return total, {name: x.detach().sum() for name, x in figures.items()}
+
+
+class Policy:
+    """Acts by sampling π; remembers log μ(a|x) for V-trace."""
+
+    extras = {"log_prob": Leaf((), "float32", "step", "nat", "log-probability of the action under the acting weights")}
+    carry: dict[str, Leaf] = {}
+
+    def __init__(self, config: Config, spec: Spec) -> None:
+        self.net = ActorCritic(spec, tuple(config.hidden))
+        self.head = Head(spec.actions)
+        self.noise = self.head.noise
+
+    def initial_carry(self, columns: int) -> dict[str, Tensor]:
+        return {}
+
+    @torch.no_grad()
+    def act(self, step: Step, carry: dict[str, Tensor], exploration: Tensor, noise: Tensor) -> Act:
+        output, _ = self.net(step.observation)
+        action = self.head.sample(output, noise, exploration)
+        log_prob, _ = self.head.log_prob_entropy(output, action)
+        return Act(action, carry, {"log_prob": log_prob})
+
+
+class Learner:
+    """One update = one pass over the batch, in ``minibatches`` steps on consecutive columns."""
+
+    def __init__(self, config: Config, spec: Spec, policy: Policy, group: Group) -> None:
+        self.config, self.policy, self.group = config, policy, group
+        self.flat = Flat(policy.net)
+        group.broadcast_(self.flat.parameter.data)
+        make = {"adam": _adam, "rmsprop": _rmsprop}[config.optimizer]
+        self.optimizer = Optimizer(self.flat, make(self.flat, config))
+
+    def update(self, batch: Trajectory, progress: float) -> Update:
+        config = self.config
+        rate = config.learning_rate * (1 - progress if config.anneal else 1.0)
+        self.optimizer.torch.param_groups[0]["lr"] = rate
+        totals: dict[str, float] = {}
+        count, norm = 0, 0.0
+        for part in _by_columns(batch, config.minibatches):
+            output, value = self.policy.net(part.observation)
+            summed, figures = loss(config, output, value, self.policy.head, part)
+            samples = int(part.valid.sum())
+            nominal = part.action.shape[0] * part.action.shape[1] * self.group.size
+            scale = float(nominal) if config.loss == "sum" else 1.0
+            norm = self.group.apply_gradients(self.optimizer, summed, samples, config.max_grad_norm, scale)
+            count += samples
+            totals = {name: totals.get(name, 0.0) + float(x) for name, x in figures.items()}
+        means = {name: x / max(count, 1) for name, x in totals.items()}
+        return Update({**means, "grad_norm": norm, "learning_rate": rate})
+
+    def state(self) -> State:
+        return {"parameters": self.flat.parameter.data.clone(), "optimizer": optimizer_state(self.optimizer)}
+
+    def load(self, state: State) -> None:
+        self.flat.parameter.data.copy_(state["parameters"])
+        load_optimizer(self.optimizer, state["optimizer"])
+
+
+def _adam(flat: Flat, config: Config) -> torch.optim.Optimizer:
+    betas = (config.momentum, config.decay)
+    return torch.optim.Adam([flat.parameter], config.learning_rate, betas, config.epsilon, fused=True)
+
+
+def _rmsprop(flat: Flat, config: Config) -> torch.optim.Optimizer:
+    return torch.optim.RMSprop(
+        [flat.parameter], config.learning_rate, config.decay, config.epsilon, momentum=config.momentum
+    )
+
+
+def _by_columns(batch: Trajectory, parts: int) -> list[Trajectory]:
+    """The batch cut into ``parts`` of consecutive columns."""
+    columns = batch.action.shape[1]
+    edges = [columns * k // parts for k in range(parts + 1)]
+    return [batch.columns(slice(a, b)) for a, b in zip(edges, edges[1:], strict=False) if a < b] if parts > 1 else [batch]
+
+
+ALGORITHM = Algorithm(
+    config=Config,
+    policy=Policy,
+    learner=Learner,
+    experience=lambda config: Items(config.unroll, config.unroll),
+)

@@ -1,0 +1,23 @@
+"""Policy losses, summed over the moves whose weight is 1; the caller divides by the global count."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def policy_gradient(log_prob: Tensor, advantage: Tensor, weight: Tensor) -> Tensor:
+    """−Σ w log π(a|x) Â (Williams 1992); ``advantage`` carries no gradient. All of one shape."""
+    return -(weight * log_prob * advantage).sum()
+
+
+def clipped_surrogate(log_ratio: Tensor, advantage: Tensor, weight: Tensor, clip: float) -> Tensor:
+    """−Σ w min(r Â, clip(r, 1−ε, 1+ε) Â), r = π/π_old (Schulman et al. 2017, arXiv 1707.06347, eq. 7)."""
+    ratio = log_ratio.exp()
+    unclipped, clipped = ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage
+    return -(weight * torch.minimum(unclipped, clipped)).sum()
+
+
+def approximate_kl(log_ratio: Tensor, weight: Tensor) -> Tensor:
+    """Σ w (r − 1 − log r), the low-variance estimate "k3" of KL(π_old ‖ π), r = π/π_old."""
+    return (weight * (log_ratio.exp() - 1 - log_ratio)).sum()

@@ -1,0 +1,58 @@
+"""Advantages and value targets along time. Every recursion is cut where a move is not valid (see types.py)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def cut_scan(delta: Tensor, decay: Tensor, valid: Tensor) -> Tensor:
+    """x_t = valid_t · (δ_t + decay_t · x_{t+1}), x_T = 0; all [T, b]. The one recursion behind GAE and V-trace."""
+    out = torch.empty_like(delta)
+    x = torch.zeros_like(delta[0])
+    for t in range(delta.shape[0] - 1, -1, -1):
+        x = valid[t] * (delta[t] + decay[t] * x)
+        out[t] = x
+    return out
+
+
+def gae(reward: Tensor, discount: Tensor, value: Tensor, valid: Tensor, lambda_: float) -> Tensor:
+    """Generalised advantage estimates [T, b] (Schulman et al. 2016, arXiv 1506.02438, eq. 16).
+
+    δ_t = r_t + γ_t V(x_{t+1}) − V(x_t);  Â_t = δ_t + γ_t λ Â_{t+1}, with γ_t = γ · discount_t.
+
+    Args:
+        reward, discount, valid: [T, b]; ``discount`` holds γ_t, ``valid`` is 0.0 or 1.0.
+        value: [T+1, b].
+    """
+    delta = reward + discount * value[1:] - value[:-1]
+    return cut_scan(delta, discount * lambda_, valid)
+
+
+def vtrace(
+    log_ratio: Tensor,
+    reward: Tensor,
+    discount: Tensor,
+    value: Tensor,
+    valid: Tensor,
+    rho_bar: float = 1.0,
+    c_bar: float = 1.0,
+    lambda_: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """V-trace targets v_s and policy-gradient advantages, both [T, b] (Espeholt et al. 2018, arXiv 1802.01561, eq. 1).
+
+    v_s = V(x_s) + Σ_{t≥s} γ^{t−s} (Π_{i<t} c_i) ρ_t (r_t + γ V(x_{t+1}) − V(x_t)),
+    ρ_t = min(ρ̄, π/μ), c_t = λ min(c̄, π/μ);  advantage_s = ρ_s (r_s + γ v_{s+1} − V(x_s)), v_T = V(x_T).
+
+    Args:
+        log_ratio: log π(a|x) − log μ(a|x), [T, b].
+        reward, discount, valid: [T, b]; ``discount`` holds γ_t.
+        value: [T+1, b], without gradient.
+    """
+    ratio = log_ratio.exp()
+    rho, c = ratio.clamp(max=rho_bar), lambda_ * ratio.clamp(max=c_bar)
+    delta = rho * (reward + discount * value[1:] - value[:-1])
+    target = value[:-1] + cut_scan(delta, discount * c, valid)
+    following = torch.cat([target[1:], value[-1:]])
+    advantage = valid * rho * (reward + discount * following - value[:-1])
+    return target, advantage

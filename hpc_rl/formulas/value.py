@@ -1,0 +1,30 @@
+"""Value losses, summed over the moves whose weight is 1."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def half_squared(value: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """Σ w ½ (target − V)²."""
+    return 0.5 * (weight * (target - value).square()).sum()
+
+
+def clipped_half_squared(value: Tensor, old: Tensor, target: Tensor, weight: Tensor, clip: float) -> Tensor:
+    """Σ w ½ max((V − R)², (V_old + clip(V − V_old, ±ε) − R)²), the clipped value loss of OpenAI Baselines' ppo2."""
+    near = old + (value - old).clamp(-clip, clip)
+    worse = torch.maximum((value - target).square(), (near - target).square())
+    return 0.5 * (weight * worse).sum()
+
+
+def explained_variance(value: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """1 − Var(target − V) / Var(target) over the weighted moves; 0 where the target does not vary."""
+    count = weight.sum().clamp(min=1)
+
+    def variance(x: Tensor) -> Tensor:
+        mean = (weight * x).sum() / count
+        return (weight * (x - mean).square()).sum() / count
+
+    spread = variance(target)
+    return torch.where(spread > 1e-8, 1 - variance(target - value) / spread.clamp(min=1e-8), torch.zeros_like(spread))

@@ -1,0 +1,51 @@
+"""The convolutional torso of Mnih et al. 2015 (Nature 518): 32@8×8/4, 64@4×4/2, 64@3×3/1, 512 units."""
+
+from __future__ import annotations
+
+from math import prod
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hpc_rl.nets.init import orthogonal
+
+_LAYERS = ((32, 8, 4), (64, 4, 2), (64, 3, 1))  # channels, kernel, stride
+
+
+class NatureTorso(nn.Module):
+    """uint8 images [n, C, H, W] in 0..255 -> float32 features [n, 512].
+
+    ``compute`` is the precision of the layers; their result always leaves as float32, so heads and losses are exact.
+
+    Raises:
+        ValueError: the image is too small for three strided convolutions.
+    """
+
+    compute: torch.dtype = torch.float32
+
+    def __init__(self, shape: tuple[int, ...], features: int = 512) -> None:
+        super().__init__()
+        channels, *size = shape
+        layers: list[nn.Module] = []
+        for width, kernel, stride in _LAYERS:
+            size = [(pixels - kernel) // stride + 1 for pixels in size]
+            if min(size) < 1:
+                raise ValueError(f"images of shape {shape} are too small for the Nature network; use at least 36×36")
+            layers.append(orthogonal(nn.Conv2d(channels, width, kernel, stride), 2**0.5))
+            channels = width
+        self.convolutions = nn.ModuleList(layers)
+        self.dense = orthogonal(nn.Linear(channels * prod(size), features), 2**0.5)
+        self.features = features
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward(self, image: Tensor) -> Tensor:
+        with torch.autocast(image.device.type, dtype=torch.bfloat16, enabled=self.compute == torch.bfloat16):
+            x = image.contiguous(memory_format=torch.channels_last).to(self.compute)
+            first, *rest = self.convolutions
+            # Dividing 32 kernels by 255 costs less than dividing every pixel of the batch.
+            x = F.relu(F.conv2d(x, first.weight / 255, first.bias, first.stride), inplace=True)  # type: ignore[arg-type]
+            for layer in rest:
+                x = F.relu(layer(x), inplace=True)
+            x = F.relu(self.dense(x.flatten(1)), inplace=True)
+        return x.float()

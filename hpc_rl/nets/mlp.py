@@ -1,0 +1,27 @@
+"""A plain torso for vectors."""
+
+from __future__ import annotations
+
+from math import prod
+
+from torch import Tensor, nn
+
+from hpc_rl.nets.init import orthogonal
+
+
+class MlpTorso(nn.Module):
+    """Vectors (or small arrays, flattened) [n, *shape] -> float32 features [n, features] through tanh layers."""
+
+    def __init__(self, shape: tuple[int, ...], hidden: tuple[int, ...]) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [nn.Flatten()]
+        width = prod(shape)
+        for units in hidden:
+            layers += [orthogonal(nn.Linear(width, units), 2**0.5), nn.Tanh()]
+            width = units
+        self.layers = nn.Sequential(*layers)
+        self.features = width
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.layers(x.float())
+        return out

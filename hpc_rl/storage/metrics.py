@@ -1,0 +1,107 @@
+"""Metrics as JSON lines, one writer per file, readable with any tool; on request as TensorBoard events, too."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hpc_rl.storage.run_dir import plain
+
+
+class Metrics:
+    """Appends to ``directory``/``name``.jsonl: {"step": …, "time": unix seconds, metric: value or null}.
+
+    ``tensorboard`` also writes an event file below ``directory``/tensorboard/``name``/, or nothing where the package is
+    not installed. Raises OSError.
+    """
+
+    def __init__(self, directory: Path, name: str, tensorboard: bool = False) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        path = directory / f"{name}.jsonl"
+        torn = path.exists() and not _ends_with_newline(path)
+        self._file = path.open("a", encoding="utf-8")
+        if torn:  # the attempt before died in mid-line; ours must not become part of it
+            self._file.write("\n")
+        self._events = _event_writer(directory / "tensorboard" / name) if tensorboard else None
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """One line for this env step. "step" and "time" are taken: values of these names are overwritten."""
+        now = time.time()
+        line = {str(name): plain(value) for name, value in values.items()} | {"step": int(step), "time": now}
+        self._file.write(json.dumps(line, allow_nan=False) + "\n")
+        self._file.flush()
+        if self._events is not None:
+            self._events.add_event(_event(int(step), now, line))
+
+    def close(self) -> None:
+        self._file.close()
+        if self._events is not None:
+            self._events.close()
+
+
+def last(directory: Path) -> dict[str, dict[str, Any]]:
+    """File name without suffix -> its last whole line, for every file that has one. Reads only the ends of files."""
+    found = {path.stem: _last_line(path) for path in sorted(directory.glob("*.jsonl"))}
+    return {name: row for name, row in found.items() if row is not None}
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    """Every whole line of a file; torn ones are left out. Raises OSError."""
+    with path.open("rb") as file:
+        return [row for row in map(_parsed, file) if row is not None]
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    if not line.endswith(b"\n"):  # still being written: "12" may be the beginning of "123"
+        return None
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) else None
+
+
+def _last_line(path: Path, window: int = 1 << 16) -> dict[str, Any] | None:
+    size = path.stat().st_size
+    while True:
+        with path.open("rb") as file:
+            file.seek(max(0, size - window))
+            lines = file.read().splitlines(keepends=True)
+        whole = lines if window >= size else lines[1:]
+        row = next((row for row in map(_parsed, reversed(whole)) if row is not None), None)
+        if row is not None or window >= size:
+            return row
+        window *= 8
+
+
+def _ends_with_newline(path: Path) -> bool:
+    with path.open("rb") as file:
+        if file.seek(0, os.SEEK_END) == 0:
+            return True
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"
+
+
+def _event_writer(directory: Path) -> Any:
+    try:
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+    except ImportError:
+        return None
+    return EventFileWriter(str(directory))
+
+
+def _event(step: int, now: float, line: Mapping[str, Any]) -> Any:
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    values = [
+        Summary.Value(tag=name, simple_value=math.nan if value is None else float(value))
+        for name, value in line.items()
+        if name not in ("step", "time") and (value is None or isinstance(value, int | float))
+    ]
+    return Event(wall_time=now, step=step, summary=Summary(value=values))

@@ -1,0 +1,187 @@
+"""A run's folder: where things lie, what state the run is in, and files that are either whole or absent."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+STATES = ("pending", "running", "stopped", "done", "failed")
+
+
+class BadRun(ValueError):
+    """A run directory cannot be used; the message names it and the remedy."""
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """The paths of one run and its few small state files. Paths only: nothing is open, any rank may hold one."""
+
+    path: Path
+
+    @property
+    def logs(self) -> Path:
+        return self.path / "logs"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics"
+
+    @property
+    def trajectories(self) -> Path:
+        return self.path / "trajectories"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def provenance(self) -> Path:
+        return self.path / "provenance"
+
+    @property
+    def job_file(self) -> Path:
+        return self.path / "job.toml"
+
+    @property
+    def stop_file(self) -> Path:
+        return self.path / "STOP"
+
+    @property
+    def state_file(self) -> Path:
+        return self.path / "state.json"
+
+    @property
+    def summary_file(self) -> Path:
+        return self.path / "summary.json"
+
+    def read_state(self) -> dict[str, Any]:
+        """state, env_steps, updates, attempt, reason, updated (unix time, s). Raises BadRun where it is unreadable."""
+        try:
+            state = json.loads(self.state_file.read_text())
+        except FileNotFoundError:
+            state = {}
+        except (OSError, ValueError) as error:
+            raise BadRun(f"{self.state_file} cannot be read ({error}); remove it and resume the run") from error
+        return {"state": "pending", "env_steps": 0, "updates": 0, "attempt": 0, "reason": "", "updated": 0.0} | state
+
+    def write_state(self, **fields: Any) -> None:
+        """Merge ``fields`` into state.json. One writer at a time. Raises ValueError for an unknown state, OSError."""
+        if fields.get("state", "pending") not in STATES:
+            raise ValueError(f"state {fields['state']!r} is unknown; choose one of {', '.join(STATES)}")
+        write_json(self.state_file, self.read_state() | fields | {"updated": time.time()})
+
+    def next_attempt(self) -> int:
+        """How often this run has been started so far: the number of its provenance files."""
+        return max((int(file.stem) + 1 for file in self.provenance.glob("[0-9]*.json")), default=0)
+
+    def request_stop(self) -> None:
+        self.stop_file.touch()
+
+    def stop_requested(self) -> bool:
+        return self.stop_file.exists()
+
+    def clear_stop(self) -> None:
+        self.stop_file.unlink(missing_ok=True)
+
+
+def create(path: Path, toml_text: str) -> RunDir:
+    """Make the folders of a new run and write its job.toml.
+
+    Raises:
+        BadRun: the folder holds a run or anything else, or it cannot be written.
+    """
+    run = RunDir(Path(path))
+    if run.path.exists() and not run.path.is_dir():
+        raise BadRun(f"{path} is a file, not a folder; choose another --out")
+    if _holds_run(run):
+        raise BadRun(f"{path} holds another run; pass --resume to continue it or choose another --out")
+    try:
+        if run.path.exists() and any(run.path.iterdir()):
+            raise BadRun(f"{path} is not empty and not a run; choose another --out or empty it")
+        run.path.mkdir(parents=True, exist_ok=True)
+        _fill(run, toml_text)
+    except FileExistsError as error:  # somebody else created it between our look and our write
+        raise BadRun(f"{path} holds another run; pass --resume to continue it or choose another --out") from error
+    except OSError as error:
+        raise BadRun(f"{path} cannot be written ({error.strerror or error}); choose another --out or free space") from error
+    return run
+
+
+def open_run(path: Path) -> RunDir:
+    """The run in this folder. Raises BadRun where there is none."""
+    run = RunDir(Path(path))
+    if not run.job_file.is_file():
+        raise BadRun(f"{path} holds no run (it has no job.toml); start one with `hpc-rl run JOB --out {path}`")
+    return run
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace ``path`` by ``value`` as JSON; readers see the old file or the new one, never a part. Raises OSError."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(json.dumps(plain(value), indent=1, allow_nan=False) + "\n")
+        publish(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def publish(temporary: Path, path: Path) -> None:
+    """Give a finished file its name such that it survives a power cut: data to disk, rename, folder to disk."""
+    _sync(temporary)
+    os.replace(temporary, path)
+    _sync(path.parent)
+
+
+def plain(value: Any) -> Any:
+    """``value`` as JSON allows it: NaN and infinities become null, arrays lists, paths and unknown objects text."""
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item) for item in value]
+    if hasattr(value, "tolist"):  # NumPy and torch, numbers and arrays alike
+        return plain(value.tolist())
+    return str(value)
+
+
+def _holds_run(run: RunDir) -> bool:
+    return run.job_file.exists() or run.state_file.exists()
+
+
+def _fill(run: RunDir, toml_text: str) -> None:
+    """job.toml first and exclusively: of two jobs that start in one folder, one gets it."""
+    with run.job_file.open("x") as file:
+        try:
+            file.write(toml_text)
+            file.flush()
+            os.fsync(file.fileno())
+            for folder in (run.logs, run.metrics, run.trajectories, run.checkpoints, run.provenance):
+                folder.mkdir()
+            run.write_state(state="pending")
+        except OSError:
+            run.job_file.unlink()  # a folder without it is not a run, so a second try says what is in the way
+            for folder in (run.logs, run.metrics, run.trajectories, run.checkpoints, run.provenance):
+                if folder.exists():
+                    folder.rmdir()
+            raise
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        if not path.is_dir():  # some network file systems refuse to sync a folder; a file must reach the disk
+            raise
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,28 @@
+"""Synchronous training: every rank is a worker with an equal share of the columns; gradients are summed over all."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hpc_rl.job import Job
+from hpc_rl.topologies.base import Place, Plan, need, share_columns
+
+if TYPE_CHECKING:
+    from hpc_rl.run import Seat
+
+
+def plan(job: Job) -> Plan:
+    """Raises WorldTooSmall, and BadJob when the ranks cannot share the columns equally."""
+    need(job, 1, "workers")
+    ranks = job.resources.ranks
+    shares = share_columns(job.environment.columns, ranks, "ranks")
+    peers = tuple(range(ranks))
+    places = tuple(Place(r, "worker", r, shares[r], job.resources.threads, True, peers) for r in range(ranks))
+    return Plan(job.topology, places, int(job.method["unroll"]), job.environment.columns)
+
+
+def run(seat: Seat) -> None:
+    """Become this rank's worker."""
+    from hpc_rl.roles.worker import worker
+
+    worker(seat)

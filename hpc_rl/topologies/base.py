@@ -1,0 +1,69 @@
+"""Plans: who is which rank, with which columns, threads and device. Pure values; no MPI, no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from hpc_rl.job import BadJob, Job
+
+
+class WorldTooSmall(BadJob):
+    """The topology needs more ranks than the job asks for; the message names the minimum."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """One rank's part."""
+
+    rank: int
+    role: str
+    index: int  # among the ranks of its role
+    columns: range  # global environment columns it steps; empty for ranks without environments
+    threads: int  # CPU threads of torch and of the environments
+    gpu: bool = False  # may use CUDA; actors never do
+    peers: tuple[int, ...] = ()  # whom it exchanges experience with
+
+    @property
+    def name(self) -> str:
+        return f"{self.role}-{self.index}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All places, and the shape of the fragments between them."""
+
+    topology: str
+    places: tuple[Place, ...]
+    steps: int  # T of a fragment
+    batch_columns: int  # columns per update, over all learners
+    note: str = ""
+
+    @property
+    def learners(self) -> list[int]:
+        return [place.rank for place in self.places if place.gpu]
+
+
+def share_columns(total: int, parts: int, what: str) -> list[range]:
+    """Equal consecutive shares of the columns. Raises BadJob when they do not divide."""
+    if total % parts:
+        fit = [n for n in range(1, total + 1) if total % n == 0]
+        raise BadJob(
+            f"environment.columns = {total} cannot be shared by {parts} {what}; "
+            f"use a multiple of {parts}, or a number of {what} from {fit}"
+        )
+    size = total // parts
+    return [range(k * size, (k + 1) * size) for k in range(parts)]
+
+
+def need(job: Job, minimum: int, roles: str) -> None:
+    """Raise WorldTooSmall below ``minimum`` ranks."""
+    if job.resources.ranks < minimum:
+        raise WorldTooSmall(
+            f"topology {job.topology} needs at least {minimum} ranks ({roles}), not {job.resources.ranks}; "
+            f"use -n {minimum} or set resources.ranks"
+        )
+
+
+def with_threads(plan: Plan, threads: int) -> Plan:
+    """The plan with the same number of threads for every learning rank."""
+    return replace(plan, places=tuple(replace(p, threads=threads) if p.gpu else p for p in plan.places))

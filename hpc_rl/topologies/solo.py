@@ -1,0 +1,16 @@
+"""One rank does everything: steps its environments, learns, records. The base case of `allreduce`."""
+
+from __future__ import annotations
+
+from hpc_rl.job import BadJob, Job
+from hpc_rl.topologies import allreduce
+from hpc_rl.topologies.base import Plan
+
+run = allreduce.run
+
+
+def plan(job: Job) -> Plan:
+    """Raises BadJob for any number of ranks but one."""
+    if job.resources.ranks != 1:
+        raise BadJob(f"topology solo runs on 1 rank, not {job.resources.ranks}; use topology = \"allreduce\" for more")
+    return allreduce.plan(job)
