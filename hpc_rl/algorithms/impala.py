@@ -40,6 +40,7 @@ TOPOLOGIES = ("actor_learner", "solo", "allreduce")
 @dataclass(frozen=True)
 class Config:
     unroll: int = 20  # T, moves per fragment, >= 1
+    batch_columns: int = 0  # >= 0, columns per update on actor_learner; 0 takes one actor's share
     minibatches: int = 1  # optimiser steps per batch, each on its share of the columns, >= 1
     learning_rate: float = 6e-4  # > 0
     anneal: bool = True  # learning rate falls linearly to 0 over the budget

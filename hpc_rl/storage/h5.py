@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
 import h5py
 
-try:  # registers the zstd filter for readers, too
-    import hdf5plugin
-except ImportError:
-    hdf5plugin = None
+hdf5plugin: Any = None
+with suppress(ImportError):  # registers the zstd filter for readers, too
+    hdf5plugin = import_module("hdf5plugin")
 
 FORMAT = 1
 
@@ -49,9 +50,7 @@ def discard(file: Any, temporary: Path) -> None:
     It is emptied first: HDF5 wants to write its metadata while closing, fails on a full disk and then keeps the handle
     and the space until the process ends.
     """
-    try:
+    with suppress(OSError, RuntimeError):
         os.truncate(temporary, 0)
         file.close()
-    except (OSError, RuntimeError):
-        pass
     temporary.unlink(missing_ok=True)

@@ -63,7 +63,7 @@ class RunDir:
     def read_state(self) -> dict[str, Any]:
         """state, env_steps, updates, attempt, reason, updated (unix time, s). Raises BadRun where it is unreadable."""
         try:
-            state = json.loads(self.state_file.read_text())
+            state: dict[str, Any] = json.loads(self.state_file.read_text())
         except FileNotFoundError:
             state = {}
         except (OSError, ValueError) as error:
@@ -109,7 +109,9 @@ def create(path: Path, toml_text: str) -> RunDir:
     except FileExistsError as error:  # somebody else created it between our look and our write
         raise BadRun(f"{path} holds another run; pass --resume to continue it or choose another --out") from error
     except OSError as error:
-        raise BadRun(f"{path} cannot be written ({error.strerror or error}); choose another --out or free space") from error
+        raise BadRun(
+            f"{path} cannot be written ({error.strerror or error}); choose another --out or free space"
+        ) from error
     return run
 
 
@@ -185,3 +187,10 @@ def _sync(path: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Atomic replace of a text file."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text)
+    publish(temporary, path)

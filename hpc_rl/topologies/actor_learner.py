@@ -8,9 +8,7 @@ from hpc_rl.job import BadJob, Job
 from hpc_rl.topologies.base import Place, Plan, need, share_columns
 
 if TYPE_CHECKING:
-    from hpc_rl.run import Seat
-
-TRAJECTORIES, WEIGHTS, CONTROL, REPLIES = 10, 20, 30, 40  # message tags; each uses the next one for its credits
+    from hpc_rl.roles.base import Seat
 
 
 def plan(job: Job) -> Plan:

@@ -8,7 +8,7 @@ from hpc_rl.job import Job
 from hpc_rl.topologies.base import Place, Plan, need, share_columns
 
 if TYPE_CHECKING:
-    from hpc_rl.run import Seat
+    from hpc_rl.roles.base import Seat
 
 
 def plan(job: Job) -> Plan:

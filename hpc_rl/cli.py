@@ -1,0 +1,202 @@
+"""The command line. Thin: every command is one call into the package, and heavy imports happen inside commands.
+
+Data goes to stdout, talk to stderr. Exit codes: 0 done, or stopped and saved · 1 failed · 2 bad input · 130 aborted.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hpc_rl import job as jobs
+
+if TYPE_CHECKING:
+    from hpc_rl.job import Job
+    from hpc_rl.storage.run_dir import RunDir
+
+
+def _talk(text: str) -> None:
+    click.echo(text, err=True)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="hpc-rl")
+def cli() -> None:
+    """Deep reinforcement learning as MPI jobs: `hpc-rl list` shows jobs, `hpc-rl run JOB` trains one."""
+
+
+def main() -> None:
+    """Entry point: expected errors become one sentence and exit code 2; a traceback is for bugs only."""
+    from hpc_rl.envs.base import BadEnvironment
+    from hpc_rl.storage.run_dir import BadRun
+
+    try:
+        code = cli(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except click.Abort:
+        sys.exit(130)
+    except (jobs.BadJob, BadRun, BadEnvironment) as error:
+        _talk(f"error: {error}")
+        sys.exit(2)
+
+
+def job_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """JOB, -n and --set, shared by the commands that read a job."""
+    command = click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the job.")(
+        command
+    )
+    command = click.option("-n", "ranks", type=click.IntRange(min=1), help="MPI ranks (resources.ranks).")(command)
+    return click.argument("job")(command)
+
+
+def _load(job: str | Path, ranks: int | None, overrides: tuple[str, ...]) -> Job:
+    extra = (f"resources.ranks={ranks}",) if ranks else ()
+    return jobs.load(job, (*overrides, *extra))
+
+
+@cli.command()
+@job_options
+@click.option("--out", type=click.Path(path_type=Path), help="Run directory [default: runs/<job>].")
+@click.option("--resume", is_flag=True, help="Go on from the newest checkpoint of --out.")
+def run(job: str, ranks: int | None, overrides: tuple[str, ...], out: Path | None, resume: bool) -> int:
+    """Train JOB (a file, or a name from `hpc-rl list`) on this machine."""
+    from hpc_rl.launchers import local
+    from hpc_rl.screen import Screen
+    from hpc_rl.storage import run_dir
+
+    name = Path(job).stem
+    folder = out or Path("runs") / name
+    if resume:
+        directory = run_dir.open_run(folder)
+        extra = (f"resources.ranks={ranks}",) if ranks else ()
+        wanted = jobs.load(directory.job_file, (*overrides, *extra))
+        wanted = jobs.resumed(jobs.load(directory.job_file), wanted)
+    else:
+        wanted = _load(job, ranks, overrides)
+    plan = jobs.topology(wanted.topology).plan(wanted)
+    _check_environment(wanted)
+    if resume:
+        run_dir.write_text(directory.job_file, jobs.dumps(wanted))
+    else:
+        directory = run_dir.create(folder, jobs.dumps(wanted))
+    screen = Screen(directory, wanted, plan)
+    outcome = local.launch(wanted, directory, screen.tick)
+    screen.close(outcome.sentence)
+    if outcome.code == 0:
+        _report(directory)
+    else:
+        _talk(f"error: {outcome.sentence}")
+    return outcome.code
+
+
+def _check_environment(job: Job) -> None:
+    """A missing ROM, package or argument is found before anything starts."""
+    from hpc_rl.envs.make import describe
+
+    describe(job.environment.id, job.environment.arguments)
+
+
+def _report(directory: RunDir) -> None:
+    summary = json.loads(directory.summary_file.read_text())
+    mean = summary["mean_return_100"]
+    _talk(
+        f"{summary['reason']}; {summary['env_steps']:,} env steps in {summary['wall_s'] / 60:.1f} min, "
+        f"{summary['env_steps_per_s']:.0f}/s, mean return of the last 100 episodes "
+        f"{'none yet' if mean is None else f'{mean:.2f}'}"
+    )
+    click.echo(directory.path)
+
+
+@cli.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
+def list_jobs(as_json: bool) -> None:
+    """Jobs that ship with the package, with method, topology and environment."""
+    rows = []
+    for name, path in jobs.shipped_jobs().items():
+        job = jobs.load(path)
+        rows.append(
+            {
+                "job": name,
+                "algorithm": job.algorithm,
+                "topology": job.topology,
+                "environment": job.environment.id,
+                "ranks": job.resources.ranks,
+                "path": str(path),
+            }
+        )
+    if as_json:
+        click.echo(json.dumps(rows, indent=1))
+        return
+    for row in rows:
+        click.echo("{job:<22} {algorithm:<8} {topology:<14} {ranks:>3} ranks  {environment}".format(**row))
+
+
+@cli.command()
+@job_options
+def show(job: str, ranks: int | None, overrides: tuple[str, ...]) -> None:
+    """Who is which rank, message sizes, memory and files of JOB, before anything starts."""
+    from hpc_rl.show import render
+
+    click.echo(render(_load(job, ranks, overrides)))
+
+
+@cli.command("eval")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--episodes", default=20, show_default=True, type=click.IntRange(min=1))
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="A file [default: best, else newest].")
+@click.option("--video", type=click.Path(path_type=Path), help="Write the first episode as a GIF.")
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
+def evaluate(run: Path, episodes: int, checkpoint: Path | None, video: Path | None, as_json: bool) -> None:
+    """Greedy episodes with the policy of RUN: mean raw return and its 95 % interval."""
+    from hpc_rl.evaluate import evaluate_run
+
+    result = evaluate_run(run, episodes, checkpoint, video)
+    if as_json:
+        click.echo(json.dumps(result))
+    else:
+        click.echo(
+            "{mean:.2f} [{low:.2f}, {high:.2f}] mean raw return and 95 % interval over {episodes} greedy episodes "
+            "of {checkpoint}".format(**result)
+        )
+
+
+@cli.command()
+def doctor() -> int:
+    """Check MPI, a 2-rank exchange, HDF5 locking, cores and devices of this machine."""
+    from hpc_rl.doctor import examine
+
+    checks = examine()
+    for check in checks:
+        mark = {True: "ok  ", False: "FAIL", None: "note"}[check.ok]
+        click.echo(f"{mark} {check.name}: {check.text}")
+    return int(any(check.ok is False for check in checks))
+
+
+@cli.group()
+def bench() -> None:
+    """Measure this machine."""
+
+
+@bench.command()
+@job_options
+@click.option("--seconds", default=12.0, show_default=True, help="Measuring time.")
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
+def roofline(job: str, ranks: int | None, overrides: tuple[str, ...], seconds: float, as_json: bool) -> None:
+    """Env steps per second that this machine's cores could reach on JOB if nothing were lost."""
+    from dataclasses import asdict
+
+    from hpc_rl.bench.roofline import measure, render
+
+    measured = measure(_load(job, ranks, overrides), seconds)
+    figures = {**asdict(measured), "env_steps_per_s": measured.env_steps_per_s}
+    click.echo(json.dumps(figures) if as_json else render(measured))
+
+

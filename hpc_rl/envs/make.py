@@ -1,0 +1,142 @@
+"""From the ``id`` of a job to b environment columns. What an id may look like:
+
+``ALE/Pong-v5``          Atari by ale_py's C++ vector environment (atari.py)
+``toy/counter``          the environments of our own tests (toys.py)
+``my_pkg.my_module:make``  a user's function that returns one gymnasium.Env (gym.py)
+anything else            an id of Gymnasium's registry (gym.py)
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from hpc_rl.envs import atari, gym, toys
+from hpc_rl.envs.base import BadEnvironment, Environment
+from hpc_rl.types import Spec
+
+if TYPE_CHECKING:
+    import gymnasium
+
+
+def make(id: str, arguments: dict[str, Any], columns: int, threads: int = 1) -> Environment:
+    """b = ``columns`` environments behind one call; ``threads`` is used by Atari only.
+
+    Raises:
+        BadEnvironment: unknown id, module, attribute or argument, or an environment that refuses to be made.
+    """
+    if columns < 1:
+        raise BadEnvironment(f"{id} was asked for {columns} columns; at least one is needed")
+    with _told(id, arguments):
+        if id.startswith("ALE/"):
+            return atari.make(id, _options(id, arguments), columns, threads)
+        if id.startswith("toy/"):
+            return toys.Toy(_rules(id, arguments), columns)
+        return gym.make(id, _factory(id, arguments), columns)
+
+
+def describe(id: str, arguments: dict[str, Any]) -> Spec:
+    """The Spec that `make` would give, without keeping an environment.
+
+    Raises:
+        BadEnvironment: as `make`.
+    """
+    with _told(id, arguments):
+        if id.startswith("ALE/"):
+            return atari.describe(id, _options(id, arguments))
+        if id.startswith("toy/"):
+            return _rules(id, arguments).spec
+        return gym.describe(id, _factory(id, arguments))
+
+
+@contextmanager
+def _told(id: str, arguments: dict[str, Any]) -> Iterator[None]:
+    """Whatever goes wrong inside somebody's constructor is said in one sentence that names the id."""
+    try:
+        yield
+    except BadEnvironment:
+        raise
+    except Exception as error:
+        raise BadEnvironment(f"{id} cannot be made with {arguments}: {type(error).__name__}: {error}") from error
+
+
+def _options(id: str, arguments: dict[str, Any]) -> atari.Options:
+    if id not in (games := atari.games()):
+        raise BadEnvironment(f"{id} is no game of ale_py; {_nearest(id, games)} (written ALE/<Game>-v5)")
+    _check(id, arguments, atari.Options)
+    return atari.Options(**arguments)
+
+
+def _rules(id: str, arguments: dict[str, Any]) -> toys.Rules:
+    if id not in toys.TOYS:
+        raise BadEnvironment(f"{id} is no toy; {_nearest(id, toys.TOYS)}")
+    _check(id, arguments, toys.TOYS[id])
+    return toys.TOYS[id](**arguments)
+
+
+def _factory(id: str, arguments: dict[str, Any]) -> Callable[[], gymnasium.Env[Any, Any]]:
+    if ":" in id:
+        function = _users(id)
+        _check(id, arguments, function)
+        return lambda: function(**arguments)
+    import gymnasium
+    from gymnasium.envs.registration import load_env_creator
+
+    if id not in gymnasium.registry:
+        names = [*gymnasium.registry, *toys.TOYS]
+        raise BadEnvironment(
+            f"{id} is no id of Gymnasium's registry; {_nearest(id, names)}, "
+            "or write my_package.my_module:function for an environment of your own"
+        )
+    entry = gymnasium.spec(id).entry_point
+    if entry is not None:
+        _check(id, arguments, entry if callable(entry) else load_env_creator(entry), ("max_episode_steps",))
+    # Gymnasium's checker looks at every step and changes nothing
+    return lambda: gymnasium.make(id, **{"disable_env_checker": True, **arguments})
+
+
+def _users(id: str) -> Callable[..., Any]:
+    """The function behind ``package.module:function``; the job's directory counts as importable."""
+    module_name, _, attribute = id.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # last, so that no file there hides an installed package
+    try:
+        module = import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (module_name + ".").startswith(error.name + "."):
+            raise  # the module is there and lacks something itself
+        raise BadEnvironment(
+            f"{id}: there is no module {error.name}; start where it can be imported from or install it"
+        ) from error
+    function = getattr(module, attribute, None)
+    if not callable(function):
+        names = [name for name, value in vars(module).items() if callable(value)]
+        raise BadEnvironment(f"{id}: {module_name} has no function {attribute!r}; {_nearest(attribute, names)}")
+    return function  # type: ignore[no-any-return]
+
+
+def _check(id: str, arguments: dict[str, Any], target: Callable[..., Any], also: tuple[str, ...] = ()) -> None:
+    """Refuse an argument that ``target`` does not take, and name those it does."""
+    parameters = inspect.signature(target).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return
+    valid = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    valid = sorted({*valid, *also} - {"self"})
+    for name in arguments:
+        if name not in valid:
+            raise BadEnvironment(f"{id} takes no argument {name!r}; it takes {', '.join(valid) or 'none'}")
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    """A clause with up to three names that look like this one."""
+    names = sorted(names)
+    near = difflib.get_close_matches(name, names, 3, 0.4)
+    if near:
+        return f"did you mean {' or '.join(near)}?"
+    return f"there are {', '.join(names[:8])}{' …' if len(names) > 8 else ''}"

@@ -1,0 +1,122 @@
+"""Greedy episodes with a policy: whole games, raw returns, seeds that training never uses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpc_rl import job as jobs
+from hpc_rl.algorithms.base import Flat, Policy, State
+from hpc_rl.envs.base import Environment
+from hpc_rl.envs.make import describe, make
+from hpc_rl.roles.base import fit
+from hpc_rl.samplers.base import episode_seeds, streams
+from hpc_rl.samplers.vector import Split, Vector
+from hpc_rl.storage import checkpoint
+from hpc_rl.storage.run_dir import BadRun, RunDir, open_run
+from hpc_rl.types import Array, allocate, trajectory_schema
+
+MAX_COLUMNS = 16
+
+
+def greedy_returns(
+    make_environment: Callable[[int, int], Environment],
+    policy: Policy,
+    seed: int,
+    episodes: int,
+    exploration: float = 0.0,
+    watch: Callable[[Array], None] | None = None,
+    max_moves: int = 200_000,
+) -> list[float]:
+    """Raw returns of ``episodes`` whole games, each the first game of its own column, so that long games count as well.
+
+    ``watch`` is called with the observation [b, *O] before every move. A game longer than ``max_moves`` is cut.
+    """
+    returns: list[float] = []
+    for low in range(0, episodes, MAX_COLUMNS):
+        columns = range(low, min(low + MAX_COLUMNS, episodes))
+        returns += _first_games(make_environment, policy, seed, columns, exploration, watch, max_moves)
+    return returns
+
+
+def _first_games(
+    make_environment: Callable[[int, int], Environment],
+    policy: Policy,
+    seed: int,
+    columns: range,
+    exploration: float,
+    watch: Callable[[Array], None] | None,
+    max_moves: int,
+) -> list[float]:
+    environment = make_environment(len(columns), 1)
+    try:
+        vector = Vector(environment, policy, columns, streams(seed, "evaluate_act", columns, 0), Split())
+        vector.exploration.fill_(exploration)
+        vector.start(episode_seeds(seed, "evaluate", columns, 0))
+        schema = trajectory_schema(environment.spec, policy.extras, policy.carry)
+        tree = allocate(schema, 1, len(columns), environment.spec.stack)
+        found = np.full(len(columns), np.nan)
+        for _ in range(max_moves):
+            if watch is not None:
+                watch(vector.observation)
+            vector.collect(tree, 0)
+            ended = np.isnan(found) & np.isfinite(tree["episode_return"][0])
+            found[ended] = tree["episode_return"][0][ended]
+            if np.isfinite(found).all():
+                break
+        return [float(x) for x in np.where(np.isnan(found), vector.running_return, found)]
+    finally:
+        environment.close()
+
+
+def evaluate_run(run: Path, episodes: int, file: Path | None, video: Path | None) -> dict[str, Any]:
+    """Greedy returns of a run's best (else newest) checkpoint, or of ``file``; optionally the first game as a GIF.
+
+    Raises:
+        BadRun, NoUsableCheckpoint, Misfit: no run, no checkpoint that can be read, or one of another job.
+    """
+    directory = open_run(run)
+    job = jobs.load(directory.job_file)
+    spec = describe(job.environment.id, job.environment.arguments)
+    path, state, meta = _checkpoint(directory, file)
+    checkpoint.fit(fit(job, spec), meta["fit"])
+    policy = jobs.algorithm(job.algorithm).policy(jobs.method_config(job), spec)
+    Flat(policy.net).parameter.data.copy_(state["learner"]["parameters"])
+    film: list[Array] = []
+
+    def watch(observation: Array) -> None:
+        film.append(observation[0, -1] if spec.stack > 1 else observation[0])
+
+    def make_environment(columns: int, threads: int) -> Environment:
+        return make(job.environment.id, job.environment.arguments, columns, threads)
+
+    returns = np.array(greedy_returns(make_environment, policy, job.seed, episodes, watch=watch if video else None))
+    if video:
+        write_gif(video, film, job.environment.id)
+    half = 1.96 * returns.std(ddof=1) / len(returns) ** 0.5 if len(returns) > 1 else float("nan")
+    figures = {"mean": float(returns.mean()), "low": float(returns.mean() - half), "high": float(returns.mean() + half)}
+    return {**figures, "episodes": len(returns), "returns": returns.tolist(), "checkpoint": str(path)}
+
+
+def _checkpoint(run: RunDir, file: Path | None) -> tuple[Path, State, dict[str, Any]]:
+    best = run.checkpoints / "best.h5"
+    chosen = file or (best if best.exists() else None)
+    if chosen is not None:
+        return (chosen, *checkpoint.load(chosen))
+    found = checkpoint.newest(run, lambda text: None)
+    if found is None:
+        raise BadRun(f"{run.path} holds no checkpoint yet; let it train for a while first")
+    return found
+
+
+def write_gif(path: Path, film: list[Array], name: str) -> None:
+    """Images [H, W] or [H, W, 3] uint8 as an animated GIF. Raises BadRun where observations are no images."""
+    from PIL import Image
+
+    if film[0].ndim not in (2, 3) or film[0].dtype != np.uint8:
+        raise BadRun(f"observations of {name} are {film[0].dtype} {film[0].shape}, not images; --video cannot show them")
+    frames = [Image.fromarray(x).resize((x.shape[1] * 3, x.shape[0] * 3)) for x in film]
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=67, loop=0)

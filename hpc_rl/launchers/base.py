@@ -1,0 +1,30 @@
+"""What the launchers share: how a rank is started, and what a launcher answers."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from hpc_rl.job import Job
+from hpc_rl.storage.run_dir import RunDir
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an attempt ended: the process's exit code, and one sentence."""
+
+    code: int
+    sentence: str
+
+
+class Launcher(Protocol):
+    """Starts all ranks of a job and sees them to their end."""
+
+    def __call__(self, job: Job, run: RunDir) -> Outcome: ...
+
+
+def rank_command(folder: Path, ranks: int) -> list[str]:
+    """The command of one rank."""
+    return [sys.executable, "-m", "hpc_rl.run", str(folder), str(ranks)]

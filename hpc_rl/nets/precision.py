@@ -1,0 +1,39 @@
+"""Which precision the torso computes in. Parameters, logits, values and losses are float32 whatever is chosen here."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from torch import nn
+
+from hpc_rl.nets.conv import NatureTorso
+
+_MIN_GAIN = 1.1  # bf16 loses digits, so it has to be worth it
+
+
+def set_precision(module: nn.Module, precision: str) -> None:
+    """Make every torso of ``module`` that can compute in ``precision`` ("fp32" or "bf16")."""
+    for child in module.modules():
+        if hasattr(child, "compute"):
+            child.compute = torch.bfloat16 if precision == "bf16" else torch.float32
+
+
+def faster_precision(shape: tuple[int, ...], device: str, batch: int = 128) -> str:
+    """"bf16" where forward and backward of the image torso are faster with it by a tenth, else "fp32"; takes about 1 s."""
+    if len(shape) != 3:
+        return "fp32"
+    torso = NatureTorso(shape).to(device)
+    images = torch.randint(0, 255, (batch, *shape), dtype=torch.uint8, device=device)
+    took = {}
+    for precision in ("fp32", "bf16"):
+        set_precision(torso, precision)
+        times = []
+        for _ in range(4):
+            begin = time.perf_counter()
+            torso(images).sum().backward()
+            if device == "cuda":
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - begin)
+        took[precision] = min(times[1:])
+    return "bf16" if took["bf16"] * _MIN_GAIN < took["fp32"] else "fp32"

@@ -1,0 +1,30 @@
+"""Evaluation beside training: greedy episodes on seeds of their own, every so many env steps."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from hpc_rl.algorithms.base import Policy
+from hpc_rl.evaluate import greedy_returns
+from hpc_rl.roles.base import Seat, Tally
+
+
+class Evaluation:
+    """Runs on the first learner; the others wait for it at their next reduction."""
+
+    def __init__(self, seat: Seat) -> None:
+        self.seat, self.next = seat, seat.job.evaluate.every_steps
+
+    def maybe(self, policy: Policy, tally: Tally) -> None:
+        """Evaluate when due; the mean raw return becomes the score that picks the best checkpoint."""
+        every = self.seat.job.evaluate.every_steps
+        if not every or tally.env_steps < self.next or self.seat.place.rank != 0:
+            return
+        begin = time.monotonic()
+        self.next = tally.env_steps + every
+        returns = greedy_returns(self.seat.make_environment, policy, self.seat.job.seed, self.seat.job.evaluate.episodes)
+        tally.evaluated = float(np.mean(returns))
+        took = time.monotonic() - begin
+        print(f"evaluation at {tally.env_steps} env steps: {tally.evaluated:.2f} over {len(returns)} episodes, {took:.1f} s")

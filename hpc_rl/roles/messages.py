@@ -1,0 +1,26 @@
+"""The small messages between learner and actors, and the tags of all their channels (each also uses the next tag)."""
+
+from __future__ import annotations
+
+from hpc_rl.samplers.vector import ACTIVITIES
+from hpc_rl.transport.layout import Layout
+from hpc_rl.types import Leaf
+
+TRAJECTORIES, WEIGHTS, CONTROL, REPLIES = 10, 20, 30, 40
+
+CONTROL_SCHEMA = {
+    "stop": Leaf((), "int64", "fragment", "", "1: finish, close files, reply"),
+    "roll": Leaf((), "int64", "fragment", "", "number of the checkpoint that wants segments closed"),
+}
+REPLY_SCHEMA = {
+    "closed": Leaf((), "int64", "fragment", "env step", "up to here the column lies in closed segments"),
+    "column": Leaf((), "int32", "fragment", "", "global number of the environment column"),
+    "sent": Leaf((1,), "int64", "fragment", "", "fragments sent in this attempt"),
+    "split_s": Leaf((len(ACTIVITIES),), "float64", "fragment", "s", "time spent in each activity"),
+    "peak_rss_bytes": Leaf((1,), "int64", "fragment", "byte", "largest resident memory"),
+}
+
+
+def parameters_layout(nbytes: int) -> Layout:
+    """One version of all parameters."""
+    return Layout({"parameters": Leaf((nbytes,), "uint8", "fragment")}, 1, 1)

@@ -1,0 +1,67 @@
+"""The end of a run: summary.json, the last state, one sentence."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from hpc_rl.roles.base import Reporter, Seat, Tally
+from hpc_rl.roles.saving import Saver
+from hpc_rl.samplers.vector import ACTIVITIES, Split
+from hpc_rl.storage.run_dir import write_json
+
+WARM_UP_S = 20.0  # of a run is left out of the steady rate
+
+
+def steady(tally: Tally, started: float) -> None:
+    """Mark the moment from which the steady rate is counted."""
+    if tally.steady is None and time.monotonic() - started > WARM_UP_S:
+        tally.steady = (time.monotonic(), tally.env_steps)
+
+
+def finish(
+    seat: Seat,
+    tally: Tally,
+    reason: str,
+    reporter: Reporter,
+    saver: Saver,
+    split: Split,
+    others: list[dict[str, Any]],
+) -> None:
+    """Write summary.json and state.json. ``others`` are the last words of the other ranks."""
+    wall = time.monotonic() - seat.started
+    since, before = tally.steady or (seat.started, 0)
+    steps_before = seat.resume[1]["env_steps"] if seat.resume else 0
+    base = before if tally.steady else steps_before
+    rate = (tally.env_steps - base) / max(time.monotonic() - since, 1e-9)
+    peaks = {seat.place.name: reporter.peak}
+    splits = {seat.place.name: dict(split.seconds)}
+    for other in others:
+        name = seat.plan.places[other["rank"]].name
+        peaks[name] = int(other["peak_rss_bytes"].flat[0])
+        splits[name] = dict(zip(ACTIVITIES, other["split_s"].reshape(-1, len(ACTIVITIES))[0].tolist(), strict=True))
+    summary = {
+        "name": seat.job.name,
+        "reason": reason,
+        "env_steps": tally.env_steps,
+        "frames": tally.env_steps * seat.spec.action_repeat,
+        "updates": tally.updates,
+        "episodes": tally.episodes,
+        "wall_s": wall,
+        "env_steps_per_s": rate,
+        "roofline_share": None,
+        "mean_return_100": tally.mean_return,
+        "evaluated_return": tally.evaluated,
+        "best": None if tally.best == float("-inf") else tally.best,
+        "policy_lag": sum(tally.lags) / max(len(tally.lags), 1),
+        "peak_rss_bytes": peaks,
+        "split_s": splits,
+        "checkpoint_longest_s": saver.longest_s,
+        "attempt": seat.attempt,
+    }
+    write_json(seat.run.summary_file, summary)
+    state = reason.split(":")[0]
+    seat.run.write_state(
+        state=state, reason=reason, env_steps=tally.env_steps, updates=tally.updates, attempt=seat.attempt
+    )
+    reporter.close()

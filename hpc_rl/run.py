@@ -1,0 +1,221 @@
+"""One rank of a run: take the seat that the plan gives this rank, and become its role.
+
+Started by a launcher as ``python -m hpc_rl.run RUN RANKS``; the job, the attempt and the checkpoint are found in RUN.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hpc_rl.roles.base import Seat
+    from hpc_rl.transport.base import Ports
+
+STOP_POLL_S = 0.5
+TOKEN_VARIABLE = "HPC_RL_TOKEN"
+
+
+class StopFlag:
+    """Becomes true by SIGUSR1, SIGTERM or SIGINT, or by the STOP file; a second signal of one kind aborts."""
+
+    def __init__(self) -> None:
+        self.signals = 0
+        self.file: Path | None = None
+        self.looked, self.seen = 0.0, False
+        for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._arrived)
+
+    def _arrived(self, number: int, frame: Any) -> None:
+        # mpiexec and the launcher may both pass one request on, so only later ones count as a second wish.
+        now = time.monotonic()
+        if self.signals and now - self.first > 1.0 and number != signal.SIGUSR1:
+            os._exit(128 + number)
+        self.first = now if not self.signals else self.first
+        self.signals += 1
+
+    def __call__(self) -> bool:
+        now = time.monotonic()
+        if self.file is not None and not self.seen and now - self.looked > STOP_POLL_S:
+            self.looked, self.seen = now, self.file.exists()
+        return self.signals > 0 or self.seen
+
+
+def main() -> None:
+    """Entry of every rank. Exit code 0 unless something failed; the reason then lies in logs/rank-NNN.json."""
+    stop = StopFlag()  # before the slow imports: a signal must never find the default handler
+    folder, ranks = Path(sys.argv[1]), int(sys.argv[2])
+    rank = 0
+    try:
+        # CUDA must not be seen by actors, and threads are counted when torch loads: plan first, import later.
+        link, rank = _link(ranks)
+        seat = take_seat(folder, link, stop)
+        from hpc_rl import job
+
+        job.topology(seat.job.topology).run(seat)
+        _note(folder, rank, {"ended": "ok"})
+    except BaseException as error:
+        _fail(folder, rank, error)
+
+
+def _link(ranks: int) -> tuple[Any, int]:
+    if ranks == 1:
+        from hpc_rl.transport.local import alone
+
+        return alone(), 0
+    from hpc_rl.transport import mpi
+
+    link = mpi.world(ranks)
+    return link, link.rank
+
+
+def take_seat(folder: Path, link: Any, stop: StopFlag) -> Seat:
+    """Everything that is decided once per attempt: rank 0 decides, the others hear it as JSON.
+
+    Raises:
+        BadJob, BadEnvironment, NoUsableCheckpoint, Misfit: see there; the sentence is for the user.
+    """
+    from hpc_rl import job as jobs
+    from hpc_rl.storage.run_dir import open_run
+    from hpc_rl.transport.base import Ports, Waiting
+
+    run = open_run(folder)
+    stop.file = run.stop_file
+    job = jobs.load(run.job_file)
+    plan = jobs.topology(job.topology).plan(job)
+    place = plan.places[link.rank]
+    ports = Ports(link, Waiting(job.resources.deadline_s))
+    _note(folder, link.rank, {"role": place.name, "pid": os.getpid(), "host": os.uname().nodename})
+    if not place.gpu:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    return _seat(job, plan, place, ports, run, stop)
+
+
+def _seat(job: Any, plan: Any, place: Any, ports: Ports, run: Any, stop: StopFlag) -> Seat:
+    import torch
+
+    from hpc_rl import job as jobs
+    from hpc_rl.envs.make import describe, make
+    from hpc_rl.nets.precision import set_precision
+    from hpc_rl.roles.base import Seat, fit
+    from hpc_rl.storage import checkpoint
+
+    everyone = range(ports.link.size)
+    spec = describe(job.environment.id, job.environment.arguments)
+    decided = ports.broadcast(_decide(job, plan, run, spec) if place.rank == 0 else None, everyone)
+    threads = decided["threads"] if place.gpu else place.threads
+    torch.set_num_threads(threads)
+    torch.manual_seed(job.seed)
+    resume = None
+    if decided["checkpoint"] is not None:
+        resume = checkpoint.load(run.path / decided["checkpoint"])
+        checkpoint.fit(fit(job, spec), resume[1]["fit"])
+    algorithm, config = jobs.algorithm(job.algorithm), jobs.method_config(job)
+
+    def make_policy() -> Any:
+        policy = algorithm.policy(config, spec)
+        set_precision(policy.net, decided["precision"])
+        return policy
+
+    return Seat(
+        job=job,
+        plan=plan,
+        place=place,
+        ports=ports,
+        run=run,
+        attempt=decided["attempt"],
+        token=decided["token"],
+        nodes=ports.link.nodes(),
+        device=decided["device"],
+        spec=spec,
+        algorithm=algorithm,
+        config=config,
+        resume=resume,
+        stop=stop,
+        make_environment=lambda columns, n: make(job.environment.id, job.environment.arguments, columns, n),
+        make_policy=make_policy,
+    )
+
+
+def _decide(job: Any, plan: Any, run: Any, spec: Any) -> dict[str, Any]:
+    """Rank 0's part: attempt, checkpoint, precision, threads; written into job.toml and provenance."""
+    import torch
+
+    from hpc_rl import job as jobs
+    from hpc_rl.nets.precision import faster_precision
+    from hpc_rl.storage import checkpoint, provenance
+
+    found = checkpoint.newest(run, lambda text: print(f"warning: {text}", flush=True))
+    cores = len(os.sched_getaffinity(0))
+    workers = len([p for p in plan.places if p.gpu])
+    threads = job.resources.threads or max(1, cores // len(plan.places) if len(plan.places) > 1 else cores // workers)
+    device = job.resources.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    precision = job.resources.precision
+    if precision == "auto":
+        torch.set_num_threads(threads)
+        precision = faster_precision(spec.observation, device)
+    settled = jobs.with_resources(job, threads=threads, device=device, precision=precision)
+    temporary = run.job_file.with_suffix(".toml.tmp")
+    temporary.write_text(jobs.dumps(settled))
+    temporary.replace(run.job_file)
+    attempt = run.next_attempt()
+    path = found[0].relative_to(run.path) if found else None
+    steps = found[2]["steps"] if found else {}
+    extra = {"resumed_from": {"file": str(path) if path else None, "steps": steps}, "mpi": _library(len(plan.places))}
+    provenance.write(run, attempt, provenance.collect(sys.argv, attempt, job.seed, extra))
+    run.write_state(state="running", attempt=attempt, reason="")
+    token = os.environ.get(TOKEN_VARIABLE) or f"{os.getpid():x}{time.time_ns() & 0xFFFFFF:x}"
+    return {
+        "attempt": attempt,
+        "checkpoint": str(path) if path else None,
+        "device": device,
+        "precision": precision,
+        "threads": threads,
+        "token": token,
+    }
+
+
+def _library(ranks: int) -> str | None:
+    if ranks == 1:
+        return None
+    from hpc_rl.transport import mpi
+
+    return mpi.library()
+
+
+def _note(folder: Path, rank: int, fields: dict[str, Any]) -> None:
+    """Merge fields into logs/rank-NNN.json, which the launcher reads when a rank dies."""
+    path = folder / "logs" / f"rank-{rank:03d}.json"
+    with contextlib.suppress(OSError):
+        known = json.loads(path.read_text()) if path.exists() and "pid" not in fields else {}
+        path.parent.mkdir(exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps({**known, **fields}))
+        temporary.replace(path)
+
+
+def _fail(folder: Path, rank: int, error: BaseException) -> None:
+    """Say why on stderr and in the rank's file, then end the whole job: the others would only wait for us."""
+    expected = type(error).__module__.startswith("hpc_rl") or isinstance(error, KeyboardInterrupt)
+    trace = "".join(traceback.format_exception(error))
+    _note(folder, rank, {"ended": "error", "error": str(error) or type(error).__name__, "bug": not expected, "trace": trace})
+    print(f"rank {rank}: {error}" if expected else trace, file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    if int(sys.argv[2]) > 1 and "hpc_rl.transport.mpi" in sys.modules:
+        from hpc_rl.transport import mpi
+
+        mpi.abort(1)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,256 @@
+"""Checkpoints: nested states as HDF5, numbers and JSON text only (a stranger's checkpoint must not run code).
+
+One dataset per array under "arrays/", one JSON text for everything else in which {"$array": name} stands for an array.
+Each carries a CRC-32, and HDF5 checks its own metadata, so a torn file is noticed and never loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hpc_rl.storage.h5 import FORMAT, compressed, discard, open_h5
+from hpc_rl.storage.run_dir import RunDir, publish, write_json
+from hpc_rl.types import Array
+
+if TYPE_CHECKING:
+    from hpc_rl.algorithms.base import State
+
+_JSON = "json"
+_MARK = "$array"
+_BIG_BYTES = 1 << 20  # arrays above this are compressed if they hold bytes (replayed pixels); weights do not compress
+_MAY_BE_NAN = "episode_return"  # a replayed fragment says NaN where no episode ended
+
+
+class NonFinite(ValueError):
+    """The state holds NaN or infinity; nothing was written."""
+
+
+class SaveFailed(RuntimeError):
+    """The checkpoint could not be written; older ones are untouched."""
+
+
+class Torn(ValueError):
+    """The file is incomplete or damaged."""
+
+
+class NoUsableCheckpoint(RuntimeError):
+    """There are checkpoints and none can be read."""
+
+
+class Misfit(ValueError):
+    """An intact checkpoint belongs to another job or another version."""
+
+
+def save(run: RunDir, number: int, state: State, meta: Mapping[str, Any]) -> Path:
+    """Write checkpoints/<number>.h5: complete under its name, or not there at all.
+
+    ``state`` and ``meta`` are nested dicts and lists of tensors, arrays, numbers, strings and None; tuples return as
+    lists, keys must be strings. Leaves named "episode_return" may hold NaN.
+
+    Raises:
+        NonFinite: an array holds NaN or infinity; names its key.
+        TypeError: a leaf is something else; names its key.
+        SaveFailed: the disk is full or cannot be written.
+    """
+    arrays: dict[str, tuple[Array, str]] = {}
+    tree = {"state": encode(state, "state", arrays), "meta": encode(meta, "meta", arrays)}
+    path = run.checkpoints / f"{number:09d}.h5"
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        run.checkpoints.mkdir(exist_ok=True)
+        _write(temporary, json.dumps(tree), arrays)
+        _verify(temporary, arrays)
+        publish(temporary, path)
+    except (OSError, RuntimeError, Torn) as error:
+        temporary.unlink(missing_ok=True)
+        raise SaveFailed(f"{path} cannot be written ({error}); free space, then resume the run") from error
+    return path
+
+
+def load(path: Path) -> tuple[State, dict[str, Any]]:
+    """(state, meta) with every array as a torch tensor in memory.
+
+    Raises:
+        Torn: a checksum does not match, or the file is incomplete.
+        Misfit: it was written by a version with another format.
+    """
+    try:
+        with open_h5(path, "r") as file:
+            text = _checked(file[_JSON], _JSON)
+            if file.attrs["format"] != FORMAT:
+                raise Misfit(f"{path} has format {file.attrs['format']}, this version reads {FORMAT}; use that version")
+            tree = decode(json.loads(text.tobytes()), lambda key: _as_tensor(file[f"arrays/{key}"], key))
+            return tree["state"], tree["meta"]
+    except (OSError, KeyError, RuntimeError, TypeError) as error:
+        raise Torn(f"{path} is torn: {error}") from error
+
+
+def newest(run: RunDir, warn: Callable[[str], None]) -> tuple[Path, State, dict[str, Any]] | None:
+    """The newest checkpoint that can be read, with its state and meta; None where none was ever written.
+
+    Raises:
+        NoUsableCheckpoint: there are some and all are torn.
+        Misfit: the newest intact one has another format.
+    """
+    paths = _numbered(run)
+    for path in reversed(paths):
+        try:
+            state, meta = load(path)
+        except Torn as error:
+            warn(f"{error}; falling back to the checkpoint before")
+            continue
+        return path, state, meta
+    if not paths:
+        return None
+    raise NoUsableCheckpoint(
+        f"none of the {len(paths)} checkpoints in {run.checkpoints} can be read, and a run never starts afresh"
+        " by itself; copy one back from a backup (or best.h5 under a number), or start a new run with another --out"
+    )
+
+
+def prune(run: RunDir, keep: int, best: Path | None = None) -> None:
+    """Remove all numbered checkpoints but the last ``keep`` >= 1 and ``best``, and what interrupted writes left."""
+    if keep < 1:
+        raise ValueError(f"keep = {keep} would remove every checkpoint; keep at least 1")
+    for path in [*_numbered(run)[:-keep], *run.checkpoints.glob("[0-9]*.h5.tmp")]:
+        if best is None or path.name != best.name:
+            path.unlink(missing_ok=True)
+
+
+def mark_best(run: RunDir, path: Path, score: float) -> Path:
+    """Make ``path`` checkpoints/best.h5 (a hard link where possible) and note its name and score in best.json."""
+    best, temporary = run.checkpoints / "best.h5", run.checkpoints / "best.h5.tmp"
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(path, temporary)
+    except OSError:
+        shutil.copyfile(path, temporary)
+    publish(temporary, best)
+    write_json(run.checkpoints / "best.json", {"file": path.name, "score": score})
+    return best
+
+
+def fit(expected: Mapping[str, Any], found: Mapping[str, Any], prefix: str = "") -> None:
+    """Compare what the job needs (shapes, environment, …) with what the checkpoint's meta says.
+
+    Raises:
+        Misfit: names the first key that differs, with both values.
+    """
+    for key in [*expected, *(key for key in found if key not in expected)]:
+        ours, theirs = _comparable(expected.get(key, "absent")), _comparable(found.get(key, "absent"))
+        if isinstance(ours, dict) and isinstance(theirs, dict):
+            fit(ours, theirs, f"{prefix}{key}.")
+        elif ours != theirs:
+            raise Misfit(
+                f"the checkpoint does not fit this job: {prefix}{key} is {theirs!r} in the checkpoint and {ours!r}"
+                " in the job; resume with the job that wrote it, or start a new run with another --out"
+            )
+
+
+def _numbered(run: RunDir) -> list[Path]:
+    return sorted((path for path in run.checkpoints.glob("*.h5") if path.stem.isdigit()), key=lambda x: int(x.stem))
+
+
+def _comparable(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def encode(value: Any, key: str, arrays: dict[str, tuple[Array, str]]) -> Any:
+    """``value`` as JSON; arrays go to ``arrays`` under their key."""
+    if isinstance(value, np.generic):  # before float: a float64 scalar is both
+        value = value.item()
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Mapping):
+        if wrong := [name for name in value if not isinstance(name, str) or name in ("", ".", _MARK)]:
+            raise TypeError(f"{key} has the key {wrong[0]!r}; a checkpoint's keys are non-empty strings")
+        return {name: encode(item, f"{key}/{_quoted(name)}", arrays) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [encode(item, f"{key}/{index}", arrays) for index, item in enumerate(value)]
+    arrays[key] = _as_array(value, key)
+    return {_MARK: key}
+
+
+def _quoted(name: str) -> str:
+    """A key as one part of an HDF5 path, such that {"a/b": x} and {"a": {"b": x}} differ."""
+    return name.replace("%", "%25").replace("/", "%2F")
+
+
+def _as_array(value: Any, key: str) -> tuple[Array, str]:
+    """(array, dtype name) of a tensor or array; bfloat16, which NumPy lacks, as int16."""
+    import torch
+
+    if not isinstance(value, torch.Tensor | np.ndarray):
+        raise TypeError(f"{key} is a {type(value).__name__}; a checkpoint holds arrays, numbers, strings and None")
+    tensor = torch.as_tensor(value).detach().cpu().contiguous()
+    if tensor.is_floating_point() and not key.endswith(_MAY_BE_NAN) and not bool(tensor.isfinite().all()):
+        raise NonFinite(f"{key} holds NaN or infinity; the checkpoint was not written, the one before is still good")
+    name = str(tensor.dtype).removeprefix("torch.")
+    return (tensor.view(torch.int16) if name == "bfloat16" else tensor).numpy(), name
+
+
+def _write(temporary: Path, text: str, arrays: Mapping[str, tuple[Array, str]]) -> None:
+    file = open_h5(temporary, "w")
+    try:
+        file.attrs["format"] = FORMAT
+        _store(file, _JSON, np.frombuffer(text.encode(), np.uint8), "uint8")
+        for key, (array, dtype) in arrays.items():
+            _store(file, f"arrays/{key}", array, dtype)
+        file.flush()
+        file.close()
+    except BaseException:
+        discard(file, temporary)
+        raise
+
+
+def _verify(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Read every dataset back, one at a time: replay contents would not fit into memory twice."""
+    with open_h5(path, "r") as file:
+        for name in (_JSON, *(f"arrays/{key}" for key in arrays)):
+            _checked(file[name], name)
+
+
+def _store(file: Any, name: str, array: Array, dtype: str) -> None:
+    options: dict[str, Any] = {}
+    if array.dtype == np.uint8 and array.nbytes > _BIG_BYTES:
+        rows = max(1, _BIG_BYTES // max(array[0].nbytes, 1))
+        options = {"chunks": (min(rows, len(array)), *array.shape[1:]), **compressed("zstd", 1)}
+    data = file.create_dataset(name, data=array, **options)
+    data.attrs["crc32"], data.attrs["dtype"] = _crc(array), dtype
+
+
+def _checked(data: Any, name: str) -> Array:
+    array: Array = np.asarray(data[()])
+    if _crc(array) != int(data.attrs["crc32"]):
+        raise Torn(f"{data.file.filename} is torn: the checksum of {name} does not match")
+    return array
+
+
+def _crc(array: Array) -> int:
+    return zlib.crc32(array.reshape(-1).view(np.uint8).data) if array.size else 0
+
+
+def decode(value: Any, fetch: Callable[[str], Any]) -> Any:
+    """The inverse of `encode`; ``fetch`` gives the array of a key."""
+    if isinstance(value, list):
+        return [decode(item, fetch) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if _MARK not in value:
+        return {name: decode(item, fetch) for name, item in value.items()}
+    return fetch(value[_MARK])
+
+
+def _as_tensor(data: Any, name: str) -> Any:
+    import torch
+
+    tensor = torch.from_numpy(_checked(data, name))
+    return tensor.view(torch.bfloat16) if data.attrs["dtype"] == "bfloat16" else tensor

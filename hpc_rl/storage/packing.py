@@ -1,0 +1,30 @@
+"""A state as bytes and back, for gathering ranks' parts of a checkpoint: JSON and raw arrays, never a pickle."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import numpy as np
+
+from hpc_rl.storage.checkpoint import decode, encode
+from hpc_rl.types import Array
+
+
+def to_bytes(state: dict[str, Any]) -> bytes:
+    """Nested dicts and lists of tensors, arrays, numbers, strings and None as one byte string."""
+    arrays: dict[str, tuple[Array, str]] = {}
+    text = json.dumps(encode(state, "", arrays))
+    stream = io.BytesIO()
+    np.savez(stream, text=np.frombuffer(text.encode(), np.uint8), **{key: x for key, (x, _) in arrays.items()})
+    return stream.getvalue()
+
+
+def from_bytes(data: bytes) -> dict[str, Any]:
+    """The inverse; arrays come back as tensors. Raises ValueError on anything that would need a pickle."""
+    import torch
+
+    with np.load(io.BytesIO(data), allow_pickle=False) as file:
+        found: dict[str, Any] = decode(json.loads(file["text"].tobytes()), lambda key: torch.from_numpy(file[key]))
+    return found

@@ -1,0 +1,84 @@
+"""The only file that imports mpi4py: `Link` over MPI, non-blocking throughout, buffers only, never a pickle."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+from mpi4py import MPI
+
+from hpc_rl.transport.base import Done
+from hpc_rl.types import Array
+
+_OPERATIONS = {"sum": MPI.SUM, "max": MPI.MAX}
+_NODE_VARIABLE = "HPC_RL_RANKS_PER_NODE"  # tests pretend several nodes on one host
+
+
+class WrongWorld(RuntimeError):
+    """MPI's world is not the one that the launcher started."""
+
+
+class MpiLink:
+    """Point to point on one duplicate of the world, reductions on a communicator per set of members."""
+
+    def __init__(self, world: MPI.Intracomm) -> None:
+        self.comm = world.Dup()
+        self.rank, self.size = world.rank, world.size
+        self._groups: dict[tuple[int, ...], MPI.Intracomm] = {}
+
+    def isend(self, data: Array, peer: int, tag: int) -> Done:
+        return self.comm.Isend(data, peer, tag).Test
+
+    def irecv(self, data: Array, peer: int, tag: int) -> Done:
+        return self.comm.Irecv(data, peer, tag).Test
+
+    def ireduce(self, data: Array, operation: str, members: Sequence[int]) -> Done:
+        return self._group(members).Iallreduce(MPI.IN_PLACE, data, _OPERATIONS[operation]).Test
+
+    def nodes(self) -> list[int]:
+        pretend = int(os.environ.get(_NODE_VARIABLE, "0"))
+        if pretend:
+            return [rank // pretend * pretend for rank in range(self.size)]
+        node = self.comm.Split_type(MPI.COMM_TYPE_SHARED)
+        lowest = np.array([self.rank], np.int64)
+        node.Allreduce(MPI.IN_PLACE, lowest, MPI.MIN)
+        everyone = np.empty(self.size, np.int64)
+        self.comm.Allgather(lowest, everyone)
+        node.Free()
+        return [int(rank) for rank in everyone]
+
+    def _group(self, members: Sequence[int]) -> MPI.Intracomm:
+        key = tuple(members)
+        if key not in self._groups:
+            everyone = key == tuple(range(self.size))
+            group = self.comm.group.Incl(list(key))
+            self._groups[key] = self.comm.Dup() if everyone else self.comm.Create_group(group)
+        return self._groups[key]
+
+
+def world(expected: int) -> MpiLink:
+    """This process's end of MPI.COMM_WORLD.
+
+    Raises:
+        WrongWorld: the world's size is not the number of ranks that were started (usually a PMI mismatch: N singletons).
+    """
+    size = MPI.COMM_WORLD.size
+    if size != expected:
+        vendor = MPI.get_vendor()[0]
+        raise WrongWorld(
+            f"MPI sees {size} rank(s) where {expected} were started; the launcher does not speak the PMI of {vendor}. "
+            "Use the mpiexec of the same MPI (hpc-rl doctor shows it), or srun --mpi=pmi2 (MPICH), --mpi=pmix (Open MPI)"
+        )
+    return MpiLink(MPI.COMM_WORLD)
+
+
+def library() -> str:
+    """Vendor and version of the MPI library, one line."""
+    return MPI.Get_library_version().splitlines()[0].strip("\0 ")
+
+
+def abort(code: int = 1) -> None:
+    """End every rank of the job, now."""
+    if MPI.Is_initialized() and not MPI.Is_finalized():
+        MPI.COMM_WORLD.Abort(code)

@@ -1,0 +1,86 @@
+"""Newest weights for every actor of a node: the relay writes one named file in /dev/shm, actors read it without waiting.
+
+Two slots, each [sequence before, version, checksum, sequence after, payload]. The writer fills the slot that is not the
+newest; a reader copies, and keeps its old weights when sequence numbers or checksum disagree. The file is a plain mmap,
+not an MPI window, so that ranks may die or join.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from hpc_rl.types import Array
+
+_HEAD = 4  # int64 words before the payload
+_RETRIES = 3
+
+
+def shared_path(token: str, node: int) -> Path:
+    """The file of one node's weights; ``token`` is this attempt's, so that the launcher can remove leftovers."""
+    return Path("/dev/shm") / f"hpc_rl-{token}-{node}"
+
+
+class Weights:
+    """One node's slots for ``nbytes`` of parameters; the creator is the node's relay."""
+
+    def __init__(self, path: Path, nbytes: int, create: bool) -> None:
+        self.path, self.nbytes = path, nbytes
+        self.slot_bytes = 8 * _HEAD + -(-nbytes // 64) * 64
+        flags = os.O_RDWR | (os.O_CREAT if create else 0)
+        descriptor = os.open(path, flags, 0o600)
+        try:
+            if create:
+                os.ftruncate(descriptor, 2 * self.slot_bytes)
+            self.map = mmap.mmap(descriptor, 2 * self.slot_bytes)
+        finally:
+            os.close(descriptor)
+        memory = np.frombuffer(self.map, np.uint8)
+        self.slots = [memory[k * self.slot_bytes : (k + 1) * self.slot_bytes] for k in range(2)]
+        self.torn = 0  # reads given up because a write was under way
+
+    def write(self, data: Array, version: int) -> None:
+        """Publish ``data`` [nbytes] uint8 as ``version``; versions only grow."""
+        head, payload = self._slot(version % 2)
+        head[0] += 1
+        head[1] = version
+        payload[:] = data
+        head[2] = zlib.adler32(payload)
+        head[3] = head[0]
+
+    def read(self, data: Array, have: int) -> int:
+        """Copy weights newer than ``have`` into ``data`` [nbytes] uint8; the version it now holds (``have`` if none).
+
+        ``data`` is only overwritten by a complete version; after three torn reads the old weights stay.
+        """
+        for _ in range(_RETRIES):
+            index = int(self._slot(1)[0][1] > self._slot(0)[0][1])
+            head, payload = self._slot(index)
+            before, version = int(head[3]), int(head[1])
+            if version <= have:
+                return have
+            copy = payload.copy()
+            checksum = int(head[2])
+            if before == int(head[0]) and version == int(head[1]) and zlib.adler32(copy) == checksum:
+                data[:] = copy
+                return version
+            self.torn += 1
+        return have
+
+    def close(self, remove: bool) -> None:
+        """Drop this process's view, and the file itself where ``remove``."""
+        self.slots = []
+        try:
+            self.map.close()
+        except BufferError:
+            pass  # a view is still alive somewhere; the mapping goes with the process
+        if remove:
+            self.path.unlink(missing_ok=True)
+
+    def _slot(self, index: int) -> tuple[Array, Array]:
+        memory = self.slots[index]
+        return memory[: 8 * _HEAD].view(np.int64), memory[8 * _HEAD : 8 * _HEAD + self.nbytes]
