@@ -198,5 +198,3 @@ def roofline(job: str, ranks: int | None, overrides: tuple[str, ...], seconds: f
     measured = measure(_load(job, ranks, overrides), seconds)
     figures = {**asdict(measured), "env_steps_per_s": measured.env_steps_per_s}
     click.echo(json.dumps(figures) if as_json else render(measured))
-
-

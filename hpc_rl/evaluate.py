@@ -12,7 +12,7 @@ from hpc_rl import job as jobs
 from hpc_rl.algorithms.base import Flat, Policy, State
 from hpc_rl.envs.base import Environment
 from hpc_rl.envs.make import describe, make
-from hpc_rl.roles.base import fit
+from hpc_rl.roles.tally import fit
 from hpc_rl.samplers.base import episode_seeds, streams
 from hpc_rl.samplers.vector import Split, Vector
 from hpc_rl.storage import checkpoint
@@ -117,6 +117,8 @@ def write_gif(path: Path, film: list[Array], name: str) -> None:
     from PIL import Image
 
     if film[0].ndim not in (2, 3) or film[0].dtype != np.uint8:
-        raise BadRun(f"observations of {name} are {film[0].dtype} {film[0].shape}, not images; --video cannot show them")
+        raise BadRun(
+            f"observations of {name} are {film[0].dtype} {film[0].shape}, not images; --video cannot show them"
+        )
     frames = [Image.fromarray(x).resize((x.shape[1] * 3, x.shape[0] * 3)) for x in film]
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=67, loop=0)

@@ -285,7 +285,7 @@ def ranges(name: str) -> dict[str, str]:
 
 
 def _choices(key: str) -> list[str]:
-    return {"algorithm": algorithms, "topology": topologies, "sampler": lambda: list(SAMPLERS)}[key]()
+    return {"algorithm": algorithms(), "topology": topologies(), "sampler": list(SAMPLERS)}[key]
 
 
 def _section(name: str, kind: type[Any], table: Any) -> Any:
@@ -325,7 +325,9 @@ def _in_range(key: str, value: Any, comment: str) -> None:
     words = comment.replace(",", " ").split()
     if isinstance(value, str):
         if len(words) > 2 and words[1] == "|":
-            choices = [w for w in comment.split(",")[0].split(" over ")[0].replace("|", " ").split()]
+            choices = [
+                w for w in comment.split(",", maxsplit=1)[0].split(" over ", maxsplit=1)[0].replace("|", " ").split()
+            ]
             if value not in choices:
                 raise BadJob(f"{key} = {value!r}; choose from {', '.join(choices)}")
         return
@@ -333,12 +335,12 @@ def _in_range(key: str, value: Any, comment: str) -> None:
         return
     for here, following in zip(words, [*words[1:], ""], strict=True):
         low, dots, high = here.partition("..")
-        if dots and _number(low) is not None and _number(high) is not None:
-            if not float(low) <= value <= float(high):
-                raise BadJob(f"{key} = {value!r} is out of range; it must lie in {here}")
-        elif here in (">", ">=") and (bound := _number(following)) is not None:
-            if value < bound or (here == ">" and value == bound):
-                raise BadJob(f"{key} = {value!r} is out of range; it must be {here} {following}")
+        between = dots and _number(low) is not None and _number(high) is not None
+        if between and not float(low) <= value <= float(high):
+            raise BadJob(f"{key} = {value!r} is out of range; it must lie in {here}")
+        bound = _number(following) if here in (">", ">=") else None
+        if bound is not None and (value < bound or (here == ">" and value == bound)):
+            raise BadJob(f"{key} = {value!r} is out of range; it must be {here} {following}")
 
 
 def _number(text: str) -> float | None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hpc_rl.roles.base import Seat
-    from hpc_rl.transport.base import Ports
+    from hpc_rl.transport.ports import Ports
 
 STOP_POLL_S = 0.5
 TOKEN_VARIABLE = "HPC_RL_TOKEN"
@@ -27,7 +27,7 @@ class StopFlag:
     """Becomes true by SIGUSR1, SIGTERM or SIGINT, or by the STOP file; a second signal of one kind aborts."""
 
     def __init__(self) -> None:
-        self.signals = 0
+        self.signals, self.first = 0, 0.0
         self.file: Path | None = None
         self.looked, self.seen = 0.0, False
         for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
@@ -84,7 +84,8 @@ def take_seat(folder: Path, link: Any, stop: StopFlag) -> Seat:
     """
     from hpc_rl import job as jobs
     from hpc_rl.storage.run_dir import open_run
-    from hpc_rl.transport.base import Ports, Waiting
+    from hpc_rl.transport.base import Waiting
+    from hpc_rl.transport.ports import Ports
 
     run = open_run(folder)
     stop.file = run.stop_file
@@ -104,7 +105,8 @@ def _seat(job: Any, plan: Any, place: Any, ports: Ports, run: Any, stop: StopFla
     from hpc_rl import job as jobs
     from hpc_rl.envs.make import describe, make
     from hpc_rl.nets.precision import set_precision
-    from hpc_rl.roles.base import Seat, fit
+    from hpc_rl.roles.base import Seat
+    from hpc_rl.roles.tally import fit
     from hpc_rl.storage import checkpoint
 
     everyone = range(ports.link.size)
@@ -207,7 +209,11 @@ def _fail(folder: Path, rank: int, error: BaseException) -> None:
     """Say why on stderr and in the rank's file, then end the whole job: the others would only wait for us."""
     expected = type(error).__module__.startswith("hpc_rl") or isinstance(error, KeyboardInterrupt)
     trace = "".join(traceback.format_exception(error))
-    _note(folder, rank, {"ended": "error", "error": str(error) or type(error).__name__, "bug": not expected, "trace": trace})
+    _note(
+        folder,
+        rank,
+        {"ended": "error", "error": str(error) or type(error).__name__, "bug": not expected, "trace": trace},
+    )
     print(f"rank {rank}: {error}" if expected else trace, file=sys.stderr, flush=True)
     sys.stdout.flush()
     if int(sys.argv[2]) > 1 and "hpc_rl.transport.mpi" in sys.modules:

@@ -1,0 +1,202 @@
+"""What `hpc-rl run` shows while the ranks work: a live panel on a terminal, one line every five seconds elsewhere.
+
+It reads the ends of RUN/metrics/*.jsonl, which every rank writes for itself, so looking costs the ranks nothing.
+"""
+
+from __future__ import annotations
+
+import atexit
+import math
+import sys
+import time
+from collections import deque
+from datetime import timedelta
+from typing import Any
+
+from hpc_rl.job import Job
+from hpc_rl.storage.metrics import last
+from hpc_rl.storage.run_dir import RunDir
+from hpc_rl.topologies.base import Plan
+
+PANEL_S, LINE_S = 0.5, 5.0  # between refreshes of the panel, and between lines
+RATE_S = 60.0  # the rate and the time left look back this far
+ROWS = 8  # with more ranks the table has one row per role
+SHARES = ("step", "infer", "send", "wait", "learn", "record", "other")  # samplers.vector.ACTIVITIES, which needs torch
+
+Line = dict[str, Any]
+
+
+class Screen:
+    """Talks on stderr. Only metric lines of this attempt count: those written since the screen was made."""
+
+    def __init__(self, run: RunDir, job: Job, plan: Plan) -> None:
+        self.run, self.job, self.plan = run, job, plan
+        self.started, self.next = time.time(), 0.0
+        self.seen: deque[tuple[float, int]] = deque()  # (unix time, env steps) of the head's recent lines
+        self.repeat = _action_repeat(job)
+        self.live = _live() if sys.stderr.isatty() else None
+
+    def tick(self) -> None:
+        """Show the newest figures, if it is time to."""
+        now = time.monotonic()
+        if now >= self.next:
+            self.next = now + (LINE_S if self.live is None else PANEL_S)
+            self._show("")
+
+    def close(self, sentence: str) -> None:
+        """Show the last figures with ``sentence``, and give the terminal back."""
+        self._show(sentence)
+        if self.live is not None:
+            self.live.stop()
+
+    def _show(self, sentence: str) -> None:
+        lines = {name: row for name, row in last(self.run.metrics).items() if row["time"] >= self.started}
+        figures = self._figures(lines)
+        if self.live is not None:
+            self.live.update(_panel(self.run, self.job, self.plan, lines, figures, sentence), refresh=True)
+        else:
+            print(_sentence(self.job, self.plan, figures, sentence), file=sys.stderr, flush=True)
+
+    def _figures(self, lines: dict[str, Line]) -> Line:
+        """Rank 0's newest line, and what follows from it: rate (env steps/s), frames, seconds elapsed and left."""
+        head = lines.get(self.plan.places[0].name, {})
+        elapsed = time.time() - self.started
+        if not head:
+            return {"elapsed_s": elapsed}
+        if not self.seen or self.seen[-1][0] != head["time"]:
+            self.seen.append((head["time"], head["env_steps"]))
+        while self.seen[-1][0] - self.seen[0][0] > RATE_S:
+            self.seen.popleft()
+        (then, before), (now, steps) = self.seen[0], self.seen[-1]
+        rate = (steps - before) / (now - then) if now > then else head.get("env_steps_per_s") or 0.0
+        budget = self.job.budget
+        left = max(0, budget.env_steps - steps) / rate if rate else math.inf
+        if budget.time_limit_s:
+            left = min(left, max(0.0, budget.time_limit_s - elapsed))
+        return {**head, "rate": rate, "frames": steps * self.repeat, "elapsed_s": elapsed, "left_s": left}
+
+
+def _action_repeat(job: Job) -> int:
+    from hpc_rl.envs.make import describe
+
+    return describe(job.environment.id, job.environment.arguments).action_repeat
+
+
+def _live() -> Any:
+    from rich.console import Console
+    from rich.live import Live
+
+    live = Live(console=Console(stderr=True), auto_refresh=False)
+    live.start()
+    atexit.register(live.stop)  # the cursor comes back whatever happens
+    return live
+
+
+def _sentence(job: Job, plan: Plan, figures: Line, sentence: str) -> str:
+    """One log line."""
+    ending = f"; {sentence}" if sentence else ""
+    elapsed = _clock(figures["elapsed_s"])
+    if "env_steps" not in figures:
+        return f"{job.name}: {len(plan.places)} rank(s) starting, {elapsed} elapsed{ending}"
+    parts = [
+        f"{figures['env_steps']:,}/{job.budget.env_steps:,} env steps",
+        f"{figures['rate']:,.0f}/s",
+        f"return {_return(figures)}",
+        f"lag {_number(figures.get('policy_lag'))} (max {_number(figures.get('policy_lag_max'))})",
+        f"{figures.get('updates', 0):,.0f} updates",
+        f"{elapsed} elapsed",
+    ]
+    return f"{job.name}: {', '.join(parts)}" + (ending or f", {_clock(figures['left_s'])} left")
+
+
+def _panel(run: RunDir, job: Job, plan: Plan, lines: dict[str, Line], figures: Line, sentence: str) -> Any:
+    from rich.console import Group
+    from rich.panel import Panel
+    from rich.text import Text
+
+    parts = [_progress(job, plan, figures), _facts(run, job, figures)]
+    if lines:
+        parts += [Text(""), _table(plan, lines)]
+    title = f"[bold]{job.name}[/] · {run.path}"
+    return Panel(Group(*parts), title=title, title_align="left", subtitle=sentence or None, subtitle_align="left")
+
+
+def _progress(job: Job, plan: Plan, figures: Line) -> Any:
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+
+    row = Table.grid(padding=(0, 2), expand=True)
+    row.add_column(no_wrap=True)
+    row.add_column(ratio=1)
+    row.add_column(no_wrap=True)
+    budget = job.budget.env_steps
+    steps = figures.get("env_steps")
+    if steps is None:
+        row.add_row(f"{len(plan.places)} rank(s) starting", ProgressBar(budget, 0), f"0 / {budget:,} env steps")
+    else:
+        bar = ProgressBar(budget, min(steps, budget))
+        row.add_row(f"{steps:,} / {budget:,} env steps", bar, f"{min(1.0, steps / budget):.1%}")
+    return row
+
+
+def _facts(run: RunDir, job: Job, figures: Line) -> Any:
+    """Two pairs of name and value in a row."""
+    from rich.table import Table
+
+    grid = Table.grid(padding=(0, 2), expand=True)
+    for style, share in (("dim", None), ("", 1), ("dim", None), ("", 1)):
+        grid.add_column(style=style, ratio=share, no_wrap=True)
+    target = job.budget.stop_at_return
+    goal = "" if target is None else f", target {target:g}"
+    lag = f"{_number(figures.get('policy_lag'))}, max {_number(figures.get('policy_lag_max'))}"
+    left = _clock(figures.get("left_s", math.inf)) + ("" if target is None else " at most")
+    rate, frames = figures.get("rate"), figures.get("frames", 0)
+    updates, episodes = figures.get("updates") or 0, figures.get("episodes") or 0
+    grid.add_row("steps/s", "–" if rate is None else f"{rate:,.0f}", "frames", f"{frames:,}")
+    grid.add_row("return", f"{_number(figures.get('mean_return_100'), 2)}{goal}", "episodes", f"{episodes:,.0f}")
+    grid.add_row("policy lag", lag, "updates", f"{updates:,.0f}")
+    grid.add_row("elapsed", _clock(figures["elapsed_s"]), "time left", left)
+    grid.add_row("checkpoint", _checkpoint_age(run), "", "")
+    return grid
+
+
+def _table(plan: Plan, lines: dict[str, Line]) -> Any:
+    """Where each rank's time went since its last line, in %, and its memory; beyond ROWS ranks the means of each role."""
+    from rich.table import Table
+
+    table = Table(box=None, expand=True, header_style="dim", padding=(0, 1))
+    table.add_column("% of time")
+    for name in (*SHARES, "RSS"):
+        table.add_column(name, justify="right")
+    groups: dict[str, list[Line]] = {}
+    for place in plan.places:
+        if place.name in lines:
+            groups.setdefault(place.name if len(plan.places) <= ROWS else place.role, []).append(lines[place.name])
+    for name, rows in groups.items():
+        shares = [sum(row.get(f"time/{key}") or 0.0 for row in rows) / len(rows) for key in SHARES]
+        memory = [row.get("rss_bytes") or 0 for row in rows]
+        label = name if len(plan.places) <= ROWS else f"{name} ×{len(rows)}"
+        cells = [f"[bold]{100 * x:.0f}[/]" if x == max(shares) else f"{100 * x:.0f}" for x in shares]
+        table.add_row(label, *cells, _size(max(memory)))
+    return table
+
+
+def _checkpoint_age(run: RunDir) -> str:
+    newest = max((path.stat().st_mtime for path in run.checkpoints.glob("[0-9]*.h5")), default=None)
+    return "none yet" if newest is None else f"{_clock(max(0.0, time.time() - newest))} ago"
+
+
+def _return(figures: Line) -> str:
+    return f"{_number(figures.get('mean_return_100'), 2)} ({figures.get('episodes') or 0:,.0f} episodes)"
+
+
+def _number(value: float | None, digits: int = 1) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def _clock(seconds: float) -> str:
+    return "unknown" if seconds > 1e8 else str(timedelta(seconds=int(seconds)))
+
+
+def _size(count: float) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"

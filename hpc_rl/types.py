@@ -9,7 +9,7 @@ One termination and one truncation, as they look in a column (next-step autorese
     row            0      1      2      3      4      5      6
     first          1      0      0      1      0      0      1     row t opens an episode
     observation   o0     o1    LAST    o0'    o1'   LAST'   o0"    a LAST row is a real observation
-    discount           1      0      *      1      1      *        0: the move into LAST terminated; LAST' is a time limit
+    discount           1      0      *      1      1      *        0: the move into LAST terminated; LAST' did not
     valid              1      1      0      1      1      0        not first[1:]: the move LAST -> FIRST never happened
 
 So a time limit bootstraps from V(LAST'), a termination from nothing (its discount is 0), and every recursion is cut at
@@ -140,12 +140,11 @@ class Trajectory:
 
     def columns(self, keep: slice) -> Trajectory:
         """The same moves of some columns only."""
-        timed = {name: getattr(self, name)[:, keep] for name in ("observation", "first", "action", "reward", "discount")}
+        timed = ("observation", "first", "action", "reward", "discount", "version")
         return Trajectory(
-            **timed,
+            **{name: getattr(self, name)[:, keep] for name in timed},
             extras={name: x[:, keep] for name, x in self.extras.items()},
             carry={name: x[keep] for name, x in self.carry.items()},
-            version=self.version[:, keep],
             column=self.column[keep],
             start=self.start[keep],
         )

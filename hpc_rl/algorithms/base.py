@@ -1,4 +1,4 @@
-"""The protocols between a method and the rest of the house. A method is one file in this folder; nothing else names it."""
+"""The protocols between a method and the rest of the house. A method is one file of this folder."""
 
 from __future__ import annotations
 
@@ -19,10 +19,17 @@ State = dict[str, Any]
 class Policy(Protocol):
     """Chooses actions. ``act`` draws nothing itself: ``noise`` [b, K] are standard uniforms of each column's stream."""
 
-    net: nn.Module
-    noise: int  # K
-    extras: Schema
-    carry: Schema
+    @property
+    def net(self) -> nn.Module: ...
+
+    @property
+    def noise(self) -> int: ...  # K
+
+    @property
+    def extras(self) -> Schema: ...
+
+    @property
+    def carry(self) -> Schema: ...
 
     def initial_carry(self, columns: int) -> dict[str, Tensor]: ...
 
@@ -173,7 +180,9 @@ def finish(optimizer: Optimizer, max_norm: float, scale: float, skipped: int) ->
     norm = float(gradient.norm())
     if not norm < inf:
         if skipped + 1 >= 10:
-            raise Diverged("ten updates in a row had a non-finite gradient; lower the learning rate or check the rewards")
+            raise Diverged(
+                "ten updates in a row had a non-finite gradient; lower the learning rate or check the rewards"
+            )
         return norm, stop > 0, skipped + 1
     if norm > max_norm:
         gradient.mul_(max_norm / norm)

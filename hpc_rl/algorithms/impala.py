@@ -8,12 +8,14 @@ Published settings (Table G.1, Atari): T 20, batch 32 columns, RMSProp ε 0.01, 
 loss *summed* over T·B, clip 40, rewards clipped to ±1. Here ``loss = "sum"`` keeps the gradient of the sum, "mean"
 divides by the global count of valid moves; clip and ε belong to the choice.
 
-Needs in extras: log_prob, log μ(a|x) of the version that acted. Topologies: actor_learner; solo and allreduce also run it.
+Needs in extras: log_prob, log μ(a|x) of the version that acted. Topologies: actor_learner; also solo and allreduce.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -32,7 +34,7 @@ from hpc_rl.formulas.returns import vtrace
 from hpc_rl.formulas.value import half_squared
 from hpc_rl.nets.actions import Head
 from hpc_rl.nets.actor_critic import ActorCritic
-from hpc_rl.types import Act, Items, Leaf, Spec, Step, Trajectory, Update
+from hpc_rl.types import Act, Items, Leaf, Schema, Spec, Step, Trajectory, Update
 
 TOPOLOGIES = ("actor_learner", "solo", "allreduce")
 
@@ -90,8 +92,10 @@ def loss(
 class Policy:
     """Acts by sampling π; remembers log μ(a|x) for V-trace."""
 
-    extras = {"log_prob": Leaf((), "float32", "step", "nat", "log-probability of the action under the acting weights")}
-    carry: dict[str, Leaf] = {}
+    extras: ClassVar[Schema] = {
+        "log_prob": Leaf((), "float32", "step", "nat", "log-probability of the action under the acting weights")
+    }
+    carry: ClassVar[Schema] = {}
 
     def __init__(self, config: Config, spec: Spec) -> None:
         self.net = ActorCritic(spec, tuple(config.hidden))
@@ -160,7 +164,7 @@ def _by_columns(batch: Trajectory, parts: int) -> list[Trajectory]:
     """The batch cut into ``parts`` of consecutive columns."""
     columns = batch.action.shape[1]
     edges = [columns * k // parts for k in range(parts + 1)]
-    return [batch.columns(slice(a, b)) for a, b in zip(edges, edges[1:], strict=False) if a < b] if parts > 1 else [batch]
+    return [batch.columns(slice(a, b)) for a, b in pairwise(edges) if a < b] if parts > 1 else [batch]
 
 
 ALGORITHM = Algorithm(

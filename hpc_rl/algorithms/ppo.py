@@ -4,11 +4,11 @@ Loss over valid moves, r = π/π_old, Â from GAE (eq. 11) normalised over the *
 
     − min(r Â, clip(r, 1−ε, 1+ε) Â)  +  c_v ½ (R − V)²  −  c_e H(π)          (eq. 7 and 9)
 
-A minibatch is a slice of one permutation of the global batch's (time, column) pairs that all ranks share; each rank takes
-what it holds, perhaps nothing, and still joins the reduction. So the result does not depend on the number of ranks.
+A minibatch is a slice of one permutation of the global batch's (time, column) pairs that all ranks share; each rank
+takes what it holds, perhaps nothing, and still joins the reduction: results do not depend on the number of ranks.
 
-Published settings (Atari): T 128, 8 columns, 3-4 epochs × 4 minibatches, lr 2.5e-4 annealed to 0, ε 0.1, γ 0.99, λ 0.95,
-c_v 0.5, c_e 0.01, clip 0.5, Adam ε 1e-5, rewards clipped to ±1.
+Published settings (Atari): T 128, 8 columns, 3-4 epochs × 4 minibatches, lr 2.5e-4 annealed to 0, ε 0.1, γ 0.99,
+λ 0.95, c_v 0.5, c_e 0.01, clip 0.5, Adam ε 1e-5, rewards clipped to ±1.
 
 Needs in extras: log_prob and value of the acting policy. Topologies: solo, allreduce.
 """
@@ -16,6 +16,7 @@ Needs in extras: log_prob and value of the acting policy. Topologies: solo, allr
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -35,7 +36,7 @@ from hpc_rl.formulas.returns import gae
 from hpc_rl.formulas.value import clipped_half_squared, explained_variance, half_squared
 from hpc_rl.nets.actions import Head
 from hpc_rl.nets.actor_critic import ActorCritic
-from hpc_rl.types import Act, Items, Leaf, Spec, Step, Trajectory, Update
+from hpc_rl.types import Act, Items, Leaf, Schema, Spec, Step, Trajectory, Update
 
 TOPOLOGIES = ("solo", "allreduce")
 
@@ -98,11 +99,11 @@ def loss(config: Config, output: Tensor, value: Tensor, head: Head, part: Sample
 class Policy:
     """Acts by sampling π; remembers log π(a|x) and V(x)."""
 
-    extras = {
+    extras: ClassVar[Schema] = {
         "log_prob": Leaf((), "float32", "step", "nat", "log-probability of the action under the acting weights"),
         "value": Leaf((), "float32", "step", "", "V(x) of the acting weights"),
     }
-    carry: dict[str, Leaf] = {}
+    carry: ClassVar[Schema] = {}
 
     def __init__(self, config: Config, spec: Spec) -> None:
         self.net = ActorCritic(spec, tuple(config.hidden))
@@ -170,13 +171,14 @@ class Learner:
     def _epoch(
         self, samples: Samples, batch: Trajectory, shuffle: np.random.Generator
     ) -> tuple[Tensor, list[str], float]:
-        """One pass; returns the epoch's global sums (the last one is the count), their names, the last gradient norm."""
+        """One pass: the epoch's global sums (the last is the count), their names, the last gradient norm."""
         config, totals, names, norm = self.config, torch.zeros(1), [""], 0.0
         for index in self._minibatches(batch, shuffle):
-            summed, figures, count = None, {}, 0
+            summed, count = None, 0
             if len(index):
                 part = samples.at(index)
-                summed, figures = loss(config, *self.policy.net(part.observation), self.policy.head, part)
+                output, value = self.policy.net(part.observation)
+                summed, figures = loss(config, output, value, self.policy.head, part)
                 count = int(part.weight.sum())
                 names = list(figures)
                 totals = totals + torch.stack([*figures.values(), part.weight.sum()]).cpu()

@@ -1,4 +1,4 @@
-"""What a sampler needs of environments: columns that step together, next-step autoreset, no thread or process of its own."""
+"""What a sampler needs of environments: columns that step together, with next-step autoreset."""
 
 from __future__ import annotations
 

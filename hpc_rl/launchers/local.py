@@ -35,7 +35,9 @@ def find_mpiexec() -> tuple[str, str]:
     beside = Path(sys.executable).parent / "mpiexec"
     path = str(beside) if beside.exists() else shutil.which("mpiexec")
     if path is None:
-        raise BadJob("no mpiexec found; install the extra with its own MPI (pip install 'hpc-rl[mpi]') or load a module")
+        raise BadJob(
+            "no mpiexec found; install the extra with its own MPI (pip install 'hpc-rl[mpi]') or load a module"
+        )
     said = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=30, check=False).stdout
     return path, "openmpi" if re.search("open.?mpi|prte|prrte", said, re.IGNORECASE) else "mpich"
 
@@ -119,7 +121,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 
 
 def _sweep(token: str, before: set[Path], run: RunDir) -> None:
-    """Kill ranks that outlived mpiexec (they may sit in sessions of their own) and remove what they left in /dev/shm."""
+    """Kill ranks that outlived mpiexec (in sessions of their own) and remove what they left in /dev/shm."""
     for record in rank_records(run):
         if _is_rank(record["pid"], run):
             with contextlib.suppress(OSError):
@@ -187,7 +189,9 @@ def _blame(run: RunDir, said: str, code: int) -> str:
     for text in re.findall(r"PID[ :]+(\d+)", said, re.IGNORECASE):
         if int(text) in pids:
             record = pids[int(text)]
-            how = re.search(r"signal[: ]+(?:\(?)(\d+)|KILLED BY SIGNAL: (\d+)|EXIT CODE: (\d+)|EXIT STATUS: (\d+)", said)
+            how = re.search(
+                r"signal[: ]+(?:\(?)(\d+)|KILLED BY SIGNAL: (\d+)|EXIT CODE: (\d+)|EXIT STATUS: (\d+)", said
+            )
             number = next((g for g in how.groups() if g), "?") if how else "?"
             return f"rank {record['rank']} ({record['role']}) on {record['host']} was killed by signal {number}"
     if len(records) == 1 and code < 0:

@@ -35,9 +35,10 @@ class Head:
         if self.actions.kind == "box":
             mean, log_std = output.chunk(2, -1)
             z = torch.special.ndtri(noise.double().clamp(_TINY, 1 - _TINY)).float()
-            return (mean + heat * log_std.exp() * z).reshape(-1, *self.actions.shape)
+            action: Tensor = mean + heat * log_std.exp() * z
+            return action.reshape(-1, *self.actions.shape)
         picks = []
-        for k, logits in enumerate(output.split(self.actions.sizes, -1)):
+        for k, logits in enumerate(torch.split(output, list(self.actions.sizes), -1)):
             cdf = torch.softmax(logits / heat.clamp(min=_TINY), -1).cumsum(-1)
             drawn = (cdf < noise[:, k : k + 1]).sum(-1).clamp(max=logits.shape[-1] - 1)
             picks.append(torch.where(exploration > 0, drawn, logits.argmax(-1)))
@@ -52,7 +53,7 @@ class Head:
             return -(0.5 * z.square() + log_std + 0.5 * log(2 * pi)).sum(-1), entropy
         action = action.unsqueeze(-1) if self.actions.kind == "discrete" else action
         log_prob, total = torch.zeros_like(output[..., 0]), torch.zeros_like(output[..., 0])
-        for k, logits in enumerate(output.split(self.actions.sizes, -1)):
+        for k, logits in enumerate(torch.split(output, list(self.actions.sizes), -1)):
             log_p = torch.log_softmax(logits, -1)
             log_prob = log_prob + log_p.gather(-1, action[..., k : k + 1]).squeeze(-1)
             total = total - (log_p.exp() * log_p).sum(-1)

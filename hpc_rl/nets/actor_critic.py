@@ -13,7 +13,7 @@ from hpc_rl.types import Spec
 
 
 class ActorCritic(nn.Module):
-    """observation [.., *O] -> (head output [.., P], value [..]); images share a torso, vectors get one for each head."""
+    """observation [.., *O] -> (head output [.., P], value [..]); images share a torso, vectors get one each."""
 
     def __init__(self, spec: Spec, hidden: tuple[int, ...]) -> None:
         super().__init__()

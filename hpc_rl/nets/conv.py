@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,12 +28,13 @@ class NatureTorso(nn.Module):
     def __init__(self, shape: tuple[int, ...], features: int = 512) -> None:
         super().__init__()
         channels, *size = shape
-        layers: list[nn.Module] = []
+        layers: list[nn.Conv2d] = []
         for width, kernel, stride in _LAYERS:
             size = [(pixels - kernel) // stride + 1 for pixels in size]
             if min(size) < 1:
                 raise ValueError(f"images of shape {shape} are too small for the Nature network; use at least 36×36")
-            layers.append(orthogonal(nn.Conv2d(channels, width, kernel, stride), 2**0.5))
+            layers.append(nn.Conv2d(channels, width, kernel, stride))
+            orthogonal(layers[-1], 2**0.5)
             channels = width
         self.convolutions = nn.ModuleList(layers)
         self.dense = orthogonal(nn.Linear(channels * prod(size), features), 2**0.5)
@@ -42,10 +44,10 @@ class NatureTorso(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         with torch.autocast(image.device.type, dtype=torch.bfloat16, enabled=self.compute == torch.bfloat16):
             x = image.contiguous(memory_format=torch.channels_last).to(self.compute)
-            first, *rest = self.convolutions
+            first: Any = self.convolutions[0]
             # Dividing 32 kernels by 255 costs less than dividing every pixel of the batch.
-            x = F.relu(F.conv2d(x, first.weight / 255, first.bias, first.stride), inplace=True)  # type: ignore[arg-type]
-            for layer in rest:
+            x = F.relu(F.conv2d(x, first.weight / 255, first.bias, _LAYERS[0][2]), inplace=True)
+            for layer in self.convolutions[1:]:
                 x = F.relu(layer(x), inplace=True)
             x = F.relu(self.dense(x.flatten(1)), inplace=True)
         return x.float()

@@ -7,12 +7,13 @@ import time
 import numpy as np
 
 from hpc_rl.algorithms.base import Flat
-from hpc_rl.roles.base import Reporter, Seat, recorder, sampler, schemas
-from hpc_rl.roles.messages import CONTROL, CONTROL_SCHEMA, REPLIES, REPLY_SCHEMA, TRAJECTORIES, WEIGHTS, parameters_layout
+from hpc_rl.roles.base import Seat, recorder, sampler, schemas
+from hpc_rl.roles.messages import CONTROL, CONTROL_SCHEMA, REPLIES, REPLY_SCHEMA, TRAJECTORIES
+from hpc_rl.roles.relay import Relay
+from hpc_rl.roles.tally import Reporter
 from hpc_rl.samplers.vector import ACTIVITIES, Split
 from hpc_rl.transport.base import Inbox, Outbox, Stopped
 from hpc_rl.transport.layout import Layout
-from hpc_rl.transport.weights import Weights, shared_path
 
 
 def actor(seat: Seat) -> None:
@@ -79,36 +80,3 @@ def actor(seat: Seat) -> None:
     reporter.close()
     vector.environment.close()
     relay.close()
-
-
-class Relay:
-    """Where this actor's weights come from; the node's lowest rank also brings them to the node."""
-
-    def __init__(self, seat: Seat, flat: Flat) -> None:
-        link, rank = seat.ports.link, seat.place.rank
-        learner = seat.place.peers[0]
-        self.bytes = flat.parameter.data.numpy().view(np.uint8)
-        node = seat.nodes[rank]
-        self.mine = node == rank
-        self.inbox = None
-        path = shared_path(seat.token, node)
-        if self.mine:
-            self.weights = Weights(path, self.bytes.nbytes, create=True)
-            layout = parameters_layout(self.bytes.nbytes)
-            self.inbox = Inbox(link, [learner], WEIGHTS, layout, seat.ports.waiting, credits=1)
-        seat.ports.barrier(range(link.size))  # every node's file exists
-        if not self.mine:
-            self.weights = Weights(path, self.bytes.nbytes, create=False)
-
-    def work(self) -> None:
-        """Pass on what the learner sent, if this rank is the node's relay."""
-        if self.inbox is not None and (message := self.inbox.newest()) is not None:
-            self.weights.write(message.tree["parameters"][0], message.version)
-            self.inbox.release(message)
-
-    def newest(self, have: int) -> int:
-        """Put weights newer than ``have`` into the policy; the version it now holds."""
-        return self.weights.read(self.bytes, have)
-
-    def close(self) -> None:
-        self.weights.close(remove=self.mine)

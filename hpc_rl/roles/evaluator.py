@@ -8,7 +8,8 @@ import numpy as np
 
 from hpc_rl.algorithms.base import Policy
 from hpc_rl.evaluate import greedy_returns
-from hpc_rl.roles.base import Seat, Tally
+from hpc_rl.roles.base import Seat
+from hpc_rl.roles.tally import Tally
 
 
 class Evaluation:
@@ -24,7 +25,9 @@ class Evaluation:
             return
         begin = time.monotonic()
         self.next = tally.env_steps + every
-        returns = greedy_returns(self.seat.make_environment, policy, self.seat.job.seed, self.seat.job.evaluate.episodes)
+        returns = greedy_returns(
+            self.seat.make_environment, policy, self.seat.job.seed, self.seat.job.evaluate.episodes
+        )
         tally.evaluated = float(np.mean(returns))
         took = time.monotonic() - begin
-        print(f"evaluation at {tally.env_steps} env steps: {tally.evaluated:.2f} over {len(returns)} episodes, {took:.1f} s")
+        print(f"evaluation at {tally.env_steps} env steps: {tally.evaluated:.2f} in {len(returns)} games, {took:.1f} s")

@@ -3,35 +3,22 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from hpc_rl.algorithms.base import State
-from hpc_rl.roles.base import Reporter, Seat, Tally, reason_to_stop, schemas
+from hpc_rl.roles.base import Seat, schemas
 from hpc_rl.roles.evaluator import Evaluation
-from hpc_rl.roles.messages import CONTROL, CONTROL_SCHEMA, REPLIES, REPLY_SCHEMA, TRAJECTORIES, WEIGHTS, parameters_layout
-from hpc_rl.roles.saving import Saver, learner_state
-from hpc_rl.roles.summary import finish
+from hpc_rl.roles.messages import CONTROL, CONTROL_SCHEMA, REPLIES, REPLY_SCHEMA, TRAJECTORIES
+from hpc_rl.roles.relay import Publisher
+from hpc_rl.roles.saving import Pending, Saver, learner_state
+from hpc_rl.roles.summary import finish, steady
+from hpc_rl.roles.tally import Reporter, Tally, figures, reason_to_stop
 from hpc_rl.samplers.vector import Split
 from hpc_rl.transport.base import Inbox, Message, Outbox, Stopped
 from hpc_rl.transport.group import learners
 from hpc_rl.transport.layout import Layout
-from hpc_rl.transport.weights import Weights, shared_path
 from hpc_rl.types import trajectory
-
-
-@dataclass
-class Pending:
-    """A snapshot that becomes a checkpoint once its steps lie in closed segments of every column."""
-
-    state: State
-    meta: dict[str, Any]
-    asked: float = field(default_factory=time.monotonic)
-
-    def covered(self, closed: dict[int, int]) -> bool:
-        return all(closed.get(int(column), 0) >= step for column, step in self.meta["steps"].items())
 
 
 def learner(seat: Seat) -> None:
@@ -65,6 +52,7 @@ def learner(seat: Seat) -> None:
                 closed |= {int(c): int(s) for c, s in zip(message.tree["column"], message.tree["closed"], strict=True)}
                 inbox.release(message)
             tally.updates += 1
+            steady(tally, seat.started)
             now = split.timed("learn", now)
             publisher.publish(tally.updates)
             split.timed("send", now)
@@ -87,21 +75,10 @@ def learner(seat: Seat) -> None:
     finish(seat, tally, reason, reporter, saver, split, last)
 
 
-def figures(tally: Tally) -> dict[str, float]:
-    """The running figures that the screen shows."""
-    lags = np.array(tally.lags or [0.0])
-    return {
-        "mean_return_100": tally.mean_return,
-        "episodes": float(tally.episodes),
-        "updates": float(tally.updates),
-        "policy_lag": float(lags.mean()),
-        "policy_lag_max": float(lags.max()),
-    }
-
-
 def _batch(inbox: Inbox, count: int, split: Split, seat: Seat) -> list[Message]:
     """``count`` fragments, or none if the run is asked to stop while waiting."""
-    begin, messages = time.perf_counter(), []
+    begin = time.perf_counter()
+    messages: list[Message] = []
     try:
         while len(messages) < count:
             messages.append(inbox.get(give_up=seat.stop))
@@ -129,31 +106,3 @@ def collect_replies(replies: Inbox, inbox: Inbox, actors: int) -> list[dict[str,
 
     replies.waiting.until(all_here, lambda: f"the last words of {actors - len(found)} of {actors} actors")
     return found
-
-
-class Publisher:
-    """Sends each version to the relay of every node; a relay that is still busy with an older one misses this one."""
-
-    def __init__(self, seat: Seat, parameter: Any) -> None:
-        link, rank = seat.ports.link, seat.place.rank
-        self.parameter = parameter.data
-        nbytes = self.parameter.numel() * 4
-        self.weights: Weights | None = None
-        if seat.nodes[rank] == rank:  # this rank is its node's relay: no message needed there
-            self.weights = Weights(shared_path(seat.token, rank), nbytes, create=True)
-        others = sorted(set(seat.nodes) - {rank})
-        self.relays = [Outbox(link, r, WEIGHTS, parameters_layout(nbytes), seat.ports.waiting, slots=1) for r in others]
-        seat.ports.barrier(range(link.size))  # every node's file exists
-
-    def publish(self, version: int) -> None:
-        """Make ``version`` the newest; never waits."""
-        data = self.parameter.detach().cpu().numpy().view(np.uint8)
-        if self.weights is not None:
-            self.weights.write(data, version)
-        for relay in self.relays:
-            if relay.ready():
-                relay.put({"parameters": data[None]}, version)
-
-    def close(self) -> None:
-        if self.weights is not None:
-            self.weights.close(remove=True)

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from hpc_rl.algorithms.base import Learner, State
-from hpc_rl.roles.base import Seat, Tally
+from hpc_rl.roles.base import Seat
+from hpc_rl.roles.tally import Tally
 from hpc_rl.storage import checkpoint
 from hpc_rl.storage.checkpoint import NonFinite
 
@@ -42,7 +43,9 @@ class Saver:
         if better:
             checkpoint.mark_best(run, path, float(score))
         checkpoint.prune(run, self.seat.job.checkpoint.keep)
-        run.write_state(state="running", env_steps=meta["env_steps"], updates=meta["updates"], attempt=self.seat.attempt)
+        run.write_state(
+            state="running", env_steps=meta["env_steps"], updates=meta["updates"], attempt=self.seat.attempt
+        )
         self.last, self.written = time.monotonic(), self.written + 1
         self.longest_s = max(self.longest_s, self.last - begin)
 
@@ -50,3 +53,15 @@ class Saver:
 def learner_state(learner: Learner) -> State:
     """The learner's part of a checkpoint: a copy, so that training may go on while it waits to be written."""
     return {"learner": learner.state()}
+
+
+@dataclass
+class Pending:
+    """A snapshot that becomes a checkpoint once its steps lie in closed segments of every column."""
+
+    state: State
+    meta: dict[str, Any]
+    asked: float = field(default_factory=time.monotonic)
+
+    def covered(self, closed: dict[int, int]) -> bool:
+        return all(closed.get(int(column), 0) >= step for column, step in self.meta["steps"].items())

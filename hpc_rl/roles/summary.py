@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from hpc_rl.roles.base import Reporter, Seat, Tally
+from hpc_rl.roles.base import Seat
 from hpc_rl.roles.saving import Saver
+from hpc_rl.roles.tally import Reporter, Tally
 from hpc_rl.samplers.vector import ACTIVITIES, Split
 from hpc_rl.storage.run_dir import write_json
 
@@ -60,7 +61,7 @@ def finish(
         "attempt": seat.attempt,
     }
     write_json(seat.run.summary_file, summary)
-    state = reason.split(":")[0]
+    state = reason.split(":", maxsplit=1)[0]
     seat.run.write_state(
         state=state, reason=reason, env_steps=tally.env_steps, updates=tally.updates, attempt=seat.attempt
     )

@@ -1,4 +1,4 @@
-"""The worker of synchronous training: steps its columns, joins every reduction, and leaves at the same update as all."""
+"""The worker of synchronous training: steps its columns, joins every reduction, leaves at the same update as all."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 import torch
 
 from hpc_rl.algorithms.base import Group
-from hpc_rl.roles.base import Reporter, Seat, Tally, reason_to_stop, recorder, sampler, schemas
+from hpc_rl.roles.base import Seat, recorder, sampler, schemas
 from hpc_rl.roles.evaluator import Evaluation
-from hpc_rl.roles.learner import figures
 from hpc_rl.roles.saving import Saver, learner_state
 from hpc_rl.roles.summary import finish, steady
+from hpc_rl.roles.tally import Reporter, Tally, figures, reason_to_stop
 from hpc_rl.samplers.vector import ACTIVITIES, Split, Vector
 from hpc_rl.storage.packing import from_bytes, to_bytes
 from hpc_rl.transport.group import learners

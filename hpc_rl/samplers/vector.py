@@ -15,6 +15,8 @@ from hpc_rl.algorithms.base import Policy
 from hpc_rl.envs.base import Environment
 from hpc_rl.types import Array, Step, Tree, part
 
+ACTIVITIES = ("step", "infer", "send", "wait", "learn", "record", "other")
+
 
 @dataclass
 class Split:
@@ -27,9 +29,6 @@ class Split:
         now = time.perf_counter()
         self.seconds[name] += now - begin
         return now
-
-
-ACTIVITIES = ("step", "infer", "send", "wait", "learn", "record", "other")
 
 
 class Vector:

@@ -1,7 +1,8 @@
 """Checkpoints: nested states as HDF5, numbers and JSON text only (a stranger's checkpoint must not run code).
 
-One dataset per array under "arrays/", one JSON text for everything else in which {"$array": name} stands for an array.
-Each carries a CRC-32, and HDF5 checks its own metadata, so a torn file is noticed and never loaded.
+One dataset per array under "arrays/", one JSON text for everything else in which {"$array": name, "dtype": …} stands
+for an array. Each carries a CRC-32, and HDF5 checks its own metadata, so a torn file is noticed and never loaded. There
+are no strings of variable length in the file: HDF5 keeps them without a checksum, and a torn one makes it loop forever.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hpc_rl.storage.h5 import FORMAT, compressed, discard, open_h5
+from hpc_rl.storage.h5 import FORMAT, compressed, create_h5, discard, finish, open_h5
 from hpc_rl.storage.run_dir import RunDir, publish, write_json
 from hpc_rl.types import Array
 
@@ -83,7 +84,7 @@ def load(path: Path) -> tuple[State, dict[str, Any]]:
         Misfit: it was written by a version with another format.
     """
     try:
-        with open_h5(path, "r") as file:
+        with open_h5(path) as file:
             text = _checked(file[_JSON], _JSON)
             if file.attrs["format"] != FORMAT:
                 raise Misfit(f"{path} has format {file.attrs['format']}, this version reads {FORMAT}; use that version")
@@ -176,7 +177,7 @@ def encode(value: Any, key: str, arrays: dict[str, tuple[Array, str]]) -> Any:
     if isinstance(value, list | tuple):
         return [encode(item, f"{key}/{index}", arrays) for index, item in enumerate(value)]
     arrays[key] = _as_array(value, key)
-    return {_MARK: key}
+    return {_MARK: key, "dtype": arrays[key][1]}
 
 
 def _quoted(name: str) -> str:
@@ -198,33 +199,32 @@ def _as_array(value: Any, key: str) -> tuple[Array, str]:
 
 
 def _write(temporary: Path, text: str, arrays: Mapping[str, tuple[Array, str]]) -> None:
-    file = open_h5(temporary, "w")
+    file, sink = create_h5(temporary)
     try:
         file.attrs["format"] = FORMAT
-        _store(file, _JSON, np.frombuffer(text.encode(), np.uint8), "uint8")
-        for key, (array, dtype) in arrays.items():
-            _store(file, f"arrays/{key}", array, dtype)
-        file.flush()
-        file.close()
+        _store(file, _JSON, np.frombuffer(text.encode(), np.uint8))
+        for key, (array, _) in arrays.items():
+            _store(file, f"arrays/{key}", array)
+            sink.check()
+        finish(file, sink)
     except BaseException:
-        discard(file, temporary)
+        discard(file, sink, temporary)
         raise
 
 
 def _verify(path: Path, arrays: Mapping[str, Any]) -> None:
     """Read every dataset back, one at a time: replay contents would not fit into memory twice."""
-    with open_h5(path, "r") as file:
+    with open_h5(path) as file:
         for name in (_JSON, *(f"arrays/{key}" for key in arrays)):
             _checked(file[name], name)
 
 
-def _store(file: Any, name: str, array: Array, dtype: str) -> None:
+def _store(file: Any, name: str, array: Array) -> None:
     options: dict[str, Any] = {}
     if array.dtype == np.uint8 and array.nbytes > _BIG_BYTES:
         rows = max(1, _BIG_BYTES // max(array[0].nbytes, 1))
         options = {"chunks": (min(rows, len(array)), *array.shape[1:]), **compressed("zstd", 1)}
-    data = file.create_dataset(name, data=array, **options)
-    data.attrs["crc32"], data.attrs["dtype"] = _crc(array), dtype
+    file.create_dataset(name, data=array, **options).attrs["crc32"] = _crc(array)
 
 
 def _checked(data: Any, name: str) -> Array:
@@ -239,18 +239,23 @@ def _crc(array: Array) -> int:
 
 
 def decode(value: Any, fetch: Callable[[str], Any]) -> Any:
-    """The inverse of `encode`; ``fetch`` gives the array of a key."""
+    """The inverse of `encode`; ``fetch`` gives the array of a key as a tensor."""
     if isinstance(value, list):
         return [decode(item, fetch) for item in value]
     if not isinstance(value, dict):
         return value
     if _MARK not in value:
         return {name: decode(item, fetch) for name, item in value.items()}
-    return fetch(value[_MARK])
+    return _true_type(fetch(value[_MARK]), value["dtype"])
 
 
 def _as_tensor(data: Any, name: str) -> Any:
     import torch
 
-    tensor = torch.from_numpy(_checked(data, name))
-    return tensor.view(torch.bfloat16) if data.attrs["dtype"] == "bfloat16" else tensor
+    return torch.from_numpy(_checked(data, name))
+
+
+def _true_type(tensor: Any, dtype: str) -> Any:
+    import torch
+
+    return tensor.view(torch.bfloat16) if dtype == "bfloat16" else tensor

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import h5py
 
@@ -17,15 +18,102 @@ with suppress(ImportError):  # registers the zstd filter for readers, too
 FORMAT = 1
 
 
-def open_h5(path: Path, mode: Literal["r", "w"]) -> Any:
-    """An ``h5py.File``. Raises OSError where it cannot be opened.
+def open_h5(path: Path) -> Any:
+    """An ``h5py.File`` for reading. Raises OSError where it cannot be opened.
 
-    Locking is best effort because network file systems often have none; each file has one writer anyway. The format of
-    HDF5 1.10 carries checksums over its own metadata, so a torn header is an error and not a wrong number.
+    Locking is best effort because network file systems often have none; a file with this name is complete anyway.
     """
-    if mode == "r":
-        return h5py.File(path, "r", locking="best-effort")
-    return h5py.File(path, "w", locking="best-effort", libver=("v110", "v110"), rdcc_nbytes=4 << 20)
+    return h5py.File(path, "r", locking="best-effort")
+
+
+def create_h5(path: Path) -> tuple[Any, Sink]:
+    """An ``h5py.File`` for writing and the sink below it, to be ended by ``finish`` or ``discard``. Raises OSError.
+
+    The format of HDF5 1.10 carries checksums over its own metadata, so a torn header is an error, not a wrong number.
+    """
+    sink = Sink(path)
+    return h5py.File(sink, "w", libver=("v110", "v110"), rdcc_nbytes=4 << 20), sink
+
+
+def finish(file: Any, sink: Sink) -> None:
+    """Close a file that was written. Raises the OSError that any of its writes met."""
+    file.close()
+    sink.close()
+    sink.check()
+
+
+def discard(file: Any, sink: Sink, path: Path) -> None:
+    """Close and remove a file that could not be written."""
+    with suppress(OSError, RuntimeError):
+        file.close()
+    sink.close()
+    path.unlink(missing_ok=True)
+
+
+class Sink:
+    """The file below an ``h5py.File``, whose writes never fail but are remembered as failed.
+
+    HDF5 does not recover from a write error: on a full disk ``close`` fails too, the handle stays open and the process
+    may crash minutes later. So after the first error everything is dropped, and ``check`` tells.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
+        self._at = self._size = 0
+        self._error: OSError | None = None
+
+    def check(self) -> None:
+        """Raise the first error, if any."""
+        if self._error is not None:
+            raise self._error
+
+    def close(self) -> None:
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            try:
+                os.close(descriptor)
+            except OSError as error:  # where network file systems report a full disk
+                self._error = self._error or error
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def read(self, count: int) -> bytes:
+        data = os.pread(self._descriptor, count, self._at)
+        self._at += len(data)
+        return data
+
+    def write(self, data: Any) -> int:
+        view, begin = memoryview(data).cast("B"), self._at
+        self._at += len(view)
+        self._size = max(self._size, self._at)
+        self._guarded(lambda: _write_all(self._descriptor, view, begin))
+        return len(view)
+
+    def truncate(self, size: int) -> int:
+        self._size = size
+        self._guarded(lambda: os.ftruncate(self._descriptor, size))
+        return size
+
+    def flush(self) -> None:
+        """Nothing is buffered here; ``publish`` syncs."""
+
+    def _guarded(self, action: Callable[[], None]) -> None:
+        if self._error is None:
+            try:
+                action()
+            except OSError as error:
+                self._error = error
+
+
+def _write_all(descriptor: int, view: memoryview, begin: int) -> None:
+    done = 0
+    while done < len(view):
+        done += os.pwrite(descriptor, view[done:], begin + done)
 
 
 def compressed(name: str, itemsize: int) -> dict[str, Any]:
@@ -42,15 +130,3 @@ def compressed(name: str, itemsize: int) -> dict[str, Any]:
     if name == "zstd" and hdf5plugin is not None:
         return options | dict(hdf5plugin.Zstd(clevel=1))
     return options | {"compression": "gzip", "compression_opts": 1}
-
-
-def discard(file: Any, temporary: Path) -> None:
-    """Close and remove a file that could not be written.
-
-    It is emptied first: HDF5 wants to write its metadata while closing, fails on a full disk and then keeps the handle
-    and the space until the process ends.
-    """
-    with suppress(OSError, RuntimeError):
-        os.truncate(temporary, 0)
-        file.close()
-    temporary.unlink(missing_ok=True)

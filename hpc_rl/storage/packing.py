@@ -17,7 +17,8 @@ def to_bytes(state: dict[str, Any]) -> bytes:
     arrays: dict[str, tuple[Array, str]] = {}
     text = json.dumps(encode(state, "", arrays))
     stream = io.BytesIO()
-    np.savez(stream, text=np.frombuffer(text.encode(), np.uint8), **{key: x for key, (x, _) in arrays.items()})
+    leaves: dict[str, Any] = {key: x for key, (x, _) in arrays.items()}
+    np.savez(stream, text=np.frombuffer(text.encode(), np.uint8), **leaves)
     return stream.getvalue()
 
 

@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from hpc_rl.storage.h5 import FORMAT, compressed, discard, open_h5
+from hpc_rl.storage.h5 import FORMAT, Sink, compressed, create_h5, discard, finish, open_h5
 from hpc_rl.storage.run_dir import publish
 from hpc_rl.types import Array, Leaf, Schema, Spec, Tree
 
@@ -108,6 +108,7 @@ class Recorder:
             if leaf.rows != "fragment" and len(self._columns)
         }
         self._file: Any = None
+        self._sink: Sink | None = None
         self._failed = ""
         self._number = 0
         self._opened = 0.0
@@ -159,14 +160,14 @@ class Recorder:
             raise RecordingFailed(self._failed)
         try:
             action()
-        except (OSError, RuntimeError) as error:  # HDF5 reports a full disk as either
+        except (OSError, RuntimeError) as error:  # HDF5 uses both
             path = self._path(temporary=True)
             reason = str(error).rstrip(".")
             self._failed = (
                 f"{path} cannot be written ({reason}); free space or lower output.record, then resume the run"
             )
-            if self._file is not None:
-                discard(self._file, path)
+            if self._sink is not None:
+                discard(self._file, self._sink, path)
             raise RecordingFailed(self._failed) from error
 
     def _append(self, tree: Tree, start: Array) -> None:
@@ -183,6 +184,8 @@ class Recorder:
             series.append(rows[old : len(rows) - min(overlap, 1), self._pick])
             series.last = rows[-1:, self._pick].copy() if overlap else None
             self.bytes_written += (len(rows) - overlap) * series.buffer[0].nbytes
+        assert self._sink is not None
+        self._sink.check()
         too_old = time.monotonic() - self._opened >= self._segment_s
         if too_old or self._file.id.get_filesize() >= self._segment_bytes:
             self._close()
@@ -192,7 +195,7 @@ class Recorder:
             self._directory.mkdir(parents=True, exist_ok=True)
             taken = [_number(path) for path in self._directory.glob("segment-*.h5")]
             self._number = max(taken, default=-1) + 1
-        self._file = open_h5(self._path(temporary=True), "w")
+        self._file, self._sink = create_h5(self._path(temporary=True))
         self._opened, self._start = time.monotonic(), start
         for name, leaf in self._schema.items():
             if leaf.rows == "fragment":
@@ -212,7 +215,7 @@ class Recorder:
     def _close(self) -> None:
         if self._file is None:
             return
-        assert self._next is not None
+        assert self._next is not None and self._sink is not None
         expected = {}
         for name, series in self._series.items():
             if series.last is not None:
@@ -221,11 +224,10 @@ class Recorder:
             series.flush()
             expected[name] = (len(series.data), end)
         self._file.attrs.update(self._header())
-        self._file.flush()
-        self._file.close()
+        finish(self._file, self._sink)
         _verify(self._path(temporary=True), expected)
         publish(self._path(temporary=True), self._path())
-        self._file = None
+        self._file = self._sink = None
         self._number += 1
         self._closed = self._next.copy()
 
@@ -260,7 +262,7 @@ def _series(leaf: Leaf, columns: int) -> _Series:
 
 def _verify(path: Path, expected: Mapping[str, tuple[int, Array | None]]) -> None:
     """Read back the length and the last row of every series. Raises OSError."""
-    with open_h5(path, "r") as file:
+    with open_h5(path) as file:
         for name, (rows, end) in expected.items():
             data = file[name]
             if len(data) != rows or (end is not None and data[-1].tobytes() != end.tobytes()):
@@ -298,7 +300,7 @@ def describe(path: Path) -> Segment:
     """Attempt, role, columns and steps of one segment. Raises BadSegment where it cannot be read."""
     try:
         attempt, role, index = _origin(path)
-        with open_h5(path, "r") as file:
+        with open_h5(path) as file:
             if file.attrs["format"] != FORMAT:
                 raise BadSegment(
                     f"{path} has format {file.attrs['format']}, this version reads {FORMAT}; update hpc_rl"
@@ -359,7 +361,7 @@ def episodes(path: Path, limits: Limits | None = None) -> Tree:
 
 def read(path: Path, name: str, rows: slice = slice(None)) -> Array:
     """Rows of one leaf of a segment; of a "fragment" leaf, columns. Raises KeyError, OSError."""
-    with open_h5(path, "r") as file:
+    with open_h5(path) as file:
         data: Array = file[name][rows]
     return data
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hpc_rl.algorithms.base import Alone, Group, Optimizer, accumulate, finish
-from hpc_rl.transport.base import Ports
+from hpc_rl.transport.ports import Ports
 
 
 class AllReduce:
@@ -58,7 +58,9 @@ class AllReduce:
         self.ports.reduce(table, "sum", self.members)
         for rank, sums in enumerate(table):
             if (sums != table[0]).any():
-                raise RuntimeError(f"parameters of rank {self.members[rank]} differ from those of rank {self.members[0]}")
+                raise RuntimeError(
+                    f"parameters of rank {self.members[rank]} differ from those of rank {self.members[0]}"
+                )
 
     def _reduced(self, data: Tensor, operation: str) -> Tensor:
         copy = np.array(data.detach().cpu().numpy(), copy=True)

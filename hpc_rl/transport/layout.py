@@ -51,7 +51,9 @@ class Layout:
         return self.views(buffer), int(buffer[:8].view(np.int64)[0])
 
     def _leaves(self) -> list[tuple[str, tuple[int, ...], np.dtype[np.generic]]]:
-        arrays = ((n, leaf.array_shape(self.steps, self.columns, self.stack), leaf.dtype) for n, leaf in self.schema.items())
+        arrays = (
+            (n, leaf.array_shape(self.steps, self.columns, self.stack), leaf.dtype) for n, leaf in self.schema.items()
+        )
         return [(name, shape, np.dtype(dtype)) for name, shape, dtype in arrays]
 
 

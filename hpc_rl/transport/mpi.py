@@ -61,14 +61,14 @@ def world(expected: int) -> MpiLink:
     """This process's end of MPI.COMM_WORLD.
 
     Raises:
-        WrongWorld: the world's size is not the number of ranks that were started (usually a PMI mismatch: N singletons).
+        WrongWorld: the world's size is not the number of ranks started (usually a PMI mismatch: N singletons).
     """
     size = MPI.COMM_WORLD.size
     if size != expected:
         vendor = MPI.get_vendor()[0]
         raise WrongWorld(
             f"MPI sees {size} rank(s) where {expected} were started; the launcher does not speak the PMI of {vendor}. "
-            "Use the mpiexec of the same MPI (hpc-rl doctor shows it), or srun --mpi=pmi2 (MPICH), --mpi=pmix (Open MPI)"
+            "Use the mpiexec of the same MPI (see hpc-rl doctor), or srun --mpi=pmi2 (MPICH), --mpi=pmix (Open MPI)"
         )
     return MpiLink(MPI.COMM_WORLD)
 

@@ -1,4 +1,4 @@
-"""Newest weights for every actor of a node: the relay writes one named file in /dev/shm, actors read it without waiting.
+"""Newest weights for every actor of a node: the relay writes a named file in /dev/shm, actors read without waiting.
 
 Two slots, each [sequence before, version, checksum, sequence after, payload]. The writer fills the slot that is not the
 newest; a reader copies, and keeps its old weights when sequence numbers or checksum disagree. The file is a plain mmap,
@@ -7,6 +7,7 @@ not an MPI window, so that ranks may die or join.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import zlib
@@ -49,7 +50,7 @@ class Weights:
         head[0] += 1
         head[1] = version
         payload[:] = data
-        head[2] = zlib.adler32(payload)
+        head[2] = zlib.adler32(payload.data)
         head[3] = head[0]
 
     def read(self, data: Array, have: int) -> int:
@@ -65,7 +66,7 @@ class Weights:
                 return have
             copy = payload.copy()
             checksum = int(head[2])
-            if before == int(head[0]) and version == int(head[1]) and zlib.adler32(copy) == checksum:
+            if before == int(head[0]) and version == int(head[1]) and zlib.adler32(copy.data) == checksum:
                 data[:] = copy
                 return version
             self.torn += 1
@@ -74,10 +75,8 @@ class Weights:
     def close(self, remove: bool) -> None:
         """Drop this process's view, and the file itself where ``remove``."""
         self.slots = []
-        try:
+        with contextlib.suppress(BufferError):  # a view is still alive somewhere; the mapping goes with the process
             self.map.close()
-        except BufferError:
-            pass  # a view is still alive somewhere; the mapping goes with the process
         if remove:
             self.path.unlink(missing_ok=True)
 

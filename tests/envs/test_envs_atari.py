@@ -81,10 +81,10 @@ def test_observations_are_fresh_arrays():
 
 
 def test_seeds():
-    runs = [play(make("ALE/Breakout-v5", {}, 2, threads), [5, 2**31 - 1], 150) for threads in (1, 2)]
+    runs = [play(make("ALE/Breakout-v5", {}, 2, threads), [5, 2**31 - 1], 60) for threads in (1, 2)]
     for name in runs[0]:
         assert np.array_equal(runs[0][name], runs[1][name]), name
-    other = play(make("ALE/Breakout-v5", {}, 2), [6, 7], 150)
+    other = play(make("ALE/Breakout-v5", {}, 2), [6, 7], 60)
     assert not np.array_equal(runs[0]["observation"], other["observation"])
     assert not np.array_equal(runs[0]["observation"][:, 0], runs[0]["observation"][:, 1])
 
@@ -94,7 +94,7 @@ def test_seeds():
 def test_stacks_rebuilt_from_single_frames_are_the_environments_own(game, stack):
     limit = {"max_frames": 60, "noop_max": 3} if game == "Pong" else {}
     env = make(f"ALE/{game}-v5", {"stack": stack, **limit}, 2)
-    run = play(env, [1, 2], 300)
+    run = play(env, [1, 2], 100 if game == "Pong" else 300)
     assert run["first"][1:].sum() >= 2, "the run must cross episode borders"
     own = run["observation"]
     assert not own[run["first"]][:, :-1].any(), "after a reset: zeros, then the newest frame"
@@ -143,3 +143,22 @@ def test_life_losses_are_those_that_ale_py_reports():
     rng = np.random.default_rng(0)
     terminated = np.stack([theirs.step(rng.integers(4, size=2))[2] for _ in range(300)])
     assert np.array_equal(ours["discount"] == 0, terminated)
+
+
+def test_a_bonus_life_that_a_reset_takes_back_is_no_loss():
+    class Script:
+        """Six lives at a time limit, five after the reset."""
+
+        lives, truncated = iter([6, 6, 5, 4]), iter([True, False, False])
+
+        def reset(self, seed):
+            return np.zeros((1, 4, 84, 84), np.uint8), {"lives": np.array([next(self.lives)])}
+
+        def recv(self):
+            flags = np.array([False]), np.array([next(self.truncated)])
+            return np.zeros((1, 4, 84, 84), np.uint8), np.zeros(1, int), *flags, {"lives": np.array([next(self.lives)])}
+
+    env = atari.Atari(describe("ALE/Breakout-v5", {}), 1, Script(), life_loss_ends=True)
+    env.reset(np.array([0]))
+    moves = [env.recv() for _ in range(3)]
+    assert [(m.discount[0], m.first[0], m.ended[0]) for m in moves] == [(1, 0, 1), (1, 1, 0), (0, 0, 0)]

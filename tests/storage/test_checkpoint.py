@@ -25,7 +25,10 @@ def run(tmp_path: Path) -> RunDir:
 def state() -> dict[str, Any]:
     generator = torch.Generator().manual_seed(1)
     return {
-        "net": {"body.weight": torch.randn(5, 3, generator=generator), "half": torch.randn(4).bfloat16()},
+        "net": {
+            "body.weight": torch.randn(5, 3, generator=generator),
+            "half": torch.randn(4, generator=generator).bfloat16(),
+        },
         "optimizer": {"step": torch.tensor(7.0), "count": 3, "empty": torch.zeros(0, 2)},
         "flags": torch.tensor([True, False]),
         "pixels": torch.arange(3 << 20, dtype=torch.int64).to(torch.uint8).reshape(-1, 64, 64),
@@ -90,7 +93,7 @@ def test_no_flipped_byte_gets_through(run: RunDir) -> None:
             torn += 1
         else:
             assert same(small, found) and meta == {"k": 1}  # the byte was padding
-    assert torn > 50
+    assert torn > 100
 
 
 def test_a_truncated_file_is_torn(run: RunDir) -> None:

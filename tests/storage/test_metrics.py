@@ -16,7 +16,7 @@ from hpc_rl.storage.metrics import Metrics, last, rows
 
 def test_rows(tmp_path: Path) -> None:
     to = Metrics(tmp_path, "learner-0")
-    to.write(10, {"loss": 0.5, "return": math.nan, "norm": np.float32(2.0)})
+    to.write(10, {"loss": 0.5, "return": math.nan, "norm": float(np.float32(2.0)), "count": 3})
     to.write(20, {"loss": 0.25})
     found = rows(tmp_path / "learner-0.jsonl")  # without close: each line is flushed
     assert [row["step"] for row in found] == [10, 20]

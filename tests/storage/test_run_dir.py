@@ -47,7 +47,7 @@ def test_somebody_elses_folder_is_not_touched(tmp_path: Path) -> None:
 def test_a_full_disk_leaves_no_half_run(small_disk: Path) -> None:
     (small_disk / "big").write_bytes(bytes((2 << 20) - 8192))
     for _ in range(2):  # a second try hears the same, not "not empty"
-        with pytest.raises(BadRun, match="cannot be written .*No space left"):
+        with pytest.raises(BadRun, match=r"cannot be written .*No space left"):
             create(small_disk / "run", "x" * 20_000)
 
 

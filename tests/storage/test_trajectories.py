@@ -211,7 +211,7 @@ def test_files_being_written_and_strangers_are_left_out(tmp_path: Path) -> None:
     (tmp_path / "trajectories" / "notes" / "segment-000000.h5").write_text("mine")
     assert trajectories.segments(tmp_path) == []
     (folder / "segment-000007.h5").write_text("not HDF5")
-    with pytest.raises(BadSegment, match="segment-000007.h5 is not a readable segment"):
+    with pytest.raises(BadSegment, match=r"segment-000007\.h5 is not a readable segment"):
         trajectories.describe(folder / "segment-000007.h5")
 
 
@@ -304,7 +304,7 @@ def test_a_full_disk_is_said_and_closed_segments_survive(small_disk: Path) -> No
     (path,) = trajectories.segments(small_disk)
     np.testing.assert_array_equal(trajectories.read(path, "reward"), tape.reward[:20])
     assert [file.name for file in path.parent.iterdir()] == [path.name]
-    (small_disk / "again").write_bytes(bytes(1 << 20))  # the space is free again, not held by a lost handle
+    (small_disk / "again").write_bytes(bytes(1 << 19))  # the space is free again, not held by a lost handle
 
 
 def two_attempts(run: Path, resumed: dict[str, object] | None) -> Tape:
@@ -346,7 +346,7 @@ def test_abandoned_rows_without_provenance_begin_at_the_next_recording(tmp_path:
 
 def test_an_attempt_from_the_beginning_abandons_everything_before(tmp_path: Path) -> None:
     two_attempts(tmp_path, None)
-    fresh = {"resumed_from": {"file": None, "steps": {}}}
+    fresh: dict[str, object] = {"resumed_from": {"file": None, "steps": {}}}
     (tmp_path / "provenance" / "0002.json").write_text(json.dumps(fresh))
     limits = trajectories.kept_from(tmp_path)
     assert not any(trajectories.kept_moves(path, limits).any() for path in trajectories.segments(tmp_path))

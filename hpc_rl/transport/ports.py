@@ -1,0 +1,63 @@
+"""What a role gets of the transport: a link, how to wait on it, and the small exchanges written on top of both."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from hpc_rl.transport.base import Done, Link, Waiting
+from hpc_rl.types import Array
+
+
+@dataclass
+class Ports:
+    """What a role gets of the transport: the link, how to wait, and the start-up exchanges written on top of it."""
+
+    link: Link
+    waiting: Waiting = field(default_factory=Waiting)
+
+    def gather(self, data: bytes, members: Sequence[int], tag: int = 90) -> list[bytes]:
+        """Bytes of every member, in order, at ``members[0]``; elsewhere an empty list. Raises Deadline."""
+        root, link = members[0], self.link
+        if link.rank != root:
+            payload = np.frombuffer(data, np.uint8)
+            size = np.array([len(data)], np.int64)
+            self._finish([link.isend(size, root, tag), link.isend(payload, root, tag + 1)], f"rank {root} to gather")
+            return []
+        others = [m for m in members if m != root]
+        sizes = {m: np.zeros(1, np.int64) for m in others}
+        self._finish([link.irecv(sizes[m], m, tag) for m in others], f"rank(s) {others} to report")
+        parts = {m: np.empty(int(sizes[m][0]), np.uint8) for m in others}
+        self._finish([link.irecv(parts[m], m, tag + 1) for m in others], f"rank(s) {others} to report")
+        return [data if m == root else parts[m].tobytes() for m in members]
+
+    def broadcast(self, value: Any, members: Sequence[int], tag: int = 94) -> Any:
+        """The JSON value of ``members[0]``, at every member. Raises Deadline."""
+        root, link = members[0], self.link
+        if link.rank == root:
+            payload = np.frombuffer(json.dumps(value).encode(), np.uint8)
+            size = np.array([payload.size], np.int64)
+            sends = [link.isend(x, m, t) for m in members if m != root for x, t in ((size, tag), (payload, tag + 1))]
+            self._finish(sends, "the other ranks to listen")
+            return value
+        size = np.zeros(1, np.int64)
+        self._finish([link.irecv(size, root, tag)], f"rank {root} to speak")
+        payload = np.empty(int(size[0]), np.uint8)
+        self._finish([link.irecv(payload, root, tag + 1)], f"rank {root} to speak")
+        return json.loads(payload.tobytes())
+
+    def barrier(self, members: Sequence[int]) -> None:
+        """Return once all members are here. Raises Deadline."""
+        self.reduce(np.zeros(1), "sum", members)
+
+    def reduce(self, data: Array, operation: str, members: Sequence[int]) -> None:
+        """All-reduce ``data`` in place. Raises Deadline."""
+        if len(members) > 1:
+            self.waiting.until(self.link.ireduce(data, operation, members), f"all of ranks {list(members)} to reduce")
+
+    def _finish(self, requests: list[Done], what: str) -> None:
+        self.waiting.until(lambda: all(done() for done in requests), what)
