@@ -120,10 +120,12 @@ def _seat(job: Any, plan: Any, place: Any, ports: Ports, run: Any, stop: StopFla
         resume = checkpoint.load(run.path / decided["checkpoint"])
         checkpoint.fit(fit(job, spec), resume[1]["fit"])
     algorithm, config = jobs.algorithm(job.algorithm), jobs.method_config(job)
+    device = _device(decided["device"], place)
 
     def make_policy() -> Any:
         policy = algorithm.policy(config, spec)
         set_precision(policy.net, decided["precision"])
+        policy.net.to(device)
         return policy
 
     return Seat(
@@ -135,7 +137,7 @@ def _seat(job: Any, plan: Any, place: Any, ports: Ports, run: Any, stop: StopFla
         attempt=decided["attempt"],
         token=decided["token"],
         nodes=ports.link.nodes(),
-        device=decided["device"],
+        device=device,
         spec=spec,
         algorithm=algorithm,
         config=config,
@@ -144,6 +146,19 @@ def _seat(job: Any, plan: Any, place: Any, ports: Ports, run: Any, stop: StopFla
         make_environment=lambda columns, n: make(job.environment.id, job.environment.arguments, columns, n),
         make_policy=make_policy,
     )
+
+
+def _device(kind: str, place: Any) -> str:
+    """Learners take the GPUs of their node in turn; every other rank computes on the CPU."""
+    import torch
+
+    from hpc_rl.job import BadJob
+
+    if kind != "cuda" or not place.gpu:
+        return "cpu"
+    if not torch.cuda.is_available():
+        raise BadJob('resources.device = "cuda" but this host shows no GPU; use "auto" or "cpu"')
+    return f"cuda:{place.index % torch.cuda.device_count()}"
 
 
 def _decide(job: Any, plan: Any, run: Any, spec: Any) -> dict[str, Any]:

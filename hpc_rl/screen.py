@@ -161,7 +161,7 @@ def _facts(run: RunDir, job: Job, figures: Line) -> Any:
 
 
 def _table(plan: Plan, lines: dict[str, Line]) -> Any:
-    """Where each rank's time went since its last line, in %, and its memory; beyond ROWS ranks the means of each role."""
+    """Where each rank's time went since its last line, and its memory; beyond ROWS ranks the means of each role."""
     from rich.table import Table
 
     table = Table(box=None, expand=True, header_style="dim", padding=(0, 1))

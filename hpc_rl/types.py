@@ -220,8 +220,8 @@ def _contiguous() -> Any:
     return torch.contiguous_format
 
 
-def trajectory(trees: list[Tree], spec: Spec) -> Trajectory:
-    """One learner's view of fragments side by side on the column axis.
+def trajectory(trees: list[Tree], spec: Spec, device: str = "cpu") -> Trajectory:
+    """One learner's view of fragments side by side on the column axis, on its device.
 
     Raises:
         KeyError: a tree lacks a leaf of ``trajectory_schema``.
@@ -231,7 +231,7 @@ def trajectory(trees: list[Tree], spec: Spec) -> Trajectory:
     def joined(name: str) -> Tensor:
         axis = 0 if name.startswith("carry/") or name in ("column", "start") else 1
         parts = [torch.from_numpy(tree[name]) for tree in trees]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, axis)
+        return (parts[0] if len(parts) == 1 else torch.cat(parts, axis)).to(device)
 
     def family(prefix: str) -> dict[str, Tensor]:
         return {name: joined(f"{prefix}/{name}") for name in part(trees[0], prefix)}

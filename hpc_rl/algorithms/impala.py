@@ -43,7 +43,8 @@ TOPOLOGIES = ("actor_learner", "solo", "allreduce")
 class Config:
     unroll: int = 20  # T, moves per fragment, >= 1
     batch_columns: int = 0  # >= 0, columns per update on actor_learner; 0 takes one actor's share
-    minibatches: int = 1  # optimiser steps per batch, each on its share of the columns, >= 1
+    minibatches: int = 1  # optimiser steps per pass, each on its share of the columns, >= 1
+    passes: int = 1  # times that a batch is learned from, >= 1; V-trace corrects for the growing distance
     learning_rate: float = 6e-4  # > 0
     anneal: bool = True  # learning rate falls linearly to 0 over the budget
     optimizer: str = "adam"  # adam | rmsprop
@@ -58,12 +59,13 @@ class Config:
     entropy_cost: float = 0.01  # >= 0
     value_cost: float = 0.5  # >= 0
     max_grad_norm: float = 0.5  # > 0
+    normalize_advantage: bool = False  # divide advantages by their root mean square over the global minibatch
     reward_clip: float = 1.0  # >= 0, 0 leaves rewards raw
     hidden: tuple[int, ...] = (64, 64)  # units per layer for vector observations
 
 
 def loss(
-    config: Config, output: Tensor, value: Tensor, head: Head, batch: Trajectory
+    config: Config, output: Tensor, value: Tensor, head: Head, batch: Trajectory, group: Group
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Summed loss and summed figures of one batch, for network outputs [T+1, b, P] and [T+1, b]."""
     weight = batch.valid.float()
@@ -81,6 +83,9 @@ def loss(
             config.c_bar,
             config.lambda_,
         )
+        if config.normalize_advantage:
+            spread = group.mean((weight * advantage.square()).sum(), weight.sum()).sqrt()
+            advantage = advantage / (spread + 1e-5)
     policy_loss = policy_gradient(log_prob, advantage, weight)
     value_loss = half_squared(value[:-1], target, weight)
     bonus = (weight * entropy).sum()
@@ -114,7 +119,7 @@ class Policy:
 
 
 class Learner:
-    """One update = one pass over the batch, in ``minibatches`` steps on consecutive columns."""
+    """One update = ``passes`` over the batch, each in ``minibatches`` steps on consecutive columns."""
 
     def __init__(self, config: Config, spec: Spec, policy: Policy, group: Group) -> None:
         self.config, self.policy, self.group = config, policy, group
@@ -129,9 +134,9 @@ class Learner:
         self.optimizer.torch.param_groups[0]["lr"] = rate
         totals: dict[str, float] = {}
         count, norm = 0, 0.0
-        for part in _by_columns(batch, config.minibatches):
+        for part in _by_columns(batch, config.minibatches) * config.passes:
             output, value = self.policy.net(part.observation)
-            summed, figures = loss(config, output, value, self.policy.head, part)
+            summed, figures = loss(config, output, value, self.policy.head, part, self.group)
             samples = int(part.valid.sum())
             nominal = part.action.shape[0] * part.action.shape[1] * self.group.size
             scale = float(nominal) if config.loss == "sum" else 1.0

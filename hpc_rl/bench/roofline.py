@@ -45,11 +45,12 @@ class Roofline:
 
 
 def measure(job: Job, seconds: float = 6.0) -> Roofline:
-    """The terms for this job's environment, columns, network, batch and precision; takes about ``seconds`` and a warm-up.
+    """The terms for this job's environment, columns, network, batch and precision; takes ``seconds`` and a warm-up.
 
     Raises:
         BadJob, BadEnvironment: the job cannot be planned or its environment not be made.
     """
+    import numpy as np
     import torch
 
     from hpc_rl.envs.make import describe, make
@@ -65,7 +66,8 @@ def measure(job: Job, seconds: float = 6.0) -> Roofline:
             config, precision = _config(job), _precision(job, spec)
             passes, learn = _learn(job, plan, config, _policy(job, config, precision, spec), spec)
             policy = _policy(job, config, precision, spec)
-            work = [_step(environment, job.seed), _infer(policy, environment), learn]
+            observation = environment.reset(np.arange(columns))
+            work = [_step(environment, job.seed), _infer(policy, observation), learn]
             env, infer, learned = _rates(work, seconds)
         finally:
             environment.close()
@@ -119,7 +121,6 @@ def _step(environment: Environment, seed: int) -> Work:
     import numpy as np
 
     generator = np.random.default_rng(seed)
-    environment.reset(np.arange(environment.columns))
 
     def work() -> int:
         environment.send(_random(environment.spec.actions, (environment.columns,), generator))
@@ -128,15 +129,13 @@ def _step(environment: Environment, seed: int) -> Work:
     return work
 
 
-def _infer(policy: Policy, environment: Environment) -> Work:
-    import numpy as np
+def _infer(policy: Policy, observation: Array) -> Work:
     import torch
 
     from hpc_rl.types import Step
 
-    columns = environment.columns
-    observation = torch.from_numpy(np.array(environment.reset(np.arange(columns))))
-    step = Step(observation, torch.zeros(columns, dtype=torch.bool), torch.zeros(columns))
+    columns = len(observation)
+    step = Step(torch.from_numpy(observation.copy()), torch.zeros(columns, dtype=torch.bool), torch.zeros(columns))
     carry, exploration, noise = policy.initial_carry(columns), torch.ones(columns), torch.rand(columns, policy.noise)
 
     def work() -> int:

@@ -77,7 +77,7 @@ def sampler(seat: Seat, policy: Policy, split: Split, pulse: Callable[[], None],
     made.start(episode_seeds(job.seed, "episode", columns, seat.attempt))
     if seat.resume:
         steps = seat.resume[1]["steps"]
-        made.steps = np.array([steps[str(column)] for column in columns], np.int64)
+        made.steps = np.array([steps.get(str(column), 0) for column in columns], np.int64)
     return made
 
 

@@ -45,7 +45,7 @@ def learner(seat: Seat) -> None:
         messages = _batch(inbox, plan.batch_columns // width, split, seat)
         if messages:
             now = time.perf_counter()
-            batch = trajectory([m.tree for m in messages], seat.spec)
+            batch = trajectory([m.tree for m in messages], seat.spec, seat.device)
             update = learn.update(batch, min(1.0, tally.env_steps / seat.job.budget.env_steps))
             for message in messages:
                 tally.add(message.tree, tally.updates)

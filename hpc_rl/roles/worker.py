@@ -42,7 +42,8 @@ def worker(seat: Seat) -> None:
         now = time.perf_counter()
         record.write(tree)
         now = split.timed("record", now)
-        update = learn.update(trajectory([tree], seat.spec), min(1.0, tally.env_steps / seat.job.budget.env_steps))
+        batch = trajectory([tree], seat.spec, seat.device)
+        update = learn.update(batch, min(1.0, tally.env_steps / seat.job.budget.env_steps))
         now = split.timed("learn", now)
         wishes = _book_everywhere(group, tally, tree, seat, saver)
         tally.updates += 1

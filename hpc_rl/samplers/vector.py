@@ -48,8 +48,9 @@ class Vector:
         self.split, self.pulse = split, pulse
         self.steps = np.zeros(len(columns), np.int64)  # env steps of each column so far, over all attempts
         self.attempt = 0
+        self.device = next(policy.net.parameters()).device
         self.carry: dict[str, Tensor] = policy.initial_carry(len(columns))
-        self.exploration = torch.ones(len(columns))
+        self.exploration = torch.ones(len(columns), device=self.device)
 
     def start(self, seeds: Array) -> None:
         """Open a new episode in every column from seeds [b]."""
@@ -67,7 +68,7 @@ class Vector:
         noise = np.stack([stream.random((steps, self.policy.noise), np.float32) for stream in self.streams], 1)
         tree["column"][:], tree["start"][:], tree["attempt"][:] = self.columns, self.steps, self.attempt
         for name, x in part(tree, "carry").items():
-            x[:] = self.carry[name].numpy()
+            x[:] = self.carry[name].cpu().numpy()
         if stack > 1:
             tree["observation"][: stack - 1] = self.observation.swapaxes(0, 1)[:-1]
         extras = part(tree, "extras")
@@ -90,14 +91,15 @@ class Vector:
 
     def _move(self, tree: Tree, extras: Tree, t: int, noise: Array) -> None:
         now = time.perf_counter()
-        step = Step(*(torch.from_numpy(x) for x in (self.observation, self.first, self.reward)))
-        act = self.policy.act(step, self.carry, self.exploration, torch.from_numpy(noise))
-        action = act.action.numpy()
+        seen = (self.observation, self.first, self.reward, noise)
+        observation, first, reward, uniforms = (torch.from_numpy(x).to(self.device) for x in seen)
+        act = self.policy.act(Step(observation, first, reward), self.carry, self.exploration, uniforms)
+        action = act.action.cpu().numpy()
         now = self.split.timed("infer", now)
         self.environment.send(action)
         tree["action"][t], self.carry = action, act.carry
         for name, x in extras.items():
-            x[t] = act.extras[name].numpy()
+            x[t] = act.extras[name].cpu().numpy()
         moves = self.environment.recv()
         self._book(tree, t, moves.reward, moves.first, moves.ended)
         tree["discount"][t] = moves.discount

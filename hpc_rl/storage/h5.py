@@ -54,7 +54,7 @@ class Sink:
     """The file below an ``h5py.File``, whose writes never fail but are remembered as failed.
 
     HDF5 does not recover from a write error: on a full disk ``close`` fails too, the handle stays open and the process
-    may crash minutes later. So after the first error everything is dropped, and ``check`` tells.
+    may crash minutes later. So HDF5 is told that all went well, and ``check`` tells the truth.
     """
 
     def __init__(self, path: Path) -> None:
@@ -70,10 +70,7 @@ class Sink:
     def close(self) -> None:
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
-            try:
-                os.close(descriptor)
-            except OSError as error:  # where network file systems report a full disk
-                self._error = self._error or error
+            self._guarded(lambda: os.close(descriptor))  # network file systems report a full disk here
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
@@ -103,11 +100,10 @@ class Sink:
         """Nothing is buffered here; ``publish`` syncs."""
 
     def _guarded(self, action: Callable[[], None]) -> None:
-        if self._error is None:
-            try:
-                action()
-            except OSError as error:
-                self._error = error
+        try:
+            action()
+        except OSError as error:
+            self._error = self._error or error
 
 
 def _write_all(descriptor: int, view: memoryview, begin: int) -> None:

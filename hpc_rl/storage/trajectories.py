@@ -209,7 +209,6 @@ class Recorder:
         grow = (None, *empty[1:])
         options = compressed(self._compression, dtype.itemsize)
         series.data = self._file.create_dataset(name, empty, dtype, maxshape=grow, chunks=series.chunk, **options)
-        series.filled = 0
         return series.data
 
     def _close(self) -> None:

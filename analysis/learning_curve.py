@@ -1,0 +1,120 @@
+"""Learning curves of one or several runs, from the recorded episodes: `python learning_curve.py RUN [RUN…] --out curve.png`
+
+A program to copy and edit. It reads every closed segment with Dask, one task each, leaves out what a later attempt made
+again, draws the mean return of the last 100 episodes, and prints a table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpc_rl.storage import metrics
+from hpc_rl.storage.trajectories import BadSegment, episodes, kept_from, segments
+
+WINDOW = 100  # episodes
+
+
+def read_runs(runs: list[Path], workers: int) -> list[dict[str, Any]]:
+    """For each run its episodes in the order in which they ended: env steps of the whole job, and raw returns."""
+    import dask
+    from distributed import Client, LocalCluster
+
+    read = dask.delayed(episodes)  # a task opens its own file: HDF5 handles do not travel between processes
+    tasks = [[read(path, limits) for path in segments(run)] for run in runs for limits in [kept_from(run)]]
+    cluster = LocalCluster(n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None)
+    with cluster, Client(cluster):
+        found = dask.compute(*tasks)
+    return [in_order(run, parts) for run, parts in zip(runs, found, strict=True)]
+
+
+def in_order(run: Path, parts: list[dict[str, Any]]) -> dict[str, Any]:
+    """All episodes of a run. A column counts its own steps; all columns move together, so the job's are that × columns."""
+    columns = tomllib.loads((run / "job.toml").read_text())["environment"]["columns"]
+    steps = np.concatenate([part["step"] for part in parts]) * columns
+    order = np.argsort(steps, kind="stable")
+    returns = np.concatenate([part["return"] for part in parts])[order]
+    return {"name": run.resolve().name, "path": run, "steps": steps[order], "returns": returns}
+
+
+def running_mean(returns: Any, window: int = WINDOW) -> Any:
+    """Entry i: mean of the last ``window`` returns up to and with i, of fewer at the beginning."""
+    total = np.concatenate([[0.0], np.cumsum(returns, dtype=np.float64)])
+    end = np.arange(1, len(total))
+    begin = np.maximum(0, end - window)
+    return (total[end] - total[begin]) / (end - begin)
+
+
+def reached(run: dict[str, Any], target: float) -> int | None:
+    """Env steps at which the mean of 100 episodes first was ``target``, or None."""
+    good = np.flatnonzero((running_mean(run["returns"]) >= target) & (np.arange(len(run["returns"])) >= WINDOW - 1))
+    return int(run["steps"][good[0]]) if len(good) else None
+
+
+def clock(run: dict[str, Any]) -> tuple[Any, Any] | None:
+    """(env steps, minutes of training) along a run, from the metrics of rank 0; pauses between attempts left out."""
+    for name in ("learner-0", "worker-0"):
+        path = run["path"] / "metrics" / f"{name}.jsonl"
+        rows = metrics.rows(path) if path.exists() else []
+        if len(rows) > 1:
+            steps = np.array([row["step"] for row in rows], float)
+            gaps = np.diff([row["time"] for row in rows])
+            minutes = np.concatenate([[0.0], np.cumsum(np.where(gaps < 60, gaps, 0.0))]) / 60
+            kept = np.concatenate([[True], np.diff(np.maximum.accumulate(steps)) > 0])  # later attempts go back
+            return steps[kept], minutes[kept]
+    return None
+
+
+def draw(runs: list[dict[str, Any]], out: Path) -> None:
+    """One line for each run; minutes on a second axis where there is one run."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axis = pyplot.subplots(figsize=(8, 5), layout="constrained")
+    for run in runs:
+        axis.plot(run["steps"], running_mean(run["returns"]), label=run["name"], linewidth=1.5)
+    axis.set(xlabel="env steps", ylabel=f"mean raw return of the last {WINDOW} episodes")
+    axis.grid(alpha=0.3)
+    axis.legend(frameon=False)
+    if len(runs) == 1 and (ticks := clock(runs[0])) is not None:
+        there, back = (lambda x: np.interp(x, *ticks)), (lambda x: np.interp(x, ticks[1], ticks[0]))
+        axis.secondary_xaxis("top", functions=(there, back)).set_xlabel("minutes of training")
+    figure.savefig(out, dpi=150)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Learning curves from recorded episodes.")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directory")
+    parser.add_argument("--out", type=Path, default=Path("curve.png"), help="picture [curve.png]")
+    parser.add_argument("--target", type=float, default=18.0, help="return to look for [18]")
+    parser.add_argument("--workers", type=int, default=2, help="processes that read [2]")
+    wanted = parser.parse_args()
+    for run in wanted.runs:
+        if not (run / "job.toml").is_file():
+            sys.exit(f"error: {run} is no run directory (it has no job.toml)")
+        if not segments(run):
+            sys.exit(f"error: {run} has no closed segments; was it recorded (output.record > 0) and has it checkpointed?")
+    try:
+        runs = read_runs(wanted.runs, wanted.workers)
+    except BadSegment as error:
+        sys.exit(f"error: {error}")
+    for run in runs:
+        if not len(run["returns"]):
+            sys.exit(f"error: {run['path']} has no finished episode yet; wait until the next segment is closed")
+    draw(runs, wanted.out)
+    print(f"{'run':<24}{'episodes':>10}{'env steps':>13}{'last 100':>10}  env steps to {wanted.target:g}")
+    for run in runs:
+        last, first = running_mean(run["returns"])[-1], reached(run, wanted.target)
+        when = "never" if first is None else f"{first:,}"
+        print(f"{run['name']:<24}{len(run['returns']):>10,}{run['steps'][-1]:>13,}{last:>10.2f}  {when}")
+
+
+if __name__ == "__main__":  # the worker processes import this file, too
+    main()

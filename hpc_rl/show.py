@@ -1,0 +1,203 @@
+"""`hpc-rl show JOB`: who is which rank, and what will travel, lie in memory and be written. Needs no torch and no MPI."""
+
+from __future__ import annotations
+
+import ast
+import os
+import shutil
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+from hpc_rl import job as jobs
+from hpc_rl.envs.make import describe
+from hpc_rl.job import BadJob, Job
+from hpc_rl.nets import sizes
+from hpc_rl.topologies.base import Place, Plan
+from hpc_rl.transport.layout import Layout
+from hpc_rl.types import Leaf, Schema, Spec, fragment_bytes, trajectory_schema
+
+MIB = 1 << 20
+ATARI_RATIO = 100  # frames of Atari games with zstd; measured on Pong
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Everything the pages below are computed from; sizes in bytes."""
+
+    job: Job
+    plan: Plan
+    spec: Spec
+    schema: Schema  # of a recorded fragment
+    columns: int  # of one stepping rank
+    parameters: int  # of the network
+    activations: int  # float32 numbers kept for the backward pass of one sample
+
+    @property
+    def weights_bytes(self) -> int:
+        return 4 * self.parameters
+
+    @property
+    def message_bytes(self) -> int:
+        """One fragment between two ranks: what is recorded, and how far each column's segments are closed."""
+        sent = {**self.schema, "closed": Leaf((), "int64", "fragment")}
+        return Layout(sent, self.plan.steps, self.columns, self.spec.stack).nbytes
+
+    @property
+    def step_bytes(self) -> float:
+        """One env step on disk before compression."""
+        longer, shorter = (fragment_bytes(self.schema, t, 1, self.spec.stack) for t in (1001, 1))
+        return (longer - shorter) / 1000
+
+
+def render(job: Job) -> str:
+    """The page.
+
+    Raises:
+        BadJob, BadEnvironment: the job cannot be planned, or its environment not be made.
+    """
+    figures = gather(job)
+    parts = [_head(figures), _ranks(figures.plan), _messages(figures), _memory(figures), _files(figures)]
+    return "\n\n".join(parts)
+
+
+def gather(job: Job) -> Figures:
+    """Plan, environment and network of a job. Raises BadJob, BadEnvironment."""
+    plan = jobs.topology(job.topology).plan(job)
+    spec = describe(job.environment.id, job.environment.arguments)
+    schema = trajectory_schema(spec, leaves(job.algorithm, "extras"), leaves(job.algorithm, "carry"))
+    hidden = tuple(job.method.get("hidden", ()))
+    try:
+        parameters, activations = sizes.actor_critic(spec, hidden), sizes.activations(spec, hidden)
+    except ValueError as error:
+        raise BadJob(str(error)) from None
+    columns = next(len(place.columns) for place in plan.places if place.columns)
+    return Figures(job, plan, spec, schema, columns, parameters, activations)
+
+
+def leaves(algorithm: str, name: str) -> dict[str, Leaf]:
+    """``Policy.extras`` or ``Policy.carry``, read from the method's file; two float32 numbers where it says it in code."""
+    for node in ast.walk(jobs._source(algorithm)):
+        if not (isinstance(node, ast.ClassDef) and node.name == "Policy"):
+            continue
+        for item in node.body:
+            targets = item.targets if isinstance(item, ast.Assign) else [getattr(item, "target", None)]
+            if any(isinstance(t, ast.Name) and t.id == name for t in targets) and isinstance(
+                value := getattr(item, "value", None), ast.Dict
+            ):
+                return {ast.literal_eval(k): _leaf(v) for k, v in zip(value.keys, value.values, strict=True) if k}
+    return {f"unknown {k}": Leaf((), "float32") for k in range(2)} if name == "extras" else {}
+
+
+def _leaf(call: ast.expr) -> Leaf:
+    try:
+        assert isinstance(call, ast.Call)
+        return Leaf(*(ast.literal_eval(argument) for argument in call.args[:3]))
+    except (AssertionError, ValueError):
+        return Leaf((), "float32")
+
+
+# --- the page ---
+
+
+def _head(figures: Figures) -> str:
+    job, plan, spec = figures.job, figures.plan, figures.spec
+    shape = "×".join(map(str, spec.observation)) or "one number"
+    return (
+        f"{job.name}: {job.algorithm} on {plan.topology}, {job.environment.id} × {job.environment.columns} columns\n"
+        f"observation {shape} {spec.dtype}, actions {spec.actions.kind} {list(spec.actions.sizes)}; "
+        f"{figures.parameters:,} parameters\n"
+        f"T = {plan.steps} moves per fragment, {plan.batch_columns} columns per update "
+        f"({plan.steps * plan.batch_columns:,} samples)"
+    )
+
+
+def _ranks(plan: Plan) -> str:
+    """One row for consecutive ranks that differ in nothing but their columns."""
+    rows = [("rank", "role", "index", "columns", "threads", "device")]
+    alike = lambda place: (place.role, len(place.columns), place.threads, place.gpu)  # noqa: E731
+    for _, group in groupby(plan.places, alike):
+        places = list(group)
+        first, last = places[0], places[-1]
+        columns = _span(first.columns.start, last.columns.stop - 1) if first.columns else "–"
+        each = f" ({len(first.columns)} each)" if len(places) > 1 and first.columns else ""
+        threads = str(first.threads) if first.threads else "all cores" if len(plan.places) == 1 else "its share"
+        device = "CPU or GPU" if first.gpu else "CPU"
+        index = _span(first.index, last.index)
+        rows.append((_span(first.rank, last.rank), first.role, index, columns + each, threads, device))
+    return _table(rows)
+
+
+def _messages(figures: Figures) -> str:
+    plan = figures.plan
+    rows = [("messages", "bytes", "")]
+    if any(not place.gpu for place in plan.places):
+        rows.append(("fragment", _size(figures.message_bytes), "actor → learner, one every T moves"))
+        rows.append(("weights", _size(figures.weights_bytes), "learner → each node, one every update at most"))
+    elif len(plan.places) > 1:
+        rows.append(("gradient", _size(figures.weights_bytes + 8), "summed over all ranks at every optimiser step"))
+    else:
+        rows.append(("none", "", "a single rank needs no MPI"))
+    return _table(rows)
+
+
+def _memory(figures: Figures) -> str:
+    rows = [("memory per rank", "about", "of which")]
+    total = 0.0
+    for role, group in groupby(figures.plan.places, lambda place: place.role):
+        places = list(group)
+        parts = budget(figures, places[0])
+        total += len(places) * sum(parts.values())
+        largest = sorted(parts.items(), key=lambda item: -item[1])[:3]
+        what = ", ".join(f"{name} {_size(count)}" for name, count in largest)
+        label = role if len(places) == 1 else f"{role} ×{len(places)}"
+        rows.append((label, _size(sum(parts.values())), what))
+    rows.append(("all ranks", _size(total), "code pages that ranks of one node share are counted for each"))
+    return _table(rows)
+
+
+def _files(figures: Figures) -> str:
+    job = figures.job
+    output = job.output
+    whole = figures.step_bytes * job.budget.env_steps * output.record
+    atari = figures.spec.id.startswith("ALE/") and output.compression != "none"
+    size = f"{_size(whole)} uncompressed" + (f", about {_size(whole / ATARI_RATIO)} as written" if atari else "")
+    recording = sum(1 for place in figures.plan.places if place.columns) if output.record else 0
+    every = min(output.segment_s, job.checkpoint.interval_s)
+    checkpoint = 3 * figures.weights_bytes
+    free = shutil.disk_usage(Path.cwd()).free
+    rows = [("files", "", "")]
+    rows.append(("trajectories", size, f"{_size(figures.step_bytes)} per env step" if recording else "none recorded"))
+    if recording:
+        rows.append(("segments", f"{recording * 3600 / every:,.0f} an hour", f"{recording} rank(s), every {every:g} s"))
+    kept = f"last {job.checkpoint.keep} and the best, every {job.checkpoint.interval_s:g} s"
+    rows.append(("checkpoint", _size(checkpoint), f"weights and optimiser; {kept}"))
+    need = whole / (ATARI_RATIO if atari else 1) + (job.checkpoint.keep + 2) * checkpoint
+    enough = "" if need < free else "; lower output.record or pass --out on another disk"
+    rows.append(("free disk", _size(free), f"{os.getcwd()}, at most {_size(need)} needed{enough}"))
+    return _table(rows)
+
+
+def budget(figures: Figures, place: Place) -> dict[str, float]:
+    """Bytes of one rank by purpose. The constants were measured; see tests/test_show.py."""
+    return {"code": BASE_BYTES} | ({"environments": 0.0} if place.columns else {})
+
+
+def _span(low: int, high: int) -> str:
+    return str(low) if low == high else f"{low}–{high}"
+
+
+def _size(count: float) -> str:
+    for unit, scale in (("GiB", 1 << 30), ("MiB", MIB), ("KiB", 1 << 10)):
+        if count >= scale:
+            return f"{count / scale:.3g} {unit}" if count < 1000 * scale else f"{count / scale:,.0f} {unit}"
+    return f"{count:.0f} B"
+
+
+def _table(rows: list[tuple[str, ...]]) -> str:
+    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+BASE_BYTES = 300.0 * MIB

@@ -1,0 +1,157 @@
+"""GAE and V-trace against slow twins that split every column into episodes by hand.
+
+Mutations seen to fail: λ squared or left out; ``value[1:]`` → ``value[:-1]`` in δ; the cut at ``valid`` removed or
+moved by one row; ``discount`` left out of the decay; c clipped by ρ̄ (or ρ by c̄); λ left out of c; the advantage bootstrapped
+from V instead of v; ρ left out of the advantage; ``valid`` left out of the advantage.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+
+from hpc_rl.formulas.returns import cut_scan, gae, vtrace
+
+GAMMA = 0.9
+
+
+@dataclass
+class Case:
+    """Random columns under next-step autoreset; what stands at invalid moves is garbage on purpose."""
+
+    first: np.ndarray  # [T+1, b]
+    reward: np.ndarray  # [T, b]
+    discount: np.ndarray  # [T, b] 0 iff terminated
+    value: np.ndarray  # [T+1, b]
+    log_ratio: np.ndarray  # [T, b]
+
+    @property
+    def valid(self) -> np.ndarray:
+        return ~self.first[1:]
+
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        parts = (self.reward, GAMMA * self.discount, self.value, self.valid.astype(float))
+        return tuple(torch.tensor(x, dtype=torch.float64) for x in parts)
+
+    def episodes(self) -> list[tuple[int, int, int]]:
+        """(column, first move, end) of every run of moves of one episode."""
+        found = []
+        for j in range(self.valid.shape[1]):
+            start = None
+            for t, moved in enumerate([*self.valid[:, j], False]):
+                if moved and start is None:
+                    start = t
+                elif not moved and start is not None:
+                    found.append((j, start, t))
+                    start = None
+        return found
+
+    def bootstrap(self, column: int, end: int) -> float:
+        """0 after a termination, V of the last observation after a truncation or at the window's edge."""
+        return 0.0 if self.discount[end - 1, column] == 0 else float(self.value[end, column])
+
+
+def random_case(seed: int, steps: int = 14, columns: int = 6, end: float = 0.3) -> Case:
+    rng = np.random.default_rng(seed)
+    first = np.zeros((steps + 1, columns), bool)
+    discount = rng.normal(size=(steps, columns))
+    for j in range(columns):
+        last = rng.random() < 0.2  # the fragment may begin at a LAST row
+        first[0, j] = not last and rng.random() < 0.5
+        for t in range(steps):
+            if last:
+                first[t + 1, j], last = True, False
+                continue
+            terminated = rng.random() < end / 2
+            discount[t, j] = 0.0 if terminated else 1.0
+            last = terminated or rng.random() < end / 2
+    shape = (steps, columns)
+    value = rng.normal(size=(steps + 1, columns))
+    return Case(first, rng.normal(size=shape), discount, value, rng.normal(size=shape) * 0.7)
+
+
+CASES = [random_case(seed) for seed in range(12)] + [random_case(99, steps=1), random_case(98, end=0.0)]
+
+
+def gae_of_episodes(case: Case, lambda_: float) -> np.ndarray:
+    """Â_t = Σ_l (γλ)^l δ_{t+l}, one episode at a time."""
+    advantage = np.zeros_like(case.reward)
+    for j, start, end in case.episodes():
+        v = [*case.value[start:end, j], case.bootstrap(j, end)]
+        r = case.reward[start:end, j]
+        n = end - start
+        delta = [r[k] + GAMMA * v[k + 1] - v[k] for k in range(n)]
+        for k in range(n):
+            advantage[start + k, j] = sum((GAMMA * lambda_) ** (i - k) * delta[i] for i in range(k, n))
+    return advantage
+
+
+def vtrace_of_episodes(case: Case, rho_bar: float, c_bar: float, lambda_: float) -> tuple[np.ndarray, np.ndarray]:
+    """v_s and ρ_s (r_s + γ v_{s+1} − V(x_s)), one episode at a time, with the sum and the product written out."""
+    target, advantage = case.value[:-1].copy(), np.zeros_like(case.reward)
+    for j, start, end in case.episodes():
+        x = [*case.value[start:end, j], case.bootstrap(j, end)]
+        r, ratio, n = case.reward[start:end, j], np.exp(case.log_ratio[start:end, j]), end - start
+        rho = [min(rho_bar, a) for a in ratio]
+        c = [lambda_ * min(c_bar, a) for a in ratio]
+        v = list(x)
+        for s in range(n):
+            for t in range(s, n):
+                product = np.prod([c[i] for i in range(s, t)])
+                v[s] += GAMMA ** (t - s) * product * rho[t] * (r[t] + GAMMA * x[t + 1] - x[t])
+        for s in range(n):
+            target[start + s, j] = v[s]
+            advantage[start + s, j] = rho[s] * (r[s] + GAMMA * v[s + 1] - x[s])
+    return target, advantage
+
+
+def test_the_cases_hold_terminations_truncations_and_edges() -> None:
+    ends = [(c.discount[end - 1, j] == 0, end == len(c.reward)) for c in CASES for j, _, end in c.episodes()]
+    assert {(True, False), (False, False), (True, True), (False, True)} <= set(ends)
+    assert any(not case.valid[0].all() for case in CASES)
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("lambda_", [0.0, 0.7, 1.0])
+def test_gae_is_that_of_each_episode(case: Case, lambda_: float) -> None:
+    found = gae(*case.tensors(), lambda_).numpy()
+    assert np.allclose(found, gae_of_episodes(case, lambda_), atol=1e-12)
+    assert (found[~case.valid] == 0).all()
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("rho_bar", "c_bar", "lambda_"), [(1, 1, 1), (2.0, 0.6, 1.0), (0.7, 1.5, 0.8), (1, 1, 0)])
+def test_vtrace_is_that_of_each_episode(case: Case, rho_bar: float, c_bar: float, lambda_: float) -> None:
+    ratio = torch.tensor(case.log_ratio)
+    target, advantage = vtrace(ratio, *case.tensors(), rho_bar=rho_bar, c_bar=c_bar, lambda_=lambda_)
+    wanted_target, wanted_advantage = vtrace_of_episodes(case, rho_bar, c_bar, lambda_)
+    assert np.allclose(target.numpy(), wanted_target, atol=1e-12)
+    assert np.allclose(advantage.numpy(), wanted_advantage, atol=1e-12)
+    assert np.array_equal(target.numpy()[~case.valid], case.value[:-1][~case.valid])
+    assert (advantage.numpy()[~case.valid] == 0).all()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_on_policy_vtrace_is_the_n_step_bellman_target(case: Case) -> None:
+    target, advantage = vtrace(torch.zeros(case.reward.shape), *case.tensors())
+    for j, start, end in case.episodes():
+        for s in range(start, end):
+            rewards = sum(GAMMA ** (t - s) * case.reward[t, j] for t in range(s, end))
+            wanted = rewards + GAMMA ** (end - s) * case.bootstrap(j, end)
+            assert np.isclose(float(target[s, j]), wanted)
+            assert np.isclose(float(advantage[s, j]), wanted - case.value[s, j])
+
+
+def test_on_policy_vtrace_with_lambda_is_gae_plus_value() -> None:
+    case = CASES[0]
+    target, _ = vtrace(torch.zeros(case.reward.shape), *case.tensors(), lambda_=0.8)
+    assert np.allclose(target.numpy(), gae_of_episodes(case, 0.8) + case.value[:-1])
+
+
+def test_cut_scan_passes_nothing_over_a_cut() -> None:
+    delta, decay = torch.ones(4, 1), torch.full((4, 1), 10.0)
+    valid = torch.tensor([[1.0], [0.0], [1.0], [1.0]])
+    assert cut_scan(delta, decay, valid)[:, 0].tolist() == [1.0, 0.0, 11.0, 1.0]
