@@ -1,4 +1,4 @@
-"""Learning curves of one or several runs, from the recorded episodes: `python learning_curve.py RUN [RUN…] --out curve.png`
+"""Learning curves from the recorded episodes of runs: `python learning_curve.py RUN [RUN…] --out curve.png`
 
 A program to copy and edit. It reads every closed segment with Dask, one task each, leaves out what a later attempt made
 again, draws the mean return of the last 100 episodes, and prints a table.
@@ -18,25 +18,24 @@ from hpc_rl.storage import metrics
 from hpc_rl.storage.trajectories import BadSegment, episodes, kept_from, segments
 
 WINDOW = 100  # episodes
+WORKERS: dict[str, Any] = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
 
 
-def read_runs(runs: list[Path], workers: int) -> list[dict[str, Any]]:
+def read_runs(runs: list[Path]) -> list[dict[str, Any]]:
     """For each run its episodes in the order in which they ended: env steps of the whole job, and raw returns."""
-    import dask
-    from distributed import Client, LocalCluster
+    from distributed import Client
 
-    read = dask.delayed(episodes)  # a task opens its own file: HDF5 handles do not travel between processes
-    tasks = [[read(path, limits) for path in segments(run)] for run in runs for limits in [kept_from(run)]]
-    cluster = LocalCluster(n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None)
-    with cluster, Client(cluster):
-        found = dask.compute(*tasks)
+    with Client(**WORKERS) as client:  # type: ignore[no-untyped-call]
+        # A task opens its own file: HDF5 handles do not travel between processes.
+        tasks = [client.map(episodes, segments(run), limits=kept_from(run)) for run in runs]
+        found = client.gather(tasks)
     return [in_order(run, parts) for run, parts in zip(runs, found, strict=True)]
 
 
 def in_order(run: Path, parts: list[dict[str, Any]]) -> dict[str, Any]:
-    """All episodes of a run. A column counts its own steps; all columns move together, so the job's are that × columns."""
+    """All episodes of a run. A column counts its own steps; as all move alike, the job's are that × columns."""
     columns = tomllib.loads((run / "job.toml").read_text())["environment"]["columns"]
-    steps = np.concatenate([part["step"] for part in parts]) * columns
+    steps = (np.concatenate([part["step"] for part in parts]) + 1) * columns
     order = np.argsort(steps, kind="stable")
     returns = np.concatenate([part["return"] for part in parts])[order]
     return {"name": run.resolve().name, "path": run, "steps": steps[order], "returns": returns}
@@ -72,15 +71,15 @@ def clock(run: dict[str, Any]) -> tuple[Any, Any] | None:
 
 def draw(runs: list[dict[str, Any]], out: Path) -> None:
     """One line for each run; minutes on a second axis where there is one run."""
-    import matplotlib
+    from matplotlib.figure import Figure  # without pyplot: needs no screen
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axis = pyplot.subplots(figsize=(8, 5), layout="constrained")
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axis = figure.subplots()
     for run in runs:
-        axis.plot(run["steps"], running_mean(run["returns"]), label=run["name"], linewidth=1.5)
+        begin = min(WINDOW - 1, len(run["steps"]) // 10)  # a mean of very few episodes only hides the curve
+        axis.plot(run["steps"][begin:], running_mean(run["returns"])[begin:], label=run["name"], linewidth=1.5)
     axis.set(xlabel="env steps", ylabel=f"mean raw return of the last {WINDOW} episodes")
+    axis.set_xlim(0, max(run["steps"][-1] for run in runs))
     axis.grid(alpha=0.3)
     axis.legend(frameon=False)
     if len(runs) == 1 and (ticks := clock(runs[0])) is not None:
@@ -94,15 +93,14 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directory")
     parser.add_argument("--out", type=Path, default=Path("curve.png"), help="picture [curve.png]")
     parser.add_argument("--target", type=float, default=18.0, help="return to look for [18]")
-    parser.add_argument("--workers", type=int, default=2, help="processes that read [2]")
     wanted = parser.parse_args()
     for run in wanted.runs:
         if not (run / "job.toml").is_file():
-            sys.exit(f"error: {run} is no run directory (it has no job.toml)")
+            sys.exit(f"error: {run} is no run directory (it has no job.toml); name the folder of --out")
         if not segments(run):
-            sys.exit(f"error: {run} has no closed segments; was it recorded (output.record > 0) and has it checkpointed?")
+            sys.exit(f"error: {run} has no closed segments; record it (output.record > 0) and let it save once")
     try:
-        runs = read_runs(wanted.runs, wanted.workers)
+        runs = read_runs(wanted.runs)
     except BadSegment as error:
         sys.exit(f"error: {error}")
     for run in runs:

@@ -5,6 +5,7 @@ Data goes to stdout, talk to stderr. Exit codes: 0 done, or stopped and saved ·
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from collections.abc import Callable
@@ -32,9 +33,6 @@ def cli() -> None:
 
 def main() -> None:
     """Entry point: expected errors become one sentence and exit code 2; a traceback is for bugs only."""
-    from hpc_rl.envs.base import BadEnvironment
-    from hpc_rl.storage.run_dir import BadRun
-
     try:
         code = cli(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
@@ -43,7 +41,14 @@ def main() -> None:
         sys.exit(2)
     except click.Abort:
         sys.exit(130)
-    except (jobs.BadJob, BadRun, BadEnvironment) as error:
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+            raise
+        _talk(f"error: {error.filename or 'a file'} cannot be written or read ({error.strerror})")
+        sys.exit(2)
+    except Exception as error:
+        if not type(error).__module__.startswith("hpc_rl."):  # ours are sentences for the user
+            raise
         _talk(f"error: {error}")
         sys.exit(2)
 
@@ -79,9 +84,12 @@ def run(job: str, ranks: int | None, overrides: tuple[str, ...], out: Path | Non
         extra = (f"resources.ranks={ranks}",) if ranks else ()
         wanted = jobs.load(directory.job_file, (*overrides, *extra))
         wanted = jobs.resumed(jobs.load(directory.job_file), wanted)
+        _same_work(jobs.load(job), wanted, folder)
+        local.take_over(directory)
     else:
         wanted = _load(job, ranks, overrides)
     plan = jobs.topology(wanted.topology).plan(wanted)
+    local.command(folder, wanted.resources.ranks)  # raises where there is no mpiexec
     _check_environment(wanted)
     if resume:
         run_dir.write_text(directory.job_file, jobs.dumps(wanted))
@@ -95,6 +103,19 @@ def run(job: str, ranks: int | None, overrides: tuple[str, ...], out: Path | Non
     else:
         _talk(f"error: {outcome.sentence}")
     return outcome.code
+
+
+def _same_work(asked: Job, saved: Job, folder: Path) -> None:
+    """JOB names what is resumed; its other keys are those of the first start, kept in the run."""
+    for key in ("algorithm", "topology"):
+        if getattr(asked, key) != getattr(saved, key):
+            raise jobs.BadJob(
+                f"{key} of {folder} is {getattr(saved, key)!r}, not {getattr(asked, key)!r}; resume its own job"
+            )
+    if asked.environment.id != saved.environment.id:
+        raise jobs.BadJob(
+            f"environment.id of {folder} is {saved.environment.id!r}, not {asked.environment.id!r}; resume its own job"
+        )
 
 
 def _check_environment(job: Job) -> None:

@@ -235,12 +235,16 @@ def pair() -> None:
 def _main() -> None:
     if sys.argv[1:] != ["--pair"]:
         sys.exit("this module is a part of `hpc-rl doctor`; run that")
+    from hpc_rl.transport import mpi
+
     try:
         pair()
+    except mpi.WrongWorld as error:
+        print(f"failed: {error}", flush=True)
+        sys.exit(1)  # a world of one can finalize, and leaves nothing in /dev/shm then
     except Exception as error:  # whatever it is, examine() shows it in its line
         print(f"failed: {error}", flush=True)
-        sys.stdout.flush()
-        os._exit(1)  # mpiexec then ends the other rank, too
+        mpi.abort(1)  # the other rank waits for us
 
 
 if __name__ == "__main__":

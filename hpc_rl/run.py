@@ -6,8 +6,10 @@ Started by a launcher as ``python -m hpc_rl.run RUN RANKS``; the job, the attemp
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -15,12 +17,14 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hpc_rl.launchers.base import TOKEN_VARIABLE
+
 if TYPE_CHECKING:
     from hpc_rl.roles.base import Seat
     from hpc_rl.transport.ports import Ports
 
 STOP_POLL_S = 0.5
-TOKEN_VARIABLE = "HPC_RL_TOKEN"
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 class StopFlag:
@@ -93,7 +97,7 @@ def take_seat(folder: Path, link: Any, stop: StopFlag) -> Seat:
     plan = jobs.topology(job.topology).plan(job)
     place = plan.places[link.rank]
     ports = Ports(link, Waiting(job.resources.deadline_s))
-    _note(folder, link.rank, {"role": place.name, "pid": os.getpid(), "host": os.uname().nodename})
+    _note(folder, link.rank, {"role": place.name, "host": os.uname().nodename, **_traces()})
     if not place.gpu:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     return _seat(job, plan, place, ports, run, stop)
@@ -168,6 +172,7 @@ def _decide(job: Any, plan: Any, run: Any, spec: Any) -> dict[str, Any]:
     from hpc_rl import job as jobs
     from hpc_rl.nets.precision import faster_precision
     from hpc_rl.storage import checkpoint, provenance
+    from hpc_rl.storage.run_dir import write_text
 
     found = checkpoint.newest(run, lambda text: print(f"warning: {text}", flush=True))
     cores = len(os.sched_getaffinity(0))
@@ -181,10 +186,10 @@ def _decide(job: Any, plan: Any, run: Any, spec: Any) -> dict[str, Any]:
         torch.set_num_threads(threads)
         precision = faster_precision(spec.observation, device)
     settled = jobs.with_resources(job, threads=threads, device=device, precision=precision)
-    temporary = run.job_file.with_suffix(".toml.tmp")
-    temporary.write_text(jobs.dumps(settled))
-    temporary.replace(run.job_file)
+    write_text(run.job_file, jobs.dumps(settled))
     attempt = run.next_attempt()
+    if attempt and not found:
+        print("warning: the attempts before wrote no checkpoint; this one starts from the beginning", flush=True)
     path = found[0].relative_to(run.path) if found else None
     steps = found[2]["steps"] if found else {}
     extra = {"resumed_from": {"file": str(path) if path else None, "steps": steps}, "mpi": _library(len(plan.places))}
@@ -209,6 +214,16 @@ def _library(ranks: int) -> str | None:
     return mpi.library()
 
 
+def _traces() -> dict[str, Any]:
+    """What a launcher needs to find this rank and what it would leave behind: process, token, files in /dev/shm."""
+    try:
+        maps = Path("/proc/self/maps").read_text()
+    except OSError:
+        maps = ""
+    shared = set(re.findall(r" (/dev/shm/\S+)$", maps, re.MULTILINE))  # those marked (deleted) are gone already
+    return {"pid": os.getpid(), "token": os.environ.get(TOKEN_VARIABLE, ""), "shared": sorted(shared)}
+
+
 def _note(folder: Path, rank: int, fields: dict[str, Any]) -> None:
     """Merge fields into logs/rank-NNN.json, which the launcher reads when a rank dies."""
     path = folder / "logs" / f"rank-{rank:03d}.json"
@@ -222,14 +237,16 @@ def _note(folder: Path, rank: int, fields: dict[str, Any]) -> None:
 
 def _fail(folder: Path, rank: int, error: BaseException) -> None:
     """Say why on stderr and in the rank's file, then end the whole job: the others would only wait for us."""
-    expected = type(error).__module__.startswith("hpc_rl") or isinstance(error, KeyboardInterrupt)
+    disk = isinstance(error, OSError) and error.errno in _DISK
+    expected = type(error).__module__.startswith("hpc_rl") or disk
+    sentence = str(error) if expected else f"{type(error).__name__}: {error}"
+    if disk:
+        sentence = f"{folder} cannot be written ({error}); free space or make it writable, then resume the run"
     trace = "".join(traceback.format_exception(error))
-    _note(
-        folder,
-        rank,
-        {"ended": "error", "error": str(error) or type(error).__name__, "bug": not expected, "trace": trace},
-    )
-    print(f"rank {rank}: {error}" if expected else trace, file=sys.stderr, flush=True)
+    end = {"ended": "error", "time": time.time(), "error": sentence, "bug": not expected, "trace": trace}
+    _note(folder, rank, end)
+    with contextlib.suppress(OSError):  # the log may lie on the very disk that is full
+        print(f"rank {rank}: {sentence}" if expected else trace, file=sys.stderr, flush=True)
     sys.stdout.flush()
     if int(sys.argv[2]) > 1 and "hpc_rl.transport.mpi" in sys.modules:
         from hpc_rl.transport import mpi

@@ -68,7 +68,7 @@ class Screen:
         while self.seen[-1][0] - self.seen[0][0] > RATE_S:
             self.seen.popleft()
         (then, before), (now, steps) = self.seen[0], self.seen[-1]
-        rate = (steps - before) / (now - then) if now > then else head.get("env_steps_per_s") or 0.0
+        rate = (steps - before) / (now - then) if now > then else head.get("env_steps_per_s") or 0.0  # 0: not known yet
         budget = self.job.budget
         left = max(0, budget.env_steps - steps) / rate if rate else math.inf
         if budget.time_limit_s:
@@ -100,7 +100,7 @@ def _sentence(job: Job, plan: Plan, figures: Line, sentence: str) -> str:
         return f"{job.name}: {len(plan.places)} rank(s) starting, {elapsed} elapsed{ending}"
     parts = [
         f"{figures['env_steps']:,}/{job.budget.env_steps:,} env steps",
-        f"{figures['rate']:,.0f}/s",
+        f"{figures['rate']:,.0f}/s" if figures["rate"] else "rate not known yet",
         f"return {_return(figures)}",
         f"lag {_number(figures.get('policy_lag'))} (max {_number(figures.get('policy_lag_max'))})",
         f"{figures.get('updates', 0):,.0f} updates",
@@ -150,9 +150,9 @@ def _facts(run: RunDir, job: Job, figures: Line) -> Any:
     goal = "" if target is None else f", target {target:g}"
     lag = f"{_number(figures.get('policy_lag'))}, max {_number(figures.get('policy_lag_max'))}"
     left = _clock(figures.get("left_s", math.inf)) + ("" if target is None else " at most")
-    rate, frames = figures.get("rate"), figures.get("frames", 0)
+    rate, frames = figures.get("rate", 0.0), figures.get("frames", 0)
     updates, episodes = figures.get("updates") or 0, figures.get("episodes") or 0
-    grid.add_row("steps/s", "–" if rate is None else f"{rate:,.0f}", "frames", f"{frames:,}")
+    grid.add_row("steps/s", f"{rate:,.0f}" if rate else "–", "frames", f"{frames:,}")
     grid.add_row("return", f"{_number(figures.get('mean_return_100'), 2)}{goal}", "episodes", f"{episodes:,.0f}")
     grid.add_row("policy lag", lag, "updates", f"{updates:,.0f}")
     grid.add_row("elapsed", _clock(figures["elapsed_s"]), "time left", left)

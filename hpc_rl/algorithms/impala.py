@@ -61,6 +61,7 @@ class Config:
     max_grad_norm: float = 0.5  # > 0
     normalize_advantage: bool = False  # divide advantages by their root mean square over the global minibatch
     reward_clip: float = 1.0  # >= 0, 0 leaves rewards raw
+    network: str = "nature"  # nature | shallow, for images
     hidden: tuple[int, ...] = (64, 64)  # units per layer for vector observations
 
 
@@ -103,7 +104,7 @@ class Policy:
     carry: ClassVar[Schema] = {}
 
     def __init__(self, config: Config, spec: Spec) -> None:
-        self.net = ActorCritic(spec, tuple(config.hidden))
+        self.net = ActorCritic(spec, tuple(config.hidden), config.network)
         self.head = Head(spec.actions)
         self.noise = self.head.noise
 

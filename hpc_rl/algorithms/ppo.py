@@ -59,6 +59,7 @@ class Config:
     normalize_advantage: bool = True  # over the global batch
     target_kl: float = 0.0  # >= 0 nat, ends a round early once an epoch's mean KL passes it; 0 never does
     reward_clip: float = 0.0  # >= 0, 0 leaves rewards raw
+    network: str = "nature"  # nature | shallow, for images
     hidden: tuple[int, ...] = (64, 64)  # units per layer for vector observations
 
 
@@ -106,7 +107,7 @@ class Policy:
     carry: ClassVar[Schema] = {}
 
     def __init__(self, config: Config, spec: Spec) -> None:
-        self.net = ActorCritic(spec, tuple(config.hidden))
+        self.net = ActorCritic(spec, tuple(config.hidden), config.network)
         self.head = Head(spec.actions)
         self.noise = self.head.noise
 

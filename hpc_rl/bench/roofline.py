@@ -157,7 +157,7 @@ def _learn(job: Job, plan: Plan, config: Any, policy: Policy, spec: Spec) -> tup
         learner.update(batch, 0.0)
         return samples
 
-    return int(getattr(config, "epochs", 1)), work
+    return int(getattr(config, "epochs", getattr(config, "passes", 1))), work
 
 
 def _config(job: Job) -> Any:

@@ -10,6 +10,8 @@ from typing import Protocol
 from hpc_rl.job import Job
 from hpc_rl.storage.run_dir import RunDir
 
+TOKEN_VARIABLE = "HPC_RL_TOKEN"  # marks every process of one attempt, and its files in node-shared memory
+
 
 @dataclass(frozen=True)
 class Outcome:

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from hpc_rl.job import BadJob, Job
-from hpc_rl.launchers.base import Outcome, rank_command
-from hpc_rl.storage.run_dir import RunDir
+from hpc_rl.launchers.base import TOKEN_VARIABLE, Outcome, rank_command
+from hpc_rl.storage.run_dir import BadRun, RunDir
 
 GRACE_S = 120.0  # between being asked to stop and being killed
+_LITTLE_BYTES = 1 << 16  # a disk with less is full
 _ROOT_SETTINGS = {
     f"{prefix}_ALLOW_RUN_AS_ROOT{suffix}": "1" for prefix in ("OMPI", "PRTE") for suffix in ("", "_CONFIRM")
 }
@@ -45,10 +46,10 @@ def find_mpiexec() -> tuple[str, str]:
 def command(folder: Path, ranks: int) -> list[str]:
     """What starts ``ranks`` ranks here; a single one needs no MPI at all."""
     if ranks == 1:
-        return rank_command(folder, 1)
+        return rank_command(folder.resolve(), 1)
     path, vendor = find_mpiexec()
     extra = ["--oversubscribe", "--bind-to", "none"] if vendor == "openmpi" else []
-    return [path, *extra, "-n", str(ranks), *rank_command(folder, ranks)]
+    return [path, *extra, "-n", str(ranks), *rank_command(folder.resolve(), ranks)]
 
 
 def launch(job: Job, run: RunDir, tick: Callable[[], None] = lambda: None) -> Outcome:
@@ -57,11 +58,9 @@ def launch(job: Job, run: RunDir, tick: Callable[[], None] = lambda: None) -> Ou
     A second signal aborts. Nothing is left behind: no process, no file in /dev/shm.
     """
     run.clear_stop()
-    for old in run.logs.glob("rank-*.json"):
-        old.unlink()
     token = secrets.token_hex(6)
     ranks = job.resources.ranks
-    environment = {**os.environ, **_ROOT_SETTINGS, "HPC_RL_TOKEN": token, "PYTHONUNBUFFERED": "1"}
+    environment = {**os.environ, **_ROOT_SETTINGS, TOKEN_VARIABLE: token, "PYTHONUNBUFFERED": "1"}
     environment.setdefault("OMP_NUM_THREADS", "1")
     before = set(Path("/dev/shm").iterdir()) if Path("/dev/shm").is_dir() else set()
     with (run.logs / "ranks.log").open("ab") as log:
@@ -72,13 +71,31 @@ def launch(job: Job, run: RunDir, tick: Callable[[], None] = lambda: None) -> Ou
         )  # fmt: skip
         requests = _watch_signals()
         try:
-            _attend(process, run, requests, tick)
+            _attend(process, run, requests, tick, begin)
         finally:
             _kill(process)
             _restore(requests)
-            _sweep(token, before, run)
+            full = shutil.disk_usage(run.path).free < _LITTLE_BYTES
+            _sweep({token}, before, run)
     tick()
-    return _outcome(run, process.returncode, begin, requests)
+    return _outcome(run, process.returncode, begin, requests, full)
+
+
+def take_over(run: RunDir) -> None:
+    """Make a run ready for another attempt: remove what an attempt that was killed left behind.
+
+    Raises:
+        BadRun: ranks of an earlier attempt are still at work on this machine; two would spoil each other's files.
+    """
+    records = rank_records(run)
+    tokens = {str(record["token"]) for record in records if record.get("token")}
+    if living := _processes(tokens):
+        raise BadRun(
+            f"{run.path} is still being worked on by process {min(living)}; stop it first (touch {run.path}/STOP)"
+        )
+    _sweep(tokens, None, run)
+    for record in records:
+        (run.logs / f"rank-{record['rank']:03d}.json").unlink()
 
 
 def _watch_signals() -> dict[str, Any]:
@@ -97,11 +114,14 @@ def _restore(requests: dict[str, Any]) -> None:
         signal.signal(number, handler)
 
 
-def _attend(process: subprocess.Popen[bytes], run: RunDir, requests: dict[str, Any], tick: Callable[[], None]) -> None:
+def _attend(
+    process: subprocess.Popen[bytes], run: RunDir, requests: dict[str, Any], tick: Callable[[], None], read: int
+) -> None:
     """Wait for the end; pass one request on as a STOP file and SIGUSR1, take a second one as an abort."""
     asked: float | None = None
     while process.poll() is None:
         tick()
+        read = _pass_warnings_on(run, read)
         time.sleep(0.1)
         if requests["count"] and asked is None:
             asked = time.monotonic()
@@ -111,6 +131,19 @@ def _attend(process: subprocess.Popen[bytes], run: RunDir, requests: dict[str, A
                     os.kill(record["pid"], signal.SIGUSR1)
         if asked is not None and (requests["count"] > 1 or time.monotonic() - asked > GRACE_S):
             return
+    _pass_warnings_on(run, read)
+
+
+def _pass_warnings_on(run: RunDir, read: int) -> int:
+    """Show what the ranks have warned of since byte ``read`` of their log; how far it has been read now."""
+    with (run.logs / "ranks.log").open("rb") as log:
+        log.seek(read)
+        fresh = log.read()
+    whole = fresh[: fresh.rfind(b"\n") + 1]
+    for line in whole.decode(errors="replace").splitlines():
+        if line.startswith("warning: "):
+            print(line, file=sys.stderr, flush=True)
+    return read + len(whole)
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
@@ -120,20 +153,40 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _sweep(token: str, before: set[Path], run: RunDir) -> None:
-    """Kill ranks that outlived mpiexec (in sessions of their own) and remove what they left in /dev/shm."""
-    for record in rank_records(run):
-        if _is_rank(record["pid"], run):
+def _sweep(tokens: set[str], before: set[Path] | None, run: RunDir) -> None:
+    """Kill ranks that outlived mpiexec (in sessions of their own), remove what they left in /dev/shm and half-written.
+
+    MPI's own files are those the ranks said they map, and new ones since ``before``; never one that somebody maps.
+    """
+    deadline = time.monotonic() + 10
+    while (living := _processes(tokens)) and time.monotonic() < deadline:
+        for pid in living:
             with contextlib.suppress(OSError):
-                os.kill(record["pid"], signal.SIGKILL)
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.02)
+    for path in run.trajectories.glob("*/segment-*.h5.tmp"):
+        path.unlink(missing_ok=True)
     shared = Path("/dev/shm")
     if not shared.is_dir():
         return
-    ours = set(shared.glob(f"hpc_rl-{token}-*"))
-    mpi = {p for p in set(shared.iterdir()) - before if re.match(r"mpich|.*vader|sm_segment|psm", p.name)}
+    ours = {path for token in tokens for path in shared.glob(f"hpc_rl-{token}-*")}
+    new = set() if before is None else set(shared.iterdir()) - before
+    mpi = {path for path in new if re.match(r"mpich|.*vader|sm_segment|psm", path.name)}
+    mpi |= {Path(name) for record in rank_records(run) for name in record.get("shared", ())}
     users = _mapped_files()
     for path in ours | {p for p in mpi if str(p) not in users}:
         path.unlink(missing_ok=True)
+
+
+def _processes(tokens: set[str]) -> set[int]:
+    """Living processes of these attempts on this machine: mpiexec's helpers, ranks, and what those started."""
+    marks = {f"{TOKEN_VARIABLE}={token}".encode() for token in tokens}
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if not marks.isdisjoint(path.read_bytes().split(b"\0")):
+                found.add(int(path.parent.name))
+    return found
 
 
 def _mapped_files() -> set[str]:
@@ -143,12 +196,6 @@ def _mapped_files() -> set[str]:
         with contextlib.suppress(OSError):
             found.update(re.findall(r"/dev/shm/\S+", maps.read_text()))
     return found
-
-
-def _is_rank(pid: int, run: RunDir) -> bool:
-    with contextlib.suppress(OSError):
-        return str(run.path).encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    return False
 
 
 def rank_records(run: RunDir) -> list[dict[str, Any]]:
@@ -162,7 +209,7 @@ def rank_records(run: RunDir) -> list[dict[str, Any]]:
     return records
 
 
-def _outcome(run: RunDir, code: int, begin: int, requests: dict[str, Any]) -> Outcome:
+def _outcome(run: RunDir, code: int, begin: int, requests: dict[str, Any], full: bool) -> Outcome:
     """Exit code and sentence; the run's state becomes failed unless the ranks said how it ended."""
     state = run.read_state()
     if code == 0 and state.get("state") in ("done", "stopped"):
@@ -174,27 +221,33 @@ def _outcome(run: RunDir, code: int, begin: int, requests: dict[str, Any]) -> Ou
         sentence, status = "aborted by a second signal; the last checkpoint stands", "stopped"
     else:
         sentence, status = _blame(run, said, code), "failed"
-    run.write_state(state=status, reason=sentence)
+        if full and "free space" not in sentence:
+            sentence += f"; the disk of {run.path} is full: free space, then resume the run"
+    with contextlib.suppress(OSError):  # that disk again; the user hears it anyway
+        run.write_state(state=status, reason=sentence)
     return Outcome(1 if status == "failed" else 130, sentence)
 
 
 def _blame(run: RunDir, said: str, code: int) -> str:
     """Which rank failed first, in which role, and how."""
     records = rank_records(run)
-    for record in records:
-        if record.get("ended") == "error":
-            where = f"; the traceback is in {run.logs}/rank-{record['rank']:03d}.json" if record["bug"] else ""
-            return f"rank {record['rank']} ({record['role']}) failed: {record['error'].splitlines()[0]}{where}"
-    pids = {record["pid"]: record for record in records}
+    silent = {record["pid"]: record for record in records if "ended" not in record}
+    how = re.search(r"signal[: ]+\(?(\d+)|\(signal (\d+)\)", said, re.IGNORECASE)
     for text in re.findall(r"PID[ :]+(\d+)", said, re.IGNORECASE):
-        if int(text) in pids:
-            record = pids[int(text)]
-            how = re.search(
-                r"signal[: ]+(?:\(?)(\d+)|KILLED BY SIGNAL: (\d+)|EXIT CODE: (\d+)|EXIT STATUS: (\d+)", said
-            )
-            number = next((g for g in how.groups() if g), "?") if how else "?"
-            return f"rank {record['rank']} ({record['role']}) on {record['host']} was killed by signal {number}"
-    if len(records) == 1 and code < 0:
-        return f"rank 0 ({records[0]['role']}) was killed by signal {-code}"
-    last = next((line for line in reversed(said.splitlines()) if line.strip()), "nothing was printed")
-    return f"the ranks ended with exit code {code}: {last.strip()}; see {run.logs}/ranks.log"
+        if int(text) in silent:
+            end = f"was killed by signal {how[1] or how[2]}" if how else "ended without a word"
+            return f"{_whose(silent[int(text)])} {end}"
+    failed = sorted((r for r in records if r.get("ended") == "error"), key=lambda record: float(record["time"]))
+    if failed:
+        first = failed[0]
+        where = f"; the traceback is in {run.logs}/rank-{first['rank']:03d}.json" if first["bug"] else ""
+        return f"{_whose(first)} failed: {first['error'].splitlines()[0]}{where}"
+    if len(silent) == 1 and code < 0:
+        return f"{_whose(*silent.values())} was killed by signal {-code}"
+    lines = [line.strip() for line in said.splitlines() if line.strip()] or ["nothing was printed"]
+    told = next((line for line in lines if re.match(r"rank \d+: ", line)), lines[-1])
+    return f"the ranks ended with exit code {code}: {told}; see {run.logs}/ranks.log"
+
+
+def _whose(record: dict[str, Any]) -> str:
+    return f"rank {record['rank']} ({record['role']}) on {record['host']}"

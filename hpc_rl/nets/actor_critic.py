@@ -6,21 +6,22 @@ import torch
 from torch import Tensor, nn
 
 from hpc_rl.nets.actions import Head
-from hpc_rl.nets.conv import NatureTorso
+from hpc_rl.nets.conv import ConvTorso
 from hpc_rl.nets.init import orthogonal
 from hpc_rl.nets.mlp import MlpTorso
+from hpc_rl.nets.sizes import images
 from hpc_rl.types import Spec
 
 
 class ActorCritic(nn.Module):
     """observation [.., *O] -> (head output [.., P], value [..]); images share a torso, vectors get one each."""
 
-    def __init__(self, spec: Spec, hidden: tuple[int, ...]) -> None:
+    def __init__(self, spec: Spec, hidden: tuple[int, ...], network: str = "nature") -> None:
         super().__init__()
         self.shape = spec.observation
-        images = len(self.shape) == 3 and spec.dtype == "uint8"
-        self.torso = NatureTorso(self.shape) if images else MlpTorso(self.shape, hidden)
-        self.critic = None if images else MlpTorso(self.shape, hidden)
+        conv = images(spec)
+        self.torso = ConvTorso(self.shape, network) if conv else MlpTorso(self.shape, hidden)
+        self.critic = None if conv else MlpTorso(self.shape, hidden)
         head = Head(spec.actions)
         box = spec.actions.kind == "box"
         self.policy = orthogonal(nn.Linear(self.torso.features, head.outputs // 2 if box else head.outputs), 0.01)

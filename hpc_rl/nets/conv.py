@@ -1,4 +1,4 @@
-"""The convolutional torso of Mnih et al. 2015 (Nature 518): 32@8×8/4, 64@4×4/2, 64@3×3/1, 512 units."""
+"""Convolutional torsos; sizes.py lists their layers."""
 
 from __future__ import annotations
 
@@ -10,29 +10,32 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hpc_rl.nets.init import orthogonal
+from hpc_rl.nets.sizes import NETWORKS, SMALLEST
 
-_LAYERS = ((32, 8, 4), (64, 4, 2), (64, 3, 1))  # channels, kernel, stride
 
-
-class NatureTorso(nn.Module):
-    """uint8 images [n, C, H, W] in 0..255 -> float32 features [n, 512].
+class ConvTorso(nn.Module):
+    """uint8 images [n, C, H, W] in 0..255 -> float32 features [n, features].
 
     ``compute`` is the precision of the layers; their result always leaves as float32, so heads and losses are exact.
 
     Raises:
-        ValueError: the image is too small for three strided convolutions.
+        ValueError: the image is too small for the strided convolutions.
     """
 
     compute: torch.dtype = torch.float32
 
-    def __init__(self, shape: tuple[int, ...], features: int = 512) -> None:
+    def __init__(self, shape: tuple[int, ...], network: str = "nature") -> None:
         super().__init__()
+        table, features = NETWORKS[network]
+        self.stride = table[0][2]
         channels, *size = shape
         layers: list[nn.Conv2d] = []
-        for width, kernel, stride in _LAYERS:
+        for width, kernel, stride in table:
             size = [(pixels - kernel) // stride + 1 for pixels in size]
             if min(size) < 1:
-                raise ValueError(f"images of shape {shape} are too small for the Nature network; use at least 36×36")
+                raise ValueError(
+                    f"images {shape} are too small for the {network} network; use {SMALLEST}×{SMALLEST} or more"
+                )
             layers.append(nn.Conv2d(channels, width, kernel, stride))
             orthogonal(layers[-1], 2**0.5)
             channels = width
@@ -46,7 +49,7 @@ class NatureTorso(nn.Module):
             x = image.contiguous(memory_format=torch.channels_last).to(self.compute)
             first: Any = self.convolutions[0]
             # Dividing 32 kernels by 255 costs less than dividing every pixel of the batch.
-            x = F.relu(F.conv2d(x, first.weight / 255, first.bias, _LAYERS[0][2]), inplace=True)
+            x = F.relu(F.conv2d(x, first.weight / 255, first.bias, self.stride), inplace=True)
             for layer in self.convolutions[1:]:
                 x = F.relu(layer(x), inplace=True)
             x = F.relu(self.dense(x.flatten(1)), inplace=True)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from math import prod
 
+import torch
 from torch import Tensor, nn
 
 from hpc_rl.nets.init import orthogonal
 
 
 class MlpTorso(nn.Module):
-    """Vectors (or small arrays, flattened) [n, *shape] -> float32 features [n, features] through tanh layers."""
+    """Vectors or small arrays [n, *shape], bytes taken as 0..1 -> float32 features [n, units] through tanh."""
 
     def __init__(self, shape: tuple[int, ...], hidden: tuple[int, ...]) -> None:
         super().__init__()
@@ -23,5 +24,5 @@ class MlpTorso(nn.Module):
         self.features = width
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.layers(x.float())
+        out: Tensor = self.layers(x.float() / 255 if x.dtype == torch.uint8 else x.float())
         return out

@@ -7,7 +7,8 @@ import time
 import torch
 from torch import nn
 
-from hpc_rl.nets.conv import NatureTorso
+from hpc_rl.nets.conv import ConvTorso
+from hpc_rl.nets.sizes import SMALLEST
 
 _MIN_GAIN = 1.1  # bf16 loses digits, so it has to be worth it
 
@@ -15,15 +16,15 @@ _MIN_GAIN = 1.1  # bf16 loses digits, so it has to be worth it
 def set_precision(module: nn.Module, precision: str) -> None:
     """Make every torso of ``module`` that can compute in ``precision`` ("fp32" or "bf16")."""
     for child in module.modules():
-        if isinstance(child, NatureTorso):
+        if isinstance(child, ConvTorso):
             child.compute = torch.bfloat16 if precision == "bf16" else torch.float32
 
 
 def faster_precision(shape: tuple[int, ...], device: str, batch: int = 128) -> str:
     """ "bf16" where forward and backward of the image torso gain a tenth by it, else "fp32"; takes about 1 s."""
-    if len(shape) != 3:
+    if len(shape) != 3 or min(shape[1:]) < SMALLEST:
         return "fp32"
-    torso = NatureTorso(shape).to(device)
+    torso = ConvTorso(shape).to(device)
     images = torch.randint(0, 255, (batch, *shape), dtype=torch.uint8, device=device)
     took = {}
     for precision in ("fp32", "bf16"):

@@ -10,24 +10,24 @@ from hpc_rl.algorithms.base import Flat
 from hpc_rl.roles.base import Seat, recorder, sampler, schemas
 from hpc_rl.roles.messages import CONTROL, CONTROL_SCHEMA, REPLIES, REPLY_SCHEMA, TRAJECTORIES
 from hpc_rl.roles.relay import Relay
-from hpc_rl.roles.tally import Reporter
-from hpc_rl.samplers.vector import ACTIVITIES, Split
+from hpc_rl.roles.reporter import Reporter
+from hpc_rl.samplers.vector import ACTIVITIES, Split, Vector
+from hpc_rl.storage.trajectories import Recorder
 from hpc_rl.transport.base import Inbox, Outbox, Stopped
 from hpc_rl.transport.layout import Layout
+from hpc_rl.types import Tree
 
 
 def actor(seat: Seat) -> None:
     """Act until the learner says stop. Blocks only on a credit of its learner."""
     link, waiting, plan = seat.ports.link, seat.ports.waiting, seat.plan
-    learner = seat.place.peers[0]
-    policy = seat.make_policy()
-    flat = Flat(policy.net)
+    learner, policy = seat.place.peers[0], seat.make_policy()
     recorded, sent = schemas(policy, seat.spec)
     width = len(seat.place.columns)
     outbox = Outbox(link, learner, TRAJECTORIES, Layout(sent, plan.steps, width, seat.spec.stack), waiting)
     control = Inbox(link, [learner], CONTROL, Layout(CONTROL_SCHEMA, 1, 1), waiting)
     replies = Outbox(link, learner, REPLIES, Layout(REPLY_SCHEMA, 1, width), waiting)
-    relay = Relay(seat, flat)
+    relay = Relay(seat, Flat(policy.net))
     split, orders = Split(), {"stop": 0, "roll": 0}
 
     def pulse() -> None:
@@ -59,24 +59,30 @@ def actor(seat: Seat) -> None:
                 rolled = orders["roll"]
             tree["closed"][:] = record.closed
             now = split.timed("record", now)
-            before = waiting.waited_s
-            outbox.put(tree, version, give_up=stopping)
-            waited = waiting.waited_s - before
-            split.seconds["wait"] += waited
-            split.seconds["send"] += time.perf_counter() - now - waited
+            outbox.wait(give_up=stopping)
+            now = split.timed("wait", now)
+            outbox.put(tree, version)
+            split.timed("send", now)
             if reporter.due():
-                lost = {"torn_reads": float(relay.weights.torn), "version": float(version)}
-                reporter.report(int(vector.steps.sum()) - began, lost)
+                reporter.report(int(vector.steps.sum()) - began, {"torn_reads": float(relay.weights.torn)})
     except Stopped:
         pass
     record.close()
     outbox.flush()
     reporter.report(int(vector.steps.sum()) - began, {"recorded_bytes": float(record.bytes_written)})
-    split_s = np.array([split.seconds[name] for name in ACTIVITIES])
-    reply = {"closed": record.closed, "column": vector.columns, "sent": np.array([outbox.sent]), "split_s": split_s}
-    reply["peak_rss_bytes"] = np.array([reporter.peak])
-    replies.put(reply, 0)
+    replies.put(_last_word(record, vector, outbox, split, reporter), 0)
     replies.flush()
     reporter.close()
     vector.environment.close()
     relay.close()
+
+
+def _last_word(record: Recorder, vector: Vector, outbox: Outbox, split: Split, reporter: Reporter) -> Tree:
+    """What the learner needs for the final checkpoint and the summary."""
+    return {
+        "closed": record.closed,
+        "column": vector.columns,
+        "sent": np.array([outbox.sent]),
+        "split_s": np.array([split.seconds[name] for name in ACTIVITIES]),
+        "peak_rss_bytes": np.array([reporter.peak]),
+    }

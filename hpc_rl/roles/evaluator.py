@@ -18,11 +18,11 @@ class Evaluation:
     def __init__(self, seat: Seat) -> None:
         self.seat, self.next = seat, seat.job.evaluate.every_steps
 
-    def maybe(self, policy: Policy, tally: Tally) -> None:
-        """Evaluate when due; the mean raw return becomes the score that picks the best checkpoint."""
+    def maybe(self, policy: Policy, tally: Tally) -> bool:
+        """Evaluate when due; True where the mean raw return is the best so far, so that this policy should be saved."""
         every = self.seat.job.evaluate.every_steps
         if not every or tally.env_steps < self.next or self.seat.place.rank != 0:
-            return
+            return False
         begin = time.monotonic()
         self.next = tally.env_steps + every
         returns = greedy_returns(
@@ -31,3 +31,4 @@ class Evaluation:
         tally.evaluated = float(np.mean(returns))
         took = time.monotonic() - begin
         print(f"evaluation at {tally.env_steps} env steps: {tally.evaluated:.2f} in {len(returns)} games, {took:.1f} s")
+        return tally.evaluated > tally.best

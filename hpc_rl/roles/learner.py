@@ -11,9 +11,11 @@ from hpc_rl.roles.base import Seat, schemas
 from hpc_rl.roles.evaluator import Evaluation
 from hpc_rl.roles.messages import CONTROL, CONTROL_SCHEMA, REPLIES, REPLY_SCHEMA, TRAJECTORIES
 from hpc_rl.roles.relay import Publisher
+from hpc_rl.roles.reporter import Reporter, figures
 from hpc_rl.roles.saving import Pending, Saver, learner_state
 from hpc_rl.roles.summary import finish, steady
-from hpc_rl.roles.tally import Reporter, Tally, figures, reason_to_stop
+from hpc_rl.roles.tally import Tally, reason_to_stop
+from hpc_rl.roles.update import update as updated
 from hpc_rl.samplers.vector import Split
 from hpc_rl.transport.base import Inbox, Message, Outbox, Stopped
 from hpc_rl.transport.group import learners
@@ -46,7 +48,7 @@ def learner(seat: Seat) -> None:
         if messages:
             now = time.perf_counter()
             batch = trajectory([m.tree for m in messages], seat.spec, seat.device)
-            update = learn.update(batch, min(1.0, tally.env_steps / seat.job.budget.env_steps))
+            update = updated(seat, learn, batch, tally)
             for message in messages:
                 tally.add(message.tree, tally.updates)
                 closed |= {int(c): int(s) for c, s in zip(message.tree["column"], message.tree["closed"], strict=True)}
@@ -56,11 +58,11 @@ def learner(seat: Seat) -> None:
             now = split.timed("learn", now)
             publisher.publish(tally.updates)
             split.timed("send", now)
-            evaluation.maybe(learn.policy, tally)
+            saver.asked |= evaluation.maybe(learn.policy, tally)
             if reporter.due():
                 reporter.report(tally.env_steps, figures(tally) | update.metrics)
-        if pending is None and saver.due():
-            pending = Pending(learner_state(learn), tally.meta(seat))
+        if saver.asked or (pending is None and saver.due()):
+            saver.asked, pending = False, Pending(learner_state(learn), tally.meta(seat), seat)
             rolls += 1
             _order(control, rolls, stop=False)
         elif pending is not None and pending.covered(closed):
@@ -71,6 +73,7 @@ def learner(seat: Seat) -> None:
     last = collect_replies(replies, inbox, len(actors))
     state, meta = learner_state(learn), tally.meta(seat)
     saver.save(state, tally, meta)
+    reporter.report(tally.env_steps, figures(tally))
     publisher.close()
     finish(seat, tally, reason, reporter, saver, split, last)
 

@@ -6,13 +6,12 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from hpc_rl.algorithms.base import Learner, State
 from hpc_rl.roles.base import Seat
 from hpc_rl.roles.tally import Tally
 from hpc_rl.storage import checkpoint
 from hpc_rl.storage.checkpoint import NonFinite
+from hpc_rl.transport.base import Deadline
 
 
 @dataclass
@@ -23,25 +22,26 @@ class Saver:
     last: float = field(default_factory=time.monotonic)
     longest_s: float = 0.0
     written: int = 0
+    asked: bool = False  # an evaluation was the best so far: keep the policy that was judged
 
     def due(self) -> bool:
-        return time.monotonic() - self.last >= self.seat.job.checkpoint.interval_s
+        return self.asked or time.monotonic() - self.last >= self.seat.job.checkpoint.interval_s
 
     def save(self, state: State, tally: Tally, meta: dict[str, Any]) -> None:
         """Write, mark the best, prune. A state that is not finite is never written; the run goes on to say why."""
         begin = time.monotonic()
         run = self.seat.run
-        score = tally.mean_return if tally.evaluated is None else tally.evaluated
-        better = np.isfinite(score) and score > tally.best and (len(tally.recent) == 100 or tally.evaluated is not None)
+        score, self.asked = meta["score"], False
+        better = score is not None and score > tally.best
         if better:
-            tally.best = meta["best"] = float(score)
+            tally.best = meta["best"] = score
         try:
             path = checkpoint.save(run, meta["updates"], state, meta)
         except NonFinite as error:
-            print(f"checkpoint not written: {error}", flush=True)
+            print(f"warning: {error}", flush=True)
             return
         if better:
-            checkpoint.mark_best(run, path, float(score))
+            checkpoint.mark_best(run, path, score)
         checkpoint.prune(run, self.seat.job.checkpoint.keep)
         run.write_state(
             state="running", env_steps=meta["env_steps"], updates=meta["updates"], attempt=self.seat.attempt
@@ -61,7 +61,14 @@ class Pending:
 
     state: State
     meta: dict[str, Any]
+    seat: Seat
     asked: float = field(default_factory=time.monotonic)
 
     def covered(self, closed: dict[int, int]) -> bool:
-        return all(closed.get(int(column), 0) >= step for column, step in self.meta["steps"].items())
+        """All columns have come that far. Raises Deadline, naming who has not, once that takes too long."""
+        missing = {int(column) for column, step in self.meta["steps"].items() if closed.get(int(column), 0) < step}
+        limit = self.seat.job.resources.deadline_s
+        if missing and time.monotonic() - self.asked > limit:
+            late = [f"rank {p.rank} ({p.name})" for p in self.seat.plan.places if not missing.isdisjoint(p.columns)]
+            raise Deadline(f"waited {limit:.0f} s for {', '.join(late)} to close its segments; is that rank alive?")
+        return not missing

@@ -6,8 +6,9 @@ import time
 from typing import Any
 
 from hpc_rl.roles.base import Seat
+from hpc_rl.roles.reporter import Reporter
 from hpc_rl.roles.saving import Saver
-from hpc_rl.roles.tally import Reporter, Tally
+from hpc_rl.roles.tally import Tally
 from hpc_rl.samplers.vector import ACTIVITIES, Split
 from hpc_rl.storage.run_dir import write_json
 

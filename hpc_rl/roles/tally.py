@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import psutil
 
 from hpc_rl.job import Job
 from hpc_rl.roles.base import Seat
-from hpc_rl.samplers.vector import Split
-from hpc_rl.storage.metrics import Metrics
 from hpc_rl.types import Array, Spec, Tree
 
 
@@ -52,6 +48,12 @@ class Tally:
         """Mean raw return of the last 100 training episodes; NaN before the first."""
         return float(np.mean(self.recent)) if self.recent else float("nan")
 
+    def score(self, job: Job) -> float | None:
+        """What picks the best checkpoint: evaluations where the job asks for them, else the mean of 100 games."""
+        if job.evaluate.every_steps:
+            return self.evaluated
+        return self.mean_return if len(self.recent) == 100 else None
+
     def meta(self, seat: Seat) -> dict[str, Any]:
         """What a checkpoint says about itself besides the learner's state."""
         return {
@@ -60,6 +62,7 @@ class Tally:
             "episodes": self.episodes,
             "recent": list(self.recent),
             "best": None if self.best == -np.inf else self.best,
+            "score": self.score(seat.job),
             "steps": {str(column): step for column, step in sorted(self.through.items())},
             "attempt": seat.attempt,
             "fit": fit(seat.job, seat.spec),
@@ -81,58 +84,25 @@ def fit(job: Job, spec: Spec) -> dict[str, Any]:
         "stack": spec.stack,
         "actions": {"kind": spec.actions.kind, "sizes": list(spec.actions.sizes)},
         "hidden": list(job.method.get("hidden", [])),
+        "network": job.method.get("network"),
     }
 
 
-def reason_to_stop(seat: Seat, tally: Tally) -> str | None:
-    """ "done …" when the job is complete, "stopped …" when it should be resumed later, None to go on."""
-    budget = seat.job.budget
+def complete(job: Job, tally: Tally) -> str | None:
+    """One sentence once the budget is used or the target reached; the same on every rank with the same tally."""
+    budget = job.budget
     if tally.env_steps >= budget.env_steps:
         return f"done: budget of {budget.env_steps} env steps used"
     if budget.stop_at_return is not None and len(tally.recent) == 100 and tally.mean_return >= budget.stop_at_return:
         return f"done: mean return of 100 episodes reached {tally.mean_return:.2f}"
+    return None
+
+
+def reason_to_stop(seat: Seat, tally: Tally) -> str | None:
+    """A sentence: "done …" when the job is complete, "stopped …" when it should be resumed later; None to go on."""
+    if reason := complete(seat.job, tally):
+        return reason
+    budget = seat.job.budget
     if budget.time_limit_s and time.monotonic() - seat.started > budget.time_limit_s:
         return f"stopped: time limit of {budget.time_limit_s:.0f} s"
     return "stopped: asked to stop" if seat.stop() else None
-
-
-class Reporter:
-    """Writes this rank's metric line every few seconds; shares of time are those since the last line."""
-
-    def __init__(self, seat: Seat, split: Split) -> None:
-        self.seat, self.split = seat, split
-        self.metrics = Metrics(seat.run.metrics, seat.place.name, tensorboard=seat.place.rank == 0)
-        self.process = psutil.Process(os.getpid())
-        self.time, self.before, self.steps = time.monotonic(), dict(split.seconds), 0
-        self.peak = 0
-
-    def due(self) -> bool:
-        return time.monotonic() - self.time >= self.seat.job.output.metrics_s
-
-    def report(self, env_steps: int, values: dict[str, float]) -> None:
-        """One line: ``env_steps`` of this rank, its rate, time split, memory, and ``values``."""
-        now = time.monotonic()
-        span = max(now - self.time, 1e-9)
-        share = {f"time/{k}": (v - self.before[k]) / span for k, v in self.split.seconds.items()}
-        share["time/other"] = max(0.0, 1 - sum(v for k, v in share.items() if k != "time/other"))
-        rss = self.process.memory_info().rss
-        self.peak = max(self.peak, rss)
-        rate = (env_steps - self.steps) / span if self.steps else 0.0
-        line = {"env_steps": env_steps, "env_steps_per_s": rate, "rss_bytes": rss, "peak_rss_bytes": self.peak}
-        self.metrics.write(env_steps, {**line, **share, **values})
-        self.time, self.before, self.steps = now, dict(self.split.seconds), env_steps
-
-    def close(self) -> None:
-        self.metrics.close()
-
-
-def figures(tally: Tally) -> dict[str, float]:
-    """The running figures that the screen shows."""
-    lags = np.array(tally.lags or [0.0])
-    return {
-        "mean_return_100": tally.mean_return,
-        "episodes": float(tally.episodes),
-        "updates": float(tally.updates),
-        "policy_lag": float(lags.mean()),
-        "policy_lag_max": float(lags.max()),
-    }

@@ -120,13 +120,13 @@ class Outbox:
         self.waiting.until(self.sending[self.turn], f"rank {self.peer} to take an earlier message")
         return self.layout.views(self.buffers[self.turn])
 
-    def put(self, tree: Tree, version: int, give_up: Done = lambda: False) -> None:
-        """Send ``tree`` (copied unless it is the lent one); waits for a credit.
-
-        Raises:
-            Stopped, Deadline: see `Waiting.until`.
-        """
+    def wait(self, give_up: Done = lambda: False) -> None:
+        """Return once a message could leave. Raises Stopped, Deadline: see `Waiting.until`."""
         self.waiting.until(self.ready, f"rank {self.peer} to grant a message", give_up)
+
+    def put(self, tree: Tree, version: int, give_up: Done = lambda: False) -> None:
+        """Send ``tree`` (copied unless it is the lent one); waits for a credit. Raises Stopped, Deadline."""
+        self.wait(give_up)
         buffer = self.buffers[self.turn]
         self.layout.pack(tree, version, buffer)
         self.sending[self.turn] = self.link.isend(buffer, self.peer, self.tag)

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hpc_rl.nets.conv import NatureTorso
+from hpc_rl.nets.conv import ConvTorso
 from hpc_rl.nets.precision import set_precision
 
 SHAPE = (4, 44, 52)
 
 
-def plain(torso: NatureTorso, image: Tensor) -> Tensor:
+def plain(torso: ConvTorso, image: Tensor) -> Tensor:
     """The published network, written out: x/255 → 8×8/4 → 4×4/2 → 3×3/1 → 512, a ReLU after each."""
     x = image.float() / 255
     for layer, stride in zip(torso.convolutions, (4, 2, 1), strict=True):
@@ -26,9 +26,9 @@ def plain(torso: NatureTorso, image: Tensor) -> Tensor:
 
 
 @pytest.fixture
-def torso() -> NatureTorso:
+def torso() -> ConvTorso:
     torch.manual_seed(0)
-    made = NatureTorso(SHAPE)
+    made = ConvTorso(SHAPE)
     for layer in made.convolutions:  # biases start at zero, which would hide their loss
         torch.nn.init.normal_(layer.bias, std=0.1)
     return made
@@ -39,14 +39,14 @@ def image() -> Tensor:
     return torch.randint(0, 256, (6, *SHAPE), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
 
 
-def test_it_is_the_plain_network(torso: NatureTorso, image: Tensor) -> None:
+def test_it_is_the_plain_network(torso: ConvTorso, image: Tensor) -> None:
     found, wanted = torso(image), plain(torso, image)
     assert found.shape == (6, 512) and found.dtype == torch.float32
     assert wanted.abs().max() > 0.1
     assert torch.allclose(found, wanted, atol=1e-4)
 
 
-def test_its_gradients_are_those_of_the_plain_network(torso: NatureTorso, image: Tensor) -> None:
+def test_its_gradients_are_those_of_the_plain_network(torso: ConvTorso, image: Tensor) -> None:
     weights = list(torso.parameters())
     found = torch.autograd.grad(torso(image).square().sum(), weights)
     wanted = torch.autograd.grad(plain(torso, image).square().sum(), weights)
@@ -54,7 +54,7 @@ def test_its_gradients_are_those_of_the_plain_network(torso: NatureTorso, image:
         assert torch.allclose(a, b, rtol=1e-3, atol=1e-3 * float(b.abs().max()))
 
 
-def test_bf16_leaves_as_float32_and_near(torso: NatureTorso, image: Tensor) -> None:
+def test_bf16_leaves_as_float32_and_near(torso: ConvTorso, image: Tensor) -> None:
     exact = torso(image)
     set_precision(torso, "bf16")
     rough = torso(image)
@@ -67,7 +67,7 @@ def test_bf16_leaves_as_float32_and_near(torso: NatureTorso, image: Tensor) -> N
 
 
 def test_the_smallest_image_is_36_and_smaller_ones_are_refused() -> None:
-    assert NatureTorso((1, 36, 36))(torch.zeros(1, 1, 36, 36, dtype=torch.uint8)).shape == (1, 512)
+    assert ConvTorso((1, 36, 36))(torch.zeros(1, 1, 36, 36, dtype=torch.uint8)).shape == (1, 512)
     for shape in ((1, 35, 84), (4, 84, 10)):
         with pytest.raises(ValueError, match="36×36"):
-            NatureTorso(shape)
+            ConvTorso(shape)

@@ -1,0 +1,34 @@
+"""Per-column states of several ranks as one, and back: so a checkpoint fits any number of ranks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from hpc_rl.samplers.vector import Vector
+
+
+def merged(parts: list[Any]) -> Any:
+    """Per-column states of several ranks as one: arrays and lists are joined along the columns."""
+    head = parts[0]
+    if isinstance(head, dict):
+        return {name: merged([part[name] for part in parts]) for name in head}
+    if isinstance(head, list):
+        return [x for part in parts for x in part]
+    return None if head is None else torch.cat([torch.as_tensor(part) for part in parts])
+
+
+def chosen(state: Any, rows: list[int]) -> Any:
+    """The columns ``rows`` of a merged state; the inverse of `merged`."""
+    if isinstance(state, dict):
+        return {name: chosen(x, rows) for name, x in state.items()}
+    if isinstance(state, list):
+        return [state[row] for row in rows]
+    return None if state is None else state[rows]
+
+
+def mine(state: dict[str, Any], vector: Vector) -> dict[str, Any]:
+    where = {int(column): row for row, column in enumerate(state["columns"])}
+    picked: dict[str, Any] = chosen(state, [where[int(column)] for column in vector.columns])
+    return picked

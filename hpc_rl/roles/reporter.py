@@ -1,0 +1,62 @@
+"""The metric lines of a rank: how far, how fast, where the time went, how much memory."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import numpy as np
+import psutil
+
+from hpc_rl.roles.base import Seat
+from hpc_rl.roles.tally import Tally
+from hpc_rl.samplers.vector import Split
+from hpc_rl.storage.metrics import Metrics
+
+
+def peak_rss_bytes() -> int:
+    """The largest resident memory that this process has had; samples would miss a short peak."""
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
+
+
+class Reporter:
+    """Writes this rank's metric line every few seconds; shares of time are those since the last line."""
+
+    def __init__(self, seat: Seat, split: Split) -> None:
+        self.seat, self.split = seat, split
+        self.metrics = Metrics(seat.run.metrics, seat.place.name, tensorboard=seat.place.rank == 0)
+        self.process = psutil.Process(os.getpid())
+        self.time, self.before, self.steps = time.monotonic(), dict(split.seconds), 0
+        self.peak = 0
+
+    def due(self) -> bool:
+        return time.monotonic() - self.time >= self.seat.job.output.metrics_s
+
+    def report(self, env_steps: int, values: dict[str, float]) -> None:
+        """One line: ``env_steps`` of this rank, its rate, time split, memory, and ``values``."""
+        now = time.monotonic()
+        span = max(now - self.time, 1e-9)
+        share = {f"time/{k}": (v - self.before[k]) / span for k, v in self.split.seconds.items()}
+        share["time/other"] = max(0.0, 1 - sum(v for k, v in share.items() if k != "time/other"))
+        rss = self.process.memory_info().rss
+        self.peak = peak_rss_bytes()
+        rate = (env_steps - self.steps) / span if self.steps else 0.0
+        line = {"env_steps": env_steps, "env_steps_per_s": rate, "rss_bytes": rss, "peak_rss_bytes": self.peak}
+        self.metrics.write(env_steps, {**line, **share, **values})
+        self.time, self.before, self.steps = now, dict(self.split.seconds), env_steps
+
+    def close(self) -> None:
+        self.metrics.close()
+
+
+def figures(tally: Tally) -> dict[str, float]:
+    """The running figures that the screen shows."""
+    lags = np.array(tally.lags or [0.0])
+    return {
+        "mean_return_100": tally.mean_return,
+        "episodes": float(tally.episodes),
+        "updates": float(tally.updates),
+        "policy_lag": float(lags.mean()),
+        "policy_lag_max": float(lags.max()),
+    }

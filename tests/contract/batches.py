@@ -1,0 +1,64 @@
+"""What the contract tests share: Specs of every kind, small learners, and batches that were really collected."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from hpc_rl import job as jobs
+from hpc_rl.algorithms.base import Alone, Group
+from hpc_rl.envs.make import make
+from hpc_rl.samplers.base import episode_seeds, streams
+from hpc_rl.samplers.vector import Split, Vector
+from hpc_rl.types import Actions, Spec, Step, Trajectory, allocate, trajectory, trajectory_schema
+
+NAMES = jobs.algorithms()
+SPECS = {
+    "discrete": Spec("discrete", (7,), "float32", Actions("discrete", (4,))),
+    "multidiscrete": Spec("multidiscrete", (2, 3), "float32", Actions("multidiscrete", (3, 2))),
+    "box": Spec("box", (5,), "float32", Actions("box", (2,), (-1.0, -1.0), (1.0, 1.0))),
+    "pixel": Spec("pixel", (36, 36), "uint8", Actions("discrete", (6,)), stack=4),
+}
+ENVIRONMENTS = ("toy/catch", "toy/counter")
+STEPS, COLUMNS = 24, 4
+
+
+def config_of(name: str, **changes: Any) -> Any:
+    """The method's defaults, with those of ``changes`` that it has."""
+    kind = jobs.algorithm(name).config
+    return kind(**{key: value for key, value in changes.items() if key in kind.__dataclass_fields__})
+
+
+def policy_of(name: str, spec: Spec, config: Any = None) -> Any:
+    torch.manual_seed(0)
+    return jobs.algorithm(name).policy(config or config_of(name), spec)
+
+
+def learner_of(name: str, spec: Spec, config: Any = None, group: Group | None = None) -> Any:
+    config = config or config_of(name)
+    return jobs.algorithm(name).learner(config, spec, policy_of(name, spec, config), group or Alone())
+
+
+def step_of(spec: Spec, columns: int, seed: int = 0) -> Step:
+    rng = np.random.default_rng(seed)
+    x = rng.integers(0, 256, (columns, *spec.observation)) if spec.dtype == "uint8" else rng.normal(size=(columns, 6))
+    x = np.resize(x, (columns, *spec.observation)).astype(spec.dtype)
+    first = torch.tensor(rng.random(columns) < 0.5)
+    return Step(torch.from_numpy(x), first, torch.tensor(rng.normal(size=columns), dtype=torch.float32))
+
+
+def sampled(name: str, id: str, rounds: int, steps: int = STEPS) -> tuple[Spec, list[Trajectory]]:
+    """Batches that the method's own first policy collected; the counter's hold both kinds of end."""
+    environment = make(id, {}, COLUMNS)
+    policy, spec = policy_of(name, environment.spec), environment.spec
+    columns = range(COLUMNS)
+    vector = Vector(environment, policy, columns, streams(3, "act", columns, 0), Split())
+    vector.start(episode_seeds(3, "episode", columns, 0))
+    batches = []
+    for version in range(rounds):
+        tree = allocate(trajectory_schema(spec, policy.extras, policy.carry), steps, COLUMNS, spec.stack)
+        vector.collect(tree, version)
+        batches.append(trajectory([tree], spec))
+    return spec, batches

@@ -1,0 +1,84 @@
+"""All ranks of a job as threads of this process, each in a Seat made as run.py makes it; no launcher, no MPI."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hpc_rl import job as jobs
+from hpc_rl.envs.make import describe, make
+from hpc_rl.roles.base import Seat
+from hpc_rl.storage import run_dir
+from hpc_rl.transport.base import Waiting
+from hpc_rl.transport.local import LocalLink, run_threads
+from hpc_rl.transport.ports import Ports
+
+DEADLINE_S = 60.0
+
+
+@dataclass
+class Ran:
+    """What is left of a finished job."""
+
+    run: run_dir.RunDir
+    job: Any
+    plan: Any
+    learners: dict[int, Any] = field(default_factory=dict)  # rank -> its Learner
+
+
+def run_job(table: dict[str, Any], folder: Path) -> Ran:
+    """Run the job of a TOML-like ``table`` in ``folder`` to its end."""
+    job = jobs.parse(table, "test")
+    ran = Ran(run_dir.create(folder, jobs.dumps(job)), job, jobs.topology(job.topology).plan(job))
+    lock, token = threading.Lock(), uuid.uuid4().hex
+
+    def rank(link: LocalLink) -> None:
+        jobs.topology(job.topology).run(_seat(ran, link, lock, token))
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        run_threads(len(ran.plan.places), rank, DEADLINE_S)
+    finally:
+        torch.set_num_threads(threads)
+    return ran
+
+
+def _seat(ran: Ran, link: LocalLink, lock: threading.Lock, token: str) -> Seat:
+    job, place = ran.job, ran.plan.places[link.rank]
+    environment = job.environment
+    algorithm, config = jobs.algorithm(job.algorithm), jobs.method_config(job)
+    spec = describe(environment.id, environment.arguments)
+
+    def make_policy() -> Any:
+        with lock:  # threads share torch's generator; ranks of MPI have one each
+            torch.manual_seed(job.seed)
+            return algorithm.policy(config, spec)
+
+    def make_learner(*arguments: Any) -> Any:
+        ran.learners[place.rank] = algorithm.learner(*arguments)
+        return ran.learners[place.rank]
+
+    return Seat(
+        job=job,
+        plan=ran.plan,
+        place=place,
+        ports=Ports(link, Waiting(DEADLINE_S / 2)),
+        run=ran.run,
+        attempt=0,
+        token=token,
+        nodes=link.nodes(),
+        device="cpu",
+        spec=spec,
+        algorithm=replace(algorithm, learner=make_learner),
+        config=config,
+        resume=None,
+        stop=lambda: False,
+        make_environment=lambda columns, n: make(environment.id, environment.arguments, columns, n),
+        make_policy=make_policy,
+    )

@@ -1,0 +1,70 @@
+"""Every field of a method's Config is read, and the login node sees the same Config without torch.
+
+Mutations seen to fail: a field added that nothing reads; a default that differs between file and exec.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import fields, replace
+from typing import Any
+
+import pytest
+from batches import NAMES, config_of, sampled
+
+from hpc_rl import job as jobs
+from hpc_rl.algorithms.base import Alone
+
+
+class Recording:
+    """A Config, or a job's method table, that remembers which fields were read."""
+
+    def __init__(self, values: dict[str, Any], read: set[str]) -> None:
+        self.__dict__.update(_values=values, _read=read)
+
+    def __getattr__(self, name: str) -> Any:
+        self._read.add(name)
+        try:
+            return self._values[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    __getitem__ = __getattr__
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return getattr(self, name, default)
+
+
+def variants(name: str) -> list[dict[str, Any]]:
+    """The defaults, and one variant for each other choice of a field whose comment lists choices."""
+    plain = {item.name: getattr(config_of(name), item.name) for item in fields(config_of(name))}
+    texts = {key: text.split(",")[0] for key, text in jobs.ranges(name).items() if " | " in text}
+    words = [(key, word) for key, text in texts.items() for word in text.split(" over ")[0].split(" | ")]
+    return [plain, *({**plain, key: word.strip()} for key, word in words if word.strip() != plain[key])]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_config_field_is_read(name: str) -> None:
+    read: set[str] = set()
+    spec, batches = sampled(name, "toy/catch", 2)
+    for values in variants(name):
+        config, algorithm = Recording(values, read), jobs.algorithm(name)
+        learner = algorithm.learner(config, spec, algorithm.policy(config, spec), Alone())
+        for batch in batches:
+            learner.update(batch, 0.5)
+    for topology in jobs.literal(name, "TOPOLOGIES"):
+        table = {"algorithm": name, "topology": topology, "environment": {"id": "toy/catch"}}
+        job = replace(jobs.parse(table), resources=jobs.Resources(ranks=1 if topology == "solo" else 3))
+        job = replace(job, environment=replace(job.environment, columns=12), method=Recording(variants(name)[0], read))
+        jobs.topology(topology).plan(job)
+    assert read == {item.name for item in fields(config_of(name))}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_config_read_without_torch_is_the_modules_own(name: str) -> None:
+    alone, own = jobs.config_class(name), jobs.algorithm(name).config
+    assert [item.name for item in fields(alone)] == [item.name for item in fields(own)]
+    assert {item.name: getattr(alone(), item.name) for item in fields(alone)} == vars(own())
+    code = f"import sys; from hpc_rl import job; job.config_class({name!r})(); assert 'torch' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

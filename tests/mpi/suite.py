@@ -1,0 +1,304 @@
+"""Checks that run on every rank of one mpiexec: ``mpiexec -n N python suite.py N``; test_mpi.py reads what is printed.
+
+Each check is a plain function of the link. Rank 0 prints ``ok name`` once all ranks are through; a rank on which a check
+fails prints ``FAIL name: why`` and ends the whole world, because the others would only wait for it. A check that raises
+``Noted`` has kept the ranks in step, so that the suite goes on.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import time
+import weakref
+from collections.abc import Callable
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import psutil
+
+from hpc_rl.transport.base import Deadline, Inbox, Outbox, Waiting
+from hpc_rl.transport.layout import Layout
+from hpc_rl.transport.ports import Ports
+from hpc_rl.types import Actions, Leaf, Spec, Tree, allocate, trajectory_schema
+
+Link = Any
+DEADLINE_S = 20.0
+CREDITS = 2
+LATE_S = 1.5
+KEPT: list[Any] = []  # what must outlive a check: buffers and channels with open requests
+
+
+class Noted(AssertionError):
+    """A check failed on this rank; all ranks are through it."""
+
+
+def _ports(link: Link, deadline_s: float = DEADLINE_S) -> Ports:
+    return Ports(link, Waiting(deadline_s))
+
+
+def _world(link: Link) -> range:
+    return range(link.size)
+
+
+def _trajectory_layout() -> Layout:
+    spec = Spec("suite", (16, 16), "uint8", Actions("discrete", (3,)), stack=4)
+    extras = {"log_prob": Leaf((), "float32"), "logits": Leaf((3,), "float32")}
+    return Layout(trajectory_schema(spec, extras, {"hidden": Leaf((5,), "float32", "fragment")}), 9, 2, 4)
+
+
+def _filled(layout: Layout, seed: int) -> Tree:
+    rng = np.random.default_rng(seed)
+    tree = allocate(layout.schema, layout.steps, layout.columns, layout.stack)
+    for x in tree.values():
+        x[...] = rng.integers(0, 2 if x.dtype == bool else 200, x.shape)
+    return tree
+
+
+def check_trajectories_arrive_bit_for_bit(link: Link) -> None:
+    layout, rounds = _trajectory_layout(), 20
+    if link.rank:
+        out = Outbox(link, 0, 10, layout, Waiting(DEADLINE_S))
+        KEPT.append(out)
+        for k in range(rounds):
+            out.put(_filled(layout, 1000 * link.rank + k), k)
+        out.flush()
+        return
+    box = Inbox(link, list(_world(link))[1:], 10, layout, Waiting(DEADLINE_S))
+    KEPT.append(box)
+    seen = dict.fromkeys(box.peers, 0)
+    for _ in range(rounds * len(seen)):
+        got = box.get()
+        assert got.version == seen[got.peer], f"message {got.version} of rank {got.peer} came out of order"
+        wanted = _filled(layout, 1000 * got.peer + got.version)
+        assert all(np.array_equal(got.tree[name], x) for name, x in wanted.items())
+        seen[got.peer] += 1
+        box.release(got)
+
+
+def _stalling(link: Link, nbytes: int, tag: int) -> None:
+    """Rank 0 grants and then sleeps without touching MPI: rank 1 must send exactly what was granted."""
+    layout, total = Layout({"x": Leaf((nbytes,), "uint8", "fragment")}, 1, 1), 12
+    ports = _ports(link)
+    tree = {"x": np.full((1, nbytes), 7, np.uint8)}
+    if link.rank == 1:
+        out = Outbox(link, 0, tag, layout, Waiting(DEADLINE_S), slots=CREDITS + 2)
+        KEPT.append(out)
+        ports.barrier([0, 1])
+        begin = time.monotonic()
+        while time.monotonic() - begin < 0.7:
+            if out.ready():
+                out.put(tree, out.sent)
+            time.sleep(0.001)
+        assert out.sent == CREDITS, f"sent {out.sent} messages with {CREDITS} credits"
+        while out.sent < total:
+            out.put(tree, out.sent)
+        out.flush()
+    elif link.rank == 0:
+        box = Inbox(link, [1], tag, layout, Waiting(DEADLINE_S), CREDITS)
+        KEPT.append(box)
+        for slot in box.slots:
+            slot.buffer.fill(1)  # so that its pages exist before memory is measured
+        ports.barrier([0, 1])
+        before = psutil.Process().memory_info().rss
+        time.sleep(1.0)
+        for k in range(total):
+            got = box.get()
+            assert got.version == k and (got.tree["x"] == 7).all()
+            box.release(got)
+        growth = psutil.Process().memory_info().rss - before
+        assert growth < 3 * nbytes + (8 << 20), f"the receiver grew by {growth >> 20} MiB"
+
+
+def check_small_messages_wait_for_credits(link: Link) -> None:
+    _stalling(link, 2 << 10, 20)
+
+
+def check_large_messages_wait_for_credits(link: Link) -> None:
+    _stalling(link, 2 << 20, 24)
+
+
+def check_group_sums_and_maxima(link: Link) -> None:
+    import torch
+
+    from hpc_rl.transport.group import AllReduce
+
+    group, n = AllReduce(_ports(link), _world(link)), link.size
+    assert group.sum(torch.full((3, 2), link.rank + 1.0)).tolist() == [[n * (n + 1) / 2] * 2] * 3
+    assert group.max(torch.tensor([float(link.rank), -float(link.rank)])).tolist() == [n - 1, 0]
+    assert float(group.mean(torch.tensor(2.0 * link.rank), torch.tensor(float(link.rank)))) == 2.0
+    assert group.any(link.rank == n - 1) and not group.any(False)
+    data = torch.arange(5.0) + link.rank
+    group.broadcast_(data)
+    assert data.tolist() == [0, 1, 2, 3, 4]
+
+
+def check_group_of_some_ranks(link: Link) -> None:
+    """Communicators of parts of the world, more than one at a time, are made without the others."""
+    members = [0, link.size - 1]
+    if link.rank in members:
+        data = np.array([link.rank + 1.0])
+        _ports(link).reduce(data, "sum", members)
+        assert data[0] == link.size + 1
+
+
+def check_odd_parameters_are_named(link: Link) -> None:
+    import torch
+
+    from hpc_rl.transport.group import AllReduce
+
+    group = AllReduce(_ports(link), _world(link))
+    data = torch.linspace(-1, 1, 1001)
+    group.check_identical(data)
+    odd = link.size - 1
+    if link.rank == odd:
+        data[500] = torch.nextafter(data[500], torch.tensor(9.0))
+    try:
+        group.check_identical(data)
+    except RuntimeError as error:
+        assert f"rank {odd} differ" in str(error), error
+    else:
+        raise AssertionError("a difference of one bit was not seen")
+
+
+def check_gather_and_broadcast(link: Link) -> None:
+    ports, everyone = _ports(link), _world(link)
+    for k in range(5):
+        mine = bytes([link.rank]) * (k * 50_000 * link.rank)
+        parts = ports.gather(mine, everyone)
+        wanted = [bytes([rank]) * (k * 50_000 * rank) for rank in everyone] if link.rank == 0 else []
+        assert parts == wanted
+        value = {"k": k, "list": [1, None, "π"] * 1000}
+        assert ports.broadcast(value if link.rank == 0 else None, everyone) == value
+
+
+@contextmanager
+def _pretending(ranks: str | None) -> Any:
+    variable = "HPC_RL_RANKS_PER_NODE"
+    before = os.environ.pop(variable, None)
+    if ranks:
+        os.environ[variable] = ranks
+    yield
+    os.environ.pop(variable, None)
+    if before:
+        os.environ[variable] = before
+
+
+def check_nodes(link: Link) -> None:
+    wanted = {None: lambda rank: 0, "1": lambda rank: rank, "2": lambda rank: rank // 2 * 2}
+    for pretend, lowest in wanted.items():
+        with _pretending(pretend):
+            assert link.nodes() == [lowest(rank) for rank in _world(link)], pretend
+
+
+def _reduce_without_the_last(link: Link, members: list[int]) -> None:
+    data = np.ones(4)
+    KEPT.append(data)
+    if link.rank == link.size - 1:
+        time.sleep(LATE_S)
+        _ports(link).reduce(data, "sum", members)  # nothing may stay open when MPI ends
+        return
+    begin = time.monotonic()
+    try:
+        _ports(link, 0.5).reduce(data, "sum", members)
+    except Deadline as error:
+        assert "to reduce" in str(error) and "is that rank alive" in str(error), error
+        assert 0.4 < time.monotonic() - begin < LATE_S - 0.1
+    else:
+        raise Noted(f"no deadline of 0.5 s; the reduction took {time.monotonic() - begin:.1f} s and then ended")
+
+
+def check_a_missing_rank_ends_the_wait(link: Link) -> None:
+    _ports(link).barrier(_world(link))
+    _reduce_without_the_last(link, list(_world(link)))
+
+
+def check_a_missing_rank_ends_the_first_wait_of_a_group(link: Link) -> None:
+    """These members, in this order, have not reduced before: making their communicator must not block either."""
+    _reduce_without_the_last(link, list(_world(link))[::-1])
+
+
+def check_a_silent_rank_is_named(link: Link) -> None:
+    if link.rank == 0:
+        box = Inbox(link, [1], 60, _trajectory_layout(), Waiting(0.3), credits=1)
+        KEPT.append(box)
+        try:
+            box.get()
+        except Deadline as error:
+            assert "rank(s) 1" in str(error), error
+        else:
+            raise AssertionError("a message came from nowhere")
+    if link.rank == 1:  # take the grant and use it, so that nothing stays open
+        time.sleep(0.5)
+        KEPT.append(Outbox(link, 0, 60, _trajectory_layout(), Waiting(DEADLINE_S)))
+        KEPT[-1].put(_filled(_trajectory_layout(), 0), 0)
+        KEPT[-1].flush()
+
+
+def check_buffers_outlive_their_channel(link: Link) -> None:
+    """Roles return with receives still posted; what arrives then must not be written into freed memory."""
+    ports = _ports(link)
+    if link.rank == 0:
+        data = np.zeros(100)
+        alive = weakref.ref(data)
+        link.irecv(data, 1, 70)
+        del data
+        gc.collect()
+        kept = alive() is not None
+        ports.barrier([0, 1])
+        if not kept:
+            raise Noted("the memory of a posted receive was freed")
+    elif link.rank == 1:
+        KEPT.append(np.ones(100))
+        ports.barrier([0, 1])
+        link.isend(KEPT[-1], 0, 70)
+
+
+CHECKS: list[Callable[[Link], None]] = [
+    check_trajectories_arrive_bit_for_bit,
+    check_small_messages_wait_for_credits,
+    check_large_messages_wait_for_credits,
+    check_group_sums_and_maxima,
+    check_group_of_some_ranks,
+    check_odd_parameters_are_named,
+    check_gather_and_broadcast,
+    check_nodes,
+    check_a_missing_rank_ends_the_wait,
+    check_a_missing_rank_ends_the_first_wait_of_a_group,
+    check_a_silent_rank_is_named,
+    check_buffers_outlive_their_channel,
+]
+
+
+def main() -> None:
+    from hpc_rl.transport import mpi
+
+    link = mpi.world(int(sys.argv[1]))
+    ports = _ports(link)
+    for check in CHECKS:
+        name = check.__name__.removeprefix("check_")
+        try:
+            passed = _passed(check, link, name)
+            table = np.array([float(passed)])
+            ports.reduce(table, "sum", _world(link))
+        except BaseException as error:
+            print(f"FAIL {name}: rank {link.rank}: {type(error).__name__}: {error}", flush=True)
+            time.sleep(0.2)  # the line must be through before the world ends
+            mpi.abort(1)
+        if link.rank == 0 and table[0] == link.size:
+            print(f"ok {name}", flush=True)
+
+
+def _passed(check: Callable[[Link], None], link: Link, name: str) -> bool:
+    try:
+        check(link)
+    except Noted as error:
+        print(f"FAIL {name}: rank {link.rank}: {error}", flush=True)
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,287 @@
+"""Faults on purpose: the whole job ends soon, says who and why, and what it has saved can be resumed."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from program import (
+    BOTH_MPIS,
+    Ended,
+    checkpoints,
+    ended,
+    environment,
+    hpc_rl,
+    kill_everything,
+    learning,
+    leftovers,
+    records,
+    started,
+    state,
+    summary,
+    wait_for,
+    write_job,
+)
+from test_run_resume import assert_gapless
+
+from hpc_rl.storage import checkpoint, trajectories
+
+END_S = 10.0  # from the fault to the end of the whole job
+
+
+def assert_failed(run: Path, done: Ended, *words: str) -> None:
+    """Non-zero, one sentence with these words at the end of the talk, state failed, nothing left behind."""
+    assert done.code == 1 and done.out == "", done.err
+    assert done.last.startswith("error: "), done.err
+    for word in words:
+        assert word in done.last, done.err
+    assert "Traceback" not in done.err
+    assert state(run)["state"] == "failed" and leftovers(run) == []
+
+
+# ---- one rank fails -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("python", BOTH_MPIS)
+def test_an_exception_in_one_environment_ends_the_job(python: str, tmp_path: Path) -> None:
+    struck, run = tmp_path / "struck", tmp_path / "run"
+    arguments = f'{{ at = 200, once = "{struck}" }}'
+    job = write_job(tmp_path, "impala", 3, environment="toy/faulty", arguments=arguments)
+    done = hpc_rl("run", job, "--out", run, python=python)
+    assert_failed(run, done, "(actor-", "RuntimeError: toy/faulty fails at move 200", "traceback is in")
+    assert done.at - (time.monotonic() - time.time() + struck.stat().st_mtime) < END_S
+    guilty = [record for record in records(run) if record.get("ended") == "error"]
+    assert f"rank {done.last.split('rank ')[1].split()[0]} " in done.last and "toys.py" in guilty[0]["trace"]
+
+
+@pytest.mark.parametrize("python", BOTH_MPIS)
+@pytest.mark.parametrize("role", ["learner-0", "actor-1", "worker-1"])
+def test_sigkill_of_one_rank_ends_the_job(role: str, python: str, tmp_path: Path) -> None:
+    method, ranks = ("ppo", 2) if role.startswith("worker") else ("impala", 3)
+    job, run = write_job(tmp_path, method, ranks), tmp_path / "run"
+    with started("run", job, "--out", run, python=python) as process:
+        wait_for(lambda: learning(run, ranks), process)
+        rank, victim = next((k, record) for k, record in enumerate(records(run)) if record["role"] == role)
+        os.kill(victim["pid"], signal.SIGKILL)
+        struck = time.monotonic()
+        done = ended(process)
+    assert done.at - struck < END_S
+    assert_failed(run, done, f"rank {rank} ({role})", "killed by signal 9")
+
+
+@pytest.mark.parametrize("python", BOTH_MPIS)
+@pytest.mark.parametrize("role", ["actor-1", "worker-1"])
+def test_a_rank_that_hangs_is_noticed(role: str, python: str, tmp_path: Path) -> None:
+    """A stopped process keeps its connections open: only the deadline tells."""
+    method, ranks = ("ppo", 2) if role.startswith("worker") else ("impala", 3)
+    job, run = write_job(tmp_path, method, ranks), tmp_path / "run"
+    with started("run", job, "--out", run, "--set", "resources.deadline_s=4", python=python) as process:
+        wait_for(lambda: learning(run, ranks), process)
+        victim = next(record for record in records(run) if record["role"] == role)
+        os.kill(victim["pid"], signal.SIGSTOP)
+        struck = time.monotonic()
+        done = ended(process)
+    assert done.at - struck < 4 + END_S
+    assert_failed(run, done, "waited 4 s for", "is that rank alive?")
+    if role == "actor-1":
+        assert "rank 2 (actor-1)" in done.last
+
+
+# ---- everything is killed -------------------------------------------------------------------------------------------
+
+
+def test_sigkill_of_everything_at_any_moment_can_be_resumed(tmp_path: Path) -> None:
+    job, run = write_job(tmp_path, "impala", 3, environment="toy/counter"), tmp_path / "run"
+    moments = random.Random(7)
+    closed: dict[Path, bytes] = {}
+    for attempt in range(3):
+        again = ["--resume"] if attempt else []
+        with started("run", job, "--out", run, *again) as process:
+            wait_for(lambda attempt=attempt: learning(run, 3, attempt), process)
+            time.sleep(moments.uniform(0.0, 2.0))
+            kill_everything(run)
+        assert state(run)["state"] == "running"
+        for path, data in closed.items():
+            assert path.read_bytes() == data  # nobody touches a closed segment
+        closed = {path: path.read_bytes() for path in trajectories.segments(run)}
+    saved = checkpoint.newest(run_dir(run), lambda text: None)
+    steps = saved[2]["env_steps"] if saved else 0
+    assert steps > 0
+    done = hpc_rl("run", job, "--out", run, "--resume", "--set", f"budget.env_steps={steps + 500}")
+    assert done.code == 0, done.err
+    assert summary(run)["attempt"] == 3
+    assert_gapless(run)
+    assert leftovers(run) == []
+
+
+def run_dir(run: Path) -> checkpoint.RunDir:
+    return checkpoint.RunDir(run)
+
+
+def test_a_run_that_is_at_work_cannot_be_resumed_beside_it(tmp_path: Path) -> None:
+    """Also when only the launcher was killed: its ranks go on, and say so by their presence."""
+    job, run = write_job(tmp_path, "ppo", 2), tmp_path / "run"
+    with started("run", job, "--out", run) as process:
+        wait_for(lambda: learning(run, 2), process)
+        done = hpc_rl("run", job, "--out", run, "--resume")
+        assert done.code == 2 and "still being worked on by process" in done.last
+        other = hpc_rl("run", job, "--out", run)
+        assert other.code == 2 and "holds another run" in other.last
+        assert process.poll() is None
+        kill_everything(run)
+
+
+# ---- checkpoints ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """(job, run) of a short run on one rank that has saved several times."""
+    folder = tmp_path_factory.mktemp("finished")
+    job, run = write_job(folder, "ppo", 1, env_steps=3000, topology="solo"), folder / "run"
+    done = hpc_rl("run", job, "--out", run, "--set", "checkpoint.interval_s=0.1")
+    assert done.code == 0 and len(checkpoints(run)) == 3, done.err
+    return job, run
+
+
+@pytest.fixture
+def again(finished: tuple[Path, Path], tmp_path: Path) -> tuple[Path, Path]:
+    """A copy of it, to be damaged."""
+    job, run = finished
+    shutil.copytree(run, tmp_path / "run")
+    return job, tmp_path / "run"
+
+
+def tear(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def test_a_torn_newest_checkpoint_falls_back_and_says_so(again: tuple[Path, Path]) -> None:
+    job, run = again
+    newest, before = checkpoints(run)[-1], checkpoints(run)[-2]
+    steps = checkpoint.load(before)[1]["env_steps"]
+    tear(newest)
+    done = hpc_rl("run", job, "--out", run, "--resume", "--set", "budget.env_steps=4000")
+    assert done.code == 0, done.err
+    told = [line for line in done.err.splitlines() if line.startswith("warning: ")]
+    assert len(told) == 1 and newest.name in told[0] and "falling back" in told[0]
+    assert f'"{before.relative_to(run)}"' in (run / "provenance" / "0001.json").read_text()
+    assert steps < 3000 and summary(run)["env_steps"] >= 4000
+    assert_gapless(run)
+
+
+def test_without_a_readable_checkpoint_nothing_starts_afresh(again: tuple[Path, Path]) -> None:
+    job, run = again
+    for path in checkpoints(run):
+        tear(path)
+    torn = [path.read_bytes() for path in checkpoints(run)]
+    done = hpc_rl("run", job, "--out", run, "--resume", "--set", "budget.env_steps=4000")
+    assert done.code == 1 and "none of the 3 checkpoints" in done.last and "never starts afresh" in done.last
+    assert [path.read_bytes() for path in checkpoints(run)] == torn and len(list(run.glob("provenance/*"))) == 1
+
+
+def test_a_checkpoint_of_another_job_names_the_key(again: tuple[Path, Path]) -> None:
+    _, run = again
+    text = (run / "job.toml").read_text()
+    (run / "job.toml").write_text(text.replace('"toy/catch"', '"toy/chain"'))
+    done = hpc_rl("run", run / "job.toml", "--out", run, "--resume", "--set", "budget.env_steps=4000")
+    assert done.code == 1 and "environment.id is 'toy/catch' in the checkpoint and 'toy/chain'" in done.last
+    assert "Traceback" not in done.err
+
+
+# ---- numbers and disks ----------------------------------------------------------------------------------------------
+
+USERS = """
+import gymnasium, numpy
+
+class Game(gymnasium.Env):
+    observation_space = gymnasium.spaces.Box(-1, 1, (3,))
+    action_space = gymnasium.spaces.Discrete(2)
+    moves = 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return numpy.zeros(3, numpy.float32), {}
+
+    def step(self, action):
+        self.moves += 1
+        return numpy.zeros(3, numpy.float32), float("nan") if self.moves > 100 else 0.0, self.moves % 10 == 0, False, {}
+
+def make():
+    return Game()
+"""
+
+
+@pytest.mark.parametrize("method", ["ppo", "impala"])
+def test_a_loss_that_turns_nan_ends_the_run(method: str, tmp_path: Path) -> None:
+    (tmp_path / "users_nan.py").write_text(USERS)
+    job = write_job(tmp_path, method, 2, environment="users_nan:make")
+    settings = ["--set", "ppo.epochs=5"] if method == "ppo" else []
+    run = tmp_path / "run"
+    done = hpc_rl("run", job, "--out", run, *settings, PYTHONPATH=str(tmp_path))
+    assert_failed(run, done, f"{method}, update ", "columns ", "ten updates in a row had a non-finite gradient")
+    for path in checkpoints(run):
+        learner = checkpoint.load(path)[0]["learner"]
+        assert learner["parameters"].isfinite().all()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MiB."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(path)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small tmpfs is not permitted here, so a full disk cannot be made")
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", "-l", str(path)], check=True)
+
+
+@pytest.mark.parametrize("method", ["ppo", "impala"])
+def test_a_full_disk_ends_the_run_and_loses_nothing(method: str, small_disk: Path, tmp_path: Path) -> None:
+    job, run = write_job(tmp_path, method, 2), small_disk / "run"
+    done = hpc_rl("run", job, "--out", run, "--set", "output.compression=none")
+    assert done.code == 1 and "Traceback" not in done.err
+    assert "free space" in done.last and str(small_disk) in done.last, done.err
+    assert leftovers(run) == []
+    saved = checkpoint.newest(run_dir(run), lambda text: None)
+    for path in trajectories.segments(run):
+        trajectories.describe(path)
+    subprocess.run(["mount", "-o", "remount,size=16m", str(small_disk)], check=True)
+    steps = saved[2]["env_steps"] if saved else 0
+    more = ["--set", f"budget.env_steps={steps + 300}"]
+    done = hpc_rl("run", job, "--out", run, "--resume", *more)
+    assert done.code == 0, done.err
+    assert_gapless(run)
+
+
+def test_a_read_only_disk_is_said_in_one_sentence(small_disk: Path, tmp_path: Path) -> None:
+    job, run = write_job(tmp_path, "ppo", 1, env_steps=200), small_disk / "run"
+    assert hpc_rl("run", job, "--out", run).code == 0
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    for out, more in ((run, ["--resume", "--set", "budget.env_steps=400"]), (small_disk / "other", [])):
+        done = hpc_rl("run", job, "--out", out, *more)
+        assert done.code == 2 and done.out == "" and len(done.err.splitlines()) == 1
+        assert "cannot be written" in done.err and str(small_disk) in done.err
+
+
+# ---- the world ------------------------------------------------------------------------------------------------------
+
+
+def test_singletons_instead_of_a_world(finished: tuple[Path, Path], tmp_path: Path) -> None:
+    shutil.copytree(finished[1], tmp_path / "run")
+    rank = [sys.executable, "-m", "hpc_rl.run", str(tmp_path / "run"), "3"]
+    done = subprocess.run(rank, capture_output=True, text=True, timeout=60, check=False, env=environment())
+    assert done.returncode == 1
+    told = next(line for line in done.stderr.splitlines() if line.startswith("rank 0: "))
+    assert "MPI sees 1 rank(s) where 3 were started" in told and "PMI" in told and "Traceback" not in done.stderr

@@ -1,0 +1,137 @@
+"""N + resume + N updates equal 2N bitwise; kept steps are gapless over attempts; what a resumed run may change."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from program import checkpoints, ended, hpc_rl, learning, started, state, summary, wait_for, write_job
+
+from hpc_rl.storage import checkpoint, trajectories
+
+
+def assert_equal(mine: Any, other: Any, key: str = "") -> None:
+    """Bit for bit, whatever the nesting."""
+    assert type(mine) is type(other), key
+    if isinstance(mine, dict):
+        assert mine.keys() == other.keys(), key
+        for name in mine:
+            assert_equal(mine[name], other[name], f"{key}/{name}")
+    elif isinstance(mine, list):
+        assert len(mine) == len(other), key
+        for index, pair in enumerate(zip(mine, other, strict=True)):
+            assert_equal(*pair, f"{key}/{index}")
+    elif isinstance(mine, torch.Tensor):
+        assert mine.dtype == other.dtype and mine.numpy().tobytes() == other.numpy().tobytes(), key
+    else:
+        assert mine == other, key
+
+
+@pytest.fixture(scope="module", params=["solo", "allreduce"])
+def halves(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+    """(job, a run of N and then N updates, a run of 2N updates)."""
+    folder = tmp_path_factory.mktemp(request.param)
+    ranks = {"solo": 1, "allreduce": 2}[request.param]
+    job = write_job(folder, "ppo", ranks, env_steps=1000, topology=request.param)
+    two, one = folder / "two", folder / "one"
+    for arguments in ((two,), (two, "--resume", "--set", "budget.env_steps=2000"), (one, "--set", "budget.env_steps=2000")):
+        done = hpc_rl("run", job, "--out", *arguments)
+        assert done.code == 0, done.err
+    return job, two, one
+
+
+def test_two_halves_equal_the_whole_bitwise(halves: tuple[Path, Path, Path]) -> None:
+    _, two, one = halves
+    assert checkpoints(two)[-1].name == checkpoints(one)[-1].name
+    (mine, my_meta), (other, other_meta) = (checkpoint.load(checkpoints(run)[-1]) for run in (two, one))
+    assert my_meta.pop("attempt") == 1 and other_meta.pop("attempt") == 0
+    assert_equal(my_meta, other_meta)
+    assert_equal(mine, other)
+    learner, sampler = mine["learner"], mine["sampler"]
+    assert learner["optimizer"]["exp_avg"].abs().sum() > 0 and learner["round"] == my_meta["updates"] > 20
+    assert len(sampler["streams"]) == 4 and sampler["environment"]["memory"]  # so the comparison was of something
+
+
+def test_two_halves_record_the_same_moves_as_the_whole(halves: tuple[Path, Path, Path]) -> None:
+    _, two, one = halves
+    assert kept_steps(two).keys() == {0, 1, 2, 3}
+    rewards = [kept_steps(run) for run in (two, one)]
+    for column in range(4):
+        assert_equal(*(torch.from_numpy(found[column]) for found in rewards))
+
+
+def test_a_method_key_cannot_change_on_resume(halves: tuple[Path, Path, Path]) -> None:
+    job, two, _ = halves
+    before = (two / "job.toml").read_bytes()
+    done = hpc_rl("run", job, "--out", two, "--resume", "--set", "ppo.unroll=5")
+    assert done.code == 2 and done.out == "" and "ppo.unroll" in done.err and len(done.err.splitlines()) == 1
+    assert (two / "job.toml").read_bytes() == before
+
+
+def kept_steps(run: Path) -> dict[int, np.ndarray]:
+    """column -> float64 [n, 2] step numbers and rewards of the moves that count, by attempt and time."""
+    limits = trajectories.kept_from(run)
+    found: dict[int, list[np.ndarray]] = {}
+    for path in trajectories.segments(run):
+        segment = trajectories.describe(path)
+        kept = trajectories.kept_moves(path, limits)
+        valid = ~trajectories.read(path, "first", slice(1, None))
+        step = segment.start + np.cumsum(valid, 0) - valid
+        reward = trajectories.read(path, "reward")
+        for place, column in enumerate(segment.columns.tolist()):
+            rows = kept[:, place]
+            found.setdefault(column, []).append(np.stack([step[rows, place], reward[rows, place]], 1))
+    return {column: np.concatenate(parts) for column, parts in found.items()}
+
+
+def assert_gapless(run: Path) -> None:
+    """Every column's steps count 0, 1, 2, … over all attempts, up to where the newest checkpoint ends at least."""
+    through = checkpoint.load(checkpoints(run)[-1])[1]["steps"]
+    for column, rows in kept_steps(run).items():
+        assert rows[:, 0].tolist() == list(range(len(rows))), f"column {column}"
+        assert len(rows) >= through[str(column)] > 0
+
+
+def test_impala_resumes_on_fewer_ranks_without_gaps(tmp_path: Path) -> None:
+    job, run = write_job(tmp_path, "impala", 3, environment="toy/counter"), tmp_path / "run"
+    with started("run", job, "--out", run) as process:
+        wait_for(lambda: learning(run, 3) and checkpoints(run), process)
+        process.terminate()
+        first = ended(process)
+    assert first.code == 0, first.err
+    closed = {path: path.read_bytes() for path in trajectories.segments(run)}
+    before = summary(run)["env_steps"]
+    done = hpc_rl(
+        "run", job, "--out", run, "--resume", "-n", "2", "--set", f"budget.env_steps={before + 2000}"
+    )
+    assert done.code == 0, done.err
+    assert state(run)["attempt"] == 1 and summary(run)["env_steps"] >= before + 2000
+    assert set(summary(run)["split_s"]) == {"learner-0", "actor-0"}
+    assert all(path.read_bytes() == data for path, data in closed.items())
+    assert_gapless(run)
+    limits = trajectories.kept_from(run)
+    resumed = checkpoint.load(checkpoints(run)[-1])[1]["steps"]
+    assert {column for attempt, column in limits if attempt == 0} == {0, 1, 2, 3}
+    assert all(limits[0, int(column)] < step for column, step in resumed.items())
+    # rewards of the witness say which move of its attempt a step was: 1, 2, 3, … from where the attempt began
+    for column, rows in kept_steps(run).items():
+        edge = limits[0, column]
+        assert (rows[:edge, 1] == rows[:edge, 0] + 1).all() and (rows[edge:, 1] == rows[edge:, 0] - edge + 1).all()
+
+
+def test_ppo_resumes_on_more_ranks(tmp_path: Path) -> None:
+    job, run = write_job(tmp_path, "ppo", 1, env_steps=500), tmp_path / "run"
+    assert hpc_rl("run", job, "--out", run).code == 0
+    done = hpc_rl("run", job, "--out", run, "--resume", "-n", "2", "--set", "budget.env_steps=1000")
+    assert done.code == 0, done.err
+    assert set(summary(run)["split_s"]) == {"worker-0", "worker-1"} and summary(run)["env_steps"] >= 1000
+    assert_gapless(run)
+
+
+def test_only_the_job_of_the_run_resumes_it(halves: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    _, two, _ = halves
+    done = hpc_rl("run", write_job(tmp_path, "impala", 2), "--out", two, "--resume")
+    assert done.code == 2 and "algorithm" in done.err and "'ppo'" in done.err

@@ -1,0 +1,114 @@
+"""Whatever asks a run to stop: it saves, exits with 0 and can be resumed. A second signal aborts at once."""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from program import (
+    BOTH_MPIS,
+    HARD_LIMIT_S,
+    checkpoints,
+    command,
+    ended,
+    environment,
+    learning,
+    leftovers,
+    processes,
+    started,
+    state,
+    wait_for,
+    write_job,
+)
+
+WAYS: list[tuple[str, Callable[[subprocess.Popen[str], Path], None]]] = [
+    ("SIGTERM", lambda process, run: process.send_signal(signal.SIGTERM)),
+    ("SIGINT", lambda process, run: process.send_signal(signal.SIGINT)),
+    ("SIGUSR1", lambda process, run: process.send_signal(signal.SIGUSR1)),
+    ("STOP", lambda process, run: (run / "STOP").touch()),
+]
+
+
+@pytest.mark.parametrize("python", BOTH_MPIS)
+def test_each_way_to_ask_saves_and_stops(python: str, tmp_path: Path) -> None:
+    """One run, asked four times in four ways: each attempt takes up what the one before has saved."""
+    job, run, steps = write_job(tmp_path, "impala", 3), tmp_path / "run", 0
+    for attempt, (name, ask) in enumerate(WAYS):
+        again = ["--resume"] if attempt else []
+        with started("run", job, "--out", run, *again, python=python) as process:
+            wait_for(lambda attempt=attempt: learning(run, 3, attempt), process)
+            ask(process, run)
+            asked = time.monotonic()
+            done = ended(process)
+        assert done.code == 0, (name, done.err)
+        assert done.at - asked < 10, name
+        now = state(run)
+        assert now["state"] == "stopped" and now["attempt"] == attempt and now["env_steps"] > steps, name
+        steps = now["env_steps"]
+        assert checkpoints(run)[-1].stem == f"{now['updates']:09d}", name
+        assert leftovers(run) == [], name
+
+
+@pytest.mark.parametrize("python", BOTH_MPIS)
+def test_ctrl_c_at_a_terminal(python: str, tmp_path: Path) -> None:
+    job, run = write_job(tmp_path, "ppo", 2), tmp_path / "run"
+    child, terminal = pty.fork()
+    if child == 0:
+        os.environ.update(environment())
+        line = command("run", job, "--out", run, python=python)
+        os.execv(line[0], line)
+    shown, limit = b"", time.monotonic() + HARD_LIMIT_S
+    asked = 0.0
+    code = None
+    while time.monotonic() < limit and code is None:
+        if select.select([terminal], [], [], 0.1)[0]:
+            try:
+                shown += os.read(terminal, 65536)
+            except OSError:  # the other end is closed
+                code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if not asked and learning(run, 2):
+            os.write(terminal, b"\x03")
+            asked = time.monotonic()
+    took = time.monotonic() - asked
+    os.close(terminal)
+    assert code == 0, shown[-2000:].decode(errors="replace")
+    assert took < 10
+    assert state(run)["state"] == "stopped" and checkpoints(run)
+    assert b"\x1b[?25h" in shown.rsplit(b"\x1b[?25l", 1)[-1]  # the cursor is back
+    assert leftovers(run) == []
+
+
+@pytest.mark.parametrize("python", BOTH_MPIS)
+def test_a_second_signal_aborts(python: str, tmp_path: Path) -> None:
+    """An environment that hangs keeps the ranks from stopping; the second signal does not wait for it."""
+    struck, run = tmp_path / "struck", tmp_path / "run"
+    faulty = f'{{ how = "hang", at = 50, once = "{struck}" }}'
+    job = write_job(tmp_path, "ppo", 2, environment="toy/faulty", arguments=faulty)
+    with started("run", job, "--out", run, python=python) as process:
+        wait_for(struck.exists, process)
+        process.send_signal(signal.SIGTERM)
+        time.sleep(1.0)
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        asked = time.monotonic()
+        done = ended(process)
+    assert done.code == 130 and "aborted by a second signal" in done.last
+    assert done.at - asked < 3
+    assert state(run)["state"] == "stopped" and leftovers(run) == []
+
+
+def test_a_signal_while_starting_is_not_lost(tmp_path: Path) -> None:
+    job, run = write_job(tmp_path, "ppo", 2), tmp_path / "run"
+    with started("run", job, "--out", run) as process:
+        wait_for(lambda: (run / "logs" / "ranks.log").exists(), process)
+        process.terminate()
+        done = ended(process)
+    assert done.code == 0, done.err
+    assert state(run)["state"] == "stopped" and processes(run) == []

@@ -1,0 +1,122 @@
+"""Whole runs as a user starts them: exit code, summary, metrics, recorded data, evaluation."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from program import Ended, checkpoints, hpc_rl, leftovers, state, summary, write_job
+
+from hpc_rl.storage import trajectories
+from hpc_rl.storage.metrics import rows
+
+KEYS = {
+    "env_steps", "frames", "updates", "wall_s", "env_steps_per_s", "roofline_share", "mean_return_100", "policy_lag",
+    "peak_rss_bytes", "split_s",
+}  # fmt: skip
+CASES = {  # name -> (method, topology, ranks, record, names of the ranks)
+    "impala": ("impala", "actor_learner", 3, 0.5, ["learner-0", "actor-0", "actor-1"]),
+    "allreduce": ("ppo", "allreduce", 2, 1.0, ["worker-0", "worker-1"]),
+    "solo": ("ppo", "solo", 1, 0.0, ["worker-0"]),
+}
+SETTINGS = ["--set", "evaluate.every_steps=1000", "--set", "evaluate.episodes=2"]
+
+
+@pytest.fixture(scope="module", params=CASES)
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, Path, Ended]:
+    """One finished run of every topology."""
+    folder = tmp_path_factory.mktemp(request.param)
+    method, topology, ranks, record, _ = CASES[request.param]
+    job = write_job(folder, method, ranks, env_steps=3000, topology=topology)
+    done = hpc_rl("run", job, "--out", folder / "run", "--set", f"output.record={record}", *SETTINGS)
+    return request.param, job, folder / "run", done
+
+
+def test_ends_well_and_leaves_nothing_behind(case: tuple[str, Path, Path, Ended]) -> None:
+    _, _, run, done = case
+    assert done.code == 0, done.err
+    assert done.out == f"{run}\n"  # stdout is data: the run directory and nothing else
+    assert state(run)["state"] == "done" and "budget of 3000" in state(run)["reason"]
+    assert leftovers(run) == []
+
+
+def test_summary_holds_the_figures_of_the_run(case: tuple[str, Path, Path, Ended]) -> None:
+    name, _, run, _ = case
+    found = summary(run)
+    assert KEYS <= found.keys()
+    assert 3000 <= found["env_steps"] < 3400 and found["frames"] == found["env_steps"]
+    assert found["updates"] > 10 and found["env_steps_per_s"] > 0 and found["wall_s"] > 0
+    assert -1 <= found["mean_return_100"] <= 1
+    assert set(found["peak_rss_bytes"]) == set(found["split_s"]) == set(CASES[name][4])
+    assert all(50e6 < peak < 2e9 for peak in found["peak_rss_bytes"].values())
+    for seconds in found["split_s"].values():
+        assert 0 < sum(seconds.values()) < 2 * found["wall_s"]
+    assert (found["policy_lag"] > 0) == (name == "impala")
+
+
+def test_metrics_are_lines_of_json_and_events(case: tuple[str, Path, Path, Ended]) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    name, _, run, _ = case
+    for rank in CASES[name][4]:
+        text = (run / "metrics" / f"{rank}.jsonl").read_text()
+        lines = [json.loads(line) for line in text.splitlines()]
+        assert lines and lines == rows(run / "metrics" / f"{rank}.jsonl")
+    head = CASES[name][4][0]
+    last = rows(run / "metrics" / f"{head}.jsonl")[-1]
+    assert last["env_steps"] == summary(run)["env_steps"] and last["updates"] == summary(run)["updates"]
+    events = EventAccumulator(str(run / "metrics" / "tensorboard" / head))
+    events.Reload()
+    points = events.Scalars("mean_return_100")
+    assert points[-1].step == last["env_steps"] and points[-1].value == pytest.approx(last["mean_return_100"])
+
+
+def test_job_is_what_was_asked_with_what_was_settled(case: tuple[str, Path, Path, Ended]) -> None:
+    name, job, run, _ = case
+    asked, kept = tomllib.loads(job.read_text()), tomllib.loads((run / "job.toml").read_text())
+    asked["output"]["record"] = CASES[name][3]
+    asked["evaluate"] = {"every_steps": 1000, "episodes": 2}
+    for section, table in asked.items():
+        if isinstance(table, dict):
+            assert table == {key: kept[section][key] for key in table}, section
+        else:
+            assert kept[section] == table
+    assert kept["resources"]["precision"] == "fp32" and kept["resources"]["device"] == "cpu"
+
+
+def test_that_fraction_of_columns_is_recorded(case: tuple[str, Path, Path, Ended]) -> None:
+    name, _, run, _ = case
+    seen = [trajectories.describe(path) for path in trajectories.segments(run)]
+    columns = sorted({int(column) for segment in seen for column in segment.columns})
+    assert len(columns) == 4 * CASES[name][3]
+    limits = trajectories.kept_from(run)
+    moves = sum(int(trajectories.kept_moves(segment.path, limits).sum()) for segment in seen)
+    if name == "allreduce":
+        assert moves == summary(run)["env_steps"]  # every step that was learned from, once
+    elif columns:
+        assert moves > 0.4 * summary(run)["env_steps"]
+
+
+def test_best_checkpoint_is_the_best_evaluation(case: tuple[str, Path, Path, Ended]) -> None:
+    _, _, run, _ = case
+    log = (run / "logs" / "ranks.log").read_text()
+    told = [float(line.split(": ")[1].split()[0]) for line in log.splitlines() if line.startswith("evaluation at")]
+    assert len(told) >= 2
+    best = json.loads((run / "checkpoints" / "best.json").read_text())
+    assert best["score"] == pytest.approx(max(told), abs=0.005)
+    assert (run / "checkpoints" / "best.h5").exists() and checkpoints(run)
+
+
+def test_eval_plays_greedy_episodes(case: tuple[str, Path, Path, Ended]) -> None:
+    name, _, run, _ = case
+    if name == "allreduce":
+        pytest.skip("solo has the same code; one process less to start")
+    done = hpc_rl("eval", run, "--episodes", "5", "--json")
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    assert found["episodes"] == len(found["returns"]) == 5 and set(found["returns"]) <= {-1.0, 1.0}
+    assert found["mean"] == pytest.approx(np.mean(found["returns"])) and found["low"] <= found["mean"] <= found["high"]
+    assert found["checkpoint"].endswith("best.h5")

@@ -1,0 +1,81 @@
+"""Checks that pass here, the sentences of those that fail, and the 2-rank exchange."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hpc_rl import doctor
+from hpc_rl.job import BadJob
+from hpc_rl.storage.locking import check_locking
+
+LIGHT = (doctor._versions, doctor._cores, doctor._hdf5, doctor._zstd, doctor._locking)
+
+
+@pytest.mark.parametrize("check", LIGHT, ids=lambda check: check.__name__)
+def test_light_checks_pass_here(check: object, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = check()  # type: ignore[operator]
+    assert found.ok is not False and found.text
+
+
+def test_two_ranks_exchange() -> None:
+    found = doctor._exchange()
+    assert found.ok and "1 KiB in" in found.text and "GB/s" in found.text
+
+
+def test_a_rank_without_its_mpiexec_is_a_singleton_and_says_so() -> None:
+    command = [sys.executable, "-m", "hpc_rl.doctor", "--pair"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert done.stdout.startswith("failed: MPI sees 1 rank(s) where 2 were started")
+
+
+def test_singletons_fail_the_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "failed: MPI sees 1 rank(s) where 2 were started\nfailed: MPI sees 1 rank(s) where 2 were started\n"
+    monkeypatch.setattr(doctor, "_child", lambda command: (False, said))
+    found = doctor._exchange()
+    assert found.ok is False and found.text.startswith("MPI sees 1 rank(s)") and "pip install" in found.text
+
+
+def test_no_mpiexec(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none() -> tuple[str, str]:
+        raise BadJob("no mpiexec found; load a module")
+
+    monkeypatch.setattr("hpc_rl.launchers.local.find_mpiexec", none)
+    assert doctor._mpiexec() == doctor.Check("mpiexec", False, "no mpiexec found; load a module")
+    assert doctor._exchange().ok is False
+
+
+def test_a_child_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "DEADLINE_S", 0.1)
+    done, said = doctor._child([sys.executable, "-c", "import time; time.sleep(60)"])
+    assert not done and "did not end within" in said
+
+
+def test_little_space_names_the_remedy(tmp_path: Path) -> None:
+    assert doctor._space("disk", tmp_path, 1, "tidy up").ok
+    found = doctor._space("disk", tmp_path, 1 << 80, "tidy up")
+    assert found.ok is False and found.text.endswith("; tidy up")
+    assert doctor._space("disk", tmp_path / "absent", 1, "tidy up").ok is False
+
+
+def test_locking_that_is_ignored_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert check_locking(tmp_path) == "works"
+    assert not list(tmp_path.iterdir())
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "flock", lambda descriptor, how: None)
+        assert check_locking(tmp_path) == "ignored"
+
+    def refuse(*args: object, **options: object) -> None:
+        raise OSError(errno.ENOLCK, "unable to lock file")
+
+    monkeypatch.setattr("h5py.File", refuse)
+    assert check_locking(tmp_path) == "absent"
+    with pytest.raises(OSError):
+        check_locking(tmp_path / "absent")

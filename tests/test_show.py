@@ -1,0 +1,108 @@
+"""The page of `hpc-rl show`: its numbers, its speed at starting, and the memory budget against measured runs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from hpc_rl import job as jobs
+from hpc_rl.job import BadJob, Job
+from hpc_rl.show import MIB, budget, gather, leaves, render
+from hpc_rl.transport.layout import Layout
+
+CATCH: dict[str, Any] = {
+    "algorithm": "impala",
+    "topology": "actor_learner",
+    "environment": {"id": "toy/catch", "columns": 16},
+    "resources": {"ranks": 3},
+}
+PONG: dict[str, Any] = {
+    "algorithm": "impala",
+    "topology": "actor_learner",
+    "environment": {"id": "ALE/Pong-v5", "columns": 64},
+    "impala": {"minibatches": 4},
+    "resources": {"ranks": 3},
+}
+PPO_PONG: dict[str, Any] = {
+    "algorithm": "ppo",
+    "topology": "solo",
+    "environment": {"id": "ALE/Pong-v5", "columns": 8},
+}
+
+
+def catch(**changes: Any) -> Job:
+    return jobs.parse({**CATCH, **changes}, "catch")
+
+
+def test_page_of_an_asynchronous_job() -> None:
+    text = render(catch())
+    rows = [line.split() for line in text.splitlines()]
+    assert ["0", "learner", "0", "–", "its", "share", "CPU", "or", "GPU"] in rows
+    assert ["1–2", "actor", "0–1", "0–15", "(8", "each)", "1", "CPU"] in rows
+    for word in ("T = 20 moves", "8 columns per update", "actor → learner", "weights", "checkpoint", "free disk"):
+        assert word in text, word
+
+
+def test_many_ranks_take_one_row() -> None:
+    text = render(catch(environment={"id": "toy/catch", "columns": 128}, resources={"ranks": 65}))
+    assert "1–64" in text and "0–127 (2 each)" in text and "actor ×64" in text
+
+
+def test_one_rank_sends_nothing_and_records_nothing() -> None:
+    table = {"algorithm": "ppo", "topology": "solo", "environment": {"id": "CartPole-v1"}, "output": {"record": 0.0}}
+    text = render(jobs.parse(table))
+    assert "a single rank needs no MPI" in text and "none recorded" in text and "segments" not in text
+
+
+def test_message_bytes_are_those_of_the_channel() -> None:
+    from hpc_rl.algorithms.impala import Config, Policy
+    from hpc_rl.roles.base import schemas
+
+    figures = gather(catch())
+    policy = Policy(Config(), figures.spec)
+    recorded, sent = schemas(policy, figures.spec)
+    assert dict(figures.schema) == recorded
+    assert figures.message_bytes == Layout(sent, 20, 8, figures.spec.stack).nbytes
+    assert figures.parameters == sum(p.numel() for p in policy.net.parameters())
+
+
+@pytest.mark.parametrize("name", jobs.algorithms())
+def test_leaves_are_read_without_importing_the_method(name: str) -> None:
+    policy = __import__(f"hpc_rl.algorithms.{name}", fromlist=["Policy"]).Policy
+    for kind in ("extras", "carry"):
+        assert leaves(name, kind) == getattr(policy, kind)
+
+
+# Largest resident memory in MiB of real runs on two cores (torch 2.13 for the CPU, MPICH 5.0).
+MEASURED = [
+    (CATCH, "learner", 357),
+    (CATCH, "actor", 284),
+    (PONG, "learner", 559),
+    (PONG, "actor", 429),
+    (PPO_PONG, "worker", 560),
+    ({"algorithm": "ppo", "topology": "solo", "environment": {"id": "CartPole-v1", "columns": 8}}, "worker", 349),
+]
+
+
+@pytest.mark.parametrize(("table", "role", "measured"), MEASURED)
+def test_memory_is_within_15_percent_of_measured_runs(table: dict[str, Any], role: str, measured: int) -> None:
+    figures = gather(jobs.parse(table))
+    place = next(place for place in figures.plan.places if place.role == role)
+    assert sum(budget(figures, place).values()) / MIB == pytest.approx(measured, rel=0.15)
+
+
+def test_images_too_small_for_the_network_are_refused() -> None:
+    with pytest.raises(BadJob, match="too small"):
+        render(catch(environment={"id": "toy/catch", "columns": 16, "arguments": {"pixels": True, "stack": 4}}))
+
+
+def test_show_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from hpc_rl import job; from hpc_rl.show import render; render(job.load('impala_catch'));"
+        "print([m for m in ('torch', 'mpi4py', 'dask', 'h5py', 'matplotlib') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "[]"

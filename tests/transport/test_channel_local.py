@@ -1,0 +1,240 @@
+"""Channels, waiting and small exchanges over threads.
+
+Mutations seen to fail: see MUTATIONS
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hpc_rl.transport.base import Deadline, Inbox, Outbox, Stopped, Waiting
+from hpc_rl.transport.layout import Layout
+from hpc_rl.transport.local import LocalLink, alone, run_threads
+from hpc_rl.transport.ports import Ports
+from hpc_rl.types import Leaf, Tree
+
+LAYOUT = Layout({"x": Leaf((), "int64", "step"), "pixel": Leaf((3,), "uint8", "edge")}, 4, 2)
+TAG = 10
+
+
+def message(number: int) -> Tree:
+    return {"x": np.full((4, 2), number, np.int64), "pixel": np.full((5, 2, 3), number % 256, np.uint8)}
+
+
+def two(sender: Callable[[LocalLink], None], receiver: Callable[[LocalLink], None]) -> None:
+    run_threads(2, lambda link: (receiver, sender)[link.rank](link), 20.0)
+
+
+def outbox(link: LocalLink, slots: int = 8, deadline_s: float = 10.0, tag: int = TAG) -> Outbox:
+    return Outbox(link, 0, tag, LAYOUT, Waiting(deadline_s), slots)
+
+
+def inbox(link: LocalLink, credits: int, peers: tuple[int, ...] = (1,), tag: int = TAG) -> Inbox:
+    return Inbox(link, peers, tag, LAYOUT, Waiting(10.0), credits)
+
+
+@pytest.mark.parametrize("credits", [1, 2, 5])
+def test_a_stalled_receiver_holds_exactly_what_it_granted(credits: int) -> None:
+    stalled = threading.Event()
+    sent = []
+
+    def sender(link: LocalLink) -> None:
+        out = outbox(link, deadline_s=0.2)
+        with pytest.raises(Deadline, match="rank 0 to grant a message"):
+            for number in range(20):
+                out.put(message(number), number)
+        sent.append(out.sent)
+        stalled.set()
+        out.waiting.deadline_s = 10.0
+        out.put(message(99), 99)  # one slot given back is one message more
+
+    def receiver(link: LocalLink) -> None:
+        box = inbox(link, credits)
+        assert stalled.wait(10)
+        found = [box.get() for _ in range(credits)]
+        assert [m.version for m in found] == list(range(credits)) and box.poll() is None
+        box.release(found[0])
+        assert box.get().version == 99
+
+    two(sender, receiver)
+    assert sent == [credits]
+
+
+@pytest.mark.parametrize("lent", [True, False])
+def test_messages_arrive_whole_and_in_order(lent: bool) -> None:
+    def sender(link: LocalLink) -> None:
+        out = outbox(link, slots=2)
+        for number in range(50):
+            tree = out.lend() if lent else message(number)
+            for name, x in message(number).items():
+                tree[name][...] = x
+            out.put(tree, number)
+            if not lent:  # it was copied, so the caller may go on writing
+                tree["x"][...] = -1
+        out.flush()
+
+    def receiver(link: LocalLink) -> None:
+        box = inbox(link, 2)
+        for number in range(50):
+            got = box.get()
+            assert (got.version, got.peer) == (number, 1)
+            assert all(np.array_equal(got.tree[name], x) for name, x in message(number).items())
+            box.release(got)
+        assert box.poll() is None and box.received == 50
+
+    two(sender, receiver)
+
+
+def test_newest_skips_and_gives_back_the_older_ones() -> None:
+    def sender(link: LocalLink) -> None:
+        out = outbox(link)
+        for number in range(7):  # three at once, three more for the released ones and the last
+            out.put(message(number), number)
+        out.flush()
+
+    def receiver(link: LocalLink) -> None:
+        box = inbox(link, 3)
+        Waiting(10).until(lambda: all(slot.arrived() for slot in box.slots), "three messages")
+        got = box.newest()
+        assert got is not None and got.version >= 2 and (got.tree["x"] == got.version).all()
+        last = got.version
+        box.release(got)
+        while last < 6:
+            got = box.newest()
+            if got is not None:
+                assert got.version > last
+                last = got.version
+                box.release(got)
+        assert box.newest() is None
+
+    two(sender, receiver)
+
+
+def test_peers_are_taken_in_turn() -> None:
+    def body(link: LocalLink) -> None:
+        if link.rank:
+            out = outbox(link)
+            for number in range(4):
+                out.put(message(number), number)
+            out.flush()
+            return
+        box = inbox(link, 4, (1, 2, 3))
+        Waiting(10).until(lambda: all(slot.arrived() for slot in box.slots), "all messages")
+        peers = [box.get().peer for _ in range(12)]
+        assert all(set(peers[k : k + 3]) == {1, 2, 3} for k in range(0, 12, 3))
+
+    run_threads(4, body, 20.0)
+
+
+def test_a_message_is_not_overwritten_before_it_is_released() -> None:
+    def sender(link: LocalLink) -> None:
+        out = outbox(link)
+        for number in range(6):
+            out.put(message(number), number)
+
+    def receiver(link: LocalLink) -> None:
+        box = inbox(link, 2)
+        held = box.get()
+        for number in range(1, 6):
+            got = box.get()
+            assert got.version == number and (held.tree["x"] == 0).all()
+            box.release(got)
+
+    two(sender, receiver)
+
+
+def test_a_wait_is_given_up_when_the_run_stops() -> None:
+    stop = threading.Event()
+
+    def sender(link: LocalLink) -> None:
+        with pytest.raises(Stopped):
+            outbox(link).put(message(0), 0, give_up=stop.is_set)
+
+    def receiver(link: LocalLink) -> None:
+        with pytest.raises(Stopped):
+            begin = time.monotonic()
+            box = Inbox(link, [1], TAG + 50, LAYOUT, Waiting(10.0))  # nobody sends there
+            box.get(give_up=lambda: time.monotonic() - begin > 0.1)
+        stop.set()
+
+    two(sender, receiver)
+
+
+def test_deadlines_name_who_is_missing() -> None:
+    link, ports = alone(), Ports(alone(), Waiting(0.05))
+    with pytest.raises(Deadline, match=r"a message from rank\(s\) 3, 5.*is that rank alive"):
+        Inbox(link, [3, 5], TAG, LAYOUT, Waiting(0.05)).get()
+    with pytest.raises(Deadline, match=r"ranks \[0, 1\] to reduce"):
+        ports.reduce(np.zeros(2), "sum", [0, 1])
+    with pytest.raises(Deadline, match="rank 1 to speak"):
+        ports.broadcast(None, [1, 0])
+
+
+def test_waiting_adds_up_and_pulses() -> None:
+    pulses: list[int] = []
+    waiting = Waiting(10.0, lambda: pulses.append(1))
+    begin = time.monotonic()
+    waiting.until(lambda: time.monotonic() - begin > 0.1, "time to pass")
+    assert 0.09 < waiting.waited_s < 5 and len(pulses) > 10
+    with pytest.raises(Stopped):
+        waiting.until(lambda: False, "nothing", lambda: time.monotonic() - begin > 0.2)
+    assert waiting.waited_s > 0.18
+
+
+def everywhere(size: int, body: Callable[[Ports], Any]) -> list[Any]:
+    found: list[Any] = [None] * size
+
+    def rank(link: LocalLink) -> None:
+        found[link.rank] = body(Ports(link, Waiting(10.0)))
+
+    run_threads(size, rank, 20.0)
+    return found
+
+
+def test_gather_broadcast_and_reduce() -> None:
+    members = range(3)
+    texts = [b"", b"one", b"two" * 1000]
+    assert everywhere(3, lambda p: p.gather(texts[p.link.rank], members)) == [texts, [], []]
+    value = {"a": [1, None, "π"], "b": 0.5}
+    assert everywhere(3, lambda p: p.broadcast(value if p.link.rank == 0 else None, members)) == [value] * 3
+
+    def reduced(operation: str) -> list[Any]:
+        def body(ports: Ports) -> Any:
+            data = np.array([ports.link.rank, -ports.link.rank, 1.5])
+            for _ in range(3):  # rounds in a row do not mix
+                data = np.array([ports.link.rank, -ports.link.rank, 1.5])
+                ports.reduce(data, operation, members)
+            return data.tolist()
+
+        return everywhere(3, body)
+
+    assert reduced("sum") == [[3, -3, 4.5]] * 3
+    assert reduced("max") == [[2, 0, 1.5]] * 3
+
+
+def test_gather_among_some_in_their_order() -> None:
+    assert everywhere(3, lambda p: p.gather(b"%d" % p.link.rank, [2, 0]) if p.link.rank != 1 else None) == [
+        [],
+        None,
+        [b"2", b"0"],
+    ]
+
+
+def test_a_threads_error_ends_the_caller() -> None:
+    def body(link: LocalLink) -> None:
+        if link.rank == 1:
+            raise KeyError("rank 1")
+        time.sleep(30)
+
+    begin = time.monotonic()
+    with pytest.raises(KeyError):
+        run_threads(2, body, 10.0)
+    with pytest.raises(TimeoutError):
+        run_threads(1, lambda link: time.sleep(30), 0.1)
+    assert time.monotonic() - begin < 5
