@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from hpc_rl.job import Job
     from hpc_rl.storage.run_dir import RunDir
 
+ROOFLINE_FROM_S = 120.0  # shorter runs are not worth half a minute of measuring
+
 
 def _talk(text: str) -> None:
     click.echo(text, err=True)
@@ -71,7 +73,12 @@ def _load(job: str | Path, ranks: int | None, overrides: tuple[str, ...]) -> Job
 @job_options
 @click.option("--out", type=click.Path(path_type=Path), help="Run directory [default: runs/<job>].")
 @click.option("--resume", is_flag=True, help="Go on from the newest checkpoint of --out.")
-def run(job: str, ranks: int | None, overrides: tuple[str, ...], out: Path | None, resume: bool) -> int:
+@click.option(
+    "--roofline/--no-roofline", default=None, help="Measure the machine afterwards [after 2 minutes or more]."
+)
+def run(
+    job: str, ranks: int | None, overrides: tuple[str, ...], out: Path | None, resume: bool, roofline: bool | None
+) -> int:
     """Train JOB (a file, or a name from `hpc-rl list`) on this machine."""
     from hpc_rl.launchers import local
     from hpc_rl.screen import Screen
@@ -99,7 +106,7 @@ def run(job: str, ranks: int | None, overrides: tuple[str, ...], out: Path | Non
     outcome = local.launch(wanted, directory, screen.tick)
     screen.close(outcome.sentence)
     if outcome.code == 0:
-        _report(directory)
+        _report(directory, roofline)
     else:
         _talk(f"error: {outcome.sentence}")
     return outcome.code
@@ -125,12 +132,24 @@ def _check_environment(job: Job) -> None:
     describe(job.environment.id, job.environment.arguments)
 
 
-def _report(directory: RunDir) -> None:
+def _report(directory: RunDir, roofline: bool | None) -> None:
+    """One line of figures; with the share of what these cores could do, measured now that they are free."""
+    from hpc_rl.storage.run_dir import write_json
+
     summary = json.loads(directory.summary_file.read_text())
+    share = ""
+    if roofline or (roofline is None and summary["wall_s"] >= ROOFLINE_FROM_S):
+        from hpc_rl.bench.roofline import measure
+
+        _talk("measuring what these cores could reach, half a minute …")
+        bound = measure(jobs.load(directory.job_file)).env_steps_per_s
+        summary |= {"roofline_env_steps_per_s": bound, "roofline_share": summary["env_steps_per_s"] / bound}
+        write_json(directory.summary_file, summary)
+        share = f" ({summary['roofline_share']:.0%} of the roofline)"
     mean = summary["mean_return_100"]
     _talk(
         f"{summary['reason']}; {summary['env_steps']:,} env steps in {summary['wall_s'] / 60:.1f} min, "
-        f"{summary['env_steps_per_s']:.0f}/s, mean return of the last 100 episodes "
+        f"{summary['env_steps_per_s']:.0f}/s{share}, mean return of the last 100 episodes "
         f"{'none yet' if mean is None else f'{mean:.2f}'}"
     )
     click.echo(directory.path)

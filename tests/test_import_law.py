@@ -1,6 +1,7 @@
 """The import law and the brakes of the house plan, read from the source.
 
-Mutations seen to fail: see MUTATIONS
+Mutations seen to fail: mpi4py, pickle or a room above imported in nets/; a method named outside job.py; h5py in cli.py;
+``isend`` in transport/mpi.py.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from hpc_rl import job as jobs
-from hpc_rl.job import BadJob, Job
+from hpc_rl.job import Job
 from hpc_rl.show import MIB, budget, gather, leaves, render
 from hpc_rl.transport.layout import Layout
 
@@ -92,11 +92,6 @@ def test_memory_is_within_15_percent_of_measured_runs(table: dict[str, Any], rol
     figures = gather(jobs.parse(table))
     place = next(place for place in figures.plan.places if place.role == role)
     assert sum(budget(figures, place).values()) / MIB == pytest.approx(measured, rel=0.15)
-
-
-def test_images_too_small_for_the_network_are_refused() -> None:
-    with pytest.raises(BadJob, match="too small"):
-        render(catch(environment={"id": "toy/catch", "columns": 16, "arguments": {"pixels": True, "stack": 4}}))
 
 
 def test_show_imports_nothing_heavy() -> None:

@@ -8,6 +8,9 @@ Published settings (Table G.1, Atari): T 20, batch 32 columns, RMSProp ε 0.01, 
 loss *summed* over T·B, clip 40, rewards clipped to ±1. Here ``loss = "sum"`` keeps the gradient of the sum, "mean"
 divides by the global count of valid moves; clip and ε belong to the choice.
 
+``passes`` > 1 reuses a batch, which needs ``surrogate_clip``: that is APPO (Sample Factory, RLlib), V-trace's targets with
+PPO's clip of π/μ. One pass without a clip is the paper.
+
 Needs in extras: log_prob, log μ(a|x) of the version that acted. Topologies: actor_learner; also solo and allreduce.
 """
 
@@ -29,7 +32,7 @@ from hpc_rl.algorithms.base import (
     load_optimizer,
     optimizer_state,
 )
-from hpc_rl.formulas.policy_gradient import policy_gradient
+from hpc_rl.formulas.policy_gradient import clipped_surrogate, policy_gradient
 from hpc_rl.formulas.returns import vtrace
 from hpc_rl.formulas.value import half_squared
 from hpc_rl.nets.actions import Head
@@ -54,6 +57,7 @@ class Config:
     loss: str = "mean"  # mean | sum over T·B
     discount: float = 0.99  # γ, 0..1
     lambda_: float = 1.0  # 0..1, leak of the traces c
+    surrogate_clip: float = 0.0  # >= 0, clips π/μ as PPO does, which makes this APPO; 0 is the paper's policy gradient
     rho_bar: float = 1.0  # > 0
     c_bar: float = 1.0  # > 0
     entropy_cost: float = 0.01  # >= 0
@@ -71,10 +75,10 @@ def loss(
     """Summed loss and summed figures of one batch, for network outputs [T+1, b, P] and [T+1, b]."""
     weight = batch.valid.float()
     log_prob, entropy = head.log_prob_entropy(output[:-1], batch.action)
+    log_ratio = (log_prob - batch.extras["log_prob"]) * weight
     reward = batch.reward.clamp(-config.reward_clip, config.reward_clip) if config.reward_clip else batch.reward
     with torch.no_grad():
-        log_ratio = (log_prob - batch.extras["log_prob"]) * weight
-        target, advantage = vtrace(
+        target, rho, advantage = vtrace(
             log_ratio,
             reward,
             config.discount * batch.discount,
@@ -87,11 +91,14 @@ def loss(
         if config.normalize_advantage:
             spread = group.mean((weight * advantage.square()).sum(), weight.sum()).sqrt()
             advantage = advantage / (spread + 1e-5)
-    policy_loss = policy_gradient(log_prob, advantage, weight)
+    if config.surrogate_clip:
+        policy_loss = clipped_surrogate(log_ratio, advantage, weight, config.surrogate_clip)
+    else:
+        policy_loss = policy_gradient(log_prob, rho * advantage, weight)
     value_loss = half_squared(value[:-1], target, weight)
     bonus = (weight * entropy).sum()
     total = policy_loss + config.value_cost * value_loss - config.entropy_cost * bonus
-    figures = {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": bonus, "rho": log_ratio.exp() * weight}
+    figures = {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": bonus, "rho": rho * weight}
     return total, {name: x.detach().sum() for name, x in figures.items()}
 
 

@@ -38,11 +38,13 @@ def vtrace(
     rho_bar: float = 1.0,
     c_bar: float = 1.0,
     lambda_: float = 1.0,
-) -> tuple[Tensor, Tensor]:
-    """V-trace targets v_s and policy-gradient advantages, both [T, b] (Espeholt et al. 2018, arXiv 1802.01561, eq. 1).
+) -> tuple[Tensor, Tensor, Tensor]:
+    """V-trace targets v_s, weights ρ_s and advantages Â_s, all [T, b] (Espeholt et al. 2018, arXiv 1802.01561, eq. 1).
 
     v_s = V(x_s) + Σ_{t≥s} γ^{t−s} (Π_{i<t} c_i) ρ_t (r_t + γ V(x_{t+1}) − V(x_t)),
-    ρ_t = min(ρ̄, π/μ), c_t = λ min(c̄, π/μ);  advantage_s = ρ_s (r_s + γ v_{s+1} − V(x_s)), v_T = V(x_T).
+    ρ_t = min(ρ̄, π/μ), c_t = λ min(c̄, π/μ);  Â_s = r_s + γ v_{s+1} − V(x_s), v_T = V(x_T).
+
+    The policy gradient of the paper weighs log π with ρ_s Â_s.
 
     Args:
         log_ratio: log π(a|x) − log μ(a|x), [T, b].
@@ -54,5 +56,4 @@ def vtrace(
     delta = rho * (reward + discount * value[1:] - value[:-1])
     target = value[:-1] + cut_scan(delta, discount * c, valid)
     following = torch.cat([target[1:], value[-1:]])
-    advantage = valid * rho * (reward + discount * following - value[:-1])
-    return target, advantage
+    return target, rho, valid * (reward + discount * following - value[:-1])

@@ -1,6 +1,8 @@
 """Every file of algorithms/ keeps its contract, whatever it is: parametrised over the folder.
 
-Mutations seen to fail: see MUTATIONS
+Mutations seen to fail: ``act`` drawing with torch.rand; an extra missing or of another dtype; the permutation drawn
+over this rank's columns; the advantage's mean of this rank; ``round`` or the optimiser left out of ``load``; counts left out
+of the reduction; the step taken in spite of a non-finite norm; eleven instead of ten.
 """
 
 from __future__ import annotations

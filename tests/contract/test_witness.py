@@ -2,7 +2,8 @@
 
 The k-th move of a column pays k, so a column's recorded rewards must be 1, 2, 3, … whatever carried them.
 
-Mutations seen to fail: see MUTATIONS
+Mutations seen to fail: ``start`` off by one; invalid moves counted as env steps; a fragment tallied twice or not
+recorded; streams keyed by the place in the rank instead of the column.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Policy losses against loops, and their gradients against finite differences.
 
-Mutations seen to fail: ``minimum`` → ``maximum``; the clip one-sided or without the advantage; ``weight`` left out;
+Mutations seen to fail: ``minimum`` → ``maximum``; the clip one-sided; ``weight`` left out;
 the sign of a loss; k3 without its −1; k3 with the sign of log r turned.
 """
 

@@ -1,8 +1,8 @@
 """GAE and V-trace against slow twins that split every column into episodes by hand.
 
-Mutations seen to fail: λ squared or left out; ``value[1:]`` → ``value[:-1]`` in δ; the cut at ``valid`` removed or
-moved by one row; ``discount`` left out of the decay; c clipped by ρ̄ (or ρ by c̄); λ left out of c; the advantage bootstrapped
-from V instead of v; ρ left out of the advantage; ``valid`` left out of the advantage.
+Mutations seen to fail: λ squared; ``value[1:]`` → ``value[:-1]`` in δ; the cut at ``valid`` removed or moved by one
+row; c clipped by ρ̄, ρ by c̄; λ left out of c; the advantage bootstrapped from V instead of v; ρ or ``valid`` left out of the
+advantage.
 """
 
 from __future__ import annotations
@@ -126,28 +126,29 @@ def test_gae_is_that_of_each_episode(case: Case, lambda_: float) -> None:
 @pytest.mark.parametrize(("rho_bar", "c_bar", "lambda_"), [(1, 1, 1), (2.0, 0.6, 1.0), (0.7, 1.5, 0.8), (1, 1, 0)])
 def test_vtrace_is_that_of_each_episode(case: Case, rho_bar: float, c_bar: float, lambda_: float) -> None:
     ratio = torch.tensor(case.log_ratio)
-    target, advantage = vtrace(ratio, *case.tensors(), rho_bar=rho_bar, c_bar=c_bar, lambda_=lambda_)
+    target, rho, advantage = vtrace(ratio, *case.tensors(), rho_bar=rho_bar, c_bar=c_bar, lambda_=lambda_)
     wanted_target, wanted_advantage = vtrace_of_episodes(case, rho_bar, c_bar, lambda_)
     assert np.allclose(target.numpy(), wanted_target, atol=1e-12)
-    assert np.allclose(advantage.numpy(), wanted_advantage, atol=1e-12)
+    assert np.allclose((rho * advantage).numpy(), wanted_advantage, atol=1e-12)
     assert np.array_equal(target.numpy()[~case.valid], case.value[:-1][~case.valid])
     assert (advantage.numpy()[~case.valid] == 0).all()
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_on_policy_vtrace_is_the_n_step_bellman_target(case: Case) -> None:
-    target, advantage = vtrace(torch.zeros(case.reward.shape), *case.tensors())
+    target, rho, advantage = vtrace(torch.zeros(case.reward.shape), *case.tensors())
     for j, start, end in case.episodes():
         for s in range(start, end):
             rewards = sum(GAMMA ** (t - s) * case.reward[t, j] for t in range(s, end))
             wanted = rewards + GAMMA ** (end - s) * case.bootstrap(j, end)
             assert np.isclose(float(target[s, j]), wanted)
             assert np.isclose(float(advantage[s, j]), wanted - case.value[s, j])
+            assert float(rho[s, j]) == 1.0
 
 
 def test_on_policy_vtrace_with_lambda_is_gae_plus_value() -> None:
     case = CASES[0]
-    target, _ = vtrace(torch.zeros(case.reward.shape), *case.tensors(), lambda_=0.8)
+    target, _, _ = vtrace(torch.zeros(case.reward.shape), *case.tensors(), lambda_=0.8)
     assert np.allclose(target.numpy(), gae_of_episodes(case, 0.8) + case.value[:-1])
 
 

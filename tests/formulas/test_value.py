@@ -1,7 +1,7 @@
 """Value losses against loops, and the clipped one's gradient against finite differences.
 
-Mutations seen to fail: ``maximum`` → ``minimum``; the clip around the target or the new value; ½ left out; ``weight``
-left out; explained variance with a weighted mean over all rows; 1 − x turned into x.
+Mutations seen to fail: ``maximum`` → ``minimum``; the clip around the target; ½ or ``weight`` left out; the mean of
+explained variance over all rows; its 1 − x turned into x.
 """
 
 from __future__ import annotations

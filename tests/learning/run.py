@@ -12,7 +12,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-SEEDS = {"ppo_cartpole": (1, 2, 3, 4, 5), "impala_catch": (1, 2, 3, 4, 5), "impala_pong": (1, 2, 3), "ppo_pong": (1, 2, 3)}
+SEEDS = {
+    "ppo_cartpole": (1, 2, 3, 4, 5),
+    "impala_catch": (1, 2, 3, 4, 5),
+    "impala_pong": (1, 2, 3),
+    "ppo_pong": (1, 2, 3),
+}
 
 
 def trained(job: str, seed: int, out: Path) -> dict[str, float]:

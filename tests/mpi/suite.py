@@ -1,6 +1,6 @@
-"""Checks that run on every rank of one mpiexec: ``mpiexec -n N python suite.py N``; test_mpi.py reads what is printed.
+"""Checks that run on every rank of one mpiexec: ``mpiexec -n N python suite.py N``; test_mpi.py reads its lines.
 
-Each check is a plain function of the link. Rank 0 prints ``ok name`` once all ranks are through; a rank on which a check
+Each check is a plain function of the link. Rank 0 prints ``ok name`` once all ranks are through; a rank whose check
 fails prints ``FAIL name: why`` and ends the whole world, because the others would only wait for it. A check that raises
 ``Noted`` has kept the ranks in step, so that the suite goes on.
 """

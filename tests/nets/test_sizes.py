@@ -39,10 +39,17 @@ def test_activations_are_what_backward_keeps(spec: Spec) -> None:
     assert sum(saved.values()) / batch == pytest.approx(activations(spec, (64, 64)), rel=0.2)
 
 
-def test_small_images_are_refused_like_by_the_module() -> None:
+def test_small_images_are_taken_as_vectors() -> None:
     small = Spec("small", (20, 20), "uint8", Actions("discrete", (2,)), stack=4)
-    with pytest.raises(ValueError, match="too small") as ours:
-        actor_critic(small, ())
-    with pytest.raises(ValueError, match="too small") as theirs:
-        ActorCritic(small, ())
-    assert str(ours.value) == str(theirs.value)
+    net = ActorCritic(small, (8,))
+    assert sum(p.numel() for p in net.parameters()) == actor_critic(small, (8,))
+    _, bright = net(torch.full((1, 4, 20, 20), 255, dtype=torch.uint8))
+    _, one = net(torch.ones(1, 4, 20, 20))
+    assert torch.allclose(bright, one)  # bytes are 0..1
+
+
+@pytest.mark.parametrize("network", ["nature", "shallow"])
+def test_both_image_networks(network: str) -> None:
+    spec = Spec("atari", (84, 84), "uint8", Actions("discrete", (6,)), stack=4)
+    net = ActorCritic(spec, (), network)
+    assert sum(p.numel() for p in net.parameters()) == actor_critic(spec, (), network)

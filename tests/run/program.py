@@ -50,7 +50,15 @@ metrics_s = 0.2
 interval_s = 0.5
 """
 IMPALA = 'algorithm = "impala"\ntopology = "actor_learner"\n[impala]\nunroll = 5\nhidden = [8]\nanneal = false\n'
-PPO = 'algorithm = "ppo"\ntopology = "{topology}"\n[ppo]\nunroll = 16\nepochs = 2\nminibatches = 2\nhidden = [8]\nanneal = false\n'
+PPO = """algorithm = "ppo"
+topology = "{topology}"
+[ppo]
+unroll = 16
+epochs = 2
+minibatches = 2
+hidden = [8]
+anneal = false
+"""
 
 
 def write_job(

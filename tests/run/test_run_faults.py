@@ -267,7 +267,8 @@ def test_a_full_disk_ends_the_run_and_loses_nothing(method: str, small_disk: Pat
 
 def test_a_read_only_disk_is_said_in_one_sentence(small_disk: Path, tmp_path: Path) -> None:
     job, run = write_job(tmp_path, "ppo", 1, env_steps=200), small_disk / "run"
-    assert hpc_rl("run", job, "--out", run).code == 0
+    done = hpc_rl("run", job, "--out", run)
+    assert done.code == 0, done.err + str(records(run))
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     for out, more in ((run, ["--resume", "--set", "budget.env_steps=400"]), (small_disk / "other", [])):
         done = hpc_rl("run", job, "--out", out, *more)

@@ -50,7 +50,10 @@ def test_too_few_ranks_names_the_minimum(tmp_path: Path) -> None:
 def test_a_missing_rom_is_named(tmp_path: Path) -> None:
     job = write_job(tmp_path, "ppo", 2, environment="ALE/Pong-v5")
     (tmp_path / "roms").mkdir()
-    refused(["ALE/Pong-v5", "ROM", "ALE_ROMS_DIR"], tmp_path / "run", job, ALE_ROMS_DIR=str(tmp_path / "roms"))
+    done = hpc_rl("run", job, "--out", tmp_path / "run", ALE_ROMS_DIR=str(tmp_path / "roms"))
+    assert done.code == 2 and len(done.err.splitlines()) == 1 and "Traceback" not in done.err
+    assert "ALE/Pong-v5" in done.err and str(tmp_path / "roms") in done.err
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_file_that_is_not_toml(tmp_path: Path) -> None:

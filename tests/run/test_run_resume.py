@@ -37,7 +37,11 @@ def halves(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     ranks = {"solo": 1, "allreduce": 2}[request.param]
     job = write_job(folder, "ppo", ranks, env_steps=1000, topology=request.param)
     two, one = folder / "two", folder / "one"
-    for arguments in ((two,), (two, "--resume", "--set", "budget.env_steps=2000"), (one, "--set", "budget.env_steps=2000")):
+    for arguments in (
+        (two,),
+        (two, "--resume", "--set", "budget.env_steps=2000"),
+        (one, "--set", "budget.env_steps=2000"),
+    ):
         done = hpc_rl("run", job, "--out", *arguments)
         assert done.code == 0, done.err
     return job, two, one
@@ -48,6 +52,8 @@ def test_two_halves_equal_the_whole_bitwise(halves: tuple[Path, Path, Path]) -> 
     assert checkpoints(two)[-1].name == checkpoints(one)[-1].name
     (mine, my_meta), (other, other_meta) = (checkpoint.load(checkpoints(run)[-1]) for run in (two, one))
     assert my_meta.pop("attempt") == 1 and other_meta.pop("attempt") == 0
+    for meta in (my_meta, other_meta):
+        del meta["best"]  # of the checkpoints that were written, and when they are is a matter of seconds
     assert_equal(my_meta, other_meta)
     assert_equal(mine, other)
     learner, sampler = mine["learner"], mine["sampler"]
@@ -104,9 +110,7 @@ def test_impala_resumes_on_fewer_ranks_without_gaps(tmp_path: Path) -> None:
     assert first.code == 0, first.err
     closed = {path: path.read_bytes() for path in trajectories.segments(run)}
     before = summary(run)["env_steps"]
-    done = hpc_rl(
-        "run", job, "--out", run, "--resume", "-n", "2", "--set", f"budget.env_steps={before + 2000}"
-    )
+    done = hpc_rl("run", job, "--out", run, "--resume", "-n", "2", "--set", f"budget.env_steps={before + 2000}")
     assert done.code == 0, done.err
     assert state(run)["attempt"] == 1 and summary(run)["env_steps"] >= before + 2000
     assert set(summary(run)["split_s"]) == {"learner-0", "actor-0"}

@@ -107,7 +107,7 @@ def test_a_second_signal_aborts(python: str, tmp_path: Path) -> None:
 def test_a_signal_while_starting_is_not_lost(tmp_path: Path) -> None:
     job, run = write_job(tmp_path, "ppo", 2), tmp_path / "run"
     with started("run", job, "--out", run) as process:
-        wait_for(lambda: (run / "logs" / "ranks.log").exists(), process)
+        wait_for((run / "logs" / "ranks.log").exists, process)
         process.terminate()
         done = ended(process)
     assert done.code == 0, done.err

@@ -1,6 +1,7 @@
 """Channels, waiting and small exchanges over threads.
 
-Mutations seen to fail: see MUTATIONS
+Mutations seen to fail: a credit not used up; receives taken in the wrong order; ``release`` without a grant; one peer
+always first; ``give_up`` not looked at.
 """
 
 from __future__ import annotations

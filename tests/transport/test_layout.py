@@ -1,6 +1,6 @@
 """One flat buffer per message, every leaf a view into it.
 
-Mutations seen to fail: see MUTATIONS
+Mutations seen to fail: the version not written; leaves without padding; a leaf not copied.
 """
 
 from __future__ import annotations

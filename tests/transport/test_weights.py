@@ -1,6 +1,7 @@
 """Node-shared weights: no reader ever takes a torn copy, whatever the writer is doing.
 
-Mutations seen to fail: see MUTATIONS
+Mutations seen to fail: copies accepted unchecked; without the checksum; without the sequence number; the version that
+one has taken again.
 """
 
 from __future__ import annotations

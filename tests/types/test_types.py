@@ -1,7 +1,8 @@
 """The nouns: stacks rebuilt from single frames, validity, sizes, fragments side by side.
 
-Mutations seen to fail: ``missing`` off by one either way; the early ``break`` removed; ``row + stack`` → ``row + stack -
-1``; zeros where frames repeat; row 0 padded too; ``first[1:]`` → ``first[:-1]`` in valid; joining on axis 0.
+Mutations seen to fail: ``missing`` off by one either way; ``row + stack`` → ``row + stack - 1``; the paddings
+exchanged; ``first[1:]`` → ``first[:-1]`` in valid; joining on axis 0. (Without the ``break`` in `stacked` nothing
+changes: later borders write over what earlier ones left.)
 """
 
 from __future__ import annotations

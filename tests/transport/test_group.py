@@ -1,0 +1,68 @@
+"""How a gradient becomes new parameters: the mean over all samples of all members, clipped, in one step.
+
+Mutations seen to fail: divided by another count; not clipped; a mean of means.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from hpc_rl.algorithms.base import Alone, Flat, Group, Optimizer
+from hpc_rl.transport.base import Waiting
+from hpc_rl.transport.group import AllReduce, learners
+from hpc_rl.transport.local import LocalLink, alone, run_threads
+from hpc_rl.transport.ports import Ports
+
+DATA = torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 1.0], [1.0, 1.0], [-2.0, 4.0], [0.5, 0.5]])
+SHARES = {1: [slice(0, 6)], 3: [slice(0, 1), slice(1, 6), slice(6, 6)]}  # one sample, five, none
+RATE, SCALE = 0.1, 2.0
+
+
+def one_step(group: Group, rows: Tensor, max_norm: float, stop: bool = False) -> tuple[Tensor, float, bool]:
+    """One step of SGD on the loss Σ w·x: parameters after it, the norm, whether somebody wants to stop."""
+    module = nn.Linear(2, 1, bias=False)
+    nn.init.zeros_(module.weight)
+    flat = Flat(module)
+    optimizer = Optimizer(flat, torch.optim.SGD([flat.parameter], RATE))
+    loss = module(rows).sum() if len(rows) else None
+    group.stop = stop
+    norm = group.apply_gradients(optimizer, loss, len(rows), max_norm, SCALE)
+    assert torch.equal(module.weight.data[0], flat.parameter.data), "the module left the flat buffer"
+    return flat.parameter.data.clone(), norm, group.stop
+
+
+@pytest.mark.parametrize("max_norm", [100.0, 0.5])
+@pytest.mark.parametrize("size", SHARES)
+def test_a_step_is_that_of_the_mean_over_all_samples(size: int, max_norm: float) -> None:
+    gradient = SCALE * DATA.mean(0)
+    norm = float(gradient.norm())
+    wanted = -RATE * gradient * min(1.0, max_norm / norm)
+    found = {}
+
+    def rank(link: LocalLink) -> None:
+        group = learners(Ports(link, Waiting(10.0)), range(size))
+        found[link.rank] = one_step(group, DATA[SHARES[size][link.rank]], max_norm, stop=link.rank == 1)
+
+    run_threads(size, rank, 20.0)
+    for parameters, seen, stop in found.values():
+        assert torch.allclose(parameters, wanted, atol=1e-6) and abs(seen - norm) < 1e-5
+        assert stop is (size == 3), "one member's wish to stop reaches all, at the same step"
+
+
+def test_one_learner_needs_no_reduction() -> None:
+    assert isinstance(learners(Ports(alone()), [0]), Alone)
+
+
+def test_a_mean_is_a_sum_over_a_sum() -> None:
+    found = {}
+
+    def rank(link: LocalLink) -> None:
+        group = AllReduce(Ports(link, Waiting(10.0)), range(3))
+        total, count = torch.tensor([6.0, 1.0, 0.0][link.rank]), torch.tensor([2.0, 5.0, 0.0][link.rank])
+        found[link.rank] = (float(group.mean(total, count)), group.any(link.rank == 2), group.any(False))
+
+    run_threads(3, rank, 20.0)
+    assert set(found.values()) == {(1.0, True, False)}
+    assert float(Alone().mean(torch.tensor(0.0), torch.tensor(0.0))) == 0.0
