@@ -73,9 +73,7 @@ def _load(job: str | Path, ranks: int | None, overrides: tuple[str, ...]) -> Job
 @job_options
 @click.option("--out", type=click.Path(path_type=Path), help="Run directory [default: runs/<job>].")
 @click.option("--resume", is_flag=True, help="Go on from the newest checkpoint of --out.")
-@click.option(
-    "--roofline/--no-roofline", default=None, help="Measure the machine afterwards [after 2 minutes or more]."
-)
+@click.option("--roofline/--no-roofline", default=None, help="Measure the machine afterwards [after 2 minutes].")
 def run(
     job: str, ranks: int | None, overrides: tuple[str, ...], out: Path | None, resume: bool, roofline: bool | None
 ) -> int:

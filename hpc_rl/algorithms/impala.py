@@ -8,8 +8,8 @@ Published settings (Table G.1, Atari): T 20, batch 32 columns, RMSProp ε 0.01, 
 loss *summed* over T·B, clip 40, rewards clipped to ±1. Here ``loss = "sum"`` keeps the gradient of the sum, "mean"
 divides by the global count of valid moves; clip and ε belong to the choice.
 
-``passes`` > 1 reuses a batch, which needs ``surrogate_clip``: that is APPO (Sample Factory, RLlib), V-trace's targets with
-PPO's clip of π/μ. One pass without a clip is the paper.
+``passes`` > 1 reuses a batch, which needs ``surrogate_clip``: that is APPO (Sample Factory, RLlib), V-trace's targets
+with PPO's clip of π/μ. One pass without a clip is the paper.
 
 Needs in extras: log_prob, log μ(a|x) of the version that acted. Topologies: actor_learner; also solo and allreduce.
 """

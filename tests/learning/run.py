@@ -1,4 +1,4 @@
-"""The learning bars: jobs × seeds, one after the other, each a whole `hpc-rl run`; prints one line and keeps one JSON each.
+"""The learning bars: jobs × seeds, one after the other, each a whole `hpc-rl run`; prints a line for each.
 
 python -m tests.learning.run --out runs/learn [--only ppo_cartpole]
 """
