@@ -114,6 +114,8 @@ def _seat(job: Any, plan: Any, place: Any, ports: Ports, run: Any, stop: StopFla
     from hpc_rl.storage import checkpoint
 
     everyone = range(ports.link.size)
+    if place.rank in plan.learners:
+        ports.link.prepare(plan.learners)
     spec = describe(job.environment.id, job.environment.arguments)
     decided = ports.broadcast(_decide(job, plan, run, spec) if place.rank == 0 else None, everyone)
     threads = decided["threads"] if place.gpu else place.threads

@@ -13,13 +13,13 @@ One termination and one truncation, as they look in a column (next-step autorese
     valid              1      1      0      1      1      0        not first[1:]: the move LAST -> FIRST never happened
 
 So a time limit bootstraps from V(LAST'), a termination from nothing (its discount is 0), and every recursion is cut at
-``valid == 0`` because the following row belongs to another episode. ``*`` may hold anything; it is never used.
+``valid == 0`` because the following row belongs to another episode. ``*`` may hold any finite number; it is never used.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -156,14 +156,6 @@ class Update:
 
     metrics: dict[str, float]
     priorities: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Items:
-    """How experience is cut: ``length`` = T moves an item, a new one every ``stride`` moves."""
-
-    length: int
-    stride: int = field(default=0)
 
 
 def trajectory_schema(spec: Spec, extras: Schema, carry: Schema) -> Schema:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from hpc_rl.types import Act, Items, Schema, Spec, Step, Trajectory, Update
+from hpc_rl.types import Act, Schema, Spec, Step, Trajectory, Update
 
 State = dict[str, Any]
 """Nested dicts whose leaves are tensors, numbers, strings or None: what a checkpoint can hold without a pickle."""
@@ -197,8 +197,6 @@ class Algorithm:
     config: type[Any]
     policy: Callable[[Any, Spec], Policy]
     learner: Callable[[Any, Spec, Any, Group], Learner]
-    experience: Callable[[Any], Items]
-    exploration: Callable[[Any, int, int, float], float] = lambda config, column, columns, progress: 1.0
 
 
 def optimizer_state(optimizer: Optimizer) -> State:

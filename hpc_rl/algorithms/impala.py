@@ -37,8 +37,9 @@ from hpc_rl.formulas.returns import vtrace
 from hpc_rl.formulas.value import half_squared
 from hpc_rl.nets.actions import Head
 from hpc_rl.nets.actor_critic import ActorCritic
-from hpc_rl.types import Act, Items, Leaf, Schema, Spec, Step, Trajectory, Update
+from hpc_rl.types import Act, Leaf, Schema, Spec, Step, Trajectory, Update
 
+FIGURES = ("policy_loss", "value_loss", "entropy", "rho")
 TOPOLOGIES = ("actor_learner", "solo", "allreduce")
 
 
@@ -71,8 +72,8 @@ class Config:
 
 def loss(
     config: Config, output: Tensor, value: Tensor, head: Head, batch: Trajectory, group: Group
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Summed loss and summed figures of one batch, for network outputs [T+1, b, P] and [T+1, b]."""
+) -> tuple[Tensor, list[Tensor]]:
+    """Summed loss and the sums that FIGURES names, of one minibatch, for network outputs [T+1, b, P] and [T+1, b]."""
     weight = batch.valid.float()
     log_prob, entropy = head.log_prob_entropy(output[:-1], batch.action)
     log_ratio = (log_prob - batch.extras["log_prob"]) * weight
@@ -98,8 +99,7 @@ def loss(
     value_loss = half_squared(value[:-1], target, weight)
     bonus = (weight * entropy).sum()
     total = policy_loss + config.value_cost * value_loss - config.entropy_cost * bonus
-    figures = {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": bonus, "rho": rho * weight}
-    return total, {name: x.detach().sum() for name, x in figures.items()}
+    return total, [x.detach().sum().cpu() for x in (policy_loss, value_loss, bonus, rho * weight)]
 
 
 class Policy:
@@ -140,19 +140,33 @@ class Learner:
         config = self.config
         rate = config.learning_rate * (1 - progress if config.anneal else 1.0)
         self.optimizer.torch.param_groups[0]["lr"] = rate
-        totals: dict[str, float] = {}
-        count, norm = 0, 0.0
-        for part in _by_columns(batch, config.minibatches) * config.passes:
-            output, value = self.policy.net(part.observation)
-            summed, figures = loss(config, output, value, self.policy.head, part, self.group)
-            samples = int(part.valid.sum())
-            nominal = part.action.shape[0] * part.action.shape[1] * self.group.size
-            scale = float(nominal) if config.loss == "sum" else 1.0
+        moves, columns = batch.action.shape[:2]
+        nominal = moves * columns * self.group.size / config.minibatches
+        scale = nominal if config.loss == "sum" else 1.0
+        totals, norm = torch.zeros(len(FIGURES) + 1), 0.0
+        for part in self._minibatches(batch) * config.passes:
+            if part is None:  # the other ranks hold all of this minibatch
+                summed, samples = None, 0
+                if config.normalize_advantage:
+                    self.group.mean(torch.zeros(()), torch.zeros(()))
+            else:
+                output, value = self.policy.net(part.observation)
+                summed, figures = loss(config, output, value, self.policy.head, part, self.group)
+                samples = int(part.valid.sum())
+                totals += torch.stack([*figures, torch.tensor(float(samples))])
             norm = self.group.apply_gradients(self.optimizer, summed, samples, config.max_grad_norm, scale)
-            count += samples
-            totals = {name: totals.get(name, 0.0) + float(x) for name, x in figures.items()}
-        means = {name: x / max(count, 1) for name, x in totals.items()}
+        sums = self.group.sum(totals)
+        means = dict(zip(FIGURES, (sums[:-1] / sums[-1].clamp(min=1)).tolist(), strict=True))
         return Update({**means, "grad_norm": norm, "learning_rate": rate})
+
+    def _minibatches(self, batch: Trajectory) -> list[Trajectory | None]:
+        """This rank's columns of each of ``minibatches`` equal parts of all ranks' columns; None where it has none."""
+        width = batch.action.shape[1]
+        low, total = self.group.rank * width, self.group.size * width
+        edges = [
+            min(max(total * k // self.config.minibatches - low, 0), width) for k in range(self.config.minibatches + 1)
+        ]
+        return [batch.columns(slice(a, b)) if a < b else None for a, b in pairwise(edges)]
 
     def state(self) -> State:
         return {"parameters": self.flat.parameter.data.clone(), "optimizer": optimizer_state(self.optimizer)}
@@ -173,16 +187,4 @@ def _rmsprop(flat: Flat, config: Config) -> torch.optim.Optimizer:
     )
 
 
-def _by_columns(batch: Trajectory, parts: int) -> list[Trajectory]:
-    """The batch cut into ``parts`` of consecutive columns."""
-    columns = batch.action.shape[1]
-    edges = [columns * k // parts for k in range(parts + 1)]
-    return [batch.columns(slice(a, b)) for a, b in pairwise(edges) if a < b] if parts > 1 else [batch]
-
-
-ALGORITHM = Algorithm(
-    config=Config,
-    policy=Policy,
-    learner=Learner,
-    experience=lambda config: Items(config.unroll, config.unroll),
-)
+ALGORITHM = Algorithm(config=Config, policy=Policy, learner=Learner)

@@ -36,7 +36,7 @@ from hpc_rl.formulas.returns import gae
 from hpc_rl.formulas.value import clipped_half_squared, explained_variance, half_squared
 from hpc_rl.nets.actions import Head
 from hpc_rl.nets.actor_critic import ActorCritic
-from hpc_rl.types import Act, Items, Leaf, Schema, Spec, Step, Trajectory, Update
+from hpc_rl.types import Act, Leaf, Schema, Spec, Step, Trajectory, Update
 
 TOPOLOGIES = ("solo", "allreduce")
 
@@ -151,7 +151,7 @@ class Learner:
             if config.target_kl and float(totals[names.index("kl")] / totals[-1]) > config.target_kl:
                 break
         means = {name: float(x / totals[-1]) for name, x in zip(names, totals, strict=False)}
-        variance = float(explained_variance(samples.value, samples.target, samples.weight))
+        variance = float(explained_variance(samples.value, samples.target, samples.weight, self.group.mean))
         return Update(
             {**means, "grad_norm": norm, "learning_rate": rate, "explained_variance": variance, "steps": float(steps)}
         )
@@ -225,9 +225,4 @@ class Learner:
         return (advantage - mean) / (variance.sqrt() + 1e-8)
 
 
-ALGORITHM = Algorithm(
-    config=Config,
-    policy=Policy,
-    learner=Learner,
-    experience=lambda config: Items(config.unroll, config.unroll),
-)
+ALGORITHM = Algorithm(config=Config, policy=Policy, learner=Learner)

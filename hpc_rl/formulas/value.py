@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -18,13 +20,20 @@ def clipped_half_squared(value: Tensor, old: Tensor, target: Tensor, weight: Ten
     return 0.5 * (weight * worse).sum()
 
 
-def explained_variance(value: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """1 − Var(target − V) / Var(target) over the weighted moves; 0 where the target does not vary."""
-    count = weight.sum().clamp(min=1)
+def explained_variance(
+    value: Tensor,
+    target: Tensor,
+    weight: Tensor,
+    mean: Callable[[Tensor, Tensor], Tensor] = lambda total, count: total / count.clamp(min=1),
+) -> Tensor:
+    """1 − Var(target − V) / Var(target) over the weighted moves; 0 where the target does not vary.
+
+    ``mean`` makes a mean of a total and a count; a group's takes the moves of all ranks.
+    """
 
     def variance(x: Tensor) -> Tensor:
-        mean = (weight * x).sum() / count
-        return (weight * (x - mean).square()).sum() / count
+        centre = mean((weight * x).sum(), weight.sum())
+        return mean((weight * (x - centre).square()).sum(), weight.sum())
 
     spread = variance(target)
     return torch.where(spread > 1e-8, 1 - variance(target - value) / spread.clamp(min=1e-8), torch.zeros_like(spread))

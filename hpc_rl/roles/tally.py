@@ -63,7 +63,7 @@ class Tally:
             "recent": list(self.recent),
             "best": None if self.best == -np.inf else self.best,
             "score": self.score(seat.job),
-            "steps": {str(column): step for column, step in sorted(self.through.items())},
+            "steps": {str(column): self.through.get(column, 0) for column in range(seat.job.environment.columns)},
             "attempt": seat.attempt,
             "fit": fit(seat.job, seat.spec),
         }

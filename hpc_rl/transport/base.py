@@ -35,6 +35,10 @@ class Link(Protocol):
         """All-reduce in place by "sum" or "max" among the ranks ``members``."""
         ...
 
+    def prepare(self, members: Sequence[int]) -> None:
+        """Make reductions among ``members`` (not all ranks) possible. Called at start by each of them; may block."""
+        ...
+
     def nodes(self) -> list[int]:
         """For each rank the lowest rank on its node. Collective; called once at start."""
         ...

@@ -76,6 +76,9 @@ class LocalLink:
                 current.done.set()
         return current.done.is_set
 
+    def prepare(self, members: Sequence[int]) -> None:
+        pass
+
     def nodes(self) -> list[int]:
         return [0] * self.size
 

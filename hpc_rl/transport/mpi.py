@@ -13,6 +13,7 @@ from hpc_rl.types import Array
 
 _OPERATIONS = {"sum": MPI.SUM, "max": MPI.MAX}
 _NODE_VARIABLE = "HPC_RL_RANKS_PER_NODE"  # tests pretend several nodes on one host
+_SWEEP_AT = 256  # requests held before complete ones are looked for
 
 
 class WrongWorld(RuntimeError):
@@ -25,16 +26,30 @@ class MpiLink:
     def __init__(self, world: MPI.Intracomm) -> None:
         self.comm = world.Dup()
         self.rank, self.size = world.rank, world.size
-        self._groups: dict[tuple[int, ...], MPI.Intracomm] = {}
+        # Made at start, which waits for everybody anyway: later, a rank that is gone would block the first sum for ever.
+        self._groups: dict[tuple[int, ...], MPI.Intracomm] = {tuple(range(world.size)): world.Dup()}
+        self._open: list[MPI.Request] = []
 
     def isend(self, data: Array, peer: int, tag: int) -> Done:
-        return self.comm.Isend(data, peer, tag).Test
+        return self._kept(self.comm.Isend(data, peer, tag))
 
     def irecv(self, data: Array, peer: int, tag: int) -> Done:
-        return self.comm.Irecv(data, peer, tag).Test
+        return self._kept(self.comm.Irecv(data, peer, tag))
 
     def ireduce(self, data: Array, operation: str, members: Sequence[int]) -> Done:
-        return self._group(members).Iallreduce(MPI.IN_PLACE, data, _OPERATIONS[operation]).Test
+        return self._kept(self._groups[tuple(members)].Iallreduce(MPI.IN_PLACE, data, _OPERATIONS[operation]))
+
+    def prepare(self, members: Sequence[int]) -> None:
+        key = tuple(members)
+        if key not in self._groups and self.rank in key:
+            self._groups[key] = self.comm.Create_group(self.comm.group.Incl(list(key)))
+
+    def _kept(self, request: MPI.Request) -> Done:
+        """Hold the request, and with it its buffer, until it is complete: a channel may be dropped before."""
+        if len(self._open) >= _SWEEP_AT:
+            self._open = [r for r in self._open if r != MPI.REQUEST_NULL]
+        self._open.append(request)
+        return request.Test
 
     def nodes(self) -> list[int]:
         pretend = int(os.environ.get(_NODE_VARIABLE, "0"))
@@ -47,14 +62,6 @@ class MpiLink:
         self.comm.Allgather(lowest, everyone)
         node.Free()
         return [int(rank) for rank in everyone]
-
-    def _group(self, members: Sequence[int]) -> MPI.Intracomm:
-        key = tuple(members)
-        if key not in self._groups:
-            everyone = key == tuple(range(self.size))
-            group = self.comm.group.Incl(list(key))
-            self._groups[key] = self.comm.Dup() if everyone else self.comm.Create_group(group)
-        return self._groups[key]
 
 
 def world(expected: int) -> MpiLink:

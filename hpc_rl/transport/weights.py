@@ -42,11 +42,13 @@ class Weights:
             os.close(descriptor)
         memory = np.frombuffer(self.map, np.uint8)
         self.slots = [memory[k * self.slot_bytes : (k + 1) * self.slot_bytes] for k in range(2)]
+        self.turn = 0  # the slot that is written next
         self.torn = 0  # reads given up because a write was under way
 
     def write(self, data: Array, version: int) -> None:
         """Publish ``data`` [nbytes] uint8 as ``version``; versions only grow."""
-        head, payload = self._slot(version % 2)
+        head, payload = self._slot(self.turn)  # not the newest one, which readers are copying
+        self.turn = 1 - self.turn
         head[0] += 1
         head[1] = version
         payload[:] = data
@@ -62,7 +64,7 @@ class Weights:
             index = int(self._slot(1)[0][1] > self._slot(0)[0][1])
             head, payload = self._slot(index)
             before, version = int(head[3]), int(head[1])
-            if version <= have:
+            if version <= have or not before:
                 return have
             copy = payload.copy()
             checksum = int(head[2])

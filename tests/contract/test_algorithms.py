@@ -1,8 +1,8 @@
 """Every file of algorithms/ keeps its contract, whatever it is: parametrised over the folder.
 
 Mutations seen to fail: ``act`` drawing with torch.rand; an extra missing or of another dtype; the permutation drawn
-over this rank's columns; the advantage's mean of this rank; ``round`` or the optimiser left out of ``load``; counts left out
-of the reduction; the step taken in spite of a non-finite norm; eleven instead of ten.
+over this rank's columns; the advantage's mean of this rank; ``round`` or the optimiser left out of ``load``; counts
+left out of the reduction; the step taken in spite of a non-finite norm; eleven instead of ten.
 """
 
 from __future__ import annotations
@@ -132,17 +132,10 @@ def updated(name: str, spec: Spec, config: Any, batches: list[Trajectory], shard
     return found
 
 
-CUT_BY_RANK = {"impala": "its minibatches are columns of each rank, not of the global batch"}  # known, to be mended
-
-
 @pytest.mark.parametrize("changes", [{}, {"minibatches": 2}, {"minibatches": 16, "normalize_advantage": False}])
 @pytest.mark.parametrize("id", ENVIRONMENTS)
 @pytest.mark.parametrize("name", NAMES)
-def test_updates_on_shards_equal_the_update_on_the_union(
-    name: str, id: str, changes: dict[str, Any], request: pytest.FixtureRequest
-) -> None:
-    if changes and name in CUT_BY_RANK:
-        request.applymarker(pytest.mark.xfail(strict=True, reason=CUT_BY_RANK[name]))
+def test_updates_on_shards_equal_the_update_on_the_union(name: str, id: str, changes: dict[str, Any]) -> None:
     spec, batches = sampled(name, id, 3)
     config = config_of(name, **changes)
     state = learner_of(name, spec, config).state()

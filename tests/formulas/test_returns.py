@@ -1,8 +1,8 @@
 """GAE and V-trace against slow twins that split every column into episodes by hand.
 
 Mutations seen to fail: λ squared; ``value[1:]`` → ``value[:-1]`` in δ; the cut at ``valid`` removed or moved by one
-row; c clipped by ρ̄, ρ by c̄; λ left out of c; the advantage bootstrapped from V instead of v; ρ or ``valid`` left out of the
-advantage.
+row; c clipped by ρ̄, ρ by c̄; λ left out of c; the advantage bootstrapped from V instead of v; ρ or ``valid`` left out
+of the advantage.
 """
 
 from __future__ import annotations

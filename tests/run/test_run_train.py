@@ -22,7 +22,7 @@ CASES = {  # name -> (method, topology, ranks, record, names of the ranks)
     "allreduce": ("ppo", "allreduce", 2, 1.0, ["worker-0", "worker-1"]),
     "solo": ("ppo", "solo", 1, 0.0, ["worker-0"]),
 }
-SETTINGS = ["--set", "evaluate.every_steps=1000", "--set", "evaluate.episodes=2"]
+SETTINGS = ["--set", "evaluate.every_steps=1000", "--set", "evaluate.episodes=16"]
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -78,7 +78,7 @@ def test_job_is_what_was_asked_with_what_was_settled(case: tuple[str, Path, Path
     name, job, run, _ = case
     asked, kept = tomllib.loads(job.read_text()), tomllib.loads((run / "job.toml").read_text())
     asked["output"]["record"] = CASES[name][3]
-    asked["evaluate"] = {"every_steps": 1000, "episodes": 2}
+    asked["evaluate"] = {"every_steps": 1000, "episodes": 16}
     for section, table in asked.items():
         if isinstance(table, dict):
             assert table == {key: kept[section][key] for key in table}, section
@@ -106,7 +106,7 @@ def test_best_checkpoint_is_the_best_evaluation(case: tuple[str, Path, Path, End
     told = [float(line.split(": ")[1].split()[0]) for line in log.splitlines() if line.startswith("evaluation at")]
     assert len(told) >= 2
     best = json.loads((run / "checkpoints" / "best.json").read_text())
-    assert best["score"] == pytest.approx(max(told), abs=0.005)
+    assert best["score"] == pytest.approx(max(told), abs=0.006)
     assert (run / "checkpoints" / "best.h5").exists() and checkpoints(run)
 
 
@@ -114,9 +114,11 @@ def test_eval_plays_greedy_episodes(case: tuple[str, Path, Path, Ended]) -> None
     name, _, run, _ = case
     if name == "allreduce":
         pytest.skip("solo has the same code; one process less to start")
-    done = hpc_rl("eval", run, "--episodes", "5", "--json")
+    done = hpc_rl("eval", run, "--episodes", "16", "--json")
     assert done.code == 0, done.err
     found = json.loads(done.out)
-    assert found["episodes"] == len(found["returns"]) == 5 and set(found["returns"]) <= {-1.0, 1.0}
+    assert found["episodes"] == len(found["returns"]) == 16 and set(found["returns"]) <= {-1.0, 1.0}
     assert found["mean"] == pytest.approx(np.mean(found["returns"])) and found["low"] <= found["mean"] <= found["high"]
     assert found["checkpoint"].endswith("best.h5")
+    best = json.loads((run / "checkpoints" / "best.json").read_text())
+    assert found["mean"] == pytest.approx(best["score"])  # best.h5 is the very policy that was judged

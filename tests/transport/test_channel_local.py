@@ -113,6 +113,7 @@ def test_newest_skips_and_gives_back_the_older_ones() -> None:
                 last = got.version
                 box.release(got)
         assert box.newest() is None
+        assert len(box.queues[1]) == 3, "a slot was not given back"
 
     two(sender, receiver)
 
