@@ -26,7 +26,7 @@ class MpiLink:
     def __init__(self, world: MPI.Intracomm) -> None:
         self.comm = world.Dup()
         self.rank, self.size = world.rank, world.size
-        # Made at start, which waits for everybody anyway: later, a rank that is gone would block the first sum for ever.
+        # Made at start, which waits for everybody anyway; later, a rank that is gone would block for ever.
         self._groups: dict[tuple[int, ...], MPI.Intracomm] = {tuple(range(world.size)): world.Dup()}
         self._open: list[MPI.Request] = []
 
