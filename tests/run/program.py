@@ -16,6 +16,9 @@ from typing import Any
 
 import pytest
 
+from hpc_rl.launchers import local
+from hpc_rl.storage.run_dir import RunDir
+
 HARD_LIMIT_S = 150.0  # a run that takes longer hangs
 OPENMPI = os.environ.get("HPC_RL_OPENMPI_PYTHON", "")
 BOTH_MPIS = [
@@ -122,6 +125,10 @@ def started(*arguments: object, python: str = sys.executable, **extra: str) -> I
     finally:
         process.kill()
         process.communicate()
+        run = Path(str(arguments[arguments.index("--out") + 1]))
+        if processes(run):  # the test failed, or killed the launcher alone
+            kill_everything(run)
+            local.take_over(RunDir(run))
 
 
 def ended(process: subprocess.Popen[str]) -> Ended:

@@ -32,6 +32,7 @@ from program import (
 )
 from test_run_resume import assert_gapless
 
+from hpc_rl.launchers import local
 from hpc_rl.storage import checkpoint, trajectories
 
 END_S = 10.0  # from the fault to the end of the whole job
@@ -137,6 +138,10 @@ def test_a_run_that_is_at_work_cannot_be_resumed_beside_it(tmp_path: Path) -> No
         assert other.code == 2 and "holds another run" in other.last
         assert process.poll() is None
         kill_everything(run)
+    shared = [Path(name) for record in records(run) for name in record["shared"]]
+    shared += [Path("/dev/shm") / f"hpc_rl-{record['token']}-0" for record in records(run)]
+    local.take_over(run_dir(run))  # what the next attempt does first
+    assert not any(path.exists() for path in shared)
 
 
 # ---- checkpoints ----------------------------------------------------------------------------------------------------

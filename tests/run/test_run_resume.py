@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -93,11 +94,21 @@ def kept_steps(run: Path) -> dict[int, np.ndarray]:
     return {column: np.concatenate(parts) for column, parts in found.items()}
 
 
+def story(run: Path) -> str:
+    """Where every attempt began, and what each segment holds: enough to see where a gap came from."""
+    begun = [
+        f"{path.name}: {json.loads(path.read_text())['resumed_from']}" for path in sorted(run.glob("provenance/*"))
+    ]
+    held = [trajectories.describe(path) for path in trajectories.segments(run)]
+    lines = [f"{s.path.relative_to(run)}: {s.columns} from {s.start} to {s.stop}" for s in held]
+    return "\n".join([*begun, *lines])
+
+
 def assert_gapless(run: Path) -> None:
     """Every column's steps count 0, 1, 2, … over all attempts, up to where the newest checkpoint ends at least."""
     through = checkpoint.load(checkpoints(run)[-1])[1]["steps"]
     for column, rows in kept_steps(run).items():
-        assert rows[:, 0].tolist() == list(range(len(rows))), f"column {column}"
+        assert rows[:, 0].tolist() == list(range(len(rows))), f"column {column} of\n{story(run)}"
         assert len(rows) >= through[str(column)] > 0
 
 

@@ -29,6 +29,7 @@ from program import (
     write_job,
 )
 
+STOP_S = 30.0  # two to four seconds where nothing else runs; a bound that says it does not hang
 WAYS: list[tuple[str, Callable[[subprocess.Popen[str], Path], None]]] = [
     ("SIGTERM", lambda process, run: process.send_signal(signal.SIGTERM)),
     ("SIGINT", lambda process, run: process.send_signal(signal.SIGINT)),
@@ -49,7 +50,7 @@ def test_each_way_to_ask_saves_and_stops(python: str, tmp_path: Path) -> None:
             asked = time.monotonic()
             done = ended(process)
         assert done.code == 0, (name, done.err)
-        assert done.at - asked < 10, name
+        assert done.at - asked < STOP_S, (name, done.err)
         now = state(run)
         assert now["state"] == "stopped" and now["attempt"] == attempt and now["env_steps"] > steps, name
         steps = now["env_steps"]
@@ -80,7 +81,7 @@ def test_ctrl_c_at_a_terminal(python: str, tmp_path: Path) -> None:
     took = time.monotonic() - asked
     os.close(terminal)
     assert code == 0, shown[-2000:].decode(errors="replace")
-    assert took < 10
+    assert took < STOP_S
     assert state(run)["state"] == "stopped" and checkpoints(run)
     assert b"\x1b[?25h" in shown.rsplit(b"\x1b[?25l", 1)[-1]  # the cursor is back
     assert leftovers(run) == []

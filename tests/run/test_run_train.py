@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from program import Ended, checkpoints, hpc_rl, leftovers, state, summary, write_job
 
-from hpc_rl.storage import trajectories
+from hpc_rl.storage import checkpoint, trajectories
 from hpc_rl.storage.metrics import rows
 
 KEYS = {
@@ -22,7 +22,7 @@ CASES = {  # name -> (method, topology, ranks, record, names of the ranks)
     "allreduce": ("ppo", "allreduce", 2, 1.0, ["worker-0", "worker-1"]),
     "solo": ("ppo", "solo", 1, 0.0, ["worker-0"]),
 }
-SETTINGS = ["--set", "evaluate.every_steps=1000", "--set", "evaluate.episodes=16"]
+SETTINGS = ["--set", "evaluate.every_steps=1100", "--set", "evaluate.episodes=16", "--set", "checkpoint.interval_s=60"]
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -78,7 +78,8 @@ def test_job_is_what_was_asked_with_what_was_settled(case: tuple[str, Path, Path
     name, job, run, _ = case
     asked, kept = tomllib.loads(job.read_text()), tomllib.loads((run / "job.toml").read_text())
     asked["output"]["record"] = CASES[name][3]
-    asked["evaluate"] = {"every_steps": 1000, "episodes": 16}
+    asked["evaluate"] = {"every_steps": 1100, "episodes": 16}
+    asked["checkpoint"]["interval_s"] = 60.0
     for section, table in asked.items():
         if isinstance(table, dict):
             assert table == {key: kept[section][key] for key in table}, section
@@ -103,11 +104,14 @@ def test_that_fraction_of_columns_is_recorded(case: tuple[str, Path, Path, Ended
 def test_best_checkpoint_is_the_best_evaluation(case: tuple[str, Path, Path, Ended]) -> None:
     _, _, run, _ = case
     log = (run / "logs" / "ranks.log").read_text()
-    told = [float(line.split(": ")[1].split()[0]) for line in log.splitlines() if line.startswith("evaluation at")]
+    words = [line.split() for line in log.splitlines() if line.startswith("evaluation at")]
+    told = [float(line[5]) for line in words]
     assert len(told) >= 2
     best = json.loads((run / "checkpoints" / "best.json").read_text())
     assert best["score"] == pytest.approx(max(told), abs=0.006)
-    assert (run / "checkpoints" / "best.h5").exists() and checkpoints(run)
+    saved = checkpoint.load(run / "checkpoints" / "best.h5")[1]["env_steps"]
+    assert min(abs(saved - int(line[2])) for line in words) <= 64  # saved there and then, within one update
+    assert len(checkpoints(run)) >= 2
 
 
 def test_eval_plays_greedy_episodes(case: tuple[str, Path, Path, Ended]) -> None:
