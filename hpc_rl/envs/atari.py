@@ -52,7 +52,10 @@ def describe(id: str, options: Options) -> Spec:
     import ale_py
     from ale_py import roms
 
-    path = roms.get_rom_path(games()[id])
+    try:
+        path = roms.get_rom_path(games()[id])
+    except OSError as error:  # what ale_py raises where ALE_ROMS_DIR does not hold it
+        raise BadEnvironment(f"{id}: {error}; reinstall ale-py or unset ALE_ROMS_DIR") from None
     if path is None:
         raise BadEnvironment(f"{id}: its ROM file is not there; reinstall ale-py or unset ALE_ROMS_DIR")
     ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)

@@ -72,7 +72,7 @@ def learner(seat: Seat) -> None:
     _order(control, rolls + 1, stop=True)
     last = collect_replies(replies, inbox, len(actors))
     state, meta = learner_state(learn), tally.meta(seat)
-    saver.save(state, tally, meta)
+    saver.save(state, tally, meta, last=True)
     reporter.report(tally.env_steps, figures(tally))
     publisher.close()
     finish(seat, tally, reason, reporter, saver, split, last)

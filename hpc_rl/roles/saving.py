@@ -27,8 +27,8 @@ class Saver:
     def due(self) -> bool:
         return self.asked or time.monotonic() - self.last >= self.seat.job.checkpoint.interval_s
 
-    def save(self, state: State, tally: Tally, meta: dict[str, Any]) -> None:
-        """Write, mark the best, prune. A state that is not finite is never written; the run goes on to say why."""
+    def save(self, state: State, tally: Tally, meta: dict[str, Any], last: bool = False) -> None:
+        """Write, mark the best, prune. A state that is not finite is never written: a warning, or NonFinite at the end."""
         begin = time.monotonic()
         run = self.seat.run
         score, self.asked = meta["score"], False
@@ -38,6 +38,8 @@ class Saver:
         try:
             path = checkpoint.save(run, meta["updates"], state, meta)
         except NonFinite as error:
+            if last:
+                raise
             print(f"warning: {error}", flush=True)
             return
         if better:
