@@ -28,7 +28,7 @@ class Saver:
         return self.asked or time.monotonic() - self.last >= self.seat.job.checkpoint.interval_s
 
     def save(self, state: State, tally: Tally, meta: dict[str, Any], last: bool = False) -> None:
-        """Write, mark the best, prune. A state that is not finite is never written: a warning, or NonFinite at the end."""
+        """Write, mark the best, prune. A state that is not finite is never written: warns, or raises if ``last``."""
         begin = time.monotonic()
         run = self.seat.run
         score, self.asked = meta["score"], False
