@@ -143,13 +143,6 @@ class Outbox:
         self.waiting.until(lambda: all(done() for done in self.sending), f"rank {self.peer} to take the last messages")
 
 
-@dataclass
-class _Slot:
-    buffer: Array
-    peer: int
-    arrived: Done
-
-
 class Inbox:
     """The receiving end, from one or many peers: ``credits`` posted receives for each, first come first served."""
 
@@ -157,14 +150,15 @@ class Inbox:
         self, link: Link, peers: Sequence[int], tag: int, layout: Layout, waiting: Waiting, credits: int = 2
     ) -> None:
         self.link, self.peers, self.tag, self.layout, self.waiting = link, list(peers), tag, layout, waiting
-        self.slots: list[_Slot] = []
+        self.buffers: list[Array] = []
+        self.arrived: list[Done] = []  # one for each buffer's posted receive
         self.queues: dict[int, deque[int]] = {peer: deque() for peer in peers}
         self.grants: deque[tuple[Array, Done]] = deque()
-        self.received = 0
         for peer in self.peers:
             for _ in range(credits):
-                self.slots.append(_Slot(layout.buffer(), peer, lambda: False))
-                self._post(len(self.slots) - 1)
+                self.buffers.append(layout.buffer())
+                self.arrived.append(lambda: False)
+                self._post(len(self.buffers) - 1, peer)
             self._grant(peer, credits)
         self.order = deque(self.peers)
 
@@ -174,26 +168,19 @@ class Inbox:
             peer = self.order[0]
             self.order.rotate(-1)
             queue = self.queues[peer]
-            if queue and self.slots[queue[0]].arrived():
+            if queue and self.arrived[queue[0]]():
                 index = queue.popleft()
-                tree, version = self.layout.unpack(self.slots[index].buffer)
-                self.received += 1
+                tree, version = self.layout.unpack(self.buffers[index])
                 return Message(tree, version, peer, index)
         return None
 
     def get(self, give_up: Done = lambda: False) -> Message:
-        """Wait for the next message.
-
-        Raises:
-            Stopped, Deadline: see `Waiting.until`.
-        """
+        """Wait for the next message. Raises Stopped, Deadline: see `Waiting.until`."""
         found: list[Message] = []
 
         def arrived() -> bool:
-            message = self.poll()
-            if message is not None:
-                found.append(message)
-            return message is not None
+            found.extend(message for message in [self.poll()] if message is not None)
+            return bool(found)
 
         self.waiting.until(arrived, f"a message from rank(s) {', '.join(map(str, self.peers))}", give_up)
         return found[0]
@@ -209,13 +196,12 @@ class Inbox:
 
     def release(self, message: Message) -> None:
         """Give the slot back: post its receive again, then grant the sender one more message."""
-        self._post(message.slot)
+        self._post(message.slot, message.peer)
         self._grant(message.peer, 1)
 
-    def _post(self, index: int) -> None:
-        slot = self.slots[index]
-        slot.arrived = self.link.irecv(slot.buffer, slot.peer, self.tag)
-        self.queues[slot.peer].append(index)
+    def _post(self, index: int, peer: int) -> None:
+        self.arrived[index] = self.link.irecv(self.buffers[index], peer, self.tag)
+        self.queues[peer].append(index)
 
     def _grant(self, peer: int, count: int) -> None:
         while self.grants and self.grants[0][1]():

@@ -99,8 +99,8 @@ def _stalling(link: Link, nbytes: int, tag: int) -> None:
     elif link.rank == 0:
         box = Inbox(link, [1], tag, layout, Waiting(DEADLINE_S), CREDITS)
         KEPT.append(box)
-        for slot in box.slots:
-            slot.buffer.fill(1)  # so that its pages exist before memory is measured
+        for buffer in box.buffers:
+            buffer.fill(1)  # so that its pages exist before memory is measured
         ports.barrier([0, 1])
         before = psutil.Process().memory_info().rss
         time.sleep(1.0)
@@ -271,6 +271,8 @@ def main() -> None:
     from hpc_rl.transport import mpi
 
     link = mpi.world(int(sys.argv[1]))
+    if link.rank < 2:
+        link.prepare([0, 1])  # several checks use only two ranks
     ports = _ports(link)
     for check in CHECKS:
         name = check.__name__.removeprefix("check_")

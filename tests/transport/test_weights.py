@@ -80,7 +80,7 @@ def test_a_writer_that_died_half_way_leaves_the_old_weights(path: Path, word: in
     writer, reader = Weights(path, NBYTES, create=True), Weights(path, NBYTES, create=False)
     writer.write(of(3), 3)
     data = of(9)
-    head = writer.slots[1][:32].view(np.int64)
+    head = writer.slots[0][:32].view(np.int64)
     head[word] += 1
     found = reader.read(data, 2)
     if word == 1:  # a version is no sum of the payload: only the writer's order protects it
@@ -92,7 +92,7 @@ def test_a_writer_that_died_half_way_leaves_the_old_weights(path: Path, word: in
 def test_a_changed_payload_is_noticed(path: Path) -> None:
     writer, reader = Weights(path, NBYTES, create=True), Weights(path, NBYTES, create=False)
     writer.write(of(3), 3)
-    writer.slots[1][32 + NBYTES // 2] ^= 1
+    writer.slots[0][32 + NBYTES // 2] ^= 1
     data = of(9)
     assert reader.read(data, 2) == 2 and (data == 9).all()
 
