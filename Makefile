@@ -21,7 +21,7 @@ $(VENV)-openmpi/bin/.ready: pyproject.toml constraints.txt
 
 demo: venv
 	@echo "Training Pong with IMPALA until the mean of 100 games reaches 18."
-	@echo "Two cores need about half an hour to an hour; Ctrl-C saves, and then"
+	@echo "It took 24 minutes on two slow cores (docs/results.md). Ctrl-C saves, and then"
 	@echo "  $(BIN)/hpc-rl run impala_pong --out $(RUN) --resume   goes on."
 	$(BIN)/hpc-rl run impala_pong --out $(RUN)
 
