@@ -7,10 +7,12 @@ import json
 import os
 import re
 import secrets
+import select
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -69,10 +71,13 @@ def launch(job: Job, run: RunDir, tick: Callable[[], None] = lambda: None) -> Ou
             command(run.path, ranks), stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment,
             start_new_session=True,
         )  # fmt: skip
-        requests = _watch_signals()
+        requests, over = _watch_signals(), threading.Event()
+        requests["dead"] = {}
+        threading.Thread(target=_note_first_death, args=(run, ranks, requests["dead"], over), daemon=True).start()
         try:
             _attend(process, run, requests, tick, begin)
         finally:
+            over.set()
             _kill(process)
             _restore(requests)
             full = shutil.disk_usage(run.path).free < _LITTLE_BYTES
@@ -220,7 +225,7 @@ def _outcome(run: RunDir, code: int, begin: int, requests: dict[str, Any], full:
     if requests["count"] > 1:
         sentence, status = "aborted by a second signal; the last checkpoint stands", "stopped"
     else:
-        sentence, status = _blame(run, said, code), "failed"
+        sentence, status = _blame(run, said, code, requests["dead"]), "failed"
         if full and "free space" not in sentence:
             sentence += f"; the disk of {run.path} is full: free space, then resume the run"
     with contextlib.suppress(OSError):  # that disk again; the user hears it anyway
@@ -228,20 +233,41 @@ def _outcome(run: RunDir, code: int, begin: int, requests: dict[str, Any], full:
     return Outcome(1 if status == "failed" else 130, sentence)
 
 
-def _blame(run: RunDir, said: str, code: int) -> str:
-    """Which rank failed first, in which role, and how."""
+def _note_first_death(run: RunDir, ranks: int, dead: dict[int, float], over: threading.Event) -> None:
+    """Put into ``dead`` the process of the rank that ended first (or several within one look), and when.
+
+    mpiexec kills the other ranks within milliseconds and then may name any of them.
+    """
+    watched: dict[int, int] = {}
+    poller = select.poll()
+    while not over.is_set() and not dead:
+        if len(watched) < ranks:
+            for record in rank_records(run):
+                if record["pid"] not in watched.values():
+                    with contextlib.suppress(OSError):  # it is gone already, or this kernel has no pidfd
+                        handle = os.pidfd_open(record["pid"])
+                        watched[handle] = record["pid"]
+                        poller.register(handle, select.POLLIN)
+        dead.update((watched[handle], time.time()) for handle, _ in poller.poll(100))
+    for handle in watched:
+        os.close(handle)
+
+
+def _blame(run: RunDir, said: str, code: int, dead: dict[int, float]) -> str:
+    """Which rank failed first, in which role, and how; ``dead`` are the processes seen to end first, if any."""
     records = rank_records(run)
-    silent = {record["pid"]: record for record in records if "ended" not in record}
-    how = re.search(r"signal[: ]+\(?(\d+)|\(signal (\d+)\)", said, re.IGNORECASE)
-    for text in re.findall(r"PID[ :]+(\d+)", said, re.IGNORECASE):
-        if int(text) in silent:
-            end = f"was killed by signal {how[1] or how[2]}" if how else "ended without a word"
-            return f"{_whose(silent[int(text)])} {end}"
     failed = sorted((r for r in records if r.get("ended") == "error"), key=lambda record: float(record["time"]))
-    if failed:
+    # A rank that fails says so before it ends the others; one that was killed is dead before the others complain.
+    if failed and (not dead or failed[0]["time"] <= min(dead.values())):
         first = failed[0]
         where = f"; the traceback is in {run.logs}/rank-{first['rank']:03d}.json" if first["bug"] else ""
         return f"{_whose(first)} failed: {first['error'].splitlines()[0]}{where}"
+    silent = {r["pid"]: r for r in records if "ended" not in r and (not dead or r["pid"] in dead)}
+    how = re.search(r"signal[: ]+\(?(\d+)|\(signal (\d+)\)", said, re.IGNORECASE)
+    for text in [*re.findall(r"PID[ :]+(\d+)", said, re.IGNORECASE), *map(str, dead)]:
+        if int(text) in silent:
+            end = f"was killed by signal {how[1] or how[2]}" if how else "ended without a word"
+            return f"{_whose(silent[int(text)])} {end}"
     if len(silent) == 1 and code < 0:
         return f"{_whose(*silent.values())} was killed by signal {-code}"
     lines = [line.strip() for line in said.splitlines() if line.strip()] or ["nothing was printed"]
