@@ -65,13 +65,14 @@ def launch(job: Job, run: RunDir, tick: Callable[[], None] = lambda: None) -> Ou
     environment = {**os.environ, **_ROOT_SETTINGS, TOKEN_VARIABLE: token, "PYTHONUNBUFFERED": "1"}
     environment.setdefault("OMP_NUM_THREADS", "1")
     before = set(Path("/dev/shm").iterdir()) if Path("/dev/shm").is_dir() else set()
+    requests = _watch_signals()  # before anything starts: a signal from here on stops the run and orphans nobody
     with (run.logs / "ranks.log").open("ab") as log:
         begin = log.tell()
         process = subprocess.Popen(
             command(run.path, ranks), stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment,
             start_new_session=True,
         )  # fmt: skip
-        requests, over = _watch_signals(), threading.Event()
+        over = threading.Event()
         requests["dead"] = {}
         threading.Thread(target=_note_first_death, args=(run, ranks, requests["dead"], over), daemon=True).start()
         try:
