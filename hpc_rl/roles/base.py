@@ -44,15 +44,11 @@ class Seat:
     started: float = field(default_factory=time.monotonic)
 
 
-class Kept:
-    """Fraction of columns that are recorded, spread evenly over the job."""
-
-    @staticmethod
-    def mask(columns: Array, total: int, fraction: float) -> Array:
-        """[b] bool; the same columns whatever rank holds them."""
-        wanted = np.floor((np.arange(total) + 1) * fraction) > np.floor(np.arange(total) * fraction)
-        kept: Array = wanted[columns]
-        return kept
+def recorded_columns(columns: Array, total: int, fraction: float) -> Array:
+    """[b] bool: which ``columns`` belong to the recorded fraction of all; the same whatever rank holds them."""
+    wanted = np.floor((np.arange(total) + 1) * fraction) > np.floor(np.arange(total) * fraction)
+    kept: Array = wanted[columns]
+    return kept
 
 
 def schemas(policy: Policy, spec: Spec) -> tuple[Schema, Schema]:
@@ -89,7 +85,7 @@ def recorder(seat: Seat, schema: Schema) -> Recorder:
         schema,
         seat.spec,
         columns,
-        Kept.mask(columns, seat.job.environment.columns, output.record),
+        recorded_columns(columns, seat.job.environment.columns, output.record),
         seat.attempt,
         output.segment_bytes,
         output.segment_s,
