@@ -8,15 +8,20 @@ from __future__ import annotations
 import errno
 import json
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from hpc_rl import job as jobs
+from hpc_rl.launchers.options import Options
+from hpc_rl.launchers.options import load as load_options
 
 if TYPE_CHECKING:
+    from hpc_rl.doctor import Check
     from hpc_rl.job import Job
     from hpc_rl.storage.run_dir import RunDir
 
@@ -179,11 +184,113 @@ def list_jobs(as_json: bool) -> None:
 
 @cli.command()
 @job_options
-def show(job: str, ranks: int | None, overrides: tuple[str, ...]) -> None:
+@click.option("--nodes", default=1, show_default=True, type=click.IntRange(min=1), help="Nodes that the ranks fill.")
+def show(job: str, ranks: int | None, overrides: tuple[str, ...], nodes: int) -> None:
     """Who is which rank, message sizes, memory and files of JOB, before anything starts."""
     from hpc_rl.show import render
 
-    click.echo(render(_load(job, ranks, overrides)))
+    click.echo(render(_load(job, ranks, overrides), nodes))
+
+
+def slurm_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Every field of `launchers.options.Options` as an option, and --cluster."""
+    for item in reversed(fields(Options)):
+        flag, text = "--" + item.name.replace("_", "-"), item.metadata["help"]
+        if item.default is False:
+            command = click.option(flag, is_flag=True, default=None, help=text)(command)
+        elif item.default == ():
+            command = click.option(flag, multiple=True, help=text)(command)
+        else:
+            kind = int if "int" in str(item.type) else str
+            shown = f"{text[:-1]} [{item.default}]." if item.default is not None else text
+            command = click.option(flag, type=kind, help=shown)(command)
+    return click.option("--cluster", metavar="NAME", help="Site profile: defaults for all of these.")(command)
+
+
+@cli.command()
+@job_options
+@click.option("--out", type=click.Path(path_type=Path), help="Run directory [default: runs/<job>].")
+@click.option("--seeds", metavar="0-4", help="One run per seed, as a job array.")
+@click.option("--sweep", "sweeps", multiple=True, metavar="KEY=A,B", help="One run per value, as a job array.")
+@click.option("--then-analyze", is_flag=True, help="A job that waits for the end and draws the learning curves.")
+@click.option("--dry-run", is_flag=True, help="Print the script; write and send nothing.")
+@slurm_options
+def submit(
+    job: str, ranks: int | None, overrides: tuple[str, ...], out: Path | None, seeds: str | None,
+    sweeps: tuple[str, ...], then_analyze: bool, dry_run: bool, cluster: str | None, **given: Any,
+) -> None:  # fmt: skip
+    """Send JOB to SLURM; prints the job's id. It saves before its time is over, is requeued, and goes on."""
+    from hpc_rl import submit as submission
+
+    options = load_options(cluster, given)
+    extra = (f"resources.ranks={ranks}",) if ranks else ()
+    found = submission.tasks(job, (*overrides, *extra), seeds, sweeps)
+    array = seeds is not None or bool(sweeps)
+    folder = out or Path("runs") / Path(job).stem
+    if then_analyze and options.resume_mode == "chain":
+        raise click.UsageError("--then-analyze waits for one job, and a chain is many; use --resume-mode requeue")
+    if dry_run:
+        click.echo(submission.script_for(found, folder, options, array), nl=False)
+        return
+    number = submission.submit(found, folder, options, array)
+    _talk(f"{folder}: job {number}, {len(found)} run(s); hpc-rl status {folder} · hpc-rl logs -f {folder}")
+    click.echo(number)
+    if then_analyze:
+        runs = [folder / f"{task.index:04d}" for task in found] if array else [folder]
+        _talk(f"analysis: job {submission.analyze_after(number, runs, options, folder)}, draws {folder}/learning_curve.png")
+
+
+@cli.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--watch", is_flag=True, help="Again every 5 s, later every minute, until all are over.")
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
+def status(runs: tuple[Path, ...], watch: bool, as_json: bool) -> None:
+    """State of RUNS (or of every run below a folder): their own word, then SLURM's."""
+    from hpc_rl import status as states
+
+    pause = 5.0
+    while True:
+        lines = states.status(runs)
+        click.echo(states.as_json(lines) if as_json else states.render(lines))
+        if not watch or all(line.state in states.OVER for line in lines):
+            return
+        time.sleep(pause)
+        pause = min(60.0, pause * 1.5)
+
+
+@cli.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("-f", "--follow", is_flag=True, help="Go on until the run is over.")
+def logs(run: Path, follow: bool) -> None:
+    """The newest lines that the batch script and the ranks of RUN printed."""
+    from hpc_rl.status import tail
+
+    for line in tail(run, follow):
+        click.echo(line)
+
+
+@cli.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--now", is_flag=True, help="Do not wait for a checkpoint.")
+def cancel(runs: tuple[Path, ...], now: bool) -> None:
+    """Stop the SLURM jobs of RUNS: those that run save first."""
+    from hpc_rl.status import runs as below
+    from hpc_rl.submit import cancel as end
+
+    for run in below(runs):
+        _talk(end(run.path, now))
+
+
+@cli.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change the budget or ranks.")
+@slurm_options
+def resume(run: Path, overrides: tuple[str, ...], cluster: str | None, **given: Any) -> None:
+    """Send RUN to SLURM again, from its newest checkpoint, with its options of before and these changes."""
+    from hpc_rl.submit import resume as again
+
+    load_options(cluster, given)  # says what is wrong with them
+    click.echo(again(run, overrides, given))
 
 
 @cli.command("eval")
@@ -211,11 +318,30 @@ def doctor() -> int:
     """Check MPI, a 2-rank exchange, HDF5 locking, cores and devices of this machine."""
     from hpc_rl.doctor import examine
 
-    checks = examine()
+    return _say(examine())
+
+
+def _say(checks: Iterable[Check]) -> int:
+    """One line per check as it comes; exit code 1 if any failed."""
+    failed = False
     for check in checks:
         mark = {True: "ok  ", False: "FAIL", None: "note"}[check.ok]
         click.echo(f"{mark} {check.name}: {check.text}")
-    return int(any(check.ok is False for check in checks))
+        failed |= check.ok is False
+    return int(failed)
+
+
+@cli.command()
+@click.option("-n", "ranks", default=3, show_default=True, type=click.IntRange(min=2), help="MPI ranks.")
+@click.option("--out", type=click.Path(path_type=Path), help="Run directory [default: runs/selftest-<time>].")
+@click.option("--wait", "queue_s", default=600.0, show_default=True, help="Longest wait in the queue, s.")
+@slurm_options
+def selftest(ranks: int, out: Path | None, queue_s: float, cluster: str | None, **given: Any) -> int:
+    """A two-minute job on this cluster: ranks, signal, save, requeue, resume, stop, HDF5 locks."""
+    from hpc_rl.selftest import selftest as checks
+
+    folder = out or Path("runs") / time.strftime("selftest-%m%d-%H%M%S")
+    return _say(checks(folder, load_options(cluster, {**given, "time": given["time"] or "10"}), ranks, queue_s))
 
 
 @cli.group()

@@ -121,7 +121,7 @@ def find(source: str) -> Path:
     shipped = shipped_jobs()
     if source in shipped:
         return shipped[source]
-    raise BadJob(f"no job file {source!r}" + _nearest(source, shipped, "job") + "; `hpc-rl list` shows all")
+    raise BadJob(f"no job file {source!r}" + nearest(source, shipped, "job") + "; `hpc-rl list` shows all")
 
 
 def share(folder: str) -> Path:
@@ -165,14 +165,14 @@ def parse(table: Mapping[str, Any], name: str = "job") -> Job:
     algorithm = table["algorithm"]
     for key in ("algorithm", "topology", "sampler"):
         if key in table and table[key] not in _choices(key):
-            raise BadJob(f"{key} = {table[key]!r} is not known" + _nearest(str(table[key]), _choices(key), key))
+            raise BadJob(f"{key} = {table[key]!r} is not known" + nearest(str(table[key]), _choices(key), key))
     allowed = literal(algorithm, "TOPOLOGIES")
     if table["topology"] not in allowed:
         raise BadJob(f"{algorithm} cannot run on topology {table['topology']!r}; use one of {', '.join(allowed)}")
     known = ["algorithm", "topology", "sampler", "seed", *_SECTIONS, algorithm]
     for key in table:
         if key not in known:
-            raise BadJob(f"unknown key {key!r}" + _nearest(key, known, "key"))
+            raise BadJob(f"unknown key {key!r}" + nearest(key, known, "key"))
     method = _section(algorithm, config_class(algorithm), table.get(algorithm, {}))
     sections = {key: _section(key, kind, table.get(key, {})) for key, kind in _SECTIONS.items()}
     top = {key: table[key] for key in ("algorithm", "topology", "sampler", "seed") if key in table}
@@ -295,8 +295,8 @@ def _section(name: str, kind: type[Any], table: Any) -> Any:
     values = {}
     for key, value in table.items():
         if key not in hints:
-            raise BadJob(f"unknown key {name}.{key}" + _nearest(key, hints, "key"))
-        values[key] = _converted(f"{name}.{key}", value, hints[key])
+            raise BadJob(f"unknown key {name}.{key}" + nearest(key, hints, "key"))
+        values[key] = convert(f"{name}.{key}", value, hints[key])
     made = kind(**values)
     comments = ranges(name)
     for item in fields(made):
@@ -304,7 +304,7 @@ def _section(name: str, kind: type[Any], table: Any) -> Any:
     return made
 
 
-def _converted(key: str, value: Any, hint: Any) -> Any:
+def convert(key: str, value: Any, hint: Any) -> Any:
     kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     for kind in kinds:
         origin = typing.get_origin(kind) or kind
@@ -350,7 +350,7 @@ def _number(text: str) -> float | None:
         return None
 
 
-def _nearest(name: str, known: Iterable[str], what: str) -> str:
+def nearest(name: str, known: Iterable[str], what: str) -> str:
     known = list(known)
     close = difflib.get_close_matches(name, known, 1, 0.5)
     if close:

@@ -17,7 +17,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpc_rl.launchers.base import TOKEN_VARIABLE
+from hpc_rl.launchers.base import END_VARIABLE, TOKEN_VARIABLE
 
 if TYPE_CHECKING:
     from hpc_rl.roles.base import Seat
@@ -40,7 +40,8 @@ class StopFlag:
     def _arrived(self, number: int, frame: Any) -> None:
         # mpiexec and the launcher may both pass one request on, so only later ones count as a second wish.
         now = time.monotonic()
-        if self.signals and now - self.first > 1.0 and number != signal.SIGUSR1:
+        # In a batch job they come from SLURM at the wall limit, and saving may still make it before SIGKILL.
+        if self.signals and now - self.first > 1.0 and number != signal.SIGUSR1 and END_VARIABLE not in os.environ:
             os._exit(128 + number)
         self.first = now if not self.signals else self.first
         self.signals += 1
@@ -97,7 +98,7 @@ def take_seat(folder: Path, link: Any, stop: StopFlag) -> Seat:
     plan = jobs.topology(job.topology).plan(job)
     place = plan.places[link.rank]
     ports = Ports(link, Waiting(job.resources.deadline_s))
-    _note(folder, link.rank, {"role": place.name, "host": os.uname().nodename, **_traces()})
+    _note(folder, link.rank, {"role": place.name, "host": _host(), **_traces()})
     if not place.gpu:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     return _seat(job, plan, place, ports, run, stop)
@@ -117,7 +118,13 @@ def _seat(job: Any, plan: Any, place: Any, ports: Ports, run: Any, stop: StopFla
     if place.rank in plan.learners:
         ports.link.prepare(plan.learners)
     spec = describe(job.environment.id, job.environment.arguments)
-    decided = ports.broadcast(_decide(job, plan, run, spec) if place.rank == 0 else None, everyone)
+    rows = ports.gather(json.dumps(_row(place)).encode(), everyone)
+    decided = _decide(job, plan, run, spec) if place.rank == 0 else {}
+    table = ports.broadcast([json.loads(row) for row in rows], everyone)
+    decided = ports.broadcast(decided, everyone)
+    ports.waiting.hosts = tuple(row["host"] for row in table)
+    if place.rank == 0:
+        print(_table(table), flush=True)
     threads = decided["threads"] if place.gpu else place.threads
     torch.set_num_threads(threads)
     torch.manual_seed(job.seed)
@@ -149,9 +156,29 @@ def _seat(job: Any, plan: Any, place: Any, ports: Ports, run: Any, stop: StopFla
         config=config,
         resume=resume,
         stop=stop,
+        end_s=float(os.environ.get(END_VARIABLE) or 0) or None,
         make_environment=lambda columns, n: make(job.environment.id, job.environment.arguments, columns, n),
         make_policy=make_policy,
     )
+
+
+def _host() -> str:
+    return os.environ.get("SLURMD_NODENAME") or os.uname().nodename
+
+
+def _row(place: Any) -> dict[str, Any]:
+    """What one rank tells about itself; the table of all answers most questions about a slow start."""
+    gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "all")
+    cores = sorted(os.sched_getaffinity(0))
+    return {"rank": place.rank, "role": place.name, "host": _host(), "cores": cores, "gpu": gpus if place.gpu else ""}
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    lines = [f"{'rank':>4}  {'role':<12} {'host':<16} {'cores':<16} gpu"]
+    for row in rows:
+        cores = f"{len(row['cores'])}: {row['cores'][0]}-{row['cores'][-1]}"
+        lines.append(f"{row['rank']:>4}  {row['role']:<12} {row['host']:<16} {cores:<16} {row['gpu']}".rstrip())
+    return "\n".join(lines)
 
 
 def _device(kind: str, place: Any) -> str:

@@ -59,14 +59,14 @@ class Figures:
         return (longer - shorter) / 1000
 
 
-def render(job: Job) -> str:
+def render(job: Job, nodes: int = 1) -> str:
     """The page.
 
     Raises:
         BadJob, BadEnvironment: the job cannot be planned, or its environment not be made.
     """
     figures = gather(job)
-    parts = [_head(figures), _ranks(figures.plan), _messages(figures), _memory(figures), _files(figures)]
+    parts = [_head(figures), _ranks(figures.plan, nodes), _messages(figures), _memory(figures), _files(figures)]
     return "\n\n".join(parts)
 
 
@@ -119,10 +119,11 @@ def _head(figures: Figures) -> str:
     )
 
 
-def _ranks(plan: Plan) -> str:
-    """One row for consecutive ranks that differ in nothing but their columns."""
-    rows = [("rank", "role", "index", "columns", "threads", "device")]
-    alike = lambda place: (place.role, len(place.columns), place.threads, place.gpu)  # noqa: E731
+def _ranks(plan: Plan, nodes: int) -> str:
+    """One row for consecutive ranks that differ in nothing but their columns; a node is filled before the next."""
+    rows = [("rank", "role", "index", "node", "columns", "threads", "device")]
+    full = -(-len(plan.places) // nodes)
+    alike = lambda place: (place.role, len(place.columns), place.threads, place.gpu, place.rank // full)  # noqa: E731
     for _, group in groupby(plan.places, alike):
         places = list(group)
         first, last = places[0], places[-1]
@@ -131,7 +132,8 @@ def _ranks(plan: Plan) -> str:
         threads = str(first.threads) if first.threads else "all cores" if len(plan.places) == 1 else "its share"
         device = "CPU or GPU" if first.gpu else "CPU"
         index = _span(first.index, last.index)
-        rows.append((_span(first.rank, last.rank), first.role, index, columns + each, threads, device))
+        node = str(first.rank // full)
+        rows.append((_span(first.rank, last.rank), first.role, index, node, columns + each, threads, device))
     return _table(rows)
 
 

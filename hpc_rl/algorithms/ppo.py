@@ -4,8 +4,9 @@ Loss over valid moves, r = π/π_old, Â from GAE (eq. 11) normalised over the *
 
     − min(r Â, clip(r, 1−ε, 1+ε) Â)  +  c_v ½ (R − V)²  −  c_e H(π)          (eq. 7 and 9)
 
-A minibatch is a slice of one permutation of the global batch's (time, column) pairs that all ranks share; each rank
-takes what it holds, perhaps nothing, and still joins the reduction: results do not depend on the number of ranks.
+A minibatch is a part of one permutation of the global batch's (time, column) pairs that all ranks share, equally many
+of each column; each rank takes what it holds, perhaps nothing, and still joins the reduction: results do not depend on
+the number of ranks.
 
 Published settings (Atari): T 128, 8 columns, 3-4 epochs × 4 minibatches, lr 2.5e-4 annealed to 0, ε 0.1, γ 0.99,
 λ 0.95, c_v 0.5, c_e 0.01, clip 0.5, Adam ε 1e-5, rewards clipped to ±1.
@@ -190,17 +191,18 @@ class Learner:
         return self.group.sum(totals), names, norm
 
     def _minibatches(self, batch: Trajectory, shuffle: np.random.Generator) -> list[Tensor]:
-        """This rank's share of each global minibatch, as indices into its flattened [T·b]."""
+        """This rank's share of each global minibatch, as indices into its flattened [T·b].
+
+        Every column is permuted in time and gives each minibatch the same number of moves, so that ranks have equal
+        work in every step: a reduction waits for the one with the most. Where that leaves some over, columns take turns.
+        """
         steps, mine = batch.action.shape[:2]
+        count, low = self.config.minibatches, int(batch.column[0])
         width = int(self.group.sum(torch.tensor([float(mine)])))
-        order = shuffle.permutation(steps * width)
-        low = int(batch.column[0])
-        parts = []
-        for part in np.array_split(order, self.config.minibatches):
-            time, column = part // width, part % width - low
-            held = (column >= 0) & (column < mine)
-            parts.append(torch.from_numpy(time[held] * mine + column[held]))
-        return parts
+        order = shuffle.permuted(np.tile(np.arange(steps), (width, 1)), axis=1)[low : low + mine]
+        chunks = [np.array_split(times * mine + column, count) for column, times in enumerate(order)]
+        turns = [[chunk[(k + low + column) % count] for column, chunk in enumerate(chunks)] for k in range(count)]
+        return [torch.from_numpy(np.concatenate(parts)) for parts in turns]
 
     def _samples(self, batch: Trajectory) -> Samples:
         """Advantages and targets of this rank's columns, advantages normalised over the global batch."""

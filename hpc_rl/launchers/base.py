@@ -10,6 +10,7 @@ from typing import Protocol
 from hpc_rl.job import Job
 from hpc_rl.storage.run_dir import RunDir
 
+END_VARIABLE = "HPC_RL_END_S"  # unix time at which the allocation ends; set, perhaps empty, by the batch script
 TOKEN_VARIABLE = "HPC_RL_TOKEN"  # marks every process of one attempt, and its files in node-shared memory
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import secrets
@@ -20,6 +19,7 @@ from typing import Any
 
 from hpc_rl.job import BadJob, Job
 from hpc_rl.launchers.base import TOKEN_VARIABLE, Outcome, rank_command
+from hpc_rl.launchers.blame import blame, rank_records
 from hpc_rl.storage.run_dir import BadRun, RunDir
 
 GRACE_S = 120.0  # between being asked to stop and being killed
@@ -82,7 +82,7 @@ def launch(job: Job, run: RunDir, tick: Callable[[], None] = lambda: None) -> Ou
             _kill(process)
             _restore(requests)
             full = shutil.disk_usage(run.path).free < _LITTLE_BYTES
-            _sweep({token}, before, run)
+            sweep({token}, before, run)
     tick()
     return _outcome(run, process.returncode, begin, requests, full)
 
@@ -95,11 +95,11 @@ def take_over(run: RunDir) -> None:
     """
     records = rank_records(run)
     tokens = {str(record["token"]) for record in records if record.get("token")}
-    if living := _processes(tokens):
+    if living := processes(tokens):
         raise BadRun(
             f"{run.path} is still being worked on by process {min(living)}; stop it first (touch {run.path}/STOP)"
         )
-    _sweep(tokens, None, run)
+    sweep(tokens, None, run)
     for record in records:
         (run.logs / f"rank-{record['rank']:03d}.json").unlink()
 
@@ -159,13 +159,13 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _sweep(tokens: set[str], before: set[Path] | None, run: RunDir) -> None:
+def sweep(tokens: set[str], before: set[Path] | None, run: RunDir) -> None:
     """Kill ranks that outlived mpiexec (in sessions of their own), remove what they left in /dev/shm and half-written.
 
     MPI's own files are those the ranks said they map, and new ones since ``before``; never one that somebody maps.
     """
     deadline = time.monotonic() + 10
-    while (living := _processes(tokens)) and time.monotonic() < deadline:
+    while (living := processes(tokens)) and time.monotonic() < deadline:
         for pid in living:
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
@@ -184,7 +184,7 @@ def _sweep(tokens: set[str], before: set[Path] | None, run: RunDir) -> None:
         path.unlink(missing_ok=True)
 
 
-def _processes(tokens: set[str]) -> set[int]:
+def processes(tokens: set[str]) -> set[int]:
     """Living processes of these attempts on this machine: mpiexec's helpers, ranks, and what those started."""
     marks = {f"{TOKEN_VARIABLE}={token}".encode() for token in tokens}
     found = set()
@@ -204,17 +204,6 @@ def _mapped_files() -> set[str]:
     return found
 
 
-def rank_records(run: RunDir) -> list[dict[str, Any]]:
-    """logs/rank-NNN.json of every rank that got as far as its seat, by rank."""
-    records = []
-    for path in sorted(run.logs.glob("rank-*.json")):
-        with contextlib.suppress(OSError, json.JSONDecodeError):
-            record = json.loads(path.read_text())
-            if "pid" in record:
-                records.append({"rank": int(path.stem.split("-")[1]), **record})
-    return records
-
-
 def _outcome(run: RunDir, code: int, begin: int, requests: dict[str, Any], full: bool) -> Outcome:
     """Exit code and sentence; the run's state becomes failed unless the ranks said how it ended."""
     state = run.read_state()
@@ -226,7 +215,7 @@ def _outcome(run: RunDir, code: int, begin: int, requests: dict[str, Any], full:
     if requests["count"] > 1:
         sentence, status = "aborted by a second signal; the last checkpoint stands", "stopped"
     else:
-        sentence, status = _blame(run, said, code, requests["dead"]), "failed"
+        sentence, status = blame(run, said, code, requests["dead"]), "failed"
         if full and "free space" not in sentence:
             sentence += f"; the disk of {run.path} is full: free space, then resume the run"
     with contextlib.suppress(OSError):  # that disk again; the user hears it anyway
@@ -252,29 +241,3 @@ def _note_first_death(run: RunDir, ranks: int, dead: dict[int, float], over: thr
         dead.update((watched[handle], time.time()) for handle, _ in poller.poll(100))
     for handle in watched:
         os.close(handle)
-
-
-def _blame(run: RunDir, said: str, code: int, dead: dict[int, float]) -> str:
-    """Which rank failed first, in which role, and how; ``dead`` are the processes seen to end first, if any."""
-    records = rank_records(run)
-    failed = sorted((r for r in records if r.get("ended") == "error"), key=lambda record: float(record["time"]))
-    # A rank that fails says so before it ends the others; one that was killed is dead before the others complain.
-    if failed and (not dead or failed[0]["time"] <= min(dead.values())):
-        first = failed[0]
-        where = f"; the traceback is in {run.logs}/rank-{first['rank']:03d}.json" if first["bug"] else ""
-        return f"{_whose(first)} failed: {first['error'].splitlines()[0]}{where}"
-    silent = {r["pid"]: r for r in records if "ended" not in r and (not dead or r["pid"] in dead)}
-    how = re.search(r"signal[: ]+\(?(\d+)|\(signal (\d+)\)", said, re.IGNORECASE)
-    for text in [*re.findall(r"PID[ :]+(\d+)", said, re.IGNORECASE), *map(str, dead)]:
-        if int(text) in silent:
-            end = f"was killed by signal {how[1] or how[2]}" if how else "ended without a word"
-            return f"{_whose(silent[int(text)])} {end}"
-    if len(silent) == 1 and code < 0:
-        return f"{_whose(*silent.values())} was killed by signal {-code}"
-    lines = [line.strip() for line in said.splitlines() if line.strip()] or ["nothing was printed"]
-    told = next((line for line in lines if re.match(r"rank \d+: ", line)), lines[-1])
-    return f"the ranks ended with exit code {code}: {told}; see {run.logs}/ranks.log"
-
-
-def _whose(record: dict[str, Any]) -> str:
-    return f"rank {record['rank']} ({record['role']}) on {record['host']}"

@@ -10,7 +10,8 @@ import torch
 
 from hpc_rl.algorithms.base import Group
 from hpc_rl.roles.base import Seat
-from hpc_rl.roles.tally import Tally
+from hpc_rl.roles.tally import OUT_OF_TIME, Tally
+from hpc_rl.storage.run_dir import BUDGET_SPENT
 from hpc_rl.types import Tree
 
 
@@ -33,14 +34,14 @@ def booked(group: Group, tally: Tally, tree: Tree, seat: Seat, save: bool) -> Wi
     table[2, :, mine] = np.isfinite(returns)
     limit = seat.job.budget.time_limit_s
     late = bool(limit) and time.monotonic() - seat.started > limit
-    packed = np.concatenate([table.ravel(), np.array([seat.stop(), late, save], float)])
+    packed = np.concatenate([table.ravel(), np.array([seat.stop(), late, seat.out_of_time(), save], float)])
     reduced = group.sum(torch.from_numpy(packed)).numpy()
-    moves, sums, ended = reduced[:-3].reshape(table.shape)
+    moves, sums, ended = reduced[:-4].reshape(table.shape)
     tally.env_steps += int(moves.sum())
     for column in range(total):
         tally.through[column] = tally.through.get(column, 0) + int(moves[:, column].sum())
     tally.finished(np.where(ended > 0, sums, np.nan).ravel())
     tally.lags.append(0.0)
-    asked, late, save = (bool(x) for x in reduced[-3:] > 0)
-    stop = "stopped: asked to stop" if asked else f"stopped: time limit of {limit:.0f} s" if late else None
-    return Wishes(stop, save)
+    asked, late, over, save = (bool(x) for x in reduced[-4:] > 0)
+    stop = "stopped: asked to stop" if asked else f"{BUDGET_SPENT} {limit:.0f} s" if late else None
+    return Wishes(OUT_OF_TIME if over else stop, save)

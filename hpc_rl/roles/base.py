@@ -21,6 +21,9 @@ from hpc_rl.transport.ports import Ports
 from hpc_rl.types import Array, Leaf, Schema, Spec, trajectory_schema
 
 
+LEAST_LEAD_S = 20.0  # before the end of the allocation; SLURM's signal usually comes long before
+
+
 @dataclass
 class Seat:
     """One rank's part of one attempt: everything that run.py decided before the role begins."""
@@ -42,6 +45,12 @@ class Seat:
     make_environment: Callable[[int, int], Environment]  # (columns, threads)
     make_policy: Callable[[], Policy]
     started: float = field(default_factory=time.monotonic)
+    end_s: float | None = None  # unix time at which the allocation ends
+    save_s: float = 0.0  # the longest checkpoint so far
+
+    def out_of_time(self) -> bool:
+        """The allocation leaves just enough time to save and leave."""
+        return self.end_s is not None and time.time() > self.end_s - max(LEAST_LEAD_S, 3 * self.save_s)
 
 
 def recorded_columns(columns: Array, total: int, fraction: float) -> Array:

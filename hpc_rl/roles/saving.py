@@ -14,6 +14,10 @@ from hpc_rl.storage.checkpoint import NonFinite
 from hpc_rl.transport.base import Deadline
 
 
+class Superseded(RuntimeError):
+    """The controller gave this attempt up, for its node was out of reach, and another one has begun."""
+
+
 @dataclass
 class Saver:
     """Writes checkpoints for one seat and remembers how long that blocked the learner."""
@@ -31,6 +35,8 @@ class Saver:
         """Write, mark the best, prune. A state that is not finite is never written: warns, or raises if ``last``."""
         begin = time.monotonic()
         run = self.seat.run
+        if (newest := run.read_state()["attempt"]) > self.seat.attempt:
+            raise Superseded(f"attempt {newest} of {run.path} has begun; attempt {self.seat.attempt} writes no more")
         score, self.asked = meta["score"], False
         better = score is not None and score > tally.best
         if better:
@@ -49,7 +55,7 @@ class Saver:
             state="running", env_steps=meta["env_steps"], updates=meta["updates"], attempt=self.seat.attempt
         )
         self.last, self.written = time.monotonic(), self.written + 1
-        self.longest_s = max(self.longest_s, self.last - begin)
+        self.longest_s = self.seat.save_s = max(self.longest_s, self.last - begin)
 
 
 def learner_state(learner: Learner) -> State:

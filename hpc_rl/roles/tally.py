@@ -11,7 +11,11 @@ import numpy as np
 
 from hpc_rl.job import Job
 from hpc_rl.roles.base import Seat
+from hpc_rl.storage.run_dir import BUDGET_SPENT
 from hpc_rl.types import Array, Spec, Tree
+
+
+OUT_OF_TIME = "stopped: the allocation ends"
 
 
 @dataclass
@@ -104,5 +108,7 @@ def reason_to_stop(seat: Seat, tally: Tally) -> str | None:
         return reason
     budget = seat.job.budget
     if budget.time_limit_s and time.monotonic() - seat.started > budget.time_limit_s:
-        return f"stopped: time limit of {budget.time_limit_s:.0f} s"
+        return f"{BUDGET_SPENT} {budget.time_limit_s:.0f} s"
+    if seat.out_of_time():
+        return OUT_OF_TIME
     return "stopped: asked to stop" if seat.stop() else None

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 STATES = ("pending", "running", "stopped", "done", "failed")
+BUDGET_SPENT = "stopped: time limit of"  # how a reason begins when the job's own time limit ended it
 
 
 class BadRun(ValueError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -59,6 +59,11 @@ class Waiting:
     deadline_s: float = 120.0
     pulse: Callable[[], None] = lambda: None
     waited_s: float = 0.0
+    hosts: tuple[str, ...] = ()  # of each rank, once known
+
+    def who(self, ranks: Iterable[int]) -> str:
+        """The ranks with their hosts, for a sentence."""
+        return ", ".join(f"rank {r}" + (f" on {self.hosts[r]}" if self.hosts else "") for r in ranks)
 
     def until(self, done: Done, what: Callable[[], str] | str, give_up: Done = lambda: False) -> None:
         """Return once ``done()``.
@@ -121,12 +126,12 @@ class Outbox:
 
     def lend(self) -> Tree:
         """Views of the next slot, to be filled in place; waits only until its last message has left."""
-        self.waiting.until(self.sending[self.turn], f"rank {self.peer} to take an earlier message")
+        self.waiting.until(self.sending[self.turn], f"{self.waiting.who([self.peer])} to take an earlier message")
         return self.layout.views(self.buffers[self.turn])
 
     def wait(self, give_up: Done = lambda: False) -> None:
         """Return once a message could leave. Raises Stopped, Deadline: see `Waiting.until`."""
-        self.waiting.until(self.ready, f"rank {self.peer} to grant a message", give_up)
+        self.waiting.until(self.ready, f"{self.waiting.who([self.peer])} to grant a message", give_up)
 
     def put(self, tree: Tree, version: int, give_up: Done = lambda: False) -> None:
         """Send ``tree`` (copied unless it is the lent one); waits for a credit. Raises Stopped, Deadline."""
@@ -140,7 +145,7 @@ class Outbox:
 
     def flush(self) -> None:
         """Wait until everything put has left this rank."""
-        self.waiting.until(lambda: all(done() for done in self.sending), f"rank {self.peer} to take the last messages")
+        self.waiting.until(lambda: all(done() for done in self.sending), f"{self.waiting.who([self.peer])} to take the last messages")
 
 
 class Inbox:
@@ -154,6 +159,7 @@ class Inbox:
         self.arrived: list[Done] = []  # one for each buffer's posted receive
         self.queues: dict[int, deque[int]] = {peer: deque() for peer in peers}
         self.grants: deque[tuple[Array, Done]] = deque()
+        self.heard = dict.fromkeys(self.peers, time.monotonic())
         for peer in self.peers:
             for _ in range(credits):
                 self.buffers.append(layout.buffer())
@@ -170,6 +176,7 @@ class Inbox:
             queue = self.queues[peer]
             if queue and self.arrived[queue[0]]():
                 index = queue.popleft()
+                self.heard[peer] = time.monotonic()
                 tree, version = self.layout.unpack(self.buffers[index])
                 return Message(tree, version, peer, index)
         return None
@@ -182,7 +189,8 @@ class Inbox:
             found.extend(message for message in [self.poll()] if message is not None)
             return bool(found)
 
-        self.waiting.until(arrived, f"a message from rank(s) {', '.join(map(str, self.peers))}", give_up)
+        self.waiting.until(arrived, lambda: f"a message from {self.waiting.who(self.peers)}", give_up)
+        self._miss()
         return found[0]
 
     def newest(self) -> Message | None:
@@ -196,8 +204,17 @@ class Inbox:
 
     def release(self, message: Message) -> None:
         """Give the slot back: post its receive again, then grant the sender one more message."""
+        if not self.queues[message.peer]:  # it had no credit, so its silence begins now
+            self.heard[message.peer] = time.monotonic()
         self._post(message.slot, message.peer)
         self._grant(message.peer, 1)
+
+    def _miss(self) -> None:
+        """Raise Deadline naming peers with a credit that sent nothing for so long: the others would hide their loss."""
+        late = time.monotonic() - self.waiting.deadline_s
+        lost = [p for p in self.peers if self.heard[p] < late and self.queues[p] and not self.arrived[self.queues[p][0]]()]
+        if lost:
+            raise Deadline(f"heard nothing for {self.waiting.deadline_s:.0f} s from {self.waiting.who(lost)}; is it alive?")
 
     def _post(self, index: int, peer: int) -> None:
         self.arrived[index] = self.link.irecv(self.buffers[index], peer, self.tag)

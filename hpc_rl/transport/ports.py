@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from hpc_rl.transport.base import Done, Link, Waiting
+from hpc_rl.transport.base import Deadline, Done, Link, Waiting
 from hpc_rl.types import Array
+
+ROLL_CALL, ROLL_CALL_S = 98, 3.0  # tag, and how long an answer may take
 
 
 @dataclass
@@ -26,13 +29,13 @@ class Ports:
         if link.rank != root:
             payload = np.frombuffer(data, np.uint8)
             size = np.array([len(data)], np.int64)
-            self._finish([link.isend(size, root, tag), link.isend(payload, root, tag + 1)], f"rank {root} to gather")
+            self._finish([link.isend(size, root, tag), link.isend(payload, root, tag + 1)], f"{self.waiting.who([root])} to gather")
             return []
         others = [m for m in members if m != root]
         sizes = {m: np.zeros(1, np.int64) for m in others}
-        self._finish([link.irecv(sizes[m], m, tag) for m in others], f"rank(s) {others} to report")
+        self._finish([link.irecv(sizes[m], m, tag) for m in others], f"{self.waiting.who(others)} to report")
         parts = {m: np.empty(int(sizes[m][0]), np.uint8) for m in others}
-        self._finish([link.irecv(parts[m], m, tag + 1) for m in others], f"rank(s) {others} to report")
+        self._finish([link.irecv(parts[m], m, tag + 1) for m in others], f"{self.waiting.who(others)} to report")
         return [data if m == root else parts[m].tobytes() for m in members]
 
     def broadcast(self, value: Any, members: Sequence[int], tag: int = 94) -> Any:
@@ -45,9 +48,9 @@ class Ports:
             self._finish(sends, "the other ranks to listen")
             return value
         size = np.zeros(1, np.int64)
-        self._finish([link.irecv(size, root, tag)], f"rank {root} to speak")
+        self._finish([link.irecv(size, root, tag)], f"{self.waiting.who([root])} to speak")
         payload = np.empty(int(size[0]), np.uint8)
-        self._finish([link.irecv(payload, root, tag + 1)], f"rank {root} to speak")
+        self._finish([link.irecv(payload, root, tag + 1)], f"{self.waiting.who([root])} to speak")
         return json.loads(payload.tobytes())
 
     def barrier(self, members: Sequence[int]) -> None:
@@ -56,8 +59,28 @@ class Ports:
 
     def reduce(self, data: Array, operation: str, members: Sequence[int]) -> None:
         """All-reduce ``data`` in place. Raises Deadline."""
-        if len(members) > 1:
-            self.waiting.until(self.link.ireduce(data, operation, members), f"all of ranks {list(members)} to reduce")
+        if len(members) == 1:
+            return
+        try:
+            self.waiting.until(self.link.ireduce(data, operation, members), "a reduction")
+        except Deadline:
+            lost = self._roll_call(members)
+            who = self.waiting.who(lost) if lost else f"one of {self.waiting.who(members)}"
+            limit = self.waiting.deadline_s
+            raise Deadline(f"waited {limit:.0f} s for {who} to join a reduction; is that rank alive?") from None
+
+    def _roll_call(self, members: Sequence[int]) -> list[int]:
+        """Who does not answer: every rank that waits in vain calls all others at about the same time."""
+        others = [m for m in members if m != self.link.rank]
+        mine = np.zeros(1, np.int8)
+        theirs = {m: np.zeros(1, np.int8) for m in others}
+        heard = {m: self.link.irecv(theirs[m], m, ROLL_CALL) for m in others}
+        for m in others:
+            self.link.isend(mine, m, ROLL_CALL)
+        end = time.monotonic() + ROLL_CALL_S
+        while (lost := [m for m in others if not heard[m]()]) and time.monotonic() < end:
+            time.sleep(0.01)
+        return lost
 
     def _finish(self, requests: list[Done], what: str) -> None:
         self.waiting.until(lambda: all(done() for done in requests), what)

@@ -30,7 +30,7 @@ from program import (
     wait_for,
     write_job,
 )
-from test_run_resume import assert_gapless
+from gapless import assert_gapless
 
 from hpc_rl.launchers import local
 from hpc_rl.storage import checkpoint, trajectories

@@ -1,0 +1,179 @@
+"""What the batch script asks Python, before and after the ranks: ``python -m hpc_rl.launchers.batch begin|end|note RUN``.
+
+`end` prints one word for the script: ``again`` (requeue or chain), ``done``, ``stopped`` or ``failed``. It needs no torch
+and no MPI, and writes nothing but the run's state and the list of its SLURM jobs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from hpc_rl import job as jobs
+from hpc_rl.job import BadJob
+from hpc_rl.launchers.blame import blame, rank_records
+from hpc_rl.launchers.local import processes, sweep
+from hpc_rl.storage.run_dir import BUDGET_SPENT, BadRun, RunDir, create, open_run, write_json, write_text
+
+IDLE_RESTARTS = 3  # attempts in a row without progress that end a run of signals; after a failure one does
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry; expected errors become one sentence and exit code 2."""
+    given = _parser().parse_args(arguments)
+    try:
+        if given.what == "begin":
+            begin(given.run, given.job, given.ranks, given.source, given.set)
+        elif given.what == "note":
+            note_job(RunDir(given.run), given.job)
+        else:
+            print(end(given.run, given.code, bool(given.asked), given.restarts, given.max_restarts, given.mode))
+    except (BadJob, BadRun) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {given.run} cannot be written ({error}); free space, then resume the run", file=sys.stderr)
+        return 2
+    return 0
+
+
+def begin(folder: Path, job_id: str, ranks: int, source: str | None, overrides: list[str]) -> None:
+    """Make the run ready for an attempt; from ``source`` where it does not exist yet.
+
+    Raises:
+        BadJob, BadRun: no run, a job for another number of ranks, or another SLURM job at work in it.
+    """
+    if source is not None and not (folder / "job.toml").exists():
+        run = create(folder, jobs.dumps(jobs.load(source, (*overrides, f"resources.ranks={ranks}"))))
+    else:
+        run = open_run(folder)
+    wanted = jobs.load(run.job_file).resources.ranks
+    if wanted != ranks:
+        raise BadJob(f"SLURM gives {ranks} task(s) but {run.job_file} has resources.ranks = {wanted}; submit it again")
+    _take_over(run)
+    run.clear_stop()
+    note_job(run, job_id)
+    log = run.logs / "ranks.log"
+    before = _attempt(run)
+    write_json(run.path / "submit" / "attempt.json", {
+        "env_steps": run.read_state()["env_steps"],
+        "log_bytes": log.stat().st_size if log.exists() else 0,
+        "idle": before.get("idle", 0),
+        "time": time.time(),
+    })  # fmt: skip
+    jobs.topology(jobs.load(run.job_file).topology).plan(jobs.load(run.job_file))  # says what is wrong before srun
+
+
+def end(folder: Path, code: int, asked: bool, restarts: int, most: int, mode: str) -> str:
+    """The word for the script; state.json says why in one sentence. Raises BadRun, OSError."""
+    run = open_run(folder)
+    state, started = run.read_state(), _attempt(run)
+    tokens = {str(record["token"]) for record in rank_records(run) if record.get("token")}
+    sweep(tokens, None, run)
+    if state["state"] == "done" and code == 0:
+        return "done"
+    whole = state["state"] == "stopped"
+    sentence = state["reason"] if whole else blame(run, _said(run, started), code, {})
+    if not whole and asked and not rank_records(run):
+        whole, sentence = True, "stopped: asked to stop before the ranks had started"
+    word = "stopped" if whole else "failed"
+    progress = state["env_steps"] > started.get("env_steps", 0)
+    idle = 0 if progress else started.get("idle", 0) + 1
+    write_json(run.path / "submit" / "attempt.json", {**started, "idle": idle})
+    if not _final(run, sentence) and not _hopeless(run) and mode != "none":
+        if restarts and idle >= (IDLE_RESTARTS if whole or asked else 1):
+            sentence += "; a restart made no progress, so it is not started again"
+        elif restarts >= most:
+            sentence += f"; it was restarted {restarts} times, as often as --max-restarts allows"
+        else:
+            word, sentence = "again", f"{sentence}; restart {restarts + 1} is waiting"
+    print(f"{folder.name}: {sentence}", file=sys.stderr)
+    run.write_state(state="pending" if word == "again" else word, reason=sentence)
+    return word
+
+
+def note_job(run: RunDir, job_id: str) -> None:
+    """Add a SLURM job to the run's list, once."""
+    known = job_ids(run)
+    if job_id not in known:
+        (run.path / "submit").mkdir(exist_ok=True)
+        write_text(run.path / "submit" / "jobs", "".join(f"{item}\n" for item in (*known, job_id)))
+
+
+def job_ids(run: RunDir) -> list[str]:
+    """SLURM jobs of this run, oldest first; ``<array>_<task>`` for a task of an array."""
+    try:
+        return (run.path / "submit" / "jobs").read_text().split()
+    except OSError:
+        return []
+
+
+def _final(run: RunDir, sentence: str) -> bool:
+    """Somebody wanted it to end here: a STOP file, or the job's own time limit."""
+    return run.stop_requested() or sentence.startswith(BUDGET_SPENT)
+
+
+def _hopeless(run: RunDir) -> bool:
+    """A rank was refused before it had a seat (wrong PMI, a job that cannot be planned): it would be again."""
+    for path in run.logs.glob("rank-*.json"):
+        record = json.loads(path.read_text())
+        if record.get("ended") == "error" and "pid" not in record and not record["bug"]:
+            return True
+    return False
+
+
+def _take_over(run: RunDir) -> None:
+    """Clear away what earlier attempts of this run left on this host. Raises BadRun where somebody else is at work."""
+    ours = job_ids(run)
+    for record in rank_records(run):
+        token = str(record.get("token", ""))
+        living = processes({token}) if token else set()
+        if living and token.partition("-")[0] not in ours:
+            raise BadRun(
+                f"{run.path} is still being worked on by process {min(living)}, not of this job; "
+                f"stop that first (touch {run.path}/STOP)"
+            )
+        sweep({token} - {""}, None, run)
+    for path in run.logs.glob("rank-*.json"):
+        path.unlink()
+
+
+def _attempt(run: RunDir) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads((run.path / "submit" / "attempt.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return found
+
+
+def _said(run: RunDir, started: dict[str, Any]) -> str:
+    try:
+        with (run.logs / "ranks.log").open("rb") as log:
+            log.seek(started.get("log_bytes", 0))
+            return log.read().decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m hpc_rl.launchers.batch", description=__doc__)
+    parser.add_argument("what", choices=("begin", "end", "note"))
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--job", default="0")
+    parser.add_argument("--ranks", type=int, default=1)
+    parser.add_argument("--source")
+    parser.add_argument("--set", action="append", default=[])
+    parser.add_argument("--code", type=int, default=0)
+    parser.add_argument("--asked", type=int, default=0)
+    parser.add_argument("--restarts", type=int, default=0)
+    parser.add_argument("--max-restarts", type=int, default=0)
+    parser.add_argument("--mode", default="requeue")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,59 @@
+"""Which rank ended a job, and how: read from what the ranks noted, what their launcher printed, and who died first."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from typing import Any
+
+from hpc_rl.storage.run_dir import RunDir
+
+
+def rank_records(run: RunDir) -> list[dict[str, Any]]:
+    """logs/rank-NNN.json of every rank that got as far as its seat, by rank."""
+    records = []
+    for path in sorted(run.logs.glob("rank-*.json")):
+        with contextlib.suppress(OSError, json.JSONDecodeError):
+            record = json.loads(path.read_text())
+            if "pid" in record:
+                records.append({"rank": int(path.stem.split("-")[1]), **record})
+    return records
+
+
+def blame(run: RunDir, said: str, code: int, dead: dict[int, float]) -> str:
+    """Which rank failed first, in which role, and how; ``dead`` are the processes seen to end first, if any."""
+    records = rank_records(run)
+    failed = sorted((r for r in records if r.get("ended") == "error"), key=lambda record: float(record["time"]))
+    # A rank that fails says so before it ends the others; one that was killed is dead before the others complain.
+    if failed and (not dead or failed[0]["time"] <= min(dead.values())):
+        first = failed[0]
+        where = f"; the traceback is in {run.logs}/rank-{first['rank']:03d}.json" if first["bug"] else ""
+        return f"{_whose(first)} failed: {first['error'].splitlines()[0]}{where}"
+    silent = {r["pid"]: r for r in records if "ended" not in r and (not dead or r["pid"] in dead)}
+    if victim := _victim_of_srun(records, said):
+        return victim
+    how = re.search(r"signal[: ]+\(?(\d+)|\(signal (\d+)\)", said, re.IGNORECASE)
+    for text in [*re.findall(r"PID[ :]+(\d+)", said, re.IGNORECASE), *map(str, dead)]:
+        if int(text) in silent:
+            end = f"was killed by signal {how[1] or how[2]}" if how else "ended without a word"
+            return f"{_whose(silent[int(text)])} {end}"
+    if len(silent) == 1 and code < 0:
+        return f"{_whose(*silent.values())} was killed by signal {-code}"
+    lines = [line.strip() for line in said.splitlines() if line.strip()] or ["nothing was printed"]
+    told = next((line for line in lines if re.match(r"rank \d+: ", line)), lines[-1])
+    return f"the ranks ended with exit code {code}: {told}; see {run.logs}/ranks.log"
+
+
+def _victim_of_srun(records: list[dict[str, Any]], said: str) -> str | None:
+    """srun names the task that died first; those that it then kills itself come later, or as one list."""
+    for tasks, word in re.findall(r"srun: error: \S+: tasks? ([\d,-]+): (Killed|[A-Z][a-z]+ fault.*)", said):
+        first = int(re.split("[,-]", tasks)[0])
+        record = next((r for r in records if r["rank"] == first and "ended" not in r), None)
+        if record:
+            return f"{_whose(record)} ended: {word.lower()}"
+    return None
+
+
+def _whose(record: dict[str, Any]) -> str:
+    return f"rank {record['rank']} ({record['role']}) on {record['host']}"

@@ -1,0 +1,187 @@
+"""What `hpc-rl submit` may be told: typed options, the same keys in a site profile, everything checked before sbatch.
+
+One dataclass drives the command line, the profiles and the script. A profile is a TOML file of these keys, found in
+``$XDG_CONFIG_HOME/hpc_rl`` (user), ``$XDG_CONFIG_DIRS/hpc_rl`` (site), then in the package's slurm/clusters.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from hpc_rl.job import BadJob, convert, nearest, share
+
+MODES = ("requeue", "chain", "none")
+LAYOUTS = ("one", "het")
+MPI_TYPES = ("auto", "pmi2", "pmix", "none")
+_TIME = re.compile(r"\d+(-\d+(:\d+){0,2}|(:\d+){0,2})|UNLIMITED|INFINITE", re.IGNORECASE)
+_MEMORY = re.compile(r"\d+[KMGT]?B?", re.IGNORECASE)
+_GPUS = re.compile(r"([\w.-]+:)?\d+")
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_DEPENDENCY = {"ok": "afterok", "any": "afterany", "notok": "afternotok", "start": "after"}
+
+
+def _option(text: str, default: Any = None, directive: str = "") -> Any:
+    """A field: its help text, and the sbatch option that it becomes (none where the script itself uses it)."""
+    return field(default=default, metadata={"help": text, "directive": directive})
+
+
+@dataclass(frozen=True)
+class Options:
+    """One submission. None leaves the choice to SLURM; tuples are given by repeating the option."""
+
+    nodes: int | None = _option("Nodes.", directive="nodes")
+    cpus_per_task: int | None = _option("CPUs of each rank [resources.threads].", directive="cpus-per-task")
+    gpus_per_node: str | None = _option("GPUs of each node, N or TYPE:N.", directive="gpus-per-node")
+    mem: str | None = _option("Memory of each node, like 16G.", directive="mem")
+    mem_per_cpu: str | None = _option("Memory of each CPU.", directive="mem-per-cpu")
+    time: str | None = _option("Wall time, like 4:00:00 or 1-12.", directive="time")
+    partition: str | None = _option("Partition.", directive="partition")
+    account: str | None = _option("Account.", directive="account")
+    qos: str | None = _option("Quality of service.", directive="qos")
+    reservation: str | None = _option("Reservation.", directive="reservation")
+    constraint: str | None = _option("Node features.", directive="constraint")
+    nodelist: str | None = _option("Nodes to use.", directive="nodelist")
+    exclude: str | None = _option("Nodes to avoid.", directive="exclude")
+    licenses: str | None = _option("Licences.", directive="licenses")
+    begin: str | None = _option("Not before this time.", directive="begin")
+    nice: int | None = _option("Lower the priority by this much.", directive="nice")
+    mail_type: str | None = _option("When to send mail, like END,FAIL.", directive="mail-type")
+    mail_user: str | None = _option("Where to send mail.", directive="mail-user")
+    comment: str | None = _option("Comment.", directive="comment")
+    exclusive: bool = _option("Whole nodes.", False, "exclusive")
+    after: tuple[str, ...] = _option("Start after a job: ok:ID, any:ID, notok:ID or start:ID.", ())
+    parallel: int | None = _option("Array tasks at the same time.")
+    sbatch: tuple[str, ...] = _option("Any other sbatch option, KEY=VALUE or KEY.", ())
+    layout: str = _option("one: roles by rank; het: learners and the others as two components.", "one")
+    learners: tuple[str, ...] = _option("sbatch option of the learners' component, KEY=VALUE (layout het).", ())
+    lead_s: int = _option("Seconds before the time limit at which ranks are told to save.", 120)
+    resume_mode: str = _option("When time is up: requeue, chain (a new job that waits) or none.", "requeue")
+    max_restarts: int = _option("Restarts after which the run is left stopped.", 100)
+    launcher: str = _option("What starts the ranks: auto, srun, mpiexec or a command.", "auto")
+    mpi: str = _option("PMI of srun: auto, pmi2, pmix or none (its default).", "auto")
+    modules: tuple[str, ...] = _option("Module to load.", ())
+    setup: tuple[str, ...] = _option("Shell line to run before the ranks.", ())
+    teardown: tuple[str, ...] = _option("Shell line to run after them, whatever happened.", ())
+    env: tuple[str, ...] = _option("Variable for the ranks, NAME=VALUE.", ())
+    container: str | None = _option("Apptainer image that holds this package.")
+    scratch: str | None = _option("Node-local folder for temporary files, or auto.")
+    python: str | None = _option("Python of the ranks [the one that submits].")
+    template: str | None = _option("Another script template.")
+
+
+def load(cluster: str | None, given: Mapping[str, Any]) -> Options:
+    """Profile, then what was ``given`` (None and () mean not given); lists of a profile come first.
+
+    Raises:
+        BadJob: no such profile, an unknown key, a value of the wrong type or shape.
+    """
+    values = dict(_profile(cluster)) if cluster else {}
+    for key, value in given.items():
+        if isinstance(value, tuple):
+            values[key] = (*values.get(key, ()), *value)
+        elif value is not None:
+            values[key] = value
+    made = Options(**values)
+    _check(made)
+    return made
+
+
+def profiles() -> dict[str, Path]:
+    """Name -> file of every profile; the user's own hides the site's, that one the package's."""
+    home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    sites = [Path(part) for part in (os.environ.get("XDG_CONFIG_DIRS") or "/etc/xdg").split(":") if part]
+    folders = [share("slurm") / "clusters", *(site / "hpc_rl" for site in reversed(sites)), home / "hpc_rl"]
+    return {path.stem: path for folder in folders for path in sorted(folder.glob("*.toml"))}
+
+
+def dependency(after: tuple[str, ...]) -> str:
+    """``ok:12`` -> ``afterok:12``, several joined by commas."""
+    return ",".join(f"{_DEPENDENCY[kind]}:{job}" for kind, _, job in (item.partition(":") for item in after))
+
+
+def managed() -> set[str]:
+    """sbatch options that the script sets itself: --sbatch may not."""
+    typed = {item.metadata["directive"] for item in fields(Options)} - {""}
+    return typed | {"job-name", "ntasks", "output", "error", "open-mode", "requeue", "no-requeue", "signal", "array",
+                    "dependency", "parsable", "wrap", "distribution", "ntasks-per-node"}  # fmt: skip
+
+
+def _profile(name: str) -> dict[str, Any]:
+    known = profiles()
+    if name not in known:
+        where = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "hpc_rl" / f"{name}.toml"
+        raise BadJob(f"no cluster profile {name!r}" + nearest(name, known, "profile") + f"; write one in {where}")
+    path = known[name]
+    try:
+        table = tomllib.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise BadJob(f"{path} is not a cluster profile: {error}") from None
+    kinds = {item.name: item.type for item in fields(Options)}
+    values = {}
+    for key, value in table.items():
+        if key not in kinds:
+            raise BadJob(f"{path}: unknown key {key!r}" + nearest(key, kinds, "key"))
+        values[key] = convert(f"{path}: {key}", value, _hint(key))
+    return values
+
+
+def _hint(key: str) -> Any:
+    from typing import get_type_hints
+
+    hint = get_type_hints(Options)[key]
+    return tuple if str(hint).startswith("tuple") else hint
+
+
+def _check(options: Options) -> None:
+    """Raises BadJob naming the first value that sbatch or the script could not take."""
+    shapes = {"time": _TIME, "mem": _MEMORY, "mem_per_cpu": _MEMORY, "gpus_per_node": _GPUS}
+    for key, shape in shapes.items():
+        value = getattr(options, key)
+        if value is not None and not shape.fullmatch(value):
+            example = {"time": "4:00:00 or 1-12", "gpus_per_node": "2 or a100:2"}.get(key, "16G")
+            raise BadJob(f"{key} = {value!r} is not understood; write it like {example}")
+    for key, least in (("nodes", 1), ("cpus_per_task", 1), ("parallel", 1), ("lead_s", 10), ("max_restarts", 0)):
+        value = getattr(options, key)
+        if value is not None and value < least:
+            raise BadJob(f"{key} = {value} must be at least {least}")
+    for key, choices in (("resume_mode", MODES), ("layout", LAYOUTS), ("mpi", MPI_TYPES)):
+        if getattr(options, key) not in choices:
+            raise BadJob(f"{key} = {getattr(options, key)!r}; choose from {', '.join(choices)}")
+    for item in options.after:
+        kind, _, job = item.partition(":")
+        if kind not in _DEPENDENCY or not re.fullmatch(r"\d+(_\d+)?", job):
+            raise BadJob(f"after = {item!r} is not understood; write ok:ID, any:ID, notok:ID or start:ID")
+    for item in options.env:
+        if not _NAME.fullmatch(item.partition("=")[0]) or "=" not in item:
+            raise BadJob(f"env = {item!r} is not NAME=VALUE")
+    for item in (*options.sbatch, *options.learners):
+        key = item.partition("=")[0].lstrip("-")
+        if not re.fullmatch(r"[a-z][a-z0-9-]*", key):
+            raise BadJob(f"sbatch option {item!r} is not KEY=VALUE with a long option's name")
+        if item in options.sbatch and key in managed():
+            raise BadJob(f"sbatch option {key!r} is set by hpc-rl; use its own option (hpc-rl submit --help)")
+    if options.learners and options.layout != "het":
+        raise BadJob("learners = … is for --layout het; without it all ranks share one allocation")
+    _one_line(options)
+
+
+def _one_line(options: Options) -> None:
+    """A directive ends with its line: a newline inside would begin another one."""
+    for item in fields(options):
+        value = getattr(options, item.name)
+        for text in value if isinstance(value, tuple) else (value,):
+            inside = item.metadata["directive"] or item.name in ("sbatch", "learners", "modules")
+            if isinstance(text, str) and inside and not text.isprintable():
+                raise BadJob(f"{item.name} = {text!r} holds a line break or control character; remove it")
+
+
+def default(key: str) -> Any:
+    """The default of one option."""
+    found = next(item for item in fields(Options) if item.name == key).default
+    return None if found is MISSING else found

@@ -1,0 +1,54 @@
+"""The plain scripts of slurm/: the same template, for people who call sbatch themselves.
+
+``python -m hpc_rl.launchers.plain slurm`` writes them again after a change of the template; a test compares them.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from hpc_rl import job as jobs
+from hpc_rl.launchers.options import Options
+from hpc_rl.launchers.script import Script, render, render_analysis
+from hpc_rl.storage.run_dir import write_text
+
+PYTHON = '"${HPC_RL_PYTHON:-python3}"'  # of the active environment
+_JOB = ('job=${{1:?"usage: sbatch {name}.sbatch JOB [KEY=VALUE …]"}} set=("${{@:2}}")',)
+_RUN = 'export HPC_RL_RUN=${HPC_RL_RUN:-$PWD/runs/$(basename "$job" .toml)-$SLURM_JOB_ID}'
+_SEED = 'export HPC_RL_RUN=${HPC_RL_RUN:-$PWD/runs/$(basename "$job" .toml)-$SLURM_ARRAY_JOB_ID/$SLURM_ARRAY_TASK_ID}'
+_PREPARE = ' --source "$job" "${set[@]/#/--set=}"'
+
+
+def plain() -> dict[str, str]:
+    """File name -> text."""
+    job = jobs.load("impala_pong")
+    plan = jobs.topology(job.topology).plan(job)
+    usual = Options(time="1:00:00", launcher="srun", mpi="pmi2")
+    texts = {
+        "cpu": render(_script("cpu", _RUN), job, plan, usual),
+        "seeds-array": render(
+            _script("seeds-array", _SEED, array="0-4", more=' --set=seed="$SLURM_ARRAY_TASK_ID"'), job, plan, usual
+        ),
+        "cpu-actors-gpu-learner": render(
+            _script("cpu-actors-gpu-learner", _RUN), job, plan,
+            Options(time="1:00:00", launcher="srun", mpi="pmi2", layout="het", learners=("gpus-per-node=1",)),
+        ),
+        "analysis": render_analysis(
+            ["--time=30", "--output=slurm-%j.out"], PYTHON, '"${@:?usage: sbatch analysis.sbatch RUN}"',
+            '"${HPC_RL_OUT:-learning_curve.png}"', Options(),
+        ),
+    }  # fmt: skip
+    return {f"{name}.sbatch": text for name, text in texts.items()}
+
+
+def _script(name: str, run: str, array: str = "", more: str = "") -> Script:
+    usage = _JOB[0].format(name=name)
+    title = f"hpc_rl: sbatch {name}.sbatch JOB [KEY=VALUE …] (JOB: a file, or a name from hpc-rl list)"
+    return Script(title, "hpc_rl", (usage, run, "run=$HPC_RL_RUN"), "slurm-%j.out" if not array else "slurm-%A_%a.out",
+                  _PREPARE + more, array, PYTHON)  # fmt: skip
+
+
+if __name__ == "__main__":
+    for file, content in plain().items():
+        write_text(Path(sys.argv[1]) / file, content)

@@ -1,0 +1,194 @@
+"""The batch script of a submission: plan and options in, text out. No SLURM needed; every value is quoted for bash."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from hpc_rl.job import BadJob, Job, share
+from hpc_rl.launchers.options import Options, dependency
+from hpc_rl.topologies.base import Plan
+
+
+@dataclass(frozen=True)
+class Script:
+    """What differs between scripts besides the options: the run's folder, or how an array's task finds its own."""
+
+    title: str
+    name: str  # of the job in squeue
+    locate: tuple[str, ...]  # shell lines that set ``run``
+    output: str  # sbatch file name pattern
+    prepare: str = ""  # further words for `batch begin`
+    array: str = ""
+    python: str = ""  # shell words, where the script itself must find one
+
+
+def for_run(job: Job, run: Path) -> Script:
+    """One run in its folder."""
+    path = run.absolute()
+    return Script(
+        f"hpc_rl: {one_line(job.name)}: {job.algorithm} on {job.topology}", job.name,
+        (f"run={shlex.quote(str(path))}",), f"{pattern(path)}/logs/slurm-%j.out",
+    )  # fmt: skip
+
+
+def for_array(job: Job, base: Path, tasks: int, parallel: int | None) -> Script:
+    """``tasks`` runs in base/0000, base/0001 …"""
+    path = base.absolute()
+    return Script(
+        f"hpc_rl: {one_line(job.name)}: {job.algorithm} on {job.topology}, {tasks} tasks", job.name,
+        (f'run={shlex.quote(str(path))}/$(printf %04d "$SLURM_ARRAY_TASK_ID")',), f"{pattern(path)}/%4a/logs/slurm-%A_%a.out",
+        array=f"0-{tasks - 1}" + (f"%{parallel}" if parallel else ""),
+    )  # fmt: skip
+
+
+def render(script: Script, job: Job, plan: Plan, options: Options) -> str:
+    """The text for sbatch.
+
+    Raises:
+        BadJob: the options do not fit the job (het layout in an array …), or the template cannot be read or used.
+    """
+    het = options.layout == "het"
+    if het and script.array:
+        raise BadJob("a heterogeneous job cannot be an array; submit the seeds one by one, or use --layout one")
+    components = _het(script, plan, options) if het else [_directives(script, job, plan, options)]
+    path = Path(options.template) if options.template else share("slurm") / "job.sbatch.j2"
+    return _fill(path, _context(script, job, options, components))
+
+
+def render_analysis(directives: Sequence[str], python: str, runs: str, out: str, options: Options) -> str:
+    """The script of a job that draws learning curves; python, runs and out are shell words."""
+    values = {"directives": directives, "python": python, "runs": runs, "out": out}
+    return _fill(share("slurm") / "analysis.sbatch.j2", {**values, "modules": options.modules, "setup": options.setup})
+
+
+def _fill(path: Path, values: dict[str, Any]) -> str:
+    import jinja2
+
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    environment.filters["q"] = quote
+    try:
+        return environment.from_string(path.read_text()).render(values)
+    except OSError as error:
+        raise BadJob(f"the template {path} cannot be read ({error.strerror})") from None
+    except jinja2.TemplateError as error:
+        raise BadJob(f"the template {path} cannot be used: {error}") from None
+
+
+def _context(script: Script, job: Job, options: Options, components: list[list[str]]) -> dict[str, Any]:
+    python = [quote(options.python or sys.executable)] if not script.python or options.python else [script.python]
+    if options.container:
+        nvidia = ["--nv"] if options.gpus_per_node else []
+        python = ["apptainer", "exec", *nvidia, quote(options.container), *python]
+    parts = [f"SLURM_NTASKS_HET_GROUP_{k}" for k in range(len(components))]
+    return {
+        "title": script.title,
+        "components": components,
+        "locate": script.locate,
+        "ranks": f"$(({' + '.join(parts)}))" if len(components) > 1 else "$SLURM_NTASKS",
+        "python": " ".join(python),
+        "resume_mode": options.resume_mode,
+        "max_restarts": options.max_restarts,
+        "grace_s": max(5, options.lead_s - 30),
+        "modules": options.modules,
+        "setup": options.setup,
+        "teardown": options.teardown,
+        "env": [(name, value) for name, _, value in (item.partition("=") for item in options.env)],
+        "scratch": options.scratch,
+        "prepare": script.prepare,
+        "start": _start(options, len(components)),
+    }
+
+
+def _start(options: Options, components: int) -> str:
+    """The shell words that start all ranks; without ``auto``, which only the login node can resolve."""
+    rank = '"${python[@]}" -m hpc_rl.run "$run" "$ranks"'
+    if options.launcher == "srun":
+        groups = f" --het-group={','.join(map(str, range(components)))}" if components > 1 else ""
+        pmi = "" if options.mpi in ("none", "auto") else f" --mpi={options.mpi}"
+        return f"srun{groups}{pmi} --kill-on-bad-exit=1 --wait=60 {rank}"
+    if options.launcher == "mpiexec":
+        return f'mpiexec -n "$ranks" {rank}'
+    return f"{options.launcher} {rank}"
+
+
+def _directives(script: Script, job: Job, plan: Plan, options: Options) -> list[str]:
+    lines = _head(script, options)
+    lines.append(f"--ntasks={len(plan.places)}")
+    if options.nodes:
+        lines.append(f"--ntasks-per-node={-(-len(plan.places) // options.nodes)}")
+        lines.append("--distribution=block")
+    values = {item.metadata["directive"]: getattr(options, item.name) for item in fields(options)}
+    values["cpus-per-task"] = options.cpus_per_task or max(1, job.resources.threads)
+    return lines + _typed(values) + [_directive(item) for item in options.sbatch]
+
+
+def _het(script: Script, plan: Plan, options: Options) -> list[list[str]]:
+    """Learners first: ranks are counted through the components in order."""
+    learners = plan.learners
+    if learners != list(range(len(learners))) or len(learners) == len(plan.places):
+        raise BadJob(f"topology {plan.topology} has no learners apart from the others; use --layout one")
+    values = {item.metadata["directive"]: getattr(options, item.name) for item in fields(options)}
+    own = dict(item.lstrip("-").partition("=")[::2] for item in options.learners)
+    threads = plan.places[0].threads
+    first = {**values, "gpus-per-node": None, "nodes": None, "cpus-per-task": max(1, threads), **own}
+    second = {**values, "gpus-per-node": None, "cpus-per-task": options.cpus_per_task or 1}
+    first["gpus-per-node"] = own.get("gpus-per-node", options.gpus_per_node)
+    extra = [_directive(item) for item in options.sbatch]
+    return [
+        [*_head(script, options), f"--ntasks={len(learners)}", *_typed(first), *extra],
+        [f"--ntasks={len(plan.places) - len(learners)}", *_typed(second), *extra],
+    ]
+
+
+def _head(script: Script, options: Options) -> list[str]:
+    lines = [f"--job-name={word(one_line(script.name))}", f"--output={word(script.output)}", "--open-mode=append"]
+    lines.append("--requeue" if options.resume_mode == "requeue" else "--no-requeue")
+    lines.append(f"--signal=B:USR1@{options.lead_s}")
+    if script.array:
+        lines.append(f"--array={script.array}")
+    if options.after:
+        lines.append(f"--dependency={dependency(options.after)}")
+    return lines
+
+
+def _typed(values: dict[str, Any]) -> list[str]:
+    """``--key=value`` of every value that was given, the flags without a value."""
+    given = {key: value for key, value in values.items() if key and value is not None and value is not False}
+    return [f"--{key}" if value is True else f"--{key}={word(str(value))}" for key, value in given.items()]
+
+
+def _directive(item: str) -> str:
+    key, equals, value = item.lstrip("-").partition("=")
+    return f"--{key}={word(value)}" if equals else f"--{key}"
+
+
+def word(text: str) -> str:
+    """One value for sbatch, whose directives know quotes and backslashes like a shell. Raises BadJob."""
+    if not text.isprintable():
+        raise BadJob(f"{text!r} holds a line break or control character, which a batch script cannot carry; rename it")
+    return shlex.quote(text)
+
+
+def pattern(path: Path) -> str:
+    """A path in sbatch's file name pattern, where % begins a symbol."""
+    return str(path).replace("%", "%%")
+
+
+def one_line(text: str) -> str:
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def quote(value: object) -> str:
+    """One shell word."""
+    return shlex.quote(str(value))
+
+
+def command_line(words: Sequence[str]) -> str:
+    return " ".join(shlex.quote(item) for item in words)

@@ -1,0 +1,106 @@
+"""`hpc-rl status` and `logs`: what a run says of itself, then what SLURM knows. Reads small files; one query for all runs."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from hpc_rl.launchers import slurm
+from hpc_rl.launchers.batch import job_ids
+from hpc_rl.launchers.slurm import Seen
+from hpc_rl.storage.run_dir import BadRun, RunDir, open_run
+
+OVER = ("stopped", "done", "failed", "lost")
+
+
+@dataclass(frozen=True)
+class Status:
+    """One line. ``state`` is the run's own word, or lost: SLURM ended the job and nobody could write down why."""
+
+    run: str
+    state: str
+    job: str
+    slurm: str
+    env_steps: int
+    attempt: int
+    start: str
+    reason: str
+
+
+def runs(paths: Sequence[Path]) -> list[RunDir]:
+    """The runs of these folders; an array's folder, or any folder of runs, stands for all of them. Raises BadRun."""
+    found: list[RunDir] = []
+    for path in paths:
+        if (path / "job.toml").is_file():
+            found.append(RunDir(path))
+            continue
+        below = sorted(p.parent for p in path.glob("*/job.toml")) if path.is_dir() else []
+        if not below:
+            raise BadRun(f"{path} holds no run and no runs; `hpc-rl submit JOB --out DIR` makes one")
+        found += [RunDir(p) for p in below]
+    return found
+
+
+def status(paths: Sequence[Path]) -> list[Status]:
+    """State of every run. Raises BadRun, SlurmError."""
+    found = runs(paths)
+    ids = {run.path: job_ids(run)[-2:] for run in found}  # a chain's waiting successor, and the one that runs
+    seen = slurm.look([job for jobs in ids.values() for job in jobs])
+    return [_line(run, [seen[job] for job in ids[run.path] if job in seen], ids[run.path]) for run in found]
+
+
+def render(lines: Sequence[Status]) -> str:
+    """A table; reasons last, for they are long."""
+    rows = [("run", "state", "job", "slurm", "env steps", "attempt", "reason")]
+    for line in lines:
+        reason = f"starts about {line.start}; {line.reason}" if line.start and line.slurm == "PENDING" else line.reason
+        rows.append((line.run, line.state, line.job, line.slurm, f"{line.env_steps:,}", str(line.attempt), reason))
+    widths = [max(len(row[k]) for row in rows) for k in range(7)]
+    return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def as_json(lines: Sequence[Status]) -> str:
+    return json.dumps([asdict(line) for line in lines], indent=1)
+
+
+def tail(path: Path, follow: bool, pause: Callable[[float], None] = time.sleep) -> Iterator[str]:
+    """The newest lines of the batch job's own output and of the ranks; with ``follow`` until the run is over."""
+    run = open_run(path)
+    files: dict[Path, int] = {}
+    first = True
+    while True:
+        over = run.read_state()["state"] in OVER
+        for file in [*sorted(run.logs.glob("slurm-*.out")), run.logs / "ranks.log"]:
+            if file.exists():
+                text, files[file] = _fresh(file, files.get(file, max(0, file.stat().st_size - 4096) if first else 0))
+                yield from text
+        first = False
+        if not follow or over:
+            return
+        pause(1.0)
+
+
+def _fresh(file: Path, at: int) -> tuple[list[str], int]:
+    with file.open("rb") as stream:
+        stream.seek(at)
+        data = stream.read()
+    whole = data[: data.rfind(b"\n") + 1]
+    return whole.decode(errors="replace").splitlines(), at + len(whole)
+
+
+def _line(run: RunDir, seen: Sequence[Seen], ids: Sequence[str]) -> Status:
+    state = run.read_state()
+    active = [item for item in seen if item.active]
+    shown = next((item for item in active if item.state != "PENDING"), (active or list(seen) or [None])[-1])
+    word, reason = state["state"], state["reason"]
+    if word in ("running", "pending") and ids and shown is not None and not shown.active:
+        word, reason = "lost", f"SLURM ended job {shown.job}: {shown.state}; hpc-rl resume {run.path}"
+    elif not reason and shown is not None and shown.active:
+        reason = shown.reason
+    return Status(
+        str(run.path), word, shown.job if shown else (ids[-1] if ids else ""), shown.state if shown else "",
+        state["env_steps"], state["attempt"], shown.start if shown else "", reason,
+    )  # fmt: skip

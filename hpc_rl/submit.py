@@ -1,0 +1,206 @@
+"""`hpc-rl submit`, `resume`, `cancel`: run folders and scripts for the batch system. No torch, no MPI."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from hpc_rl import job as jobs
+from hpc_rl.job import BadJob, Job
+from hpc_rl.launchers import slurm
+from hpc_rl.launchers.batch import job_ids, note_job
+from hpc_rl.launchers.options import Options
+from hpc_rl.launchers.script import command_line, for_array, for_run, pattern, quote, render, render_analysis, word
+from hpc_rl.storage.run_dir import BadRun, RunDir, create, open_run, write_json, write_text
+
+MOST_TASKS = 100_000
+STOP_S = 180.0  # how long cancel waits for a clean stop
+
+
+@dataclass(frozen=True)
+class Task:
+    """One run of a submission: its place in the array, what it changes, its resolved job."""
+
+    index: int
+    changes: tuple[str, ...]
+    job: Job
+
+
+def tasks(source: str, overrides: Sequence[str], seeds: str | None, sweeps: Sequence[str]) -> list[Task]:
+    """The product of seeds and sweeps over one job; a single task without changes where neither is given.
+
+    Raises:
+        BadJob: a range or a sweep that cannot be read, or any of the jobs is wrong.
+    """
+    axes: list[list[str]] = []
+    for item in sweeps:
+        key, equals, values = item.partition("=")
+        if not equals or not values:
+            raise BadJob(f"--sweep {item!r} is not KEY=VALUE,VALUE…")
+        axes.append([f"{key}={value}" for value in _split(values)])
+    if seeds is not None:
+        axes.append([f"seed={seed}" for seed in _seeds(seeds)])
+    combined = list(itertools.product(*axes))
+    if len(combined) > MOST_TASKS:
+        raise BadJob(f"{len(combined)} tasks are more than {MOST_TASKS}; submit a part of the sweep")
+    return [Task(k, changes, jobs.load(source, (*overrides, *changes))) for k, changes in enumerate(combined)]
+
+
+def script_for(found: Sequence[Task], folder: Path, options: Options, array: bool) -> str:
+    """The script of these tasks. Raises BadJob; also where the tasks do not ask for the same ranks."""
+    first = found[0].job
+    plans = [jobs.topology(task.job.topology).plan(task.job) for task in found]
+    if len({len(plan.places) for plan in plans}) > 1:
+        raise BadJob("the tasks of a sweep must have the same number of ranks; submit them one by one")
+    script = for_array(first, folder, len(found), options.parallel) if array else for_run(first, folder)
+    return render(script, first, plans[0], slurm.resolved(options))
+
+
+def submit(found: Sequence[Task], folder: Path, options: Options, array: bool) -> str:
+    """Make the run folder(s), keep the script and the choices in them, send the script; the job's id.
+
+    Raises:
+        BadJob, BadRun: before anything is written. SlurmError: what was made is removed again.
+    """
+    text = script_for(found, folder, options, array)
+    if array:
+        runs = [create(folder / f"{task.index:04d}", jobs.dumps(task.job)) for task in found]
+        home = folder
+    else:
+        runs = [create(folder, jobs.dumps(found[0].job))]
+        home = folder
+    script = _keep(home, text, options)
+    if array:
+        lines = [json.dumps({"task": t.index, "run": f"{t.index:04d}", "changes": list(t.changes)}) for t in found]
+        write_text(home / "submit" / "tasks.jsonl", "\n".join(lines) + "\n")
+    try:
+        job = slurm.sbatch(script)
+    except slurm.SlurmError:
+        _unmake(home, runs)
+        raise
+    for task, run in zip(found, runs, strict=True):
+        note_job(run, f"{job}_{task.index}" if array else job)
+    return job
+
+
+def analyze_after(job: str, runs: Sequence[Path], options: Options, home: Path) -> str:
+    """A job of one task that draws the learning curve once ``job`` is over; its id. Raises SlurmError."""
+    keys = ("partition", "account", "qos", "reservation")
+    given = {"time": "30", **{key: getattr(options, key) for key in keys if getattr(options, key)}}
+    directives = [f"--{key}={word(value)}" for key, value in given.items()]
+    directives += [f"--dependency=afterany:{job}", f"--output={word(pattern(home.absolute()))}/submit/analysis-%j.out"]
+    python, out = command_line([options.python or sys.executable]), home.absolute() / "learning_curve.png"
+    text = render_analysis(directives, python, command_line([str(r.absolute()) for r in runs]), quote(out), options)
+    script = home / "submit" / "analysis.sbatch"
+    write_text(script, text)
+    return slurm.sbatch(script)
+
+
+def resume(folder: Path, overrides: Sequence[str], given: dict[str, Any]) -> str:
+    """Send a run that is stopped, failed or out of restarts again, from its newest checkpoint; the job's id.
+
+    Raises:
+        BadRun: it is still queued or running, or done. BadJob: a change that a resumed run may not make.
+    """
+    run = open_run(folder)
+    active = [seen for seen in slurm.look(job_ids(run)).values() if seen.active]
+    if active:
+        raise BadRun(f"{folder} is still {active[0].state.lower()} as job {active[0].job}; cancel that first")
+    saved = jobs.load(run.job_file)
+    wanted = jobs.resumed(saved, jobs.load(run.job_file, overrides))
+    if run.read_state()["state"] == "done" and wanted.budget == saved.budget:
+        raise BadRun(f"{folder} is done; raise its budget to go on (--set budget.env_steps=…)")
+    options = _options(run, given)
+    plan = jobs.topology(wanted.topology).plan(wanted)
+    text = render(for_run(wanted, folder), wanted, plan, slurm.resolved(options))
+    write_text(run.job_file, jobs.dumps(wanted))
+    script = _keep(folder, text, options)
+    run.clear_stop()
+    job = slurm.sbatch(script)
+    note_job(run, job)
+    run.write_state(state="pending", reason="submitted again")
+    return job
+
+
+def cancel(folder: Path, now: bool = False) -> str:
+    """Stop a run's jobs: waiting ones at once, a running one after it has saved; one sentence. Raises SlurmError."""
+    run = open_run(folder)
+    active = [seen for seen in slurm.look(job_ids(run)).values() if seen.active]
+    running = [seen.job for seen in active if seen.state != "PENDING"]
+    slurm.cancel([seen.job for seen in active if seen.state == "PENDING"])
+    if not active:
+        return f"{folder}: no job is queued or running"
+    if not running or now:
+        slurm.cancel(running)
+        run.write_state(state="stopped", reason="stopped: cancelled")
+        return f"{folder}: cancelled" + (" without saving; the last checkpoint stands" if running else " while waiting")
+    run.request_stop()
+    deadline = time.monotonic() + STOP_S
+    while time.monotonic() < deadline:
+        time.sleep(2.0)
+        if not any(seen.active for seen in slurm.look(running).values()):
+            return f"{folder}: {run.read_state()['reason']}"
+    slurm.cancel(running)
+    run.write_state(state="stopped", reason=f"stopped: cancelled after {STOP_S:.0f} s without an answer")
+    return f"{folder}: did not stop within {STOP_S:.0f} s and was cancelled; the last checkpoint stands"
+
+
+def _keep(home: Path, text: str, options: Options) -> Path:
+    """submit/job.sbatch as sent and submit/options.json, so that resume sends the same."""
+    folder = home / "submit"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "job.sbatch", text)
+    write_json(folder / "options.json", asdict(options))
+    return folder / "job.sbatch"
+
+
+def _options(run: RunDir, given: dict[str, Any]) -> Options:
+    """The options of the submission, changed by ``given``; those of an array lie one folder above."""
+    for home in (run.path, run.path.parent):
+        path = home / "submit" / "options.json"
+        if path.is_file():
+            saved = json.loads(path.read_text())
+            values = {key: tuple(value) if isinstance(value, list) else value for key, value in saved.items()}
+            changed = {key: value for key, value in given.items() if value not in (None, ())}
+            return Options(**{**values, "after": (), "parallel": None, **changed})
+    return Options(**{key: value for key, value in given.items() if value is not None})
+
+
+def _unmake(home: Path, runs: Sequence[RunDir]) -> None:
+    """Nothing was queued, so nothing stays: a second try finds the folder free."""
+    for run in runs:
+        shutil.rmtree(run.path)
+    shutil.rmtree(home, ignore_errors=True)
+
+
+def _seeds(text: str) -> list[int]:
+    """``0-4`` or ``1,3,5-7``. Raises BadJob."""
+    found: list[int] = []
+    for part in text.split(","):
+        low, dash, high = part.partition("-")
+        if not low.isdigit() or (dash and not high.isdigit()):
+            raise BadJob(f"--seeds {text!r} is not understood; write 0-4 or 1,3,5")
+        found += range(int(low), int(high or low) + 1)
+    if not found or len(set(found)) != len(found):
+        raise BadJob(f"--seeds {text!r} names {'no seed' if not found else 'a seed twice'}")
+    return found
+
+
+def _split(values: str) -> list[str]:
+    """Values between commas; a TOML array keeps its own: ``[64, 64],[128]``."""
+    parts, depth, here = [], 0, ""
+    for letter in values:
+        depth += {"[": 1, "]": -1}.get(letter, 0)
+        if letter == "," and depth == 0:
+            parts.append(here)
+            here = ""
+        else:
+            here += letter
+    return [*parts, here]

@@ -1,0 +1,74 @@
+"""Options and site profiles: what is refused, and in which sentence. Mutation seen to fail: `_check` emptied."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hpc_rl.job import BadJob
+from hpc_rl.launchers.options import load, profiles
+
+
+@pytest.fixture
+def homes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    user, site = tmp_path / "user", tmp_path / "site"
+    for home in (user, site):
+        (home / "hpc_rl").mkdir(parents=True)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(user))
+    monkeypatch.setenv("XDG_CONFIG_DIRS", str(site))
+    return user / "hpc_rl", site / "hpc_rl"
+
+
+def test_user_hides_site_and_the_command_line_hides_both(homes: tuple[Path, Path]) -> None:
+    user, site = homes
+    (site / "big.toml").write_text('partition = "site"\n')
+    assert load("big", {}).partition == "site"
+    (user / "big.toml").write_text('partition = "mine"\nmodules = ["gcc"]\nlead_s = 60\n')
+    assert load("big", {}).partition == "mine" and profiles()["big"].parent == user
+    given = load("big", {"partition": "now", "modules": ("mpi",), "time": None, "setup": ()})
+    assert given.partition == "now" and given.modules == ("gcc", "mpi") and given.lead_s == 60 and given.time is None
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('partitoin = "x"', "did you mean 'partition'"), ("nodes = 0", "nodes = 0 must be at least 1"),
+        ('nodes = "two"', "nodes = 'two' must be int"), ("x = [", "is not a cluster profile"),
+        ('modules = "gcc"', "must be tuple"),
+    ],
+)  # fmt: skip
+def test_a_bad_profile_is_one_sentence(homes: tuple[Path, Path], text: str, said: str) -> None:
+    (homes[0] / "c.toml").write_text(text)
+    with pytest.raises(BadJob, match=said.replace("[", r"\[")):
+        load("c", {})
+
+
+def test_an_unknown_profile_names_where_to_write_it(homes: tuple[Path, Path]) -> None:
+    with pytest.raises(BadJob, match="no cluster profile 'nowhere'.*write one in"):
+        load("nowhere", {})
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"time": "four hours"}, "time = 'four hours' is not understood; write it like 4:00:00"),
+        ({"mem": "lots"}, "mem = 'lots'"), ({"gpus_per_node": "-1"}, "gpus_per_node = '-1'"),
+        ({"nodes": 0}, "must be at least 1"), ({"lead_s": 5}, "lead_s = 5 must be at least 10"),
+        ({"resume_mode": "never"}, "choose from requeue, chain, none"), ({"mpi": "pmi1"}, "choose from auto, pmi2"),
+        ({"after": ("12",)}, "write ok:ID"), ({"env": ("A",)}, "NAME=VALUE"), ({"env": ("A B=1",)}, "NAME=VALUE"),
+        ({"sbatch": ("output=x",)}, "'output' is set by hpc-rl"), ({"sbatch": ("--partition=x",)}, "its own option"),
+        ({"sbatch": ("$(x)=1",)}, "not KEY=VALUE"), ({"learners": ("gpus-per-node=1",)}, "--layout het"),
+        ({"comment": "a\nb"}, "line break"), ({"modules": ("a\nb",)}, "line break"),
+    ],
+)  # fmt: skip
+def test_bad_options(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(BadJob) as error:
+        load(None, given)
+    assert said in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("time", ["30", "4:00:00", "1-12", "1-12:30", "2-00:00:00", "UNLIMITED"])
+def test_times_of_sbatch(time: str) -> None:
+    assert load(None, {"time": time}).time == time

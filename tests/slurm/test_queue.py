@@ -1,0 +1,96 @@
+"""SLURM's answers, as several versions give them; unknown ones are survived. Mutation seen to fail: exact state match."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from hpc_rl.launchers import slurm
+from hpc_rl.launchers.slurm import SlurmError, accounted, look, queued, sbatch, state_word
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("RUNNING", "RUNNING"), ("CANCELLED by 1000", "CANCELLED"), ("CANCELLED+", "CANCELLED"), ("OUT_OF_ME+", "UNKNOWN"),
+        ("NODE_FAIL", "NODE_FAIL"), ("HIBERNATING", "UNKNOWN"), ("", "UNKNOWN"), ("completed", "COMPLETED"),
+        ("REQUEUE_HOLD", "REQUEUE_HOLD"), ("EXPEDITING", "UNKNOWN"),
+    ],
+)  # fmt: skip
+def test_state_words(text: str, word: str) -> None:
+    assert state_word(text) == word
+
+
+def test_squeue_of_22_05_with_an_array_and_an_end() -> None:
+    said = (
+        "12|PENDING|Resources|2026-11-21T04:00:00|\n13_0|RUNNING|None|2026-11-21T03:00:00|n[1-3]\n"
+        "13_1|PENDING|Dependency|N/A|\nslurm_load_jobs warning: something\n14|COMPLETED|None|2026-11-21T02:00:00|n1\n"
+    )
+    seen = {item.job: item for item in queued(said)}
+    assert seen["12"].start == "2026-11-21T04:00:00" and seen["12"].active and seen["12"].reason == "Resources"
+    assert seen["13_0"].nodes == "n[1-3]" and seen["13_1"].start == "" and not seen["14"].active and len(seen) == 4
+
+
+def test_sacct_of_several_versions() -> None:
+    said = "7|CANCELLED by 0|2026-11-21T02:00:00|n1\n8|TIMEOUT|2026-11-21T02:00:00|n2|more|fields\n9_3|FROZEN|Unknown|None assigned\n"
+    seen = {item.job: item for item in accounted(said)}
+    assert (seen["7"].state, seen["8"].state, seen["9_3"].state) == ("CANCELLED", "TIMEOUT", "UNKNOWN")
+    assert seen["9_3"].start == "" and seen["9_3"].nodes == ""
+
+
+def fake(folder: Path, name: str, out: str, code: int = 0, err: str = "") -> None:
+    file = folder / name
+    file.write_text(f"#!/bin/sh\ncat <<'E'\n{out}\nE\necho '{err}' >&2\necho \"$0 $*\" >> {folder}/calls\nexit {code}\n")
+    file.chmod(0o755)
+
+
+@pytest.fixture
+def bin_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    return tmp_path
+
+
+@pytest.mark.parametrize("said", ["12", "12;cluster", "sbatch: warning: x\n12;c"])
+def test_the_job_id_of_sbatch(bin_folder: Path, said: str) -> None:
+    fake(bin_folder, "sbatch", said)
+    assert sbatch(bin_folder / "x") == "12"
+
+
+def test_sbatch_that_refuses_is_quoted(bin_folder: Path) -> None:
+    fake(bin_folder, "sbatch", "", 1, "sbatch: error: Batch job submission failed: Invalid account")
+    with pytest.raises(SlurmError, match="Invalid account"):
+        sbatch(bin_folder / "x")
+
+
+def test_no_slurm_is_one_sentence(bin_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(bin_folder))
+    with pytest.raises(SlurmError, match="login node"):
+        sbatch(bin_folder / "x")
+
+
+def test_jobs_that_squeue_forgot_are_asked_of_sacct_in_one_query(bin_folder: Path) -> None:
+    fake(bin_folder, "squeue", "3|RUNNING|None|N/A|n1")
+    fake(bin_folder, "sacct", "1|COMPLETED|N/A|n1\n2|NODE_FAIL|N/A|n1")
+    found = look([str(k) for k in range(1, 101)])
+    assert found["3"].active and found["2"].state == "NODE_FAIL" and len(found) == 3
+    assert len((bin_folder / "calls").read_text().splitlines()) == 2
+
+
+def test_a_job_that_nobody_knows_is_no_error_but_a_dead_controller_is(bin_folder: Path) -> None:
+    fake(bin_folder, "squeue", "", 1, "slurm_load_jobs error: Invalid job id specified")
+    fake(bin_folder, "sacct", "")
+    assert look(["9"]) == {}
+    fake(bin_folder, "squeue", "", 1, "slurm_load_jobs error: Unable to contact slurm controller (connect failure)")
+    with pytest.raises(SlurmError, match="contact"):
+        look(["9"])
+
+
+def test_a_controller_that_hangs(bin_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def hang(*arguments: object, **more: object) -> None:
+        raise subprocess.TimeoutExpired("sbatch", 1)
+
+    monkeypatch.setattr(slurm.subprocess, "run", hang)
+    with pytest.raises(SlurmError, match="did not answer"):
+        sbatch(bin_folder / "x")

@@ -1,0 +1,165 @@
+"""Rendered batch scripts: golden files, the plain scripts, and nasty names executed by a real bash with stubs.
+
+Mutations seen to fail: a `| q` taken out of the template (env, module, scratch), `quote` made the identity for python,
+`word` made the identity, the plain scripts edited by hand.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import string
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from hpc_rl import job as jobs
+from hpc_rl.job import BadJob, Job
+from hpc_rl.launchers import plain
+from hpc_rl.launchers.options import Options
+from hpc_rl.launchers.script import for_array, for_run, render
+from hpc_rl.topologies.base import Plan
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+NASTY = ["$(touch canary)", "`touch canary`", '"; touch canary; "', "'; touch canary; '", "-rf", "--help", "a b", "#", "%j",
+         "\\", "é", "&& touch canary", "${HOME}", "*", "~", "!", "a;b"]  # fmt: skip
+texts = st.lists(st.one_of(st.sampled_from(NASTY), st.text(string.printable, max_size=6)), min_size=1, max_size=3).map("".join)
+lines = texts.filter(str.isprintable)
+names = lines.filter(lambda text: "/" not in text and text not in (".", "..") and len(text.encode()) < 200)
+
+
+def job_and_plan(name: str = "impala_catch") -> tuple[Job, Plan]:
+    job = jobs.load(name)
+    return job, jobs.topology(job.topology).plan(job)
+
+
+GOLDEN_CASES = {
+    "one": (Options(python="/env/bin/python", launcher="srun", mpi="pmi2", time="4:00:00", nodes=3), False),
+    "array": (Options(python="/env/bin/python", launcher="srun", mpi="pmi2", parallel=2, resume_mode="chain"), True),
+    "het": (
+        Options(python="/env/bin/python", launcher="srun", mpi="pmi2", layout="het", partition="cpu",
+                learners=("partition=gpu", "gpus-per-node=1")), False,
+    ),
+    "openmpi-site": (
+        Options(python="/env/bin/python", launcher='/env/bin/mpiexec -n "$ranks"', modules=("gcc/13", "openmpi"),
+                setup=("ulimit -c 0",), teardown=("echo bye",), env=("UCX_TLS=tcp,self",), scratch="auto",
+                container="/images/rl.sif", sbatch=("switches=1@10",), after=("ok:12",), exclusive=True), False,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", GOLDEN_CASES)
+def test_golden(name: str) -> None:
+    """To accept a change of the template: HPC_RL_ACCEPT=1 pytest tests/slurm/test_script.py, and read the diff."""
+    options, array = GOLDEN_CASES[name]
+    job, plan = job_and_plan()
+    script = for_array(job, Path("/runs/catch"), 6, options.parallel) if array else for_run(job, Path("/runs/catch"))
+    text, file = render(script, job, plan, options), GOLDEN / f"{name}.sbatch"
+    if os.environ.get("HPC_RL_ACCEPT"):
+        file.write_text(text)
+    assert text == file.read_text()
+
+
+def test_every_golden_script_and_plain_script_is_bash() -> None:
+    for file in [*GOLDEN.glob("*.sbatch"), *(jobs.share("slurm")).glob("*.sbatch")]:
+        done = subprocess.run(["bash", "-n", file], capture_output=True, text=True, check=False)
+        assert done.returncode == 0 and not done.stderr, (file, done.stderr)
+
+
+def test_the_plain_scripts_are_the_rendered_template() -> None:
+    for name, text in plain.plain().items():
+        assert (jobs.share("slurm") / name).read_text() == text, f"python -m hpc_rl.launchers.plain slurm  # {name}"
+
+
+def stub(path: Path, body: str) -> None:
+    path.write_text(f"#!/bin/bash\n{body}\n")
+    path.chmod(0o755)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(folder=names, program=names, value=texts, module=lines, name=texts, comment=lines, image=lines)
+def test_nothing_in_a_name_runs_or_breaks(
+    tmp_path: Path, folder: str, program: str, value: str, module: str, name: str, comment: str, image: str
+) -> None:
+    """The script hands every value on unchanged, as one word, and runs nothing that a value says."""
+    base = tmp_path / "box"
+    shutil.rmtree(base, ignore_errors=True)
+    (base / "bin").mkdir(parents=True)
+    run = base / "runs" / folder
+    (run / "logs").mkdir(parents=True)
+    python = base / program if program not in ("bin", "runs") else base / "p"
+    say = f'printf "%s\\0" "${{0##*/}}" "$@" >> {base}/said; printf "\\n" >> {base}/said'
+    stub(python, f'{say}\nprintf "%s" "$VALUE" > {base}/value\n[ "$3" = end ] && echo done\nexit 0')
+    for command in ("srun", "squeue", "scontrol", "scancel", "sbatch", "date"):
+        stub(base / "bin" / command, f'{say}\n[ {command} = srun ] && {{ printf "%s" "$VALUE" > {base}/value; }}\nexit 0')
+    job, plan = job_and_plan()
+    job = jobs.replace(job, name=name)
+    options = Options(
+        python=str(python), env=(f"VALUE={value}",), modules=(module,), comment=comment, container=None, launcher="srun",
+        mpi="pmi2", scratch=str(base / folder), partition=comment, setup=(f"module() {{ {say.replace('${0##*/}', 'module')}; }}",),
+    )  # fmt: skip
+    options = jobs.replace(options, setup=(), template=None)
+    text = render(for_run(job, run), job, plan, options)
+    assert [line for line in text.split("\n") if line.startswith("#SBATCH")].__len__() == text.count("#SBATCH --")
+    file = base / "job.sbatch"
+    file.write_text(text)
+    environment = {"PATH": f"{base}/bin:/usr/bin:/bin", "SLURM_JOB_ID": "7", "SLURM_NTASKS": "3", "SLURM_NNODES": "1",
+                   "HOME": "/nowhere", "BASH_FUNC_module%%": f"() {{ printf '%s\\0' module \"$@\" >> {base}/said; printf '\\n' >> {base}/said; }}"}  # fmt: skip
+    done = subprocess.run(["bash", file], cwd=base, env=environment, capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode == 0, done.stderr
+    assert not list(tmp_path.rglob("canary"))
+    said = [line.split("\0")[:-1] for line in (base / "said").read_text(errors="surrogateescape").split("\0\n")]
+    said = [words for words in _calls(base / "said")]
+    assert ["module", "load", module] in said
+    started = next(words for words in said if words[0] == "srun" and "hpc_rl.run" in words)
+    assert started[-5:] == [str(python), "-m", "hpc_rl.run", str(run), "3"]
+    assert (base / "value").read_text() == value
+    begin = next(words for words in said if words[:4] == [python.name, "-m", "hpc_rl.launchers.batch", "begin"])
+    assert begin[4:6] == [str(run), "--job"]
+
+
+def _calls(file: Path) -> list[list[str]]:
+    """Calls as the stubs wrote them: words that end with NUL, a call that ends with NUL and a line break."""
+    return [call.split("\0") for call in file.read_bytes().decode().removesuffix("\0\n").split("\0\n")]
+
+
+def test_an_apptainer_image_is_one_word(tmp_path: Path) -> None:
+    job, plan = job_and_plan()
+    text = render(for_run(job, tmp_path), job, plan, Options(container="my image.sif", python="python3", launcher="srun"))
+    assert "python=(apptainer exec 'my image.sif' python3)" in text
+
+
+@pytest.mark.parametrize("folder", ["a\nb", "a\x1bb"])
+def test_a_path_that_a_directive_cannot_carry_is_refused(folder: str) -> None:
+    job, plan = job_and_plan()
+    with pytest.raises(BadJob, match="line break or control character"):
+        render(for_run(job, Path("/runs") / folder), job, plan, Options(launcher="srun"))
+
+
+def test_a_percent_sign_in_a_path_is_no_symbol() -> None:
+    job, plan = job_and_plan()
+    assert "--output=/runs/50%%j/logs/slurm-%j.out" in render(for_run(job, Path("/runs/50%j")), job, plan, Options())
+
+
+def test_a_het_job_is_no_array_and_needs_learners_apart() -> None:
+    job, plan = job_and_plan()
+    with pytest.raises(BadJob, match="cannot be an array"):
+        render(for_array(job, Path("/r"), 2, None), job, plan, Options(layout="het"))
+    job, plan = job_and_plan("ppo_pong")
+    with pytest.raises(BadJob, match="no learners apart"):
+        render(for_run(job, Path("/r")), job, plan, Options(layout="het"))
+
+
+def test_a_template_of_ones_own_and_its_mistakes(tmp_path: Path) -> None:
+    job, plan = job_and_plan()
+    mine = tmp_path / "mine.j2"
+    mine.write_text("#!/bin/bash\nrun {{ ranks }} {{ start }}\n")
+    assert render(for_run(job, tmp_path), job, plan, Options(template=str(mine), launcher="srun")).startswith("#!/bin/bash\nrun")
+    mine.write_text("{{ rankz }}")
+    with pytest.raises(BadJob, match="rankz"):
+        render(for_run(job, tmp_path), job, plan, Options(template=str(mine)))
+    with pytest.raises(BadJob, match="cannot be read"):
+        render(for_run(job, tmp_path), job, plan, Options(template=str(tmp_path / "none.j2")))
