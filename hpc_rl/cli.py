@@ -237,7 +237,8 @@ def submit(
     click.echo(number)
     if then_analyze:
         runs = [folder / f"{task.index:04d}" for task in found] if array else [folder]
-        _talk(f"analysis: job {submission.analyze_after(number, runs, options, folder)}, draws {folder}/learning_curve.png")
+        later = submission.analyze_after(number, runs, options, folder)
+        _talk(f"analysis: job {later}, draws {folder}/learning_curve.png")
 
 
 @cli.command()

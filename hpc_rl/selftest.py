@@ -50,6 +50,12 @@ def selftest(folder: Path, options: Options, ranks: int, queue_s: float, poll_s:
     def started() -> bool:
         return run.read_state()["state"] != "pending"
 
+    def stopped() -> bool:
+        return bool(run.read_state()["state"] == "stopped")
+
+    def resumed() -> bool:
+        return attempt(1, steps[0])()
+
     steps: list[int] = []
 
     def signal() -> bool:
@@ -70,9 +76,9 @@ def selftest(folder: Path, options: Options, ranks: int, queue_s: float, poll_s:
         lambda: step("ranks", attempt(0), 60, lambda: _table(run, ranks), f"see slurm/README.md, PMI; {look}"),
         lambda: step("signal", signal, 5, lambda: "USR1 sent to the batch script", look),
         lambda: step("save, requeue", lambda: not attempt(0)(), 60, saved, look),
-        lambda: step("resume", lambda: attempt(1, steps[0])(), queue_s + 180, lambda: "goes on beyond its checkpoint", look),
+        lambda: step("resume", resumed, queue_s + 180, lambda: "goes on beyond its checkpoint", look),
         lambda: step("STOP file", stop, 5, lambda: "asked to stop", look),
-        lambda: step("end", lambda: run.read_state()["state"] == "stopped", 60, lambda: run.read_state()["reason"], look),
+        lambda: step("end", stopped, 60, lambda: run.read_state()["reason"], look),
         lambda: _locking(folder),
     )
 

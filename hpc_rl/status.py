@@ -1,4 +1,4 @@
-"""`hpc-rl status` and `logs`: what a run says of itself, then what SLURM knows. Reads small files; one query for all runs."""
+"""`hpc-rl status` and `logs`: what a run says of itself, then what SLURM knows: one query for all runs."""
 
 from __future__ import annotations
 

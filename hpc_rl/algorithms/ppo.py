@@ -194,7 +194,7 @@ class Learner:
         """This rank's share of each global minibatch, as indices into its flattened [T·b].
 
         Every column is permuted in time and gives each minibatch the same number of moves, so that ranks have equal
-        work in every step: a reduction waits for the one with the most. Where that leaves some over, columns take turns.
+        work in every step: a reduction waits for the one with the most. Where moves are left over, columns take turns.
         """
         steps, mine = batch.action.shape[:2]
         count, low = self.config.minibatches, int(batch.column[0])

@@ -1,7 +1,7 @@
-"""What the batch script asks Python, before and after the ranks: ``python -m hpc_rl.launchers.batch begin|end|note RUN``.
+"""What the batch script asks Python before and after the ranks: `python -m hpc_rl.launchers.batch begin|end|note RUN`.
 
-`end` prints one word for the script: ``again`` (requeue or chain), ``done``, ``stopped`` or ``failed``. It needs no torch
-and no MPI, and writes nothing but the run's state and the list of its SLURM jobs.
+`end` prints one word for the script: ``again`` (requeue or chain), ``done``, ``stopped`` or ``failed``. It needs no
+torch and no MPI, and writes nothing but the run's state and the list of its SLURM jobs.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -140,12 +140,22 @@ def _hint(key: str) -> Any:
 
 def _check(options: Options) -> None:
     """Raises BadJob naming the first value that sbatch or the script could not take."""
+    _shapes(options)
+    _ranges(options)
+    _items(options)
+    _one_line(options)
+
+
+def _shapes(options: Options) -> None:
     shapes = {"time": _TIME, "mem": _MEMORY, "mem_per_cpu": _MEMORY, "gpus_per_node": _GPUS}
     for key, shape in shapes.items():
         value = getattr(options, key)
         if value is not None and not shape.fullmatch(value):
             example = {"time": "4:00:00 or 1-12", "gpus_per_node": "2 or a100:2"}.get(key, "16G")
             raise BadJob(f"{key} = {value!r} is not understood; write it like {example}")
+
+
+def _ranges(options: Options) -> None:
     for key, least in (("nodes", 1), ("cpus_per_task", 1), ("parallel", 1), ("lead_s", 10), ("max_restarts", 0)):
         value = getattr(options, key)
         if value is not None and value < least:
@@ -153,6 +163,9 @@ def _check(options: Options) -> None:
     for key, choices in (("resume_mode", MODES), ("layout", LAYOUTS), ("mpi", MPI_TYPES)):
         if getattr(options, key) not in choices:
             raise BadJob(f"{key} = {getattr(options, key)!r}; choose from {', '.join(choices)}")
+
+
+def _items(options: Options) -> None:
     for item in options.after:
         kind, _, job = item.partition(":")
         if kind not in _DEPENDENCY or not re.fullmatch(r"\d+(_\d+)?", job):
@@ -168,7 +181,6 @@ def _check(options: Options) -> None:
             raise BadJob(f"sbatch option {key!r} is set by hpc-rl; use its own option (hpc-rl submit --help)")
     if options.learners and options.layout != "het":
         raise BadJob("learners = … is for --layout het; without it all ranks share one allocation")
-    _one_line(options)
 
 
 def _one_line(options: Options) -> None:
@@ -179,9 +191,3 @@ def _one_line(options: Options) -> None:
             inside = item.metadata["directive"] or item.name in ("sbatch", "learners", "modules")
             if isinstance(text, str) and inside and not text.isprintable():
                 raise BadJob(f"{item.name} = {text!r} holds a line break or control character; remove it")
-
-
-def default(key: str) -> Any:
-    """The default of one option."""
-    found = next(item for item in fields(Options) if item.name == key).default
-    return None if found is MISSING else found

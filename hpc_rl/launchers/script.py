@@ -41,7 +41,8 @@ def for_array(job: Job, base: Path, tasks: int, parallel: int | None) -> Script:
     path = base.absolute()
     return Script(
         f"hpc_rl: {one_line(job.name)}: {job.algorithm} on {job.topology}, {tasks} tasks", job.name,
-        (f'run={shlex.quote(str(path))}/$(printf %04d "$SLURM_ARRAY_TASK_ID")',), f"{pattern(path)}/%4a/logs/slurm-%A_%a.out",
+        (f'run={shlex.quote(str(path))}/$(printf %04d "$SLURM_ARRAY_TASK_ID")',),
+        f"{pattern(path)}/%4a/logs/slurm-%A_%a.out",
         array=f"0-{tasks - 1}" + (f"%{parallel}" if parallel else ""),
     )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""SLURM's commands: sbatch, squeue, sacct, scancel, and what their answers mean. Answers of any version are survived."""
+"""SLURM's commands: sbatch, squeue, sacct, scancel, and what their answers mean. All versions are survived."""
 
 from __future__ import annotations
 

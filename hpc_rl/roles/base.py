@@ -20,7 +20,6 @@ from hpc_rl.topologies.base import Place, Plan
 from hpc_rl.transport.ports import Ports
 from hpc_rl.types import Array, Leaf, Schema, Spec, trajectory_schema
 
-
 LEAST_LEAD_S = 20.0  # before the end of the allocation; SLURM's signal usually comes long before
 
 

@@ -14,7 +14,6 @@ from hpc_rl.roles.base import Seat
 from hpc_rl.storage.run_dir import BUDGET_SPENT
 from hpc_rl.types import Array, Spec, Tree
 
-
 OUT_OF_TIME = "stopped: the allocation ends"
 
 

@@ -145,7 +145,9 @@ class Outbox:
 
     def flush(self) -> None:
         """Wait until everything put has left this rank."""
-        self.waiting.until(lambda: all(done() for done in self.sending), f"{self.waiting.who([self.peer])} to take the last messages")
+        self.waiting.until(
+            lambda: all(done() for done in self.sending), f"{self.waiting.who([self.peer])} to take the last messages"
+        )
 
 
 class Inbox:
@@ -212,9 +214,13 @@ class Inbox:
     def _miss(self) -> None:
         """Raise Deadline naming peers with a credit that sent nothing for so long: the others would hide their loss."""
         late = time.monotonic() - self.waiting.deadline_s
-        lost = [p for p in self.peers if self.heard[p] < late and self.queues[p] and not self.arrived[self.queues[p][0]]()]
+        lost = [
+            p for p in self.peers if self.heard[p] < late and self.queues[p] and not self.arrived[self.queues[p][0]]()
+        ]
         if lost:
-            raise Deadline(f"heard nothing for {self.waiting.deadline_s:.0f} s from {self.waiting.who(lost)}; is it alive?")
+            raise Deadline(
+                f"heard nothing for {self.waiting.deadline_s:.0f} s from {self.waiting.who(lost)}; is it alive?"
+            )
 
     def _post(self, index: int, peer: int) -> None:
         self.arrived[index] = self.link.irecv(self.buffers[index], peer, self.tag)

@@ -29,7 +29,10 @@ class Ports:
         if link.rank != root:
             payload = np.frombuffer(data, np.uint8)
             size = np.array([len(data)], np.int64)
-            self._finish([link.isend(size, root, tag), link.isend(payload, root, tag + 1)], f"{self.waiting.who([root])} to gather")
+            self._finish(
+                [link.isend(size, root, tag), link.isend(payload, root, tag + 1)],
+                f"{self.waiting.who([root])} to gather",
+            )
             return []
         others = [m for m in members if m != root]
         sizes = {m: np.zeros(1, np.int64) for m in others}

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from gapless import assert_gapless
 from program import (
     BOTH_MPIS,
     Ended,
@@ -30,7 +31,6 @@ from program import (
     wait_for,
     write_job,
 )
-from gapless import assert_gapless
 
 from hpc_rl.launchers import local
 from hpc_rl.storage import checkpoint, trajectories

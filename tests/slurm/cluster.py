@@ -121,9 +121,13 @@ class Cluster:
     def _start(self, name: str, command: list[str], environment: Mapping[str, str] | None = None) -> None:
         log = (self.folder / f"{name}.out").open("ab")
         self.daemons[name] = subprocess.Popen(
-            command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment or self.environment,
+            command,
+            stdout=log,
+            stderr=log,
+            stdin=subprocess.DEVNULL,
+            env=environment or self.environment,
             start_new_session=True,
-        )  # fmt: skip
+        )
         log.close()
 
     def stop(self) -> None:
@@ -144,7 +148,7 @@ class Cluster:
 
 
 def missing() -> list[str]:
-    """Programs that Debian's slurm-wlm, slurmdbd, munge and mariadb-server would bring; also root, who may start them."""
+    """What Debian's slurm-wlm, slurmdbd, munge and mariadb-server would bring; also root, who may start them."""
     return [name for name in NEEDED if _which(name) is None] + ([] if os.geteuid() == 0 else ["root"])
 
 
@@ -180,11 +184,16 @@ def _munge(cluster: Cluster) -> None:
     folder = cluster.folder
     (folder / "munge.key").write_bytes(os.urandom(128))
     (folder / "munge.key").chmod(0o400)
-    files = {"key-file": "munge.key", "socket": "munge.socket", "pid-file": "munge.pid", "log-file": "munge.log",
-             "seed-file": "munge.seed"}  # fmt: skip
+    files = {
+        "key-file": "munge.key",
+        "socket": "munge.socket",
+        "pid-file": "munge.pid",
+        "log-file": "munge.log",
+        "seed-file": "munge.seed",
+    }
     flags = [f"--{flag}={folder / name}" for flag, name in files.items()]
     cluster._start("munged", ["munged", "--foreground", "--force", *flags])
-    _until(lambda: (folder / "munge.socket").exists(), "munged", cluster)
+    _until((folder / "munge.socket").exists, "munged", cluster)
 
 
 def _database(cluster: Cluster, port: int) -> None:
@@ -192,17 +201,34 @@ def _database(cluster: Cluster, port: int) -> None:
     data = [f"--datadir={folder}/sql", "--user=root"]
     subprocess.run(
         ["mariadb-install-db", "--no-defaults", *data, "--auth-root-authentication-method=normal", "--skip-test-db"],
-        check=True, capture_output=True, timeout=120, env=cluster.environment,
-    )  # fmt: skip
+        check=True,
+        capture_output=True,
+        timeout=120,
+        env=cluster.environment,
+    )
     init = folder / "init.sql"
     statements = ["CREATE DATABASE slurm_acct;"]  # one to a line, or MariaDB reads the first alone
     for host in ("%", "localhost"):
-        statements += [f"CREATE USER 'slurm'@'{host}' IDENTIFIED BY 'slurm';", f"GRANT ALL ON slurm_acct.* TO 'slurm'@'{host}';"]
+        statements += [
+            f"CREATE USER 'slurm'@'{host}' IDENTIFIED BY 'slurm';",
+            f"GRANT ALL ON slurm_acct.* TO 'slurm'@'{host}';",
+        ]
     init.write_text("\n".join(statements) + "\n")
-    cluster._start("mariadbd", [
-        "mariadbd", "--no-defaults", *data, f"--port={port}", "--bind-address=127.0.0.1", f"--socket={folder}/sql.socket",
-        f"--pid-file={folder}/sql.pid", f"--init-file={init}", "--innodb-buffer-pool-size=32M", "--skip-log-bin",
-    ])  # fmt: skip
+    cluster._start(
+        "mariadbd",
+        [
+            "mariadbd",
+            "--no-defaults",
+            *data,
+            f"--port={port}",
+            "--bind-address=127.0.0.1",
+            f"--socket={folder}/sql.socket",
+            f"--pid-file={folder}/sql.pid",
+            f"--init-file={init}",
+            "--innodb-buffer-pool-size=32M",
+            "--skip-log-bin",
+        ],
+    )
     _until(lambda: _open(port), "mariadbd", cluster)
 
 
@@ -224,7 +250,9 @@ def _until(done: object, what: str, cluster: Cluster) -> None:
     while not done():  # type: ignore[operator]
         died = [name for name, process in cluster.daemons.items() if process.poll() is not None]
         if died or time.monotonic() > end:
-            logs = "".join(f"--- {p.name}\n{p.read_text(errors='replace')[-800:]}" for p in cluster.folder.glob("*.[lo]*"))
+            logs = "".join(
+                f"--- {p.name}\n{p.read_text(errors='replace')[-800:]}" for p in cluster.folder.glob("*.[lo]*")
+            )
             raise AssertionError(f"{what} did not come up within {START_S:.0f} s; ended: {died}\n{logs}")
         time.sleep(0.1)
 

@@ -21,7 +21,9 @@ def run(tmp_path: Path) -> RunDir:
     return create(tmp_path / "run", jobs.dumps(jobs.load("impala_catch", [f"resources.ranks={RANKS}"])))
 
 
-def attempt(run: RunDir, restarts: int, steps: int, state: str, reason: str = "stopped: asked to stop", **more: Any) -> str:
+def attempt(
+    run: RunDir, restarts: int, steps: int, state: str, reason: str = "stopped: asked to stop", **more: Any
+) -> str:
     """One attempt from begin to end, whose ranks left this state behind."""
     batch.begin(run.path, "77", RANKS, None, [])
     if more.get("stop_file"):
@@ -33,8 +35,14 @@ def attempt(run: RunDir, restarts: int, steps: int, state: str, reason: str = "s
     with (run.logs / "ranks.log").open("a") as log:
         log.write(more.get("said", ""))
     run.write_state(state=state, reason=reason, env_steps=steps)
-    return batch.end(run.path, more.get("code", 0), more.get("asked", True), restarts, more.get("most", 100),
-                     more.get("mode", "requeue"))  # fmt: skip
+    return batch.end(
+        run.path,
+        more.get("code", 0),
+        more.get("asked", True),
+        restarts,
+        more.get("most", 100),
+        more.get("mode", "requeue"),
+    )
 
 
 def test_time_is_up_and_there_was_progress(run: RunDir) -> None:

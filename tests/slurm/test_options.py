@@ -34,11 +34,13 @@ def test_user_hides_site_and_the_command_line_hides_both(homes: tuple[Path, Path
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('partitoin = "x"', "did you mean 'partition'"), ("nodes = 0", "nodes = 0 must be at least 1"),
-        ('nodes = "two"', "nodes = 'two' must be int"), ("x = [", "is not a cluster profile"),
+        ('partitoin = "x"', "did you mean 'partition'"),
+        ("nodes = 0", "nodes = 0 must be at least 1"),
+        ('nodes = "two"', "nodes = 'two' must be int"),
+        ("x = [", "is not a cluster profile"),
         ('modules = "gcc"', "must be tuple"),
     ],
-)  # fmt: skip
+)
 def test_a_bad_profile_is_one_sentence(homes: tuple[Path, Path], text: str, said: str) -> None:
     (homes[0] / "c.toml").write_text(text)
     with pytest.raises(BadJob, match=said.replace("[", r"\[")):
@@ -46,7 +48,7 @@ def test_a_bad_profile_is_one_sentence(homes: tuple[Path, Path], text: str, said
 
 
 def test_an_unknown_profile_names_where_to_write_it(homes: tuple[Path, Path]) -> None:
-    with pytest.raises(BadJob, match="no cluster profile 'nowhere'.*write one in"):
+    with pytest.raises(BadJob, match=r"no cluster profile 'nowhere'.*write one in"):
         load("nowhere", {})
 
 
@@ -54,15 +56,23 @@ def test_an_unknown_profile_names_where_to_write_it(homes: tuple[Path, Path]) ->
     ("given", "said"),
     [
         ({"time": "four hours"}, "time = 'four hours' is not understood; write it like 4:00:00"),
-        ({"mem": "lots"}, "mem = 'lots'"), ({"gpus_per_node": "-1"}, "gpus_per_node = '-1'"),
-        ({"nodes": 0}, "must be at least 1"), ({"lead_s": 5}, "lead_s = 5 must be at least 10"),
-        ({"resume_mode": "never"}, "choose from requeue, chain, none"), ({"mpi": "pmi1"}, "choose from auto, pmi2"),
-        ({"after": ("12",)}, "write ok:ID"), ({"env": ("A",)}, "NAME=VALUE"), ({"env": ("A B=1",)}, "NAME=VALUE"),
-        ({"sbatch": ("output=x",)}, "'output' is set by hpc-rl"), ({"sbatch": ("--partition=x",)}, "its own option"),
-        ({"sbatch": ("$(x)=1",)}, "not KEY=VALUE"), ({"learners": ("gpus-per-node=1",)}, "--layout het"),
-        ({"comment": "a\nb"}, "line break"), ({"modules": ("a\nb",)}, "line break"),
+        ({"mem": "lots"}, "mem = 'lots'"),
+        ({"gpus_per_node": "-1"}, "gpus_per_node = '-1'"),
+        ({"nodes": 0}, "must be at least 1"),
+        ({"lead_s": 5}, "lead_s = 5 must be at least 10"),
+        ({"resume_mode": "never"}, "choose from requeue, chain, none"),
+        ({"mpi": "pmi1"}, "choose from auto, pmi2"),
+        ({"after": ("12",)}, "write ok:ID"),
+        ({"env": ("A",)}, "NAME=VALUE"),
+        ({"env": ("A B=1",)}, "NAME=VALUE"),
+        ({"sbatch": ("output=x",)}, "'output' is set by hpc-rl"),
+        ({"sbatch": ("--partition=x",)}, "its own option"),
+        ({"sbatch": ("$(x)=1",)}, "not KEY=VALUE"),
+        ({"learners": ("gpus-per-node=1",)}, "--layout het"),
+        ({"comment": "a\nb"}, "line break"),
+        ({"modules": ("a\nb",)}, "line break"),
     ],
-)  # fmt: skip
+)
 def test_bad_options(given: dict[str, Any], said: str) -> None:
     with pytest.raises(BadJob) as error:
         load(None, given)

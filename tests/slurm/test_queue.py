@@ -1,4 +1,4 @@
-"""SLURM's answers, as several versions give them; unknown ones are survived. Mutation seen to fail: exact state match."""
+"""SLURM's answers, as several versions give them; unknown ones are survived. Mutation seen to fail: exact match."""
 
 from __future__ import annotations
 
@@ -14,11 +14,18 @@ from hpc_rl.launchers.slurm import SlurmError, accounted, look, queued, sbatch, 
 @pytest.mark.parametrize(
     ("text", "word"),
     [
-        ("RUNNING", "RUNNING"), ("CANCELLED by 1000", "CANCELLED"), ("CANCELLED+", "CANCELLED"), ("OUT_OF_ME+", "UNKNOWN"),
-        ("NODE_FAIL", "NODE_FAIL"), ("HIBERNATING", "UNKNOWN"), ("", "UNKNOWN"), ("completed", "COMPLETED"),
-        ("REQUEUE_HOLD", "REQUEUE_HOLD"), ("EXPEDITING", "UNKNOWN"),
+        ("RUNNING", "RUNNING"),
+        ("CANCELLED by 1000", "CANCELLED"),
+        ("CANCELLED+", "CANCELLED"),
+        ("OUT_OF_ME+", "UNKNOWN"),
+        ("NODE_FAIL", "NODE_FAIL"),
+        ("HIBERNATING", "UNKNOWN"),
+        ("", "UNKNOWN"),
+        ("completed", "COMPLETED"),
+        ("REQUEUE_HOLD", "REQUEUE_HOLD"),
+        ("EXPEDITING", "UNKNOWN"),
     ],
-)  # fmt: skip
+)
 def test_state_words(text: str, word: str) -> None:
     assert state_word(text) == word
 
@@ -34,7 +41,8 @@ def test_squeue_of_22_05_with_an_array_and_an_end() -> None:
 
 
 def test_sacct_of_several_versions() -> None:
-    said = "7|CANCELLED by 0|2026-11-21T02:00:00|n1\n8|TIMEOUT|2026-11-21T02:00:00|n2|more|fields\n9_3|FROZEN|Unknown|None assigned\n"
+    said = "7|CANCELLED by 0|2026-11-21T02:00:00|n1\n8|TIMEOUT|2026-11-21T02:00:00|n2|more|fields\n"
+    said += "9_3|FROZEN|Unknown|None assigned\n"
     seen = {item.job: item for item in accounted(said)}
     assert (seen["7"].state, seen["8"].state, seen["9_3"].state) == ("CANCELLED", "TIMEOUT", "UNKNOWN")
     assert seen["9_3"].start == "" and seen["9_3"].nodes == ""
@@ -42,7 +50,9 @@ def test_sacct_of_several_versions() -> None:
 
 def fake(folder: Path, name: str, out: str, code: int = 0, err: str = "") -> None:
     file = folder / name
-    file.write_text(f"#!/bin/sh\ncat <<'E'\n{out}\nE\necho '{err}' >&2\necho \"$0 $*\" >> {folder}/calls\nexit {code}\n")
+    file.write_text(
+        f"#!/bin/sh\ncat <<'E'\n{out}\nE\necho '{err}' >&2\necho \"$0 $*\" >> {folder}/calls\nexit {code}\n"
+    )
     file.chmod(0o755)
 
 

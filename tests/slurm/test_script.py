@@ -10,6 +10,7 @@ import os
 import shutil
 import string
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,9 +25,10 @@ from hpc_rl.launchers.script import for_array, for_run, render
 from hpc_rl.topologies.base import Plan
 
 GOLDEN = Path(__file__).parent.parent / "golden"
-NASTY = ["$(touch canary)", "`touch canary`", '"; touch canary; "', "'; touch canary; '", "-rf", "--help", "a b", "#", "%j",
-         "\\", "é", "&& touch canary", "${HOME}", "*", "~", "!", "a;b"]  # fmt: skip
-texts = st.lists(st.one_of(st.sampled_from(NASTY), st.text(string.printable, max_size=6)), min_size=1, max_size=3).map("".join)
+NASTY = ["$(touch canary)", "`touch canary`", '"; touch canary; "', "'; touch canary; '", "-rf", "--help", "a b", "#"]
+NASTY += ["%j", "\\", "é", "&& touch canary", "${HOME}", "*", "~", "!", "a;b"]
+pieces = st.one_of(st.sampled_from(NASTY), st.text(string.printable, max_size=6))
+texts = st.lists(pieces, min_size=1, max_size=3).map("".join)
 lines = texts.filter(str.isprintable)
 names = lines.filter(lambda text: "/" not in text and text not in (".", "..") and len(text.encode()) < 200)
 
@@ -80,45 +82,53 @@ def stub(path: Path, body: str) -> None:
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(folder=names, program=names, value=texts, module=lines, name=texts, comment=lines, image=lines)
+@given(folder=names, program=names, value=texts, module=lines, name=texts, comment=lines)
 def test_nothing_in_a_name_runs_or_breaks(
-    tmp_path: Path, folder: str, program: str, value: str, module: str, name: str, comment: str, image: str
+    tmp_path: Path, folder: str, program: str, value: str, module: str, name: str, comment: str
 ) -> None:
     """The script hands every value on unchanged, as one word, and runs nothing that a value says."""
-    base = tmp_path / "box"
-    shutil.rmtree(base, ignore_errors=True)
-    (base / "bin").mkdir(parents=True)
-    run = base / "runs" / folder
-    (run / "logs").mkdir(parents=True)
-    python = base / program if program not in ("bin", "runs") else base / "p"
-    say = f'printf "%s\\0" "${{0##*/}}" "$@" >> {base}/said; printf "\\n" >> {base}/said'
-    stub(python, f'{say}\nprintf "%s" "$VALUE" > {base}/value\n[ "$3" = end ] && echo done\nexit 0')
+    box = tmp_path / "box"
+    shutil.rmtree(box, ignore_errors=True)
+    (box / "bin").mkdir(parents=True)
+    run, python = box / "runs" / folder, box / "env" / program
+    for path in (run / "logs", python.parent):
+        path.mkdir(parents=True)
+    say = f"printf '%s\\0' \"${{0##*/}}\" \"$@\" >> {box}/said; printf '\\n' >> {box}/said"
+    stub(python, f'{say}\nprintf %s "$VALUE" > {box}/value\n[ "$3" = end ] && echo done\nexit 0')
     for command in ("srun", "squeue", "scontrol", "scancel", "sbatch", "date"):
-        stub(base / "bin" / command, f'{say}\n[ {command} = srun ] && {{ printf "%s" "$VALUE" > {base}/value; }}\nexit 0')
+        stub(box / "bin" / command, say)
     job, plan = job_and_plan()
-    job = jobs.replace(job, name=name)
     options = Options(
-        python=str(python), env=(f"VALUE={value}",), modules=(module,), comment=comment, container=None, launcher="srun",
-        mpi="pmi2", scratch=str(base / folder), partition=comment, setup=(f"module() {{ {say.replace('${0##*/}', 'module')}; }}",),
-    )  # fmt: skip
-    options = jobs.replace(options, setup=(), template=None)
-    text = render(for_run(job, run), job, plan, options)
-    assert [line for line in text.split("\n") if line.startswith("#SBATCH")].__len__() == text.count("#SBATCH --")
-    file = base / "job.sbatch"
-    file.write_text(text)
-    environment = {"PATH": f"{base}/bin:/usr/bin:/bin", "SLURM_JOB_ID": "7", "SLURM_NTASKS": "3", "SLURM_NNODES": "1",
-                   "HOME": "/nowhere", "BASH_FUNC_module%%": f"() {{ printf '%s\\0' module \"$@\" >> {base}/said; printf '\\n' >> {base}/said; }}"}  # fmt: skip
-    done = subprocess.run(["bash", file], cwd=base, env=environment, capture_output=True, text=True, timeout=20, check=False)
+        python=str(python),
+        env=(f"VALUE={value}",),
+        modules=(module,),
+        comment=comment,
+        partition=comment,
+        scratch=str(box / folder),
+        launcher="srun",
+        mpi="pmi2",
+    )
+    (box / "job.sbatch").write_text(render(for_run(replace(job, name=name), run), job, plan, options))
+    environment = {
+        "PATH": f"{box}/bin:/usr/bin:/bin",
+        "HOME": "/nowhere",
+        "SLURM_JOB_ID": "7",
+        "SLURM_NTASKS": "3",
+        "SLURM_NNODES": "1",
+        "BASH_FUNC_module%%": "() { " + say.replace("${0##*/}", "module") + "; }",
+    }
+    done = subprocess.run(
+        ["bash", box / "job.sbatch"], cwd=box, env=environment, capture_output=True, text=True, timeout=20, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert not list(tmp_path.rglob("canary"))
-    said = [line.split("\0")[:-1] for line in (base / "said").read_text(errors="surrogateescape").split("\0\n")]
-    said = [words for words in _calls(base / "said")]
+    said = _calls(box / "said")
     assert ["module", "load", module] in said
     started = next(words for words in said if words[0] == "srun" and "hpc_rl.run" in words)
     assert started[-5:] == [str(python), "-m", "hpc_rl.run", str(run), "3"]
-    assert (base / "value").read_text() == value
-    begin = next(words for words in said if words[:4] == [python.name, "-m", "hpc_rl.launchers.batch", "begin"])
+    begin = next(words for words in said if words[:4] == [program, "-m", "hpc_rl.launchers.batch", "begin"])
     assert begin[4:6] == [str(run), "--job"]
+    assert (box / "value").read_text() == value
 
 
 def _calls(file: Path) -> list[list[str]]:
@@ -128,7 +138,9 @@ def _calls(file: Path) -> list[list[str]]:
 
 def test_an_apptainer_image_is_one_word(tmp_path: Path) -> None:
     job, plan = job_and_plan()
-    text = render(for_run(job, tmp_path), job, plan, Options(container="my image.sif", python="python3", launcher="srun"))
+    text = render(
+        for_run(job, tmp_path), job, plan, Options(container="my image.sif", python="python3", launcher="srun")
+    )
     assert "python=(apptainer exec 'my image.sif' python3)" in text
 
 
@@ -157,7 +169,9 @@ def test_a_template_of_ones_own_and_its_mistakes(tmp_path: Path) -> None:
     job, plan = job_and_plan()
     mine = tmp_path / "mine.j2"
     mine.write_text("#!/bin/bash\nrun {{ ranks }} {{ start }}\n")
-    assert render(for_run(job, tmp_path), job, plan, Options(template=str(mine), launcher="srun")).startswith("#!/bin/bash\nrun")
+    assert render(for_run(job, tmp_path), job, plan, Options(template=str(mine), launcher="srun")).startswith(
+        "#!/bin/bash\nrun"
+    )
     mine.write_text("{{ rankz }}")
     with pytest.raises(BadJob, match="rankz"):
         render(for_run(job, tmp_path), job, plan, Options(template=str(mine)))
