@@ -6,6 +6,7 @@ Started by a launcher as ``python -m hpc_rl.run RUN RANKS``; the job, the attemp
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import json
 import os
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from hpc_rl.transport.ports import Ports
 
 STOP_POLL_S = 0.5
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 
 
@@ -56,6 +58,7 @@ class StopFlag:
 def main() -> None:
     """Entry of every rank. Exit code 0 unless something failed; the reason then lies in logs/rank-NNN.json."""
     stop = StopFlag()  # before the slow imports: a signal must never find the default handler
+    _keep_memory()
     folder, ranks = Path(sys.argv[1]), int(sys.argv[2])
     rank = 0
     try:
@@ -68,6 +71,14 @@ def main() -> None:
         _note(folder, rank, {"ended": "ok"})
     except BaseException as error:
         _fail(folder, rank, error)
+
+
+def _keep_memory() -> None:
+    """Blocks up to 32 MiB are kept for the next use: a tensor of new pages costs more to fault in than to compute."""
+    with contextlib.suppress(OSError, AttributeError):  # another C library than glibc has its own ways
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)
+        libc.mallopt(_M_TRIM_THRESHOLD, 512 << 20)
 
 
 def _link(ranks: int) -> tuple[Any, int]:

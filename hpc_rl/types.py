@@ -195,8 +195,11 @@ def stacked(frames: Tensor, first: Tensor, stack: int, padding: str) -> Tensor:
     Row 0 keeps the environment's own stack (its frames were copied as they stood). From row 1 on, a frame from before
     the episode's first row is replaced by what the environment pads with: zeros, or the episode's first frame.
     """
+    import torch
+
     rows = first.shape[0]
-    out = frames.unfold(0, stack, 1)[:rows].movedim(-1, 2).clone(memory_format=_contiguous())
+    # The stack is innermost in memory: what the convolutions want, and one run of bytes for each sample.
+    out = torch.stack([frames[k : k + rows] for k in range(stack)], -1).movedim(-1, 2)
     for row, column in first[1:].nonzero().tolist():
         for later in range(row + 1, min(row + stack, rows)):
             if later > row + 1 and bool(first[later, column]):
@@ -204,12 +207,6 @@ def stacked(frames: Tensor, first: Tensor, stack: int, padding: str) -> Tensor:
             missing = stack - 1 - (later - row - 1)
             out[later, column, :missing] = frames[row + stack, column] if padding == "repeat" else 0
     return out
-
-
-def _contiguous() -> Any:
-    import torch
-
-    return torch.contiguous_format
 
 
 def trajectory(trees: list[Tree], spec: Spec, device: str = "cpu") -> Trajectory:

@@ -30,7 +30,7 @@ class ActorCritic(nn.Module):
 
     def forward(self, observation: Tensor) -> tuple[Tensor, Tensor]:
         lead = observation.shape[: observation.dim() - len(self.shape)]
-        flat = observation.reshape(-1, *self.shape)
+        flat = observation if self.critic is None else observation.reshape(-1, *self.shape)
         features = self.torso(flat)
         output = self.policy(features)
         if self.log_std is not None:

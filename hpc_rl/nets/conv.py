@@ -14,7 +14,7 @@ from hpc_rl.nets.sizes import NETWORKS, SMALLEST
 
 
 class ConvTorso(nn.Module):
-    """uint8 images [n, C, H, W] in 0..255 -> float32 features [n, features].
+    """uint8 images [.., C, H, W] in 0..255 -> float32 features [n, features].
 
     ``compute`` is the precision of the layers; their result always leaves as float32, so heads and losses are exact.
 
@@ -28,6 +28,7 @@ class ConvTorso(nn.Module):
         super().__init__()
         table, features = NETWORKS[network]
         self.stride = table[0][2]
+        self.rows = (-1, *shape[1:], shape[0])
         channels, *size = shape
         layers: list[nn.Conv2d] = []
         for width, kernel, stride in table:
@@ -46,7 +47,8 @@ class ConvTorso(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         with torch.autocast(image.device.type, dtype=torch.bfloat16, enabled=self.compute == torch.bfloat16):
-            x = image.contiguous(memory_format=torch.channels_last).to(self.compute)
+            # Channels innermost is how the convolutions want them; images that already lie so are not copied.
+            x = image.movedim(-3, -1).reshape(self.rows).to(self.compute).movedim(-1, 1)
             first: Any = self.convolutions[0]
             # Dividing 32 kernels by 255 costs less than dividing every pixel of the batch.
             x = F.relu(F.conv2d(x, first.weight / 255, first.bias, self.stride), inplace=True)
