@@ -48,7 +48,7 @@ def selftest(folder: Path, options: Options, ranks: int, queue_s: float, poll_s:
         return reached
 
     def started() -> bool:
-        return run.read_state()["state"] != "pending"
+        return bool(run.read_state()["state"] != "pending")
 
     def stopped() -> bool:
         return bool(run.read_state()["state"] == "stopped")

@@ -94,7 +94,8 @@ def _fresh(file: Path, at: int) -> tuple[list[str], int]:
 def _line(run: RunDir, seen: Sequence[Seen], ids: Sequence[str]) -> Status:
     state = run.read_state()
     active = [item for item in seen if item.active]
-    shown = next((item for item in active if item.state != "PENDING"), (active or list(seen) or [None])[-1])
+    known = active or list(seen)
+    shown = next((item for item in active if item.state != "PENDING"), known[-1] if known else None)
     word, reason = state["state"], state["reason"]
     if word in ("running", "pending") and ids and shown is not None and not shown.active:
         word, reason = "lost", f"SLURM ended job {shown.job}: {shown.state}; hpc-rl resume {run.path}"
