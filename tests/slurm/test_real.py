@@ -342,9 +342,11 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 @pytest.fixture(scope="module")
-def results(site: Site) -> Iterator[dict[str, Future[None]]]:
+def results(site: Site, request: pytest.FixtureRequest) -> Iterator[dict[str, Future[None]]]:
+    """Every scenario that was asked for, at work."""
+    wanted = {item.callspec.params.get("name") for item in request.session.items if hasattr(item, "callspec")}
     with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
-        chosen = [s for s in SCENARIOS if s is not open_mpi or OPENMPI]
+        chosen = [s for s in SCENARIOS if s.__name__ in wanted and (s is not open_mpi or OPENMPI)]
         yield {scenario.__name__: pool.submit(scenario, site) for scenario in chosen}
 
 
