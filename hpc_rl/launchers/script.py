@@ -96,7 +96,7 @@ def _context(script: Script, job: Job, options: Options, components: list[list[s
         "python": " ".join(python),
         "resume_mode": options.resume_mode,
         "max_restarts": options.max_restarts,
-        "grace_s": max(5, options.lead_s - 30),
+        "grace_s": options.lead_s * 3 // 4,
         "modules": options.modules,
         "setup": options.setup,
         "teardown": options.teardown,
