@@ -13,7 +13,7 @@ import numpy as np
 from hpc_rl.transport.base import Deadline, Done, Link, Waiting
 from hpc_rl.types import Array
 
-ROLL_CALL, ROLL_CALL_S = 98, 3.0  # tag, and how long an answer may take
+ROLL_CALL, ROLL_CALL_S = 98, 3.0  # tag, and the longest that an answer may take
 
 
 @dataclass
@@ -80,7 +80,7 @@ class Ports:
         heard = {m: self.link.irecv(theirs[m], m, ROLL_CALL) for m in others}
         for m in others:
             self.link.isend(mine, m, ROLL_CALL)
-        end = time.monotonic() + ROLL_CALL_S
+        end = time.monotonic() + min(ROLL_CALL_S, self.waiting.deadline_s)
         while (lost := [m for m in others if not heard[m]()]) and time.monotonic() < end:
             time.sleep(0.01)
         return lost

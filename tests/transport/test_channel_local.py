@@ -170,12 +170,63 @@ def test_a_wait_is_given_up_when_the_run_stops() -> None:
 
 def test_deadlines_name_who_is_missing() -> None:
     link, ports = alone(), Ports(alone(), Waiting(0.05))
-    with pytest.raises(Deadline, match=r"a message from rank\(s\) 3, 5.*is that rank alive"):
+    with pytest.raises(Deadline, match=r"a message from rank 3, rank 5.*is that rank alive"):
         Inbox(link, [3, 5], TAG, LAYOUT, Waiting(0.05)).get()
-    with pytest.raises(Deadline, match=r"ranks \[0, 1\] to reduce"):
+    with pytest.raises(Deadline, match=r"rank 1 to join a reduction; is that rank alive"):
         ports.reduce(np.zeros(2), "sum", [0, 1])
     with pytest.raises(Deadline, match="rank 1 to speak"):
         ports.broadcast(None, [1, 0])
+
+
+def test_of_many_peers_the_silent_one_is_named_with_its_host() -> None:
+    """The others' messages keep a learner busy for ever, and would hide the loss."""
+
+    def body(link: LocalLink) -> None:
+        if link.rank == 0:
+            waiting = Waiting(0.3, hosts=("n1", "n2", "n3"))
+            box = Inbox(link, [1, 2], TAG, LAYOUT, waiting)
+            with pytest.raises(Deadline, match="heard nothing for 0 s from rank 2 on n3; is it alive"):
+                for _ in range(1000):
+                    box.release(box.get())
+            stop.set()
+        elif link.rank == 1:
+            out = outbox(link)
+            while not stop.is_set():
+                time.sleep(0.005)
+                if out.ready():
+                    out.put(message(0), 0)
+
+    stop = threading.Event()
+    run_threads(3, body, 20.0)
+
+
+def test_a_slow_receiver_accuses_nobody() -> None:
+    """Peers that used their credit and wait for the next are not silent, however long this rank takes."""
+
+    def body(link: LocalLink) -> None:
+        if link.rank:
+            out = outbox(link)
+            for number in range(3):
+                time.sleep(0.02)
+                out.put(message(number), number)
+            return
+        box = Inbox(link, [1, 2], TAG, LAYOUT, Waiting(0.2), credits=1)
+        for _ in range(6):
+            got = box.get()
+            time.sleep(0.3)
+            box.release(got)
+
+    run_threads(3, body, 20.0)
+
+
+def test_a_roll_call_names_who_did_not_join() -> None:
+    def body(link: LocalLink) -> None:
+        if link.rank == 2:
+            return
+        with pytest.raises(Deadline, match="for rank 2 to join a reduction"):
+            Ports(link, Waiting(0.2)).reduce(np.zeros(2), "sum", [0, 1, 2])
+
+    run_threads(3, body, 20.0)
 
 
 def test_waiting_adds_up_and_pulses() -> None:
