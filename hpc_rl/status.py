@@ -94,11 +94,12 @@ def _fresh(file: Path, at: int) -> tuple[list[str], int]:
 def _line(run: RunDir, seen: Sequence[Seen], ids: Sequence[str]) -> Status:
     state = run.read_state()
     active = [item for item in seen if item.active]
-    known = active or list(seen)
-    shown = next((item for item in active if item.state != "PENDING"), known[-1] if known else None)
+    candidates = active or list(seen)
+    shown = next((item for item in active if item.state != "PENDING"), candidates[-1] if candidates else None)
     word, reason = state["state"], state["reason"]
-    if word in ("running", "pending") and ids and shown is not None and not shown.active:
-        word, reason = "lost", f"SLURM ended job {shown.job}: {shown.state}; hpc-rl resume {run.path}"
+    if word in ("running", "pending") and ids and not active and slurm.here():
+        known = f"ended job {shown.job}: {shown.state}" if shown else f"no longer knows job {ids[-1]}"
+        word, reason = "lost", f"SLURM {known}; go on with hpc-rl resume {run.path}"
     elif not reason and shown is not None and shown.active:
         reason = shown.reason
     return Status(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import shutil
@@ -70,20 +71,20 @@ def submit(found: Sequence[Task], folder: Path, options: Options, array: bool) -
         BadJob, BadRun: before anything is written. SlurmError: what was made is removed again.
     """
     text = script_for(found, folder, options, array)
+    if array and (folder / "job.toml").exists():
+        raise BadRun(f"{folder} holds a single run, so no array can be made in it; choose another --out")
     if array:
         runs = [create(folder / f"{task.index:04d}", jobs.dumps(task.job)) for task in found]
-        home = folder
     else:
         runs = [create(folder, jobs.dumps(found[0].job))]
-        home = folder
-    script = _keep(home, text, options)
+    script = _keep(folder, text, options)
     if array:
         lines = [json.dumps({"task": t.index, "run": f"{t.index:04d}", "changes": list(t.changes)}) for t in found]
-        write_text(home / "submit" / "tasks.jsonl", "\n".join(lines) + "\n")
+        write_text(folder / "submit" / "tasks.jsonl", "\n".join(lines) + "\n")
     try:
         job = slurm.sbatch(script)
     except slurm.SlurmError:
-        _unmake(home, runs)
+        _unmake(folder, runs)
         raise
     for task, run in zip(found, runs, strict=True):
         note_job(run, f"{job}_{task.index}" if array else job)
@@ -177,7 +178,9 @@ def _unmake(home: Path, runs: Sequence[RunDir]) -> None:
     """Nothing was queued, so nothing stays: a second try finds the folder free."""
     for run in runs:
         shutil.rmtree(run.path)
-    shutil.rmtree(home, ignore_errors=True)
+    shutil.rmtree(home / "submit", ignore_errors=True)
+    with contextlib.suppress(OSError):  # other things lie in it, or it was the run itself
+        home.rmdir()
 
 
 def _seeds(text: str) -> list[int]:

@@ -70,12 +70,17 @@ def resolved(options: Options) -> Options:
     return replace(options, launcher="srun", mpi=mpi)
 
 
+def here() -> bool:
+    """SLURM's commands are installed on this host."""
+    return shutil.which("squeue") is not None
+
+
 def look(ids: Sequence[str]) -> dict[str, Seen]:
     """What squeue, then sacct for the rest, know of these jobs: one query each; absent where neither knows.
 
     An empty answer is no error: a job leaves squeue after some minutes, and sacct needs a database.
     """
-    if not ids or shutil.which("squeue") is None:
+    if not ids or not here():
         return {}
     found = {seen.job: seen for seen in queued(_ask(_squeue(ids), wrong_is_empty=True))}
     missing = [job for job in ids if job not in found]
