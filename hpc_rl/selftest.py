@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from hpc_rl.doctor import Check
@@ -15,86 +16,85 @@ from hpc_rl.submit import submit, tasks
 
 JOB = "impala_catch"
 CHANGES = ("checkpoint.interval_s=3", "budget.env_steps=1000000000", "resources.deadline_s=30")
+LOOK_S = 1.0
+START_S, SAVE_S, REQUEUE_S = 60.0, 60.0, 240.0  # longest waits; a requeued job is held back for some minutes
 
 
-def selftest(folder: Path, options: Options, ranks: int, queue_s: float, poll_s: float = 1.0) -> Iterator[Check]:
+@dataclass(frozen=True)
+class Trial:
+    """The job under test."""
+
+    run: RunDir
+    job: str
+    sent: float  # time.monotonic() of its submission
+
+    @property
+    def env_steps(self) -> int:
+        return int(self.run.read_state()["env_steps"])
+
+    def learning(self, attempt: int, more_than: int = 0) -> bool:
+        """This attempt or a later one has saved more than so many env steps."""
+        state = self.run.read_state()
+        return bool(state["state"] == "running" and state["attempt"] >= attempt and state["env_steps"] > more_than)
+
+
+def selftest(folder: Path, options: Options, ranks: int, queue_s: float) -> Iterator[Check]:
     """Each check as it is known; the first that fails is the last. ``queue_s``: the longest wait in the queue.
 
     Raises:
         BadJob, BadRun, SlurmError: nothing could be sent.
     """
+    sent = time.monotonic()
     job = submit(tasks(JOB, (*CHANGES, f"resources.ranks={ranks}"), None, ()), folder, options, False)
-    run = RunDir(folder)
+    trial = Trial(RunDir(folder), job, sent)
     yield Check("submit", True, f"job {job} in {folder}")
-    began = time.monotonic()
-
-    def step(name: str, done: Callable[[], bool], limit: float, text: Callable[[], str], remedy: str) -> Check:
-        """Wait for ``done``, looking at what the run and SLURM say meanwhile."""
-        end = time.monotonic() + limit
-        while not done():
-            state, seen = run.read_state(), slurm.look([job]).get(job)
-            over = state["state"] == "failed" or (seen is not None and not seen.active)
-            if over or time.monotonic() > end:
-                known = f"SLURM says {seen.state} {seen.reason}".strip() if seen else "SLURM does not know the job"
-                return Check(name, False, f"{state['reason'] or 'no word from the run'} ({known}); {remedy}")
-            time.sleep(poll_s)
-        return Check(name, True, text())
-
-    def attempt(number: int, more_than: int = 0) -> Callable[[], bool]:
-        def reached() -> bool:
-            state = run.read_state()
-            return bool(state["state"] == "running" and state["attempt"] >= number and state["env_steps"] > more_than)
-
-        return reached
-
-    def started() -> bool:
-        return bool(run.read_state()["state"] != "pending")
-
-    def stopped() -> bool:
-        return bool(run.read_state()["state"] == "stopped")
-
-    def resumed() -> bool:
-        return attempt(1, steps[0])()
-
-    steps: list[int] = []
-
-    def signal() -> bool:
-        steps.append(run.read_state()["env_steps"])
-        slurm.signal_batch(job)
-        return True
-
-    def saved() -> str:
-        return f"saved and requeued after {steps[0]:,} env steps: {run.read_state()['reason']}"
-
-    def stop() -> bool:
-        run.request_stop()
-        return True
-
-    look = f"look at hpc-rl logs {command_line([str(folder)])}"
-    yield from _until_one_fails(
-        lambda: step("start", started, queue_s, lambda: f"{time.monotonic() - began:.0f} s after sbatch", look),
-        lambda: step("ranks", attempt(0), 60, lambda: _table(run, ranks), f"see slurm/README.md, PMI; {look}"),
-        lambda: step("signal", signal, 5, lambda: "USR1 sent to the batch script", look),
-        lambda: step("save, requeue", lambda: not attempt(0)(), 60, saved, look),
-        lambda: step("resume", resumed, queue_s + 180, lambda: "goes on beyond its checkpoint", look),
-        lambda: step("STOP file", stop, 5, lambda: "asked to stop", look),
-        lambda: step("end", stopped, 60, lambda: run.read_state()["reason"], look),
+    steps: tuple[Callable[[], Check], ...] = (
+        lambda: _start(trial, queue_s),
+        lambda: _ranks(trial, ranks),
+        lambda: _signal(trial),
+        lambda: _resume(trial, queue_s),
+        lambda: _stop(trial),
         lambda: _locking(folder),
     )
-
-
-def _until_one_fails(*checks: Callable[[], Check]) -> Iterator[Check]:
-    for check in checks:
-        found = check()
-        yield found
-        if found.ok is False:
+    for step in steps:
+        check = step()
+        yield check
+        if check.ok is False:
+            slurm.cancel([job])
             return
 
 
-def _table(run: RunDir, ranks: int) -> str:
-    lines = (run.logs / "ranks.log").read_text(errors="replace").splitlines()
+def _start(trial: Trial, queue_s: float) -> Check:
+    wrong = _wait(trial, lambda: trial.run.read_state()["state"] != "pending", queue_s)
+    return _check("start", wrong, f"{time.monotonic() - trial.sent:.0f} s after sbatch")
+
+
+def _ranks(trial: Trial, ranks: int) -> Check:
+    wrong = _wait(trial, lambda: trial.learning(0), START_S)
+    if wrong:
+        return _check("ranks", f"{wrong}; slurm/README.md knows the usual reasons", "")
+    lines = (trial.run.logs / "ranks.log").read_text(errors="replace").splitlines()
     at = max(k for k, line in enumerate(lines) if line.split()[:2] == ["rank", "role"])
-    return f"all {ranks}\n" + "\n".join(lines[at : at + ranks + 1])
+    first = f"the first checkpoint {time.monotonic() - trial.sent:.0f} s after sbatch"
+    return _check("ranks", "", f"all {ranks} learn, {first}\n" + "\n".join(lines[at : at + ranks + 1]))
+
+
+def _signal(trial: Trial) -> Check:
+    slurm.signal_batch(trial.job)
+    wrong = _wait(trial, lambda: not trial.learning(0), SAVE_S)
+    return _check("signal", wrong, f"saved at {trial.env_steps:,} env steps and requeued")
+
+
+def _resume(trial: Trial, queue_s: float) -> Check:
+    before = trial.env_steps
+    wrong = _wait(trial, lambda: trial.learning(1, before), queue_s + REQUEUE_S)
+    return _check("resume", wrong, f"went beyond {before:,} env steps")
+
+
+def _stop(trial: Trial) -> Check:
+    trial.run.request_stop()
+    wrong = _wait(trial, lambda: trial.run.read_state()["state"] == "stopped", SAVE_S)
+    return _check("STOP file", wrong, "saved and ended")
 
 
 def _locking(folder: Path) -> Check:
@@ -103,3 +103,21 @@ def _locking(folder: Path) -> Check:
     found = check_locking(folder)
     note = "" if found == "works" else "; files have one writer each, so never start two jobs in one folder"
     return Check("HDF5 locking", True if found == "works" else None, f"{found}{note}")
+
+
+def _check(name: str, wrong: str, right: str) -> Check:
+    return Check(name, not wrong, wrong or right)
+
+
+def _wait(trial: Trial, done: Callable[[], bool], limit: float) -> str:
+    """Empty once ``done``; else what the run and SLURM say of the job that failed, ended or took too long."""
+    end = time.monotonic() + limit
+    while not done():
+        state, seen = trial.run.read_state(), slurm.look([trial.job]).get(trial.job)
+        over = state["state"] == "failed" or (seen is not None and not seen.active)
+        if over or time.monotonic() > end:
+            known = f"SLURM says {seen.state} {seen.reason}".strip() if seen else "SLURM does not know the job"
+            said = state["reason"] or f"nothing from the run in {limit:.0f} s"
+            return f"{said} ({known}); see hpc-rl logs {command_line([str(trial.run.path)])}"
+        time.sleep(LOOK_S)
+    return ""

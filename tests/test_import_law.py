@@ -148,7 +148,10 @@ def test_mpi_moves_buffers_only() -> None:
     assert "Isend" in calls and not pickling & set(calls)
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["list"], ["show", "ppo_cartpole"], ["show", "impala_pong"]])
+SUBMIT = ["submit", "impala_catch", "--dry-run", "--seeds", "0-3", "--time", "10"]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["list"], ["show", "ppo_cartpole"], ["show", "impala_pong"], SUBMIT])
 def test_light_commands_import_nothing_heavy(arguments: list[str], tmp_path: Path) -> None:
     heavy = ("torch", "mpi4py", "dask", "h5py")
     code = (
