@@ -213,14 +213,11 @@ class Inbox:
 
     def _miss(self) -> None:
         """Raise Deadline naming peers with a credit that sent nothing for so long: the others would hide their loss."""
-        late = time.monotonic() - self.waiting.deadline_s
-        lost = [
-            p for p in self.peers if self.heard[p] < late and self.queues[p] and not self.arrived[self.queues[p][0]]()
-        ]
+        limit = self.waiting.deadline_s
+        quiet = [p for p in self.peers if time.monotonic() - self.heard[p] > limit and self.queues[p]]
+        lost = [p for p in quiet if not self.arrived[self.queues[p][0]]()]
         if lost:
-            raise Deadline(
-                f"heard nothing for {self.waiting.deadline_s:.0f} s from {self.waiting.who(lost)}; is it alive?"
-            )
+            raise Deadline(f"waited {limit:.0f} s for a message from {self.waiting.who(lost)}; is that rank alive?")
 
     def _post(self, index: int, peer: int) -> None:
         self.arrived[index] = self.link.irecv(self.buffers[index], peer, self.tag)

@@ -93,7 +93,7 @@ def test_a_rank_that_hangs_is_noticed(role: str, python: str, tmp_path: Path) ->
     assert done.at - struck < 4 + END_S
     assert_failed(run, done, "waited 4 s for", "is that rank alive?")
     if role == "actor-1":
-        assert "rank 2 (actor-1)" in done.last
+        assert "rank 2 on " in done.last or "rank 2 (actor-1)" in done.last  # no message, or no closed segments
 
 
 # ---- everything is killed -------------------------------------------------------------------------------------------
