@@ -40,10 +40,15 @@ def catch(**changes: Any) -> Job:
 def test_page_of_an_asynchronous_job() -> None:
     text = render(catch())
     rows = [line.split() for line in text.splitlines()]
-    assert ["0", "learner", "0", "–", "its", "share", "CPU", "or", "GPU"] in rows
-    assert ["1–2", "actor", "0–1", "0–15", "(8", "each)", "1", "CPU"] in rows
+    assert ["0", "learner", "0", "0", "–", "its", "share", "CPU", "or", "GPU"] in rows
+    assert ["1–2", "actor", "0–1", "0", "0–15", "(8", "each)", "1", "CPU"] in rows
     for word in ("T = 20 moves", "8 columns per update", "actor → learner", "weights", "checkpoint", "free disk"):
         assert word in text, word
+
+
+def test_nodes_are_filled_one_after_the_other() -> None:
+    rows = [line.split()[:4] for line in render(catch(), 2).splitlines()]
+    assert ["1", "actor", "0", "0"] in rows and ["2", "actor", "1", "1"] in rows
 
 
 def test_many_ranks_take_one_row() -> None:

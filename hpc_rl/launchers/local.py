@@ -23,7 +23,7 @@ from hpc_rl.launchers.blame import blame, rank_records
 from hpc_rl.storage.run_dir import BadRun, RunDir
 
 GRACE_S = 120.0  # between being asked to stop and being killed
-_LITTLE_BYTES = 1 << 16  # a disk with less is full
+_LITTLE_BYTES = 1 << 20  # a disk with less is full: a segment's chunk or a checkpoint no longer fits
 _ROOT_SETTINGS = {
     f"{prefix}_ALLOW_RUN_AS_ROOT{suffix}": "1" for prefix in ("OMPI", "PRTE") for suffix in ("", "_CONFIRM")
 }
