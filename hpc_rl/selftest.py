@@ -15,7 +15,12 @@ from hpc_rl.storage.run_dir import RunDir
 from hpc_rl.submit import submit, tasks
 
 JOB = "impala_catch"
-CHANGES = ("checkpoint.interval_s=3", "budget.env_steps=1000000000", "resources.deadline_s=30")
+CHANGES = (
+    "checkpoint.interval_s=3",
+    "budget.env_steps=1000000000",
+    "budget.stop_at_return=2",  # more than the game pays: it goes on until it is told to stop
+    "resources.deadline_s=30",
+)
 LOOK_S = 1.0
 START_S, SAVE_S, REQUEUE_S = 60.0, 60.0, 240.0  # longest waits; a requeued job is held back for some minutes
 

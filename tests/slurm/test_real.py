@@ -279,6 +279,17 @@ def open_mpi(site: Site) -> None:
     goes_on(site, run, 1, before, kept)
 
 
+def self_test(site: Site) -> None:
+    """What a user runs first on a cluster."""
+    said = site.hpc("selftest", "--nodes", 3, "--out", "self", "--cluster", "here").splitlines()
+    assert [line.split(":")[0] for line in said if line.startswith("ok")][-4:] == [
+        "ok   signal",
+        "ok   resume",
+        "ok   STOP file",
+        "ok   HDF5 locking",
+    ]
+
+
 def wrong_pmi(site: Site) -> None:
     """Without a PMI every rank is alone in its world: one sentence, and no restart that cannot help."""
     _, run = site.submit("pmi", "--time", 10, "--mpi", "none", "--launcher", "srun", "--set", "resources.deadline_s=20")
@@ -321,7 +332,7 @@ def lost_node(site: Site) -> None:
     assert restarts(site, job) == 1
 
 
-SCENARIOS = (time_limit, signal_of_a_user, preemption, array, chain, plain_script, het, open_mpi, wrong_pmi)
+SCENARIOS = (time_limit, signal_of_a_user, preemption, array, chain, plain_script, het, open_mpi, self_test, wrong_pmi)
 ALONE = (killed_rank, lost_node)
 
 
