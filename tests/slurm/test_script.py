@@ -81,7 +81,7 @@ def stub(path: Path, body: str) -> None:
     path.chmod(0o755)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(folder=names, program=names, value=texts, module=lines, name=texts, comment=lines)
 def test_nothing_in_a_name_runs_or_breaks(
     tmp_path: Path, folder: str, program: str, value: str, module: str, name: str, comment: str
@@ -127,7 +127,7 @@ def test_nothing_in_a_name_runs_or_breaks(
     assert started[-5:] == [str(python), "-m", "hpc_rl.run", str(run), "3"]
     begin = next(words for words in said if words[:4] == [program, "-m", "hpc_rl.launchers.batch", "begin"])
     assert begin[4:6] == [str(run), "--job"]
-    assert (box / "value").read_text() == value
+    assert (box / "value").read_bytes().decode() == value
 
 
 def _calls(file: Path) -> list[list[str]]:
