@@ -203,7 +203,8 @@ def pair() -> None:
     import numpy as np
 
     from hpc_rl.transport import mpi
-    from hpc_rl.transport.base import Link, Waiting
+    from hpc_rl.transport.base import Link
+    from hpc_rl.transport.waiting import Waiting
 
     link: Link = mpi.world(2)
     other, waiting = 1 - link.rank, Waiting(DEADLINE_S)

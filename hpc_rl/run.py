@@ -100,8 +100,8 @@ def take_seat(folder: Path, link: Any, stop: StopFlag) -> Seat:
     """
     from hpc_rl import job as jobs
     from hpc_rl.storage.run_dir import open_run
-    from hpc_rl.transport.base import Waiting
     from hpc_rl.transport.ports import Ports
+    from hpc_rl.transport.waiting import Waiting
 
     run = open_run(folder)
     stop.file = run.stop_file

@@ -13,8 +13,9 @@ from hpc_rl.roles.relay import Relay
 from hpc_rl.roles.reporter import Reporter
 from hpc_rl.samplers.vector import ACTIVITIES, Split, Vector
 from hpc_rl.storage.trajectories import Recorder
-from hpc_rl.transport.base import Inbox, Outbox, Stopped
+from hpc_rl.transport.base import Inbox, Outbox
 from hpc_rl.transport.layout import Layout
+from hpc_rl.transport.waiting import Stopped
 from hpc_rl.types import Tree
 
 

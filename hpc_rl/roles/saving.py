@@ -11,7 +11,7 @@ from hpc_rl.roles.base import Seat
 from hpc_rl.roles.tally import Tally
 from hpc_rl.storage import checkpoint
 from hpc_rl.storage.checkpoint import NonFinite
-from hpc_rl.transport.base import Deadline
+from hpc_rl.transport.waiting import Deadline
 
 
 class Superseded(RuntimeError):

@@ -1,24 +1,21 @@
-"""Channels, waiting and small exchanges over whatever can send bytes; local.py and mpi.py are the two that can.
+"""Channels with credits over whatever can send bytes; local.py and mpi.py are the two that can.
 
-Blocking law: every wait is `Waiting.until`: spin briefly, sleep with back-off, look at the stop flag, end at a deadline
-in a sentence that names who has not arrived. Nothing here blocks in the transport itself.
+Nothing here blocks in the transport itself: every wait is `Waiting.until`.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
 from hpc_rl.transport.layout import Layout
+from hpc_rl.transport.waiting import Deadline, Done, Waiting
 from hpc_rl.types import Array, Tree
-
-Done = Callable[[], bool]
-"""Tests one request without blocking; True once it is complete, and from then on."""
 
 
 class Link(Protocol):
@@ -42,52 +39,6 @@ class Link(Protocol):
     def nodes(self) -> list[int]:
         """For each rank the lowest rank on its node. Collective; called once at start."""
         ...
-
-
-class Deadline(RuntimeError):
-    """A wait ended without what it waited for."""
-
-
-class Stopped(Exception):
-    """A wait was given up because the run is stopping."""
-
-
-@dataclass
-class Waiting:
-    """How this rank waits. ``pulse`` is called between tests (relay work, heartbeat); ``waited_s`` adds up."""
-
-    deadline_s: float = 120.0
-    pulse: Callable[[], None] = lambda: None
-    waited_s: float = 0.0
-    hosts: tuple[str, ...] = ()  # of each rank, once known
-
-    def who(self, ranks: Iterable[int]) -> str:
-        """The ranks with their hosts, for a sentence."""
-        return ", ".join(f"rank {r}" + (f" on {self.hosts[r]}" if self.hosts else "") for r in ranks)
-
-    def until(self, done: Done, what: Callable[[], str] | str, give_up: Done = lambda: False) -> None:
-        """Return once ``done()``.
-
-        Raises:
-            Stopped: ``give_up()`` became true first.
-            Deadline: neither happened within ``deadline_s``; the message says what was missing.
-        """
-        begin = time.monotonic()
-        pause = 20e-6
-        spins = 0
-        while not done():
-            if give_up():
-                self.waited_s += time.monotonic() - begin
-                raise Stopped
-            spins += 1
-            if spins > 20:
-                self.pulse()
-                time.sleep(pause)
-                pause = min(pause * 1.5, 1e-3)
-                if time.monotonic() - begin > self.deadline_s:
-                    missing = what if isinstance(what, str) else what()
-                    raise Deadline(f"waited {self.deadline_s:.0f} s for {missing}; is that rank alive?")
-        self.waited_s += time.monotonic() - begin
 
 
 @dataclass
@@ -161,7 +112,8 @@ class Inbox:
         self.arrived: list[Done] = []  # one for each buffer's posted receive
         self.queues: dict[int, deque[int]] = {peer: deque() for peer in peers}
         self.grants: deque[tuple[Array, Done]] = deque()
-        self.heard = dict.fromkeys(self.peers, time.monotonic())
+        self.looked = time.monotonic()
+        self.heard = dict.fromkeys(self.peers, self.looked)
         for peer in self.peers:
             for _ in range(credits):
                 self.buffers.append(layout.buffer())
@@ -172,13 +124,17 @@ class Inbox:
 
     def poll(self) -> Message | None:
         """The next complete message, taking peers in turn, or None."""
+        now = time.monotonic()
+        if (pause := now - self.looked) > self.waiting.deadline_s / 4:  # this rank's own, so nobody else's silence
+            self.heard = {peer: then + pause for peer, then in self.heard.items()}
+        self.looked = now
         for _ in range(len(self.order)):
             peer = self.order[0]
             self.order.rotate(-1)
             queue = self.queues[peer]
             if queue and self.arrived[queue[0]]():
                 index = queue.popleft()
-                self.heard[peer] = time.monotonic()
+                self.heard[peer] = now
                 tree, version = self.layout.unpack(self.buffers[index])
                 return Message(tree, version, peer, index)
         return None

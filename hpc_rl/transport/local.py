@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from hpc_rl.transport.base import Done
+from hpc_rl.transport.waiting import Done
 from hpc_rl.types import Array
 
 _Key = tuple[int, int, int]  # source, destination, tag

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from mpi4py import MPI
 
-from hpc_rl.transport.base import Done
+from hpc_rl.transport.waiting import Done
 from hpc_rl.types import Array
 
 _OPERATIONS = {"sum": MPI.SUM, "max": MPI.MAX}

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from hpc_rl.transport.base import Deadline, Done, Link, Waiting
+from hpc_rl.transport.base import Link
+from hpc_rl.transport.waiting import Deadline, Done, Waiting
 from hpc_rl.types import Array
 
 ROLL_CALL, ROLL_CALL_S = 98, 3.0  # tag, and the longest that an answer may take

@@ -14,9 +14,9 @@ from hpc_rl import job as jobs
 from hpc_rl.envs.make import describe, make
 from hpc_rl.roles.base import Seat
 from hpc_rl.storage import run_dir
-from hpc_rl.transport.base import Waiting
 from hpc_rl.transport.local import LocalLink, run_threads
 from hpc_rl.transport.ports import Ports
+from hpc_rl.transport.waiting import Waiting
 
 DEADLINE_S = 60.0
 

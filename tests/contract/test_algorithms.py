@@ -18,10 +18,10 @@ from torch import Tensor
 
 from hpc_rl import job as jobs
 from hpc_rl.algorithms.base import Alone, Diverged, State
-from hpc_rl.transport.base import Waiting
 from hpc_rl.transport.group import AllReduce
 from hpc_rl.transport.local import LocalLink, run_threads
 from hpc_rl.transport.ports import Ports
+from hpc_rl.transport.waiting import Waiting
 from hpc_rl.types import Spec, Trajectory
 
 

@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 import psutil
 
-from hpc_rl.transport.base import Deadline, Inbox, Outbox, Waiting
+from hpc_rl.transport.base import Inbox, Outbox
 from hpc_rl.transport.layout import Layout
 from hpc_rl.transport.ports import Ports
+from hpc_rl.transport.waiting import Deadline, Waiting
 from hpc_rl.types import Actions, Leaf, Spec, Tree, allocate, trajectory_schema
 
 Link = Any

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hpc_rl.transport.base import Deadline, Inbox, Outbox, Stopped, Waiting
+from hpc_rl.transport.base import Inbox, Outbox
 from hpc_rl.transport.layout import Layout
 from hpc_rl.transport.local import LocalLink, alone, run_threads
 from hpc_rl.transport.ports import Ports
+from hpc_rl.transport.waiting import Deadline, Stopped, Waiting
 from hpc_rl.types import Leaf, Tree
 
 LAYOUT = Layout({"x": Leaf((), "int64", "step"), "pixel": Leaf((3,), "uint8", "edge")}, 4, 2)
@@ -291,3 +292,22 @@ def test_a_threads_error_ends_the_caller() -> None:
     with pytest.raises(TimeoutError):
         run_threads(1, lambda link: time.sleep(30), 0.1)
     assert time.monotonic() - begin < 5
+
+
+def test_a_pause_of_ones_own_is_nobody_elses_silence() -> None:
+    """A learner that evaluates or saves for long may find only some of the messages arrived when it comes back."""
+
+    def body(link: LocalLink) -> None:
+        if link.rank == 0:
+            box = Inbox(link, [1, 2], TAG, LAYOUT, Waiting(0.4))
+            time.sleep(0.6)
+            back.set()
+            assert {box.get().peer for _ in range(2)} == {1, 2}
+        else:
+            out = outbox(link)
+            back.wait(5.0)
+            time.sleep(0.05 * link.rank)
+            out.put(message(0), 0)
+
+    back = threading.Event()
+    run_threads(3, body, 20.0)

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from hpc_rl.algorithms.base import Alone, Flat, Group, Optimizer
-from hpc_rl.transport.base import Waiting
 from hpc_rl.transport.group import AllReduce, learners
 from hpc_rl.transport.local import LocalLink, alone, run_threads
 from hpc_rl.transport.ports import Ports
+from hpc_rl.transport.waiting import Waiting
 
 DATA = torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 1.0], [1.0, 1.0], [-2.0, 4.0], [0.5, 0.5]])
 SHARES = {1: [slice(0, 6)], 3: [slice(0, 1), slice(1, 6), slice(6, 6)]}  # one sample, five, none

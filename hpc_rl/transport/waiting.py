@@ -1,0 +1,60 @@
+"""Waiting, the one way in which this package blocks.
+
+Blocking law: every wait is `Waiting.until`: spin briefly, sleep with back-off, look at the stop flag, end at a deadline
+in a sentence that names who has not arrived.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+Done = Callable[[], bool]
+"""Tests one request without blocking; True once it is complete, and from then on."""
+
+
+class Deadline(RuntimeError):
+    """A wait ended without what it waited for."""
+
+
+class Stopped(Exception):
+    """A wait was given up because the run is stopping."""
+
+
+@dataclass
+class Waiting:
+    """How this rank waits. ``pulse`` is called between tests (relay work, heartbeat); ``waited_s`` adds up."""
+
+    deadline_s: float = 120.0
+    pulse: Callable[[], None] = lambda: None
+    waited_s: float = 0.0
+    hosts: tuple[str, ...] = ()  # of each rank, once known
+
+    def who(self, ranks: Iterable[int]) -> str:
+        """The ranks with their hosts, for a sentence."""
+        return ", ".join(f"rank {r}" + (f" on {self.hosts[r]}" if self.hosts else "") for r in ranks)
+
+    def until(self, done: Done, what: Callable[[], str] | str, give_up: Done = lambda: False) -> None:
+        """Return once ``done()``.
+
+        Raises:
+            Stopped: ``give_up()`` became true first.
+            Deadline: neither happened within ``deadline_s``; the message says what was missing.
+        """
+        begin = time.monotonic()
+        pause = 20e-6
+        spins = 0
+        while not done():
+            if give_up():
+                self.waited_s += time.monotonic() - begin
+                raise Stopped
+            spins += 1
+            if spins > 20:
+                self.pulse()
+                time.sleep(pause)
+                pause = min(pause * 1.5, 1e-3)
+                if time.monotonic() - begin > self.deadline_s:
+                    missing = what if isinstance(what, str) else what()
+                    raise Deadline(f"waited {self.deadline_s:.0f} s for {missing}; is that rank alive?")
+        self.waited_s += time.monotonic() - begin
