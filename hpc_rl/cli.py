@@ -251,7 +251,7 @@ def status(runs: tuple[Path, ...], watch: bool, as_json: bool) -> None:
 
     pause = 5.0
     while True:
-        lines = states.status(runs)
+        lines = states.status(runs, lambda text: _talk(f"warning: {text}"))
         click.echo(states.as_json(lines) if as_json else states.render(lines))
         if not watch or all(line.state in states.OVER for line in lines):
             return
@@ -278,8 +278,8 @@ def cancel(runs: tuple[Path, ...], now: bool) -> None:
     from hpc_rl.status import runs as below
     from hpc_rl.submit import cancel as end
 
-    for run in below(runs):
-        _talk(end(run.path, now))
+    for sentence in end(below(runs), now):
+        _talk(sentence)
 
 
 @cli.command()
@@ -290,8 +290,7 @@ def resume(run: Path, overrides: tuple[str, ...], cluster: str | None, **given: 
     """Send RUN to SLURM again, from its newest checkpoint, with its options of before and these changes."""
     from hpc_rl.submit import resume as again
 
-    load_options(cluster, given)  # says what is wrong with them
-    click.echo(again(run, overrides, given))
+    click.echo(again(run, overrides, cluster, given))
 
 
 @cli.command("eval")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hpc_rl.doctor import Check
@@ -22,6 +23,7 @@ CHANGES = (
     "resources.deadline_s=30",
 )
 LOOK_S = 1.0
+MOST_RESTARTS = 3  # it needs one; a cluster on which it fails must not be kept busy
 START_S, SAVE_S, REQUEUE_S = 60.0, 60.0, 240.0  # longest waits; a requeued job is held back for some minutes
 
 
@@ -50,7 +52,8 @@ def selftest(folder: Path, options: Options, ranks: int, queue_s: float) -> Iter
         BadJob, BadRun, SlurmError: nothing could be sent.
     """
     sent = time.monotonic()
-    job = submit(tasks(JOB, (*CHANGES, f"resources.ranks={ranks}"), None, ()), folder, options, False)
+    found = tasks(JOB, (*CHANGES, f"resources.ranks={ranks}"), None, ())
+    job = submit(found, folder, replace(options, resume_mode="requeue", max_restarts=MOST_RESTARTS), False)
     trial = Trial(RunDir(folder), job, sent)
     yield Check("submit", True, f"job {job} in {folder}")
     steps: tuple[Callable[[], Check], ...] = (
@@ -61,12 +64,15 @@ def selftest(folder: Path, options: Options, ranks: int, queue_s: float) -> Iter
         lambda: _stop(trial),
         lambda: _locking(folder),
     )
-    for step in steps:
-        check = step()
-        yield check
-        if check.ok is False:
+    try:
+        for step in steps:
+            check = step()
+            yield check
+            if check.ok is False:
+                return
+    finally:  # after Ctrl-C too
+        with contextlib.suppress(slurm.SlurmError):  # as a rule it is over
             slurm.cancel([job])
-            return
 
 
 def _start(trial: Trial, queue_s: float) -> Check:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,6 +14,8 @@ from hpc_rl.launchers.slurm import Seen
 from hpc_rl.storage.run_dir import BadRun, RunDir, open_run
 
 OVER = ("stopped", "done", "failed", "lost")
+TAIL_BYTES = 4096
+ASK_EVERY = 20  # looks at the files, one a second, for each question to SLURM
 
 
 @dataclass(frozen=True)
@@ -31,25 +33,32 @@ class Status:
 
 
 def runs(paths: Sequence[Path]) -> list[RunDir]:
-    """The runs of these folders; an array's folder, or any folder of runs, stands for all of them. Raises BadRun."""
+    """The runs of these folders; an array's folder, or a folder of runs and arrays, stands for all. Raises BadRun."""
     found: list[RunDir] = []
     for path in paths:
         if (path / "job.toml").is_file():
             found.append(RunDir(path))
             continue
-        below = sorted(p.parent for p in path.glob("*/job.toml")) if path.is_dir() else []
+        below = sorted(p.parent for depth in ("*", "*/*") for p in path.glob(f"{depth}/job.toml"))
         if not below:
             raise BadRun(f"{path} holds no run and no runs; `hpc-rl submit JOB --out DIR` makes one")
         found += [RunDir(p) for p in below]
     return found
 
 
-def status(paths: Sequence[Path]) -> list[Status]:
-    """State of every run. Raises BadRun, SlurmError."""
+def status(paths: Sequence[Path], warn: Callable[[str], None]) -> list[Status]:
+    """State of every run; where SLURM does not answer, ``warn`` hears it and the runs' own word stands. Raises BadRun.
+
+    A chain has two jobs of interest, its waiting successor and the one that runs.
+    """
     found = runs(paths)
-    ids = {run.path: job_ids(run)[-2:] for run in found}  # a chain's waiting successor, and the one that runs
-    seen = slurm.look([job for jobs in ids.values() for job in jobs])
-    return [_line(run, [seen[job] for job in ids[run.path] if job in seen], ids[run.path]) for run in found]
+    ids = {run.path: job_ids(run)[-2:] for run in found}
+    try:
+        seen, known = slurm.look([job for jobs in ids.values() for job in jobs]), slurm.here()
+    except slurm.SlurmError as error:
+        warn(f"{error}; what SLURM knows is left out")
+        seen, known = {}, False
+    return [_line(run, [seen[job] for job in ids[run.path] if job in seen], ids[run.path], known) for run in found]
 
 
 def render(lines: Sequence[Status]) -> str:
@@ -67,20 +76,39 @@ def as_json(lines: Sequence[Status]) -> str:
 
 
 def tail(path: Path, follow: bool, pause: Callable[[float], None] = time.sleep) -> Iterator[str]:
-    """The newest lines of the batch job's own output and of the ranks; with ``follow`` until the run is over."""
+    """The newest lines of the batch script's latest output and of the ranks; with ``follow`` until the run is over."""
     run = open_run(path)
-    files: dict[Path, int] = {}
-    first = True
+    at: dict[Path, int] = {}
+    asked = False
+    looks = 0
     while True:
-        over = run.read_state()["state"] in OVER
-        for file in [*sorted(run.logs.glob("slurm-*.out")), run.logs / "ranks.log"]:
-            if file.exists():
-                text, files[file] = _fresh(file, files.get(file, max(0, file.stat().st_size - 4096) if first else 0))
-                yield from text
-        first = False
+        state = run.read_state()["state"]
+        if follow and looks % ASK_EVERY == 0 and state not in OVER:  # SLURM may have ended what still says running
+            asked = status([path], lambda text: None)[0].state in OVER
+        over = asked or state in OVER
+        for file in _talking(run, at):
+            lines, at[file] = _fresh(file, at.get(file, _near_the_end(file) if looks == 0 else 0))
+            yield from lines
         if not follow or over:
             return
+        looks += 1
         pause(1.0)
+
+
+def _talking(run: RunDir, known: Container[Path]) -> list[Path]:
+    """The script's outputs that are followed (at first the latest alone), then the log of the ranks."""
+    scripts = sorted(run.logs.glob("slurm-*.out"), key=lambda file: file.stat().st_mtime)
+    chosen = [file for file in scripts if file in known or file == scripts[-1]]
+    return [file for file in (*chosen, run.logs / "ranks.log") if file.exists()]
+
+
+def _near_the_end(file: Path) -> int:
+    """Where the last TAIL_BYTES begin, at the beginning of a line."""
+    with file.open("rb") as stream:
+        stream.seek(max(0, file.stat().st_size - TAIL_BYTES - 1))
+        if stream.tell():
+            stream.readline()
+        return stream.tell()
 
 
 def _fresh(file: Path, at: int) -> tuple[list[str], int]:
@@ -91,15 +119,16 @@ def _fresh(file: Path, at: int) -> tuple[list[str], int]:
     return whole.decode(errors="replace").splitlines(), at + len(whole)
 
 
-def _line(run: RunDir, seen: Sequence[Seen], ids: Sequence[str]) -> Status:
+def _line(run: RunDir, seen: Sequence[Seen], ids: Sequence[str], known: bool) -> Status:
     state = run.read_state()
     active = [item for item in seen if item.active]
     candidates = active or list(seen)
     shown = next((item for item in active if item.state != "PENDING"), candidates[-1] if candidates else None)
     word, reason = state["state"], state["reason"]
-    if word in ("running", "pending") and ids and not active and slurm.here():
-        known = f"ended job {shown.job}: {shown.state}" if shown else f"no longer knows job {ids[-1]}"
-        word, reason = "lost", f"SLURM {known}; go on with hpc-rl resume {run.path}"
+    if word in ("running", "pending") and ids and not active and known:
+        said = f"SLURM ended job {shown.job}: {shown.state}" if shown else f"SLURM no longer knows job {ids[-1]}"
+        word = "stopped" if shown and shown.state == "CANCELLED" else "lost"  # by scancel, which the run cannot see
+        reason = f"{said}; go on with hpc-rl resume {run.path}"
     elif not reason and shown is not None and shown.active:
         reason = shown.reason
     return Status(

@@ -9,7 +9,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,12 @@ from hpc_rl import job as jobs
 from hpc_rl.job import BadJob, Job
 from hpc_rl.launchers import slurm
 from hpc_rl.launchers.batch import job_ids, note_job
-from hpc_rl.launchers.options import Options
+from hpc_rl.launchers.options import Options, changed
 from hpc_rl.launchers.script import command_line, for_array, for_run, pattern, quote, render, render_analysis, word
 from hpc_rl.storage.run_dir import BadRun, RunDir, create, open_run, write_json, write_text
 
 MOST_TASKS = 100_000
-STOP_S = 180.0  # how long cancel waits for a clean stop
+STOP_S, LOOK_S = 180.0, 2.0  # how long cancel waits for a clean stop, and between its looks
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ def script_for(found: Sequence[Task], folder: Path, options: Options, array: boo
     """The script of these tasks. Raises BadJob; also where the tasks do not ask for the same ranks."""
     first = found[0].job
     plans = [jobs.topology(task.job.topology).plan(task.job) for task in found]
-    if len({len(plan.places) for plan in plans}) > 1:
-        raise BadJob("the tasks of a sweep must have the same number of ranks; submit them one by one")
+    if len({(len(plan.places), task.job.resources) for plan, task in zip(plans, found, strict=True)}) > 1:
+        raise BadJob("the tasks of a sweep must ask SLURM for the same: no key of [resources]; submit them one by one")
     script = for_array(first, folder, len(found), options.parallel) if array else for_run(first, folder)
     return render(script, first, plans[0], slurm.resolved(options))
 
@@ -68,7 +68,8 @@ def submit(found: Sequence[Task], folder: Path, options: Options, array: bool) -
     """Make the run folder(s), keep the script and the choices in them, send the script; the job's id.
 
     Raises:
-        BadJob, BadRun: before anything is written. SlurmError: what was made is removed again.
+        BadJob, BadRun: before anything is written. Refused: what was made is removed again. SlurmError: it stays, for
+            a job may have been queued.
     """
     text = script_for(found, folder, options, array)
     if array and (folder / "job.toml").exists():
@@ -83,7 +84,7 @@ def submit(found: Sequence[Task], folder: Path, options: Options, array: bool) -
         write_text(folder / "submit" / "tasks.jsonl", "\n".join(lines) + "\n")
     try:
         job = slurm.sbatch(script)
-    except slurm.SlurmError:
+    except slurm.Refused:
         _unmake(folder, runs)
         raise
     for task, run in zip(found, runs, strict=True):
@@ -104,11 +105,12 @@ def analyze_after(job: str, runs: Sequence[Path], options: Options, home: Path) 
     return slurm.sbatch(script)
 
 
-def resume(folder: Path, overrides: Sequence[str], given: dict[str, Any]) -> str:
+def resume(folder: Path, overrides: Sequence[str], cluster: str | None, given: dict[str, Any]) -> str:
     """Send a run that is stopped, failed or out of restarts again, from its newest checkpoint; the job's id.
 
     Raises:
         BadRun: it is still queued or running, or done. BadJob: a change that a resumed run may not make.
+        SlurmError: SLURM refused, and the run's state is as before; or it did not answer.
     """
     run = open_run(folder)
     active = [seen for seen in slurm.look(job_ids(run)).values() if seen.active]
@@ -118,39 +120,65 @@ def resume(folder: Path, overrides: Sequence[str], given: dict[str, Any]) -> str
     wanted = jobs.resumed(saved, jobs.load(run.job_file, overrides))
     if run.read_state()["state"] == "done" and wanted.budget == saved.budget:
         raise BadRun(f"{folder} is done; raise its budget to go on (--set budget.env_steps=…)")
-    options = _options(run, given)
+    options = changed(_options(run), cluster, given)
     plan = jobs.topology(wanted.topology).plan(wanted)
     text = render(for_run(wanted, folder), wanted, plan, slurm.resolved(options))
     write_text(run.job_file, jobs.dumps(wanted))
     script = _keep(folder, text, options)
     run.clear_stop()
-    job = slurm.sbatch(script)
+    before = run.read_state()
+    run.write_state(state="pending", reason="submitted again")  # not after sbatch: the job may have begun by then
+    try:
+        job = slurm.sbatch(script)
+    except slurm.Refused:
+        run.write_state(state=before["state"], reason=before["reason"])
+        raise
     note_job(run, job)
-    run.write_state(state="pending", reason="submitted again")
     return job
 
 
-def cancel(folder: Path, now: bool = False) -> str:
-    """Stop a run's jobs: waiting ones at once, a running one after it has saved; one sentence. Raises SlurmError."""
-    run = open_run(folder)
-    active = [seen for seen in slurm.look(job_ids(run)).values() if seen.active]
-    running = [seen.job for seen in active if seen.state != "PENDING"]
-    slurm.cancel([seen.job for seen in active if seen.state == "PENDING"])
-    if not active:
-        return f"{folder}: no job is queued or running"
-    if not running or now:
-        slurm.cancel(running)
-        run.write_state(state="stopped", reason="stopped: cancelled")
-        return f"{folder}: cancelled" + (" without saving; the last checkpoint stands" if running else " while waiting")
-    run.request_stop()
-    deadline = time.monotonic() + STOP_S
-    while time.monotonic() < deadline:
-        time.sleep(2.0)
-        if not any(seen.active for seen in slurm.look(running).values()):
-            return f"{folder}: {run.read_state()['reason']}"
-    slurm.cancel(running)
-    run.write_state(state="stopped", reason=f"stopped: cancelled after {STOP_S:.0f} s without an answer")
-    return f"{folder}: did not stop within {STOP_S:.0f} s and was cancelled; the last checkpoint stands"
+def cancel(found: Sequence[RunDir], now: bool = False) -> list[str]:
+    """Stop the jobs of these runs: waiting ones at once, running ones after they have saved; a sentence for each.
+
+    Raises SlurmError.
+    """
+    ids = {run.path: job_ids(run) for run in found}
+    seen = slurm.look([job for jobs_of_run in ids.values() for job in jobs_of_run])
+    active = {run.path: [seen[job] for job in ids[run.path] if job in seen and seen[job].active] for run in found}
+    for run in found:
+        if active[run.path]:
+            run.request_stop()  # first, so that a job that begins right now ends itself
+    waiting = [item.job for jobs_of_run in active.values() for item in jobs_of_run if item.state == "PENDING"]
+    at_work = [item.job for jobs_of_run in active.values() for item in jobs_of_run if item.state != "PENDING"]
+    slurm.cancel(waiting)
+    late = at_work if now else _outlast(at_work)
+    slurm.cancel(late)
+    return [_cancelled(run, [item.job for item in active[run.path]], set(waiting), set(late), now) for run in found]
+
+
+def _outlast(running: Sequence[str]) -> list[str]:
+    """Those of the jobs that are still there when the time for a clean stop is over."""
+    left, deadline = list(running), time.monotonic() + STOP_S
+    while left and time.monotonic() < deadline:
+        time.sleep(LOOK_S)
+        seen = slurm.look(left)
+        left = [job for job in left if job in seen and seen[job].active]
+    return left
+
+
+def _cancelled(run: RunDir, ended: Sequence[str], waiting: set[str], late: set[str], now: bool) -> str:
+    if not ended:
+        return f"{run.path}: no job is queued or running"
+    if waiting.issuperset(ended):
+        sentence = "cancelled while waiting"
+    elif late.isdisjoint(ended):
+        return f"{run.path}: {run.read_state()['reason']}"
+    elif now:
+        sentence = "cancelled without saving; the last checkpoint stands"
+    else:
+        sentence = f"cancelled, for it did not stop within {STOP_S:.0f} s; the last checkpoint stands"
+    run.write_state(state="stopped", reason=f"stopped: {sentence}")
+    return f"{run.path}: {sentence}"
 
 
 def _keep(home: Path, text: str, options: Options) -> Path:
@@ -162,16 +190,17 @@ def _keep(home: Path, text: str, options: Options) -> Path:
     return folder / "job.sbatch"
 
 
-def _options(run: RunDir, given: dict[str, Any]) -> Options:
-    """The options of the submission, changed by ``given``; those of an array lie one folder above."""
+def _options(run: RunDir) -> Options:
+    """The options of the submission; those of an array lie one folder above. What it waited for is over."""
     for home in (run.path, run.path.parent):
         path = home / "submit" / "options.json"
         if path.is_file():
             saved = json.loads(path.read_text())
-            values = {key: tuple(value) if isinstance(value, list) else value for key, value in saved.items()}
-            changed = {key: value for key, value in given.items() if value not in (None, ())}
-            return Options(**{**values, "after": (), "parallel": None, **changed})
-    return Options(**{key: value for key, value in given.items() if value is not None})
+            values: dict[str, Any] = {
+                key: tuple(value) if isinstance(value, list) else value for key, value in saved.items()
+            }
+            return replace(Options(**values), after=(), parallel=None)
+    return Options()
 
 
 def _unmake(home: Path, runs: Sequence[RunDir]) -> None:

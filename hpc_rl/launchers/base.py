@@ -5,10 +5,6 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
-
-from hpc_rl.job import Job
-from hpc_rl.storage.run_dir import RunDir
 
 END_VARIABLE = "HPC_RL_END_S"  # unix time at which the allocation ends; set, perhaps empty, by the batch script
 TOKEN_VARIABLE = "HPC_RL_TOKEN"  # marks every process of one attempt, and its files in node-shared memory
@@ -20,12 +16,6 @@ class Outcome:
 
     code: int
     sentence: str
-
-
-class Launcher(Protocol):
-    """Starts all ranks of a job and sees them to their end."""
-
-    def __call__(self, job: Job, run: RunDir) -> Outcome: ...
 
 
 def rank_command(folder: Path, ranks: int) -> list[str]:

@@ -9,15 +9,20 @@ from typing import Any
 
 from hpc_rl.storage.run_dir import RunDir
 
+_ENDS = "Killed|Out Of Memory|Aborted|Bus error|Illegal instruction|[A-Z][a-z]+ fault|Floating point exception"
+
 
 def rank_records(run: RunDir) -> list[dict[str, Any]]:
     """logs/rank-NNN.json of every rank that got as far as its seat, by rank."""
+    return [record for record in all_records(run) if "pid" in record]
+
+
+def all_records(run: RunDir) -> list[dict[str, Any]]:
+    """logs/rank-NNN.json of every rank that wrote one, by rank; a torn file is left out."""
     records = []
     for path in sorted(run.logs.glob("rank-*.json")):
         with contextlib.suppress(OSError, json.JSONDecodeError):
-            record = json.loads(path.read_text())
-            if "pid" in record:
-                records.append({"rank": int(path.stem.split("-")[1]), **record})
+            records.append({"rank": int(path.stem.split("-")[1]), **json.loads(path.read_text())})
     return records
 
 
@@ -47,11 +52,12 @@ def blame(run: RunDir, said: str, code: int, dead: dict[int, float]) -> str:
 
 def _victim_of_srun(records: list[dict[str, Any]], said: str) -> str | None:
     """srun names the task that died first; those that it then kills itself come later, or as one list."""
-    for tasks, word in re.findall(r"srun: error: \S+: tasks? ([\d,-]+): (Killed|[A-Z][a-z]+ fault.*)", said):
+    for tasks, word in re.findall(rf"srun: error: \S+: tasks? ([\d,-]+): ({_ENDS})", said):
         first = int(re.split("[,-]", tasks)[0])
         record = next((r for r in records if r["rank"] == first and "ended" not in r), None)
         if record:
-            return f"{_whose(record)} ended: {word.lower()}"
+            memory = " by the node's memory limit" if word == "Killed" and re.search("oom.kill", said) else ""
+            return f"{_whose(record)} ended: {word.lower()}{memory}"
     return None
 
 

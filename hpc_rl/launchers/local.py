@@ -29,13 +29,13 @@ _ROOT_SETTINGS = {
 }
 
 
-def find_mpiexec() -> tuple[str, str]:
-    """(path, vendor "mpich" or "openmpi") of the mpiexec that belongs to this Python, else of the first on PATH.
+def find_mpiexec(python: str = sys.executable) -> tuple[str, str]:
+    """(path, vendor "mpich" or "openmpi") of the mpiexec that belongs to a Python, else of the first on PATH.
 
     Raises:
         BadJob: there is none.
     """
-    beside = Path(sys.executable).parent / "mpiexec"
+    beside = Path(python).parent / "mpiexec"
     path = str(beside) if beside.exists() else shutil.which("mpiexec")
     if path is None:
         raise BadJob(

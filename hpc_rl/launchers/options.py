@@ -10,7 +10,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,15 +81,30 @@ def load(cluster: str | None, given: Mapping[str, Any]) -> Options:
     Raises:
         BadJob: no such profile, an unknown key, a value of the wrong type or shape.
     """
-    values = dict(_profile(cluster)) if cluster else {}
-    for key, value in given.items():
-        if isinstance(value, tuple):
-            values[key] = (*values.get(key, ()), *value)
-        elif value is not None:
-            values[key] = value
-    made = Options(**values)
+    made = _over(_over(Options(), _profile(cluster) if cluster else {}, True), given, True)
     _check(made)
     return made
+
+
+def changed(saved: Options, cluster: str | None, given: Mapping[str, Any]) -> Options:
+    """The options of an earlier submission, over them a profile and what was ``given``; lists replace lists.
+
+    Raises BadJob like `load`.
+    """
+    made = _over(_over(saved, _profile(cluster) if cluster else {}, False), given, False)
+    _check(made)
+    return made
+
+
+def _over(below: Options, given: Mapping[str, Any], add: bool) -> Options:
+    values = {key: value for key, value in given.items() if value not in (None, ())}
+    for key, value in values.items():
+        if add and isinstance(value, tuple):
+            values[key] = (*getattr(below, key), *value)
+    for one, other in (("mem", "mem_per_cpu"), ("mem_per_cpu", "mem")):  # SLURM takes either
+        if one in values and other not in values:
+            values[other] = None
+    return replace(below, **values)
 
 
 def profiles() -> dict[str, Path]:
@@ -109,7 +124,8 @@ def managed() -> set[str]:
     """sbatch options that the script sets itself: --sbatch may not."""
     typed = {item.metadata["directive"] for item in fields(Options)} - {""}
     return typed | {"job-name", "ntasks", "output", "error", "open-mode", "requeue", "no-requeue", "signal", "array",
-                    "dependency", "parsable", "wrap", "distribution", "ntasks-per-node"}  # fmt: skip
+                    "dependency", "parsable", "wrap", "wait", "test-only", "distribution",
+                    "ntasks-per-node"}  # fmt: skip
 
 
 def _profile(name: str) -> dict[str, Any]:

@@ -15,9 +15,8 @@ from hpc_rl.storage.run_dir import write_text
 
 PYTHON = '"${HPC_RL_PYTHON:-python3}"'  # of the active environment
 _JOB = ('job=${{1:?"usage: sbatch {name}.sbatch JOB [KEY=VALUE …]"}} set=("${{@:2}}")',)
-_RUN = 'export HPC_RL_RUN=${HPC_RL_RUN:-$PWD/runs/$(basename "$job" .toml)-$SLURM_JOB_ID}'
-_SEED = 'export HPC_RL_RUN=${HPC_RL_RUN:-$PWD/runs/$(basename "$job" .toml)-$SLURM_ARRAY_JOB_ID/$SLURM_ARRAY_TASK_ID}'
-_PREPARE = ' --source "$job" "${set[@]/#/--set=}"'
+_RUN = 'export HPC_RL_RUN=${{HPC_RL_RUN:-$PWD/runs/$(basename -- "$job" .toml)-${job}}}'
+_PREPARE = ' --source="$job" "${set[@]/#/--set=}"'
 
 
 def plain() -> dict[str, str]:
@@ -26,12 +25,12 @@ def plain() -> dict[str, str]:
     plan = jobs.topology(job.topology).plan(job)
     usual = Options(time="1:00:00", launcher="srun", mpi="pmi2")
     texts = {
-        "cpu": render(_script("cpu", _RUN), job, plan, usual),
+        "cpu": render(_script("cpu"), job, plan, usual),
         "seeds-array": render(
-            _script("seeds-array", _SEED, array="0-4", more=' --set=seed="$SLURM_ARRAY_TASK_ID"'), job, plan, usual
+            _script("seeds-array", array="0-4", more=' --set=seed="$SLURM_ARRAY_TASK_ID"'), job, plan, usual
         ),
         "cpu-actors-gpu-learner": render(
-            _script("cpu-actors-gpu-learner", _RUN), job, plan,
+            _script("cpu-actors-gpu-learner"), job, plan,
             Options(time="1:00:00", launcher="srun", mpi="pmi2", layout="het", learners=("gpus-per-node=1",)),
         ),
         "analysis": render_analysis(
@@ -42,10 +41,13 @@ def plain() -> dict[str, str]:
     return {f"{name}.sbatch": text for name, text in texts.items()}
 
 
-def _script(name: str, run: str, array: str = "", more: str = "") -> Script:
+def _script(name: str, array: str = "", more: str = "") -> Script:
+    """An exported HPC_RL_RUN also tells a successor, which is another job, where the run is."""
+    home = _RUN.format(job="SLURM_ARRAY_JOB_ID" if array else "SLURM_JOB_ID")
+    run = "run=$HPC_RL_RUN/$SLURM_ARRAY_TASK_ID" if array else "run=$HPC_RL_RUN"
     usage = _JOB[0].format(name=name)
     title = f"hpc_rl: sbatch {name}.sbatch JOB [KEY=VALUE …] (JOB: a file, or a name from hpc-rl list)"
-    return Script(title, "hpc_rl", (usage, run, "run=$HPC_RL_RUN"), "slurm-%j.out" if not array else "slurm-%A_%a.out",
+    return Script(title, "hpc_rl", (usage, home, run), "slurm-%j.out" if not array else "slurm-%A_%a.out",
                   _PREPARE + more, array, PYTHON)  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -56,7 +57,7 @@ def render(script: Script, job: Job, plan: Plan, options: Options) -> str:
     het = options.layout == "het"
     if het and script.array:
         raise BadJob("a heterogeneous job cannot be an array; submit the seeds one by one, or use --layout one")
-    components = _het(script, plan, options) if het else [_directives(script, job, plan, options)]
+    components = _het(script, job, plan, options) if het else [_directives(script, job, plan, options)]
     path = Path(options.template) if options.template else share("slurm") / "job.sbatch.j2"
     return _fill(path, _context(script, job, options, components))
 
@@ -87,12 +88,14 @@ def _context(script: Script, job: Job, options: Options, components: list[list[s
     if options.container:
         nvidia = ["--nv"] if options.gpus_per_node else []
         python = ["apptainer", "exec", *nvidia, quote(options.container), *python]
-    parts = [f"SLURM_NTASKS_HET_GROUP_{k}" for k in range(len(components))]
+    groups = range(len(components)) if len(components) > 1 else ()
     return {
         "title": script.title,
-        "components": components,
+        "components": [
+            {"directives": lines, "each_node": _each_node(k if groups else None)} for k, lines in enumerate(components)
+        ],
         "locate": script.locate,
-        "ranks": f"$(({' + '.join(parts)}))" if len(components) > 1 else "$SLURM_NTASKS",
+        "ranks": f"$(({' + '.join(f'SLURM_NTASKS_HET_GROUP_{k}' for k in groups)}))" if groups else "$SLURM_NTASKS",
         "python": " ".join(python),
         "resume_mode": options.resume_mode,
         "max_restarts": options.max_restarts,
@@ -103,17 +106,29 @@ def _context(script: Script, job: Job, options: Options, components: list[list[s
         "env": [(name, value) for name, _, value in (item.partition("=") for item in options.env)],
         "scratch": options.scratch,
         "prepare": script.prepare,
-        "start": _start(options, len(components)),
+        "start": _start(options, groups),
     }
 
 
-def _start(options: Options, components: int) -> str:
-    """The shell words that start all ranks; without ``auto``, which only the login node can resolve."""
+def _each_node(group: int | None) -> str:
+    """The shell words that run a command once on every node of the allocation, or of one component."""
+    nodes = '"$SLURM_NNODES"' if group is None else f'"$SLURM_JOB_NUM_NODES_HET_GROUP_{group}"'
+    het = "" if group is None else f"--het-group={group} "
+    return f"srun {het}--nodes={nodes} --ntasks={nodes} --ntasks-per-node=1"
+
+
+def _start(options: Options, groups: Sequence[int]) -> str:
+    """The shell words that start all ranks; without ``auto``, which only the login node can resolve.
+
+    Components of a heterogeneous job are one step, and one MPI world, each with its own CPUs per task.
+    """
     rank = '"${python[@]}" -m hpc_rl.run "$run" "$ranks"'
     if options.launcher == "srun":
-        groups = f" --het-group={','.join(map(str, range(components)))}" if components > 1 else ""
         pmi = "" if options.mpi in ("none", "auto") else f" --mpi={options.mpi}"
-        return f"srun{groups}{pmi} --kill-on-bad-exit=1 --wait=60 {rank}"
+        usual = f"{pmi} --kill-on-bad-exit=1 --wait=60"
+        cpus = '--cpus-per-task="${{SLURM_CPUS_PER_TASK_HET_GROUP_{0}:-1}}"'
+        parts = [f"--het-group={k} {cpus.format(k)}{usual} {rank}" for k in groups]
+        return f"srun {' : '.join(parts)}" if parts else f"srun{usual} {rank}"
     if options.launcher == "mpiexec":
         return f'mpiexec -n "$ranks" {rank}'
     return f"{options.launcher} {rank}"
@@ -127,10 +142,19 @@ def _directives(script: Script, job: Job, plan: Plan, options: Options) -> list[
         lines.append("--distribution=block")
     values = {item.metadata["directive"]: getattr(options, item.name) for item in fields(options)}
     values["cpus-per-task"] = options.cpus_per_task or max(1, job.resources.threads)
+    values["gpus-per-node"] = options.gpus_per_node or _gpus(job, plan, options.nodes or 1)
     return lines + _typed(values) + [_directive(item) for item in options.sbatch]
 
 
-def _het(script: Script, plan: Plan, options: Options) -> list[list[str]]:
+def _gpus(job: Job, plan: Plan, nodes: int) -> int | None:
+    """GPUs that the fullest node needs where the job insists on them; nodes are filled in the order of ranks."""
+    if job.resources.device != "cuda":
+        return None
+    full = -(-len(plan.places) // nodes)
+    return max(Counter(place.rank // full for place in plan.places if place.gpu).values())
+
+
+def _het(script: Script, job: Job, plan: Plan, options: Options) -> list[list[str]]:
     """Learners first: ranks are counted through the components in order."""
     learners = plan.learners
     if learners != list(range(len(learners))) or len(learners) == len(plan.places):
@@ -140,7 +164,8 @@ def _het(script: Script, plan: Plan, options: Options) -> list[list[str]]:
     threads = plan.places[0].threads
     first = {**values, "gpus-per-node": None, "nodes": None, "cpus-per-task": max(1, threads), **own}
     second = {**values, "gpus-per-node": None, "cpus-per-task": options.cpus_per_task or 1}
-    first["gpus-per-node"] = own.get("gpus-per-node", options.gpus_per_node)
+    nodes = int(own.get("nodes", 1))
+    first["gpus-per-node"] = own.get("gpus-per-node") or options.gpus_per_node or _gpus(job, plan, nodes)
     extra = [_directive(item) for item in options.sbatch]
     return [
         [*_head(script, options), f"--ntasks={len(learners)}", *_typed(first), *extra],
@@ -178,7 +203,9 @@ def word(text: str) -> str:
 
 
 def pattern(path: Path) -> str:
-    """A path in sbatch's file name pattern, where % begins a symbol."""
+    """A path in sbatch's file name pattern, where % begins a symbol and a backslash ends them all. Raises BadJob."""
+    if "\\" in str(path):
+        raise BadJob(f"{path} holds a backslash, which sbatch does not take in the name of an output; rename it")
     return str(path).replace("%", "%%")
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,8 +18,6 @@ from hpc_rl.launchers.local import find_mpiexec
 from hpc_rl.launchers.options import Options
 
 ANSWER_S = 60.0  # the longest that a controller may take
-ACTIVE = ("PENDING", "RUNNING", "SUSPENDED", "COMPLETING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED",
-          "SIGNALING", "STAGE_OUT", "STOPPED", "RESIZING", "SPECIAL_EXIT", "RESV_DEL_HOLD", "REVOKED")  # fmt: skip
 ENDED = ("COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "BOOT_FAIL", "DEADLINE",
          "OUT_OF_MEMORY")  # fmt: skip
 
@@ -25,24 +26,28 @@ class SlurmError(RuntimeError):
     """A SLURM command is missing, refused, or did not answer."""
 
 
+class Refused(SlurmError):
+    """A SLURM command was answered with no, so nothing has changed; any other error leaves that open."""
+
+
 @dataclass(frozen=True)
 class Seen:
-    """What SLURM knows of one job: a state word from above or UNKNOWN, why, expected or real start, nodes."""
+    """What SLURM knows of one job: its word for the state, why, expected or real start, nodes.
+
+    ``active``: it is in the queue, in a state that is none of those that end a job; versions add states.
+    """
 
     job: str
     state: str
+    active: bool
     reason: str = ""
     start: str = ""
     nodes: str = ""
 
-    @property
-    def active(self) -> bool:
-        return self.state in ACTIVE
-
 
 def sbatch(script: Path, *arguments: str) -> str:
-    """Submit; the job's id. Raises SlurmError with sbatch's own words."""
-    said = _ask(["sbatch", "--parsable", *arguments, str(script)])
+    """Submit; the job's id. Raises Refused with sbatch's own words; SlurmError where the job may have been queued."""
+    said = _ask(["sbatch", "--parsable", *arguments, str(script.absolute())])
     found = re.search(r"^(\d+)(;\S+)?\s*$", said, re.MULTILINE)
     if not found:
         raise SlurmError(f"sbatch answered {said.strip()!r}, in which no job id can be seen; look at squeue --me")
@@ -50,24 +55,32 @@ def sbatch(script: Path, *arguments: str) -> str:
 
 
 def resolved(options: Options) -> Options:
-    """The options with launcher and PMI chosen for the MPI of this Python and the PMIs of this cluster.
+    """The options with launcher and PMI chosen for the MPI of the ranks' Python and the PMIs of this cluster.
 
     MPICH speaks pmi2; Open MPI 5 speaks pmix only, and elsewhere would give N worlds of one rank: there its mpiexec.
+    Which MPI a container holds cannot be seen from here: there srun's own default stands.
     """
     if options.launcher not in ("auto", "srun"):
         return options
-    try:
-        mpiexec, vendor = find_mpiexec()
-    except BadJob:
-        mpiexec, vendor = "mpiexec", "unknown"
-    wanted = {"mpich": "pmi2", "openmpi": "pmix"}.get(vendor)
+    mpiexec, vendor = _mpi_of(options)
+    wanted = {"mpich": "pmi2", "openmpi": "pmix"}.get(vendor, "")
     mpi, offered = options.mpi, _pmi_types()
     if mpi == "auto":
         chosen = "SLURM_MPI_TYPE" not in os.environ and wanted in offered
-        mpi = str(wanted) if chosen or (not offered and vendor == "mpich") else "none"
+        mpi = wanted if chosen or (not offered and vendor == "mpich") else "none"
     if options.launcher == "auto" and vendor == "openmpi" and mpi == "none" and options.mpi == "auto":
-        return replace(options, launcher=f'{mpiexec} --bind-to none -n "$ranks"')
+        return replace(options, launcher=f'{shlex.quote(mpiexec)} --bind-to none -n "$ranks"')
     return replace(options, launcher="srun", mpi=mpi)
+
+
+def _mpi_of(options: Options) -> tuple[str, str]:
+    """(mpiexec, vendor) of what the ranks will run."""
+    if options.container:
+        return "mpiexec", "unknown"
+    try:
+        return find_mpiexec(options.python or sys.executable)
+    except BadJob:
+        return "mpiexec", "unknown"
 
 
 def here() -> bool:
@@ -78,35 +91,46 @@ def here() -> bool:
 def look(ids: Sequence[str]) -> dict[str, Seen]:
     """What squeue, then sacct for the rest, know of these jobs: one query each; absent where neither knows.
 
-    An empty answer is no error: a job leaves squeue after some minutes, and sacct needs a database.
+    A job leaves squeue minutes after its end; sacct needs a database, so its failure only means knowing less.
+
+    Raises:
+        SlurmError: squeue did not answer, so nothing is known; an empty answer is not taken for "no such job".
     """
     if not ids or not here():
         return {}
-    found = {seen.job: seen for seen in queued(_ask(_squeue(ids), wrong_is_empty=True))}
+    found = queued(_ask(_squeue(ids), but="nvalid job id"))
     missing = [job for job in ids if job not in found]
     if missing and shutil.which("sacct"):
-        said = _ask(["sacct", "--noheader", "--parsable2", "--allocations", "--format=JobID,State,Start,NodeList",
-                     f"--jobs={','.join(missing)}"], wrong_is_empty=True)  # fmt: skip
-        found |= {seen.job: seen for seen in accounted(said)}
+        with contextlib.suppress(SlurmError):
+            found |= accounted(_ask(_sacct(missing)))
     return found
 
 
-def queued(said: str) -> list[Seen]:
-    """Lines of ``squeue --format=%i|%T|%r|%S|%N``; lines of another form are passed over."""
-    rows = (line.strip().split("|") for line in said.splitlines())
-    return [Seen(r[0], state_word(r[1]), _known(r[2]), _known(r[3]), _known(r[4])) for r in rows if len(r) >= 5]
+def queued(said: str) -> dict[str, Seen]:
+    """Lines of ``squeue --format=%i|%T|%r|%S|%N`` by job; lines of another form are passed over."""
+    rows = _rows(said, 5)
+    words = {job: state_word(row[1]) for job, row in rows.items()}
+    return {job: Seen(job, words[job], words[job] not in ENDED, *map(_known, row[2:5])) for job, row in rows.items()}
 
 
-def accounted(said: str) -> list[Seen]:
-    """Lines of ``sacct --parsable2 --format=JobID,State,Start,NodeList``; "CANCELLED by 123" is CANCELLED."""
-    rows = (line.strip().split("|") for line in said.splitlines())
-    return [Seen(r[0], state_word(r[1]), r[1], _known(r[2]), _known(r[3])) for r in rows if len(r) >= 4]
+def accounted(said: str) -> dict[str, Seen]:
+    """Lines of ``sacct --parsable2 --format=JobID,State,Start,NodeList``; "CANCELLED by 123" is CANCELLED.
+
+    None is active: sacct is asked for what squeue no longer knows, and may keep such a job as running for ever.
+    """
+    rows = _rows(said, 4).items()
+    return {job: Seen(job, state_word(row[1]), False, row[1], _known(row[2]), _known(row[3])) for job, row in rows}
+
+
+def _rows(said: str, columns: int) -> dict[str, list[str]]:
+    """Fields of each line by job id; ``12+0``, the leader of a heterogeneous job, stands for all its components."""
+    rows = [line.strip().split("|") for line in said.splitlines()]
+    return {row[0].removesuffix("+0"): row for row in rows if len(row) >= columns and not re.search(r"\+[1-9]", row[0])}
 
 
 def state_word(text: str) -> str:
-    """The known state that ``text`` begins with, else UNKNOWN: versions add words, signs and authors."""
-    words = re.split(r"[^A-Z_]", text.strip().upper(), maxsplit=1)
-    return words[0] if words[0] in (*ACTIVE, *ENDED) else "UNKNOWN"
+    """The first word of a state, else UNKNOWN: versions add words, signs and authors."""
+    return re.split(r"[^A-Z_]", text.strip().upper(), maxsplit=1)[0] or "UNKNOWN"
 
 
 def cancel(ids: Sequence[str]) -> None:
@@ -124,28 +148,33 @@ def _squeue(ids: Sequence[str]) -> list[str]:
     return ["squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%r|%S|%N", f"--jobs={','.join(ids)}"]
 
 
+def _sacct(ids: Sequence[str]) -> list[str]:
+    form = "--format=JobID,State,Start,NodeList"
+    return ["sacct", "--noheader", "--parsable2", "--allocations", form, f"--jobs={','.join(ids)}"]
+
+
 def _pmi_types() -> set[str]:
-    """What ``srun --mpi=list`` offers; empty without SLURM."""
-    if shutil.which("srun") is None:
+    """What ``srun --mpi=list`` offers; empty without SLURM, or where it cannot tell."""
+    try:
+        return set(re.findall(r"\b(pmi2|pmix|cray_shasta)\b", _ask(["srun", "--mpi=list"])))
+    except SlurmError:
         return set()
-    return set(re.findall(r"\b(pmi2|pmix|cray_shasta)\b", _ask(["srun", "--mpi=list"], wrong_is_empty=True)))
 
 
 def _known(text: str) -> str:
     return "" if text in ("N/A", "None", "(null)", "Unknown", "None assigned") else text
 
 
-def _ask(command: Sequence[str], wrong_is_empty: bool = False) -> str:
-    """What a command prints. Raises SlurmError; a controller that is asked about an old job may only say no."""
+def _ask(command: Sequence[str], but: str | None = None) -> str:
+    """What a command prints; an error that says ``but`` is taken for an empty answer. Raises Refused, SlurmError."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_S, check=False)
     except FileNotFoundError:
-        raise SlurmError(f"there is no {command[0]} here; submit on a login node of a SLURM cluster") from None
+        raise Refused(f"there is no {command[0]} here; submit on a login node of a SLURM cluster") from None
     except subprocess.TimeoutExpired:
         raise SlurmError(f"{command[0]} did not answer within {ANSWER_S:.0f} s; is the controller up?") from None
-    if done.returncode:
+    if done.returncode and not (but and but in done.stderr):
         words = (done.stderr or done.stdout).strip().splitlines()
-        if wrong_is_empty and not any("contact" in line or "onnect" in line for line in words):
-            return done.stdout
-        raise SlurmError(f"{command[0]} says: {words[-1] if words else f'exit code {done.returncode}'}")
+        kind = SlurmError if "timed out" in done.stderr else Refused  # a controller that is slow may have said yes
+        raise kind(f"{command[0]} says: {words[-1] if words else f'exit code {done.returncode}'}")
     return done.stdout + (done.stderr if "--mpi=list" in command else "")

@@ -192,6 +192,6 @@ def _sync(path: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Atomic replace of a text file."""
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     temporary.write_text(text)
     publish(temporary, path)

@@ -11,6 +11,7 @@ import pytest
 from hpc_rl import job as jobs
 from hpc_rl.job import BadJob
 from hpc_rl.launchers import batch
+from hpc_rl.launchers.batch import IDLE_RESTARTS
 from hpc_rl.storage.run_dir import BUDGET_SPENT, BadRun, RunDir, create
 
 RANKS = 3
@@ -25,7 +26,7 @@ def attempt(
     run: RunDir, restarts: int, steps: int, state: str, reason: str = "stopped: asked to stop", **more: Any
 ) -> str:
     """One attempt from begin to end, whose ranks left this state behind."""
-    batch.begin(run.path, "77", RANKS, None, [])
+    batch.begin(run.path, "77", f"77-{restarts}", restarts, RANKS, None, [])
     if more.get("stop_file"):
         run.request_stop()
     records = more.get("records", {0: {"ended": "ok"}, 1: {"ended": "ok"}, 2: {"ended": "ok"}})
@@ -37,6 +38,7 @@ def attempt(
     run.write_state(state=state, reason=reason, env_steps=steps)
     return batch.end(
         run.path,
+        f"77-{restarts}",
         more.get("code", 0),
         more.get("asked", True),
         restarts,
@@ -91,9 +93,62 @@ def test_max_restarts(run: RunDir) -> None:
 
 def test_begin_checks_ranks_and_folder(run: RunDir, tmp_path: Path) -> None:
     with pytest.raises(BadJob, match=r"SLURM gives 2 task\(s\).*resources.ranks = 3"):
-        batch.begin(run.path, "1", 2, None, [])
+        batch.begin(run.path, "1", "t", 0, 2, None, [])
+    assert run.read_state()["state"] == "failed" and "SLURM gives 2" in run.read_state()["reason"]
     with pytest.raises(BadRun, match="holds no run"):
-        batch.begin(tmp_path / "none", "1", 2, None, [])
+        batch.begin(tmp_path / "none", "1", "t", 0, 2, None, [])
+
+
+def test_an_attempt_that_slurm_gave_up_touches_nothing(run: RunDir) -> None:
+    """Its node was out of reach; the requeued job runs elsewhere by now."""
+    batch.begin(run.path, "77", "77-0-old", 0, RANKS, None, [])
+    batch.begin(run.path, "77", "77-1-new", 1, RANKS, None, [])
+    run.write_state(state="running", reason="")
+    growing = run.trajectories / "column" / "segment-1.h5.tmp"
+    growing.parent.mkdir()
+    growing.touch()
+    assert batch.end(run.path, "77-0-old", 1, True, 0, 9, "requeue") == "superseded"
+    assert growing.exists() and run.read_state()["state"] == "running"
+
+
+def test_attempts_that_are_lost_with_their_node_end_after_three(run: RunDir) -> None:
+    """Nobody called `end`, so the next attempt counts."""
+    for restarts in range(IDLE_RESTARTS):
+        batch.begin(run.path, "77", f"77-{restarts}", restarts, RANKS, None, [])
+    with pytest.raises(BadJob, match="3 attempts in a row"):
+        batch.begin(run.path, "77", "77-3", IDLE_RESTARTS, RANKS, None, [])
+    assert run.read_state()["state"] == "failed"
+    batch.begin(run.path, "78", "78-0", 0, RANKS, None, [])  # somebody sent it again
+    run.write_state(env_steps=50)
+    batch.begin(run.path, "78", "78-1", 1, RANKS, None, [])
+    assert json.loads((run.path / "submit" / "attempt.json").read_text())["idle"] == 0
+
+
+def test_a_stop_written_while_it_waited_holds(run: RunDir) -> None:
+    run.request_stop()
+    batch.begin(run.path, "77", "t", 0, RANKS, None, [])
+    assert run.stop_requested()
+
+
+@pytest.mark.parametrize(
+    ("said", "end"),
+    [
+        ("srun: error: n1: task 1: Out Of Memory\n", "ended: out of memory"),
+        ("srun: error: n1: task 1: Bus error (core dumped)\n", "ended: bus error"),
+        ("slurmstepd: error: Detected 1 oom_kill event in StepId=7.0.\nsrun: error: n1: task 1: Killed\n",
+         "ended: killed by the node's memory limit"),
+    ],
+)  # fmt: skip
+def test_srun_names_the_rank_and_its_end(run: RunDir, said: str, end: str) -> None:
+    records: dict[int, dict[str, str]] = {0: {}, 1: {}, 2: {}}
+    attempt(run, 0, 10, "running", "", said=said, code=137, asked=False, records=records)
+    assert run.read_state()["reason"].startswith(f"rank 1 (actor-1) on n1 {end};")
+
+
+def test_a_torn_record_of_a_rank_is_passed_over(run: RunDir) -> None:
+    batch.begin(run.path, "77", "t", 0, RANKS, None, [])
+    (run.logs / "rank-000.json").write_text('{"pid": 1')
+    assert batch.end(run.path, "t", 1, False, 0, 9, "requeue") == "again"
 
 
 def test_begin_makes_a_run_from_a_job_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

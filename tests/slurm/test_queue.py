@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hpc_rl.launchers import slurm
-from hpc_rl.launchers.slurm import SlurmError, accounted, look, queued, sbatch, state_word
+from hpc_rl.launchers.slurm import Refused, SlurmError, accounted, look, queued, sbatch, state_word
 
 
 @pytest.mark.parametrize(
@@ -17,13 +17,13 @@ from hpc_rl.launchers.slurm import SlurmError, accounted, look, queued, sbatch, 
         ("RUNNING", "RUNNING"),
         ("CANCELLED by 1000", "CANCELLED"),
         ("CANCELLED+", "CANCELLED"),
-        ("OUT_OF_ME+", "UNKNOWN"),
+        ("OUT_OF_ME+", "OUT_OF_ME"),
         ("NODE_FAIL", "NODE_FAIL"),
-        ("HIBERNATING", "UNKNOWN"),
+        ("HIBERNATING", "HIBERNATING"),
         ("", "UNKNOWN"),
         ("completed", "COMPLETED"),
         ("REQUEUE_HOLD", "REQUEUE_HOLD"),
-        ("EXPEDITING", "UNKNOWN"),
+        ("EXPEDITING by 7", "EXPEDITING"),
     ],
 )
 def test_state_words(text: str, word: str) -> None:
@@ -35,7 +35,7 @@ def test_squeue_of_22_05_with_an_array_and_an_end() -> None:
         "12|PENDING|Resources|2026-11-21T04:00:00|\n13_0|RUNNING|None|2026-11-21T03:00:00|n[1-3]\n"
         "13_1|PENDING|Dependency|N/A|\nslurm_load_jobs warning: something\n14|COMPLETED|None|2026-11-21T02:00:00|n1\n"
     )
-    seen = {item.job: item for item in queued(said)}
+    seen = queued(said)
     assert seen["12"].start == "2026-11-21T04:00:00" and seen["12"].active and seen["12"].reason == "Resources"
     assert seen["13_0"].nodes == "n[1-3]" and seen["13_1"].start == "" and not seen["14"].active and len(seen) == 4
 
@@ -43,9 +43,19 @@ def test_squeue_of_22_05_with_an_array_and_an_end() -> None:
 def test_sacct_of_several_versions() -> None:
     said = "7|CANCELLED by 0|2026-11-21T02:00:00|n1\n8|TIMEOUT|2026-11-21T02:00:00|n2|more|fields\n"
     said += "9_3|FROZEN|Unknown|None assigned\n"
-    seen = {item.job: item for item in accounted(said)}
-    assert (seen["7"].state, seen["8"].state, seen["9_3"].state) == ("CANCELLED", "TIMEOUT", "UNKNOWN")
-    assert seen["9_3"].start == "" and seen["9_3"].nodes == ""
+    seen = accounted(said)
+    assert (seen["7"].state, seen["8"].state, seen["9_3"].state) == ("CANCELLED", "TIMEOUT", "FROZEN")
+    assert seen["9_3"].start == "" and seen["9_3"].nodes == "" and not any(item.active for item in seen.values())
+
+
+def test_a_state_of_a_later_version_is_active_in_the_queue() -> None:
+    assert queued("7|HIBERNATING|None|N/A|n1")["7"].active and not queued("7|TIMEOUT|None|N/A|n1")["7"].active
+
+
+def test_the_leader_of_a_heterogeneous_job_stands_for_it() -> None:
+    said = "12+1|PENDING|None|N/A|\n12+0|RUNNING|None|2026-11-21T03:00:00|n1\n"
+    assert list(queued(said)) == ["12"] and queued(said)["12"].nodes == "n1"
+    assert list(accounted("12+0|NODE_FAIL|x|n1\n12+1|CANCELLED by 0|x|n2\n")) == ["12"]
 
 
 def fake(folder: Path, name: str, out: str, code: int = 0, err: str = "") -> None:
@@ -92,9 +102,23 @@ def test_a_job_that_nobody_knows_is_no_error_but_a_dead_controller_is(bin_folder
     fake(bin_folder, "squeue", "", 1, "slurm_load_jobs error: Invalid job id specified")
     fake(bin_folder, "sacct", "")
     assert look(["9"]) == {}
-    fake(bin_folder, "squeue", "", 1, "slurm_load_jobs error: Unable to contact slurm controller (connect failure)")
-    with pytest.raises(SlurmError, match="contact"):
-        look(["9"])
+    for words in ("Unable to contact slurm controller (connect failure)", "Unexpected message received"):
+        fake(bin_folder, "squeue", "", 1, f"slurm_load_jobs error: {words}")
+        with pytest.raises(SlurmError, match=words[:12]):
+            look(["9"])
+
+
+def test_without_its_database_only_the_past_is_unknown(bin_folder: Path) -> None:
+    fake(bin_folder, "squeue", "3|RUNNING|None|N/A|n1")
+    fake(bin_folder, "sacct", "", 1, "sacct: error: Problem talking to the database: Connection refused")
+    assert list(look(["2", "3"])) == ["3"]
+
+
+def test_a_controller_that_is_late_may_have_taken_the_job(bin_folder: Path) -> None:
+    fake(bin_folder, "sbatch", "", 1, "sbatch: error: Batch job submission failed: Socket timed out on send/recv")
+    with pytest.raises(SlurmError, match="timed out") as error:
+        sbatch(bin_folder / "x")
+    assert not isinstance(error.value, Refused)
 
 
 def test_a_controller_that_hangs(bin_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,11 @@ NASTY += ["%j", "\\", "é", "&& touch canary", "${HOME}", "*", "~", "!", "a;b"]
 pieces = st.one_of(st.sampled_from(NASTY), st.text(string.printable, max_size=6))
 texts = st.lists(pieces, min_size=1, max_size=3).map("".join)
 lines = texts.filter(str.isprintable)
-names = lines.filter(lambda text: "/" not in text and text not in ("", ".", "..") and len(text.encode()) < 200)
+names = texts.filter(
+    lambda text: (
+        text.isprintable() and not {"/", "\\"} & set(text) and text not in ("", ".", "..") and len(text.encode()) < 200
+    )
+)
 
 
 def job_and_plan(name: str = "impala_catch") -> tuple[Job, Plan]:
@@ -135,6 +139,26 @@ def _calls(file: Path) -> list[list[str]]:
     return [call.split("\0") for call in file.read_bytes().decode().removesuffix("\0\n").split("\0\n")]
 
 
+def test_gpus_follow_the_plan_where_the_job_insists_on_them(tmp_path: Path) -> None:
+    job = jobs.load("impala_catch", ["resources.device=cuda", "resources.ranks=5"])
+    plan = jobs.topology(job.topology).plan(job)
+    assert "#SBATCH --gpus-per-node=1\n" in render(for_run(job, tmp_path), job, plan, Options(nodes=2))
+    assert "--gpus-per-node=a100:2" in render(for_run(job, tmp_path), job, plan, Options(gpus_per_node="a100:2"))
+    text = render(for_run(job, tmp_path), job, plan, Options(layout="het", launcher="srun"))
+    learners, others = text.split("#SBATCH hetjob")
+    assert "--gpus-per-node=1" in learners and "--gpus" not in others
+    job = jobs.load("ppo_cartpole", ["resources.device=cuda", "resources.ranks=4"])
+    plan = jobs.topology(job.topology).plan(job)
+    assert "--gpus-per-node=2" in render(for_run(job, tmp_path), job, plan, Options(nodes=2))
+
+
+def test_scratch_is_for_the_ranks_on_every_node_and_removed(tmp_path: Path) -> None:
+    job, plan = job_and_plan()
+    text = render(for_run(job, tmp_path), job, plan, Options(launcher="srun", scratch="/local", layout="het"))
+    assert text.count(' mkdir -p -- "$scratch"') == text.count(' rm -rf -- "$scratch"') == 2
+    assert "export TMPDIR" not in text and "TMPDIR=$scratch srun --het-group=0" in text
+
+
 def test_an_apptainer_image_is_one_word(tmp_path: Path) -> None:
     job, plan = job_and_plan()
     text = render(
@@ -150,8 +174,10 @@ def test_a_path_that_a_directive_cannot_carry_is_refused(folder: str) -> None:
         render(for_run(job, Path("/runs") / folder), job, plan, Options(launcher="srun"))
 
 
-def test_a_percent_sign_in_a_path_is_no_symbol() -> None:
+def test_a_percent_sign_in_a_path_is_no_symbol_and_a_backslash_is_refused() -> None:
     job, plan = job_and_plan()
+    with pytest.raises(BadJob, match="backslash"):
+        for_run(job, Path("/runs/a\\b"))
     assert "--output=/runs/50%%j/logs/slurm-%j.out" in render(for_run(job, Path("/runs/50%j")), job, plan, Options())
 
 

@@ -6,6 +6,7 @@ Mutations seen to fail: `_unmake` removing the whole folder; `resume` without it
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,10 @@ def answer(folder: Path, name: str, said: str, code: int = 0) -> None:
     file = folder / name
     file.write_text(f"#!/bin/sh\necho \"{name} $*\" >> {folder}/calls\ncat <<'E'\n{said}\nE\nexit {code}\n")
     file.chmod(0o755)
+
+
+def unwarned(text: str) -> None:
+    raise AssertionError(text)
 
 
 def calls(folder: Path) -> list[str]:
@@ -95,7 +100,7 @@ def test_status_of_a_hundred_runs_asks_once(slurm: Path, tmp_path: Path) -> None
     found = tasks("impala_catch", (), "0-99", ())
     submit(found, tmp_path / "runs", OPTIONS, True)
     answer(slurm, "squeue", "\n".join(f"12_{k}|PENDING|Priority|2026-11-21T05:00:00|" for k in range(100)))
-    lines = states.status([tmp_path / "runs"])
+    lines = states.status([tmp_path / "runs"], unwarned)
     assert len(lines) == 100 and {line.slurm for line in lines} == {"PENDING"} and lines[7].job == "12_7"
     assert sum(line.startswith(("squeue", "sacct")) for line in calls(slurm)) == 1
     assert "starts about 2026-11-21T05:00:00" in states.render(lines) and len(json.loads(states.as_json(lines))) == 100
@@ -109,8 +114,51 @@ def test_a_run_that_slurm_lost_is_lost(slurm: Path, tmp_path: Path, queue: str, 
     submit(tasks("impala_catch", (), None, ()), tmp_path / "run", OPTIONS, False)
     answer(slurm, "squeue", queue)
     answer(slurm, "sacct", account)
-    (line,) = states.status([tmp_path / "run"])
+    (line,) = states.status([tmp_path / "run"], unwarned)
     assert line.state == "lost" and said in line.reason
+
+
+def test_a_run_whose_job_was_cancelled_by_hand_is_stopped_and_one_that_cannot_be_asked_is_itself(
+    slurm: Path, tmp_path: Path
+) -> None:
+    submit(tasks("impala_catch", (), None, ()), tmp_path / "run", OPTIONS, False)
+    answer(slurm, "sacct", "12|CANCELLED by 0|x|n1")
+    (line,) = states.status([tmp_path], unwarned)
+    assert line.state == "stopped" and "CANCELLED; go on with hpc-rl resume" in line.reason
+    answer(slurm, "squeue", "", 1)
+    warned: list[str] = []
+    (line,) = states.status([tmp_path], warned.append)
+    assert line.state == "pending" and "squeue says" in warned[0]
+
+
+def test_a_new_state_word_does_not_lose_a_run(slurm: Path, tmp_path: Path) -> None:
+    submit(tasks("impala_catch", (), None, ()), tmp_path / "run", OPTIONS, False)
+    answer(slurm, "squeue", "12|HIBERNATING|None|N/A|n1")
+    (line,) = states.status([tmp_path / "run"], unwarned)
+    assert (line.state, line.slurm) == ("pending", "HIBERNATING")
+    with pytest.raises(BadRun, match="still hibernating as job 12"):
+        resume(tmp_path / "run", [], None, {})
+
+
+def test_a_log_that_is_followed_ends_with_a_job_that_slurm_lost(slurm: Path, tmp_path: Path) -> None:
+    submit(tasks("impala_catch", (), None, ()), tmp_path / "run", OPTIONS, False)
+    logs = RunDir(tmp_path / "run").logs
+    (logs / "slurm-9.out").write_text("of an earlier job\n")
+    (logs / "slurm-12.out").write_text("begin\n")
+    (logs / "ranks.log").write_text("".join(f"line {k}\n" for k in range(2000)))
+    answer(slurm, "squeue", "12|RUNNING|None|N/A|n1")
+    os.utime(logs / "slurm-9.out", (1, 1))
+    naps = []
+
+    def pause(seconds: float) -> None:
+        naps.append(seconds)
+        with (logs / "ranks.log").open("a") as file:
+            file.write("later\n")
+        answer(slurm, "squeue", "")
+
+    said = list(states.tail(tmp_path / "run", True, pause))
+    assert said[0] == "begin" and said[1].startswith("line 1") and said[-1] == "later" and len(naps) == 20
+    assert "of an earlier job" not in said and len(said) < 700
 
 
 def test_resume_sends_the_same_again_with_changes(slurm: Path, tmp_path: Path) -> None:
@@ -121,7 +169,7 @@ def test_resume_sends_the_same_again_with_changes(slurm: Path, tmp_path: Path) -
     RunDir(folder).request_stop()
     answer(slurm, "sbatch", "13")
     given = {"time": "1-0", "modules": (), "partition": None}
-    assert resume(folder, ["budget.env_steps=999999"], given) == "13"
+    assert resume(folder, ["budget.env_steps=999999"], None, given) == "13"
     text = (folder / "submit" / "job.sbatch").read_text()
     assert "--partition=big" in text and "--time=1-0" in text and "afterok" not in text
     assert job_ids(RunDir(folder)) == ["12", "13"] and not RunDir(folder).stop_requested()
@@ -133,23 +181,76 @@ def test_resume_refuses_what_is_queued_done_or_changed(slurm: Path, tmp_path: Pa
     submit(tasks("impala_catch", (), None, ()), folder, OPTIONS, False)
     answer(slurm, "squeue", "12|PENDING|Resources|N/A|")
     with pytest.raises(BadRun, match="still pending as job 12"):
-        resume(folder, [], {})
+        resume(folder, [], None, {})
     answer(slurm, "squeue", "")
     RunDir(folder).write_state(state="done")
     with pytest.raises(BadRun, match="raise its budget"):
-        resume(folder, [], {})
+        resume(folder, [], None, {})
     with pytest.raises(BadJob, match=r"impala.unroll cannot change"):
-        resume(folder, ["impala.unroll=5"], {})
+        resume(folder, ["impala.unroll=5"], None, {})
+
+
+def test_resume_takes_a_profile_checks_what_results_and_undoes_itself_when_refused(
+    slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    submit(tasks("impala_catch", (), None, ()), folder, Options(launcher="srun", mem="4G", modules=("old",)), False)
+    RunDir(folder).write_state(state="failed", reason="rank 1 failed: boom")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    (tmp_path / "hpc_rl").mkdir()
+    (tmp_path / "hpc_rl" / "big.toml").write_text('partition = "big"\nmem_per_cpu = "2G"\nmodules = ["new"]\n')
+    with pytest.raises(BadJob, match="lead_s = 1 must"):
+        resume(folder, [], "big", {"lead_s": 1})
+    answer(slurm, "sbatch", "", 1)
+    with pytest.raises(SlurmError):
+        resume(folder, [], "big", {})
+    assert RunDir(folder).read_state()["reason"] == "rank 1 failed: boom"
+    answer(slurm, "sbatch", "14")
+    resume(folder, [], "big", {"time": "5"})
+    text = (folder / "submit" / "job.sbatch").read_text()
+    assert "--partition=big" in text and "--mem-per-cpu=2G" in text and "--mem=4G" not in text and "--time=5" in text
+    assert "module load new" in text and "module load old" not in text
+
+
+def test_an_sbatch_that_did_not_answer_keeps_the_run(slurm: Path, tmp_path: Path) -> None:
+    answer(slurm, "sbatch", "what is this", 0)
+    with pytest.raises(SlurmError, match="no job id can be seen"):
+        submit(tasks("impala_catch", (), None, ()), tmp_path / "run", OPTIONS, False)
+    assert (tmp_path / "run" / "job.toml").exists()
 
 
 def test_cancel_ends_waiting_jobs_at_once(slurm: Path, tmp_path: Path) -> None:
     run = create(tmp_path / "run", jobs.dumps(jobs.load("impala_catch")))
     note_job(run, "12")
     answer(slurm, "squeue", "12|PENDING|Resources|N/A|")
-    assert "cancelled while waiting" in cancel(run.path)
-    assert "scancel 12" in calls(slurm) and run.read_state()["state"] == "stopped" and not run.stop_requested()
+    assert "cancelled while waiting" in cancel([run])[0]
+    assert "scancel 12" in calls(slurm) and run.read_state()["state"] == "stopped"
+    assert run.stop_requested()  # should the job have begun in between, it ends itself
     answer(slurm, "squeue", "")
-    assert "no job is queued" in cancel(run.path)
+    assert "no job is queued" in cancel([run])[0]
+
+
+def test_cancel_of_many_asks_and_waits_for_all_at_once(
+    slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit(tasks("impala_catch", (), "0-2", ()), tmp_path / "runs", OPTIONS, True)
+    found = states.runs([tmp_path / "runs"])
+    answer(slurm, "squeue", "12_0|RUNNING|None|N/A|n1\n12_1|RUNNING|None|N/A|n1\n12_2|PENDING|Resources|N/A|")
+
+    def save(seconds: float) -> None:
+        assert all(run.stop_requested() for run in found) and "scancel 12_2" in calls(slurm)
+        found[0].write_state(state="stopped", reason="stopped: asked to stop")
+        answer(slurm, "squeue", "12_1|RUNNING|None|N/A|n1")
+
+    monkeypatch.setattr("hpc_rl.submit.time.sleep", save)
+    monkeypatch.setattr("hpc_rl.submit.STOP_S", 0.5)
+    said = cancel(found)
+    assert [line.partition(": ")[2] for line in said] == [
+        "stopped: asked to stop",
+        "cancelled, for it did not stop within 0 s; the last checkpoint stands",
+        "cancelled while waiting",
+    ]
+    assert calls(slurm)[-1] == "scancel 12_1"
 
 
 def test_the_analysis_waits_for_the_runs(slurm: Path, tmp_path: Path) -> None:

@@ -1,0 +1,142 @@
+"""How the batch script ends an attempt, run by a real bash with SLURM's commands and Python as stubs.
+
+Mutations seen to fail: the look at Restarts left out, an empty answer of scontrol taken for "requeued", the check of
+sbatch's answer left out.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from hpc_rl import job as jobs
+from hpc_rl.launchers.options import Options
+from hpc_rl.launchers.script import for_array, for_run, render
+
+RUNNING = "JobId=7 JobState=RUNNING Reason=None Requeue=1 Restarts=1 BatchFlag=1"
+LATER = RUNNING.replace("Restarts=1", "Restarts=2")
+FIXED = RUNNING.replace("Requeue=1", "Requeue=0")
+PENDING = "JobId=7 JobState=PENDING Reason=BeginTime Requeue=1 Restarts=2"
+
+
+@dataclass
+class Box:
+    """A folder with stubs; each takes the next line of NAME.answers (the last one for ever) as output and exit code."""
+
+    folder: Path
+
+    def stub(self, name: str, *answers: str) -> None:
+        (self.folder / f"{name}.answers").write_text("".join(f"{answer}\n" for answer in answers))
+        file = self.folder / "bin" / name
+        file.write_text(_STUB.format(folder=self.folder, name=name))
+        file.chmod(0o755)
+
+    def end(self, verdict: str, mode: str = "requeue", array: bool = False) -> tuple[int, str]:
+        """Exit code and stderr of the script whose ranks are over."""
+        job = jobs.load("impala_catch")
+        plan = jobs.topology(job.topology).plan(job)
+        options = Options(python=str(self.folder / "bin" / "py"), launcher="srun", mpi="pmi2", resume_mode=mode)
+        place = for_array(job, self.folder, 5, None) if array else for_run(job, self.folder / "run")
+        for folder in ("run", "0004"):
+            (self.folder / folder / "logs").mkdir(parents=True)
+        self.stub("py", f"0 {verdict}")
+        for name in ("srun", "squeue", "scancel", "date", "sleep"):
+            self.stub(name, "0 ")
+        (self.folder / "job.sbatch").write_text(render(place, job, plan, options))
+        environment = {
+            "PATH": f"{self.folder}/bin:/usr/bin:/bin", "SLURM_JOB_ID": "7", "SLURM_NTASKS": "3", "SLURM_NNODES": "1",
+            "SLURM_RESTART_COUNT": "1",
+        }  # fmt: skip
+        if array:
+            environment |= {"SLURM_ARRAY_JOB_ID": "6", "SLURM_ARRAY_TASK_ID": "4"}
+        done = subprocess.run(
+            ["bash", str(self.folder / "job.sbatch"), "a b"],
+            env=environment, capture_output=True, text=True, timeout=20, check=False,
+        )  # fmt: skip
+        return done.returncode, done.stderr
+
+    def calls(self, name: str) -> list[str]:
+        file = self.folder / "calls"
+        lines = file.read_text().splitlines() if file.exists() else []
+        return [line for line in lines if line.startswith(f"{name} ")]
+
+
+_STUB = """#!/bin/bash
+echo "{name} $*" >> "{folder}/calls"
+read -r code text < "{folder}/{name}.answers"
+[ "$(wc -l < "{folder}/{name}.answers")" = 1 ] || sed -i 1d "{folder}/{name}.answers"
+[ -z "$text" ] || echo "$text"
+exit "$code"
+"""
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> Box:
+    (tmp_path / "bin").mkdir()
+    return Box(tmp_path)
+
+
+def test_its_own_attempt_is_requeued(box: Box) -> None:
+    box.stub("scontrol", f"0 {RUNNING}", "0 ")
+    assert box.end("again")[0] == 0
+    assert box.calls("scontrol")[-1] == "scontrol requeue 7"
+
+
+@pytest.mark.parametrize("known", [LATER, PENDING])
+def test_an_attempt_that_the_controller_requeued_is_left_alone(box: Box, known: str) -> None:
+    box.stub("scontrol", f"0 {known}")
+    assert box.end("again")[0] == 0
+    assert box.calls("scontrol") == ["scontrol --oneliner show job 7"]
+
+
+def test_a_controller_that_is_away_for_a_moment_is_asked_again(box: Box) -> None:
+    box.stub("scontrol", "1 ", "0 ", f"0 {RUNNING}", "1 ", f"0 {RUNNING}", "0 ")
+    assert box.end("again")[0] == 0
+    assert box.calls("scontrol").count("scontrol requeue 7") == 2 and len(box.calls("scontrol")) == 6
+
+
+@pytest.mark.parametrize("answers", [("1 ",), ("0 ",), (f"0 {RUNNING}", "1 ") * 7])
+def test_a_job_that_cannot_be_requeued_fails_with_the_remedy(box: Box, answers: tuple[str, ...]) -> None:
+    box.stub("scontrol", *answers)
+    code, said = box.end("again")
+    assert code == 1 and f"go on with: hpc-rl resume {box.folder}/run" in said and not box.calls("sbatch")
+
+
+def test_where_jobs_are_not_requeued_a_new_one_follows(box: Box) -> None:
+    box.stub("scontrol", f"0 {FIXED}")
+    box.stub("sbatch", "0 13;cluster")
+    assert box.end("again")[0] == 0
+    (sent,) = box.calls("sbatch")
+    assert "--dependency=afterany:7" in sent and sent.endswith("job.sbatch a b")
+    assert any("batch note" in call and call.endswith("--job 13") for call in box.calls("py"))
+
+
+def test_nothing_is_done_for_an_attempt_that_was_superseded(box: Box) -> None:
+    box.stub("scontrol", f"0 {RUNNING}")
+    box.stub("sbatch", "0 13")
+    assert box.end("superseded", "chain")[0] == 0
+    assert not box.calls("scontrol") and not box.calls("scancel")
+
+
+@pytest.mark.parametrize(("verdict", "code"), [("done", 0), ("stopped", 0), ("failed", 1), ("", 1)])
+def test_the_end_of_a_chain_takes_its_successor_back(box: Box, verdict: str, code: int) -> None:
+    box.stub("sbatch", "0 13")
+    assert box.end(verdict, "chain", array=True)[0] == code
+    assert box.calls("scancel") == ["scancel 13_4"]
+    assert any("batch note" in call and call.endswith("--job 13_4") for call in box.calls("py"))
+    assert "--dependency=afternotok:6_4" in box.calls("sbatch")[0] and "--array=4" in box.calls("sbatch")[0]
+
+
+def test_a_chain_whose_successor_was_refused_asks_again(box: Box) -> None:
+    box.stub("sbatch", "1 ", "0 14")
+    code, said = box.end("again", "chain")
+    assert code == 75 and "refused the successor" in said
+    assert [call.split()[3] for call in box.calls("sbatch")] == ["--dependency=afternotok:7", "--dependency=afterany:7"]
+
+
+def test_a_chain_without_successor_fails(box: Box) -> None:
+    box.stub("sbatch", "1 ")
+    assert box.end("again", "chain")[0] == 1
