@@ -18,6 +18,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hpc_rl.launchers import shared_memory
 from hpc_rl.launchers.base import END_VARIABLE, TOKEN_VARIABLE
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ def _link(ranks: int) -> tuple[Any, int]:
         from hpc_rl.transport.local import alone
 
         return alone(), 0
+    shared_memory.clear()
     from hpc_rl.transport import mpi
 
     link = mpi.world(ranks)

@@ -15,7 +15,7 @@ from hpc_rl import job as jobs
 from hpc_rl.envs.make import describe
 from hpc_rl.job import Job
 from hpc_rl.nets import sizes
-from hpc_rl.topologies.base import Place, Plan
+from hpc_rl.topologies.base import Place, Plan, nodes_of
 from hpc_rl.transport.layout import Layout
 from hpc_rl.types import Leaf, Schema, Spec, fragment_bytes, trajectory_schema
 
@@ -122,8 +122,8 @@ def _head(figures: Figures) -> str:
 def _ranks(plan: Plan, nodes: int) -> str:
     """One row for consecutive ranks that differ in nothing but their columns; a node is filled before the next."""
     rows = [("rank", "role", "index", "node", "columns", "threads", "device")]
-    full = -(-len(plan.places) // nodes)
-    alike = lambda place: (place.role, len(place.columns), place.threads, place.gpu, place.rank // full)  # noqa: E731
+    node_of = nodes_of(len(plan.places), nodes)
+    alike = lambda place: (place.role, len(place.columns), place.threads, place.gpu, node_of[place.rank])  # noqa: E731
     for _, group in groupby(plan.places, alike):
         places = list(group)
         first, last = places[0], places[-1]
@@ -132,7 +132,7 @@ def _ranks(plan: Plan, nodes: int) -> str:
         threads = str(first.threads) if first.threads else "all cores" if len(plan.places) == 1 else "its share"
         device = "CPU or GPU" if first.gpu else "CPU"
         index = _span(first.index, last.index)
-        node = str(first.rank // full)
+        node = str(node_of[first.rank])
         rows.append((_span(first.rank, last.rank), first.role, index, node, columns + each, threads, device))
     return _table(rows)
 

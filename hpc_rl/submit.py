@@ -6,7 +6,6 @@ import contextlib
 import itertools
 import json
 import shutil
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -18,7 +17,17 @@ from hpc_rl.job import BadJob, Job
 from hpc_rl.launchers import slurm
 from hpc_rl.launchers.batch import job_ids, note_job
 from hpc_rl.launchers.options import Options, changed
-from hpc_rl.launchers.script import command_line, for_array, for_run, pattern, quote, render, render_analysis, word
+from hpc_rl.launchers.script import (
+    command_line,
+    for_array,
+    for_run,
+    interpreter,
+    pattern,
+    quote,
+    render,
+    render_analysis,
+    word,
+)
 from hpc_rl.storage.run_dir import BadRun, RunDir, create, open_run, write_json, write_text
 
 MOST_TASKS = 100_000
@@ -98,8 +107,8 @@ def analyze_after(job: str, runs: Sequence[Path], options: Options, home: Path) 
     given = {"time": "30", **{key: getattr(options, key) for key in keys if getattr(options, key)}}
     directives = [f"--{key}={word(value)}" for key, value in given.items()]
     directives += [f"--dependency=afterany:{job}", f"--output={word(pattern(home.absolute()))}/submit/analysis-%j.out"]
-    python, out = command_line([options.python or sys.executable]), home.absolute() / "learning_curve.png"
-    text = render_analysis(directives, python, command_line([str(r.absolute()) for r in runs]), quote(out), options)
+    folders, out = command_line([str(run.absolute()) for run in runs]), home.absolute() / "learning_curve.png"
+    text = render_analysis(directives, interpreter(options), folders, quote(out), options)
     script = home / "submit" / "analysis.sbatch"
     write_text(script, text)
     return slurm.sbatch(script)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from hpc_rl.job import BadJob, Job
+from hpc_rl.launchers import shared_memory
 from hpc_rl.launchers.base import TOKEN_VARIABLE, Outcome, rank_command
 from hpc_rl.launchers.blame import blame, rank_records
 from hpc_rl.storage.run_dir import BadRun, RunDir
@@ -64,7 +65,7 @@ def launch(job: Job, run: RunDir, tick: Callable[[], None] = lambda: None) -> Ou
     ranks = job.resources.ranks
     environment = {**os.environ, **_ROOT_SETTINGS, TOKEN_VARIABLE: token, "PYTHONUNBUFFERED": "1"}
     environment.setdefault("OMP_NUM_THREADS", "1")
-    before = set(Path("/dev/shm").iterdir()) if Path("/dev/shm").is_dir() else set()
+    before = shared_memory.present()
     requests = _watch_signals()  # before anything starts: a signal from here on stops the run and orphans nobody
     with (run.logs / "ranks.log").open("ab") as log:
         begin = log.tell()
@@ -172,16 +173,9 @@ def sweep(tokens: set[str], before: set[Path] | None, run: RunDir) -> None:
         time.sleep(0.02)
     for path in run.trajectories.glob("*/segment-*.h5.tmp"):
         path.unlink(missing_ok=True)
-    shared = Path("/dev/shm")
-    if not shared.is_dir():
-        return
-    ours = {path for token in tokens for path in shared.glob(f"hpc_rl-{token}-*")}
-    new = set() if before is None else set(shared.iterdir()) - before
-    mpi = {path for path in new if re.match(r"mpich|.*vader|sm_segment|psm", path.name)}
-    mpi |= {Path(name) for record in rank_records(run) for name in record.get("shared", ())}
-    users = _mapped_files()
-    for path in ours | {p for p in mpi if str(p) not in users}:
-        path.unlink(missing_ok=True)
+    new = set() if before is None else shared_memory.present() - before
+    named = [name for record in rank_records(run) for name in record.get("shared", ())]
+    shared_memory.remove(tokens, named, new)
 
 
 def processes(tokens: set[str]) -> set[int]:
@@ -192,15 +186,6 @@ def processes(tokens: set[str]) -> set[int]:
         with contextlib.suppress(OSError):
             if not marks.isdisjoint(path.read_bytes().split(b"\0")):
                 found.add(int(path.parent.name))
-    return found
-
-
-def _mapped_files() -> set[str]:
-    """Files in /dev/shm that some living process still maps: another job's, not ours."""
-    found: set[str] = set()
-    for maps in Path("/proc").glob("[0-9]*/maps"):
-        with contextlib.suppress(OSError):
-            found.update(re.findall(r"/dev/shm/\S+", maps.read_text()))
     return found
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from hpc_rl.job import BadJob, Job, share
 from hpc_rl.launchers.options import Options, dependency
-from hpc_rl.topologies.base import Plan
+from hpc_rl.topologies.base import Plan, nodes_of
 
 
 @dataclass(frozen=True)
@@ -84,10 +84,6 @@ def _fill(path: Path, values: dict[str, Any]) -> str:
 
 
 def _context(script: Script, job: Job, options: Options, components: list[list[str]]) -> dict[str, Any]:
-    python = [quote(options.python or sys.executable)] if not script.python or options.python else [script.python]
-    if options.container:
-        nvidia = ["--nv"] if options.gpus_per_node else []
-        python = ["apptainer", "exec", *nvidia, quote(options.container), *python]
     groups = range(len(components)) if len(components) > 1 else ()
     return {
         "title": script.title,
@@ -96,7 +92,7 @@ def _context(script: Script, job: Job, options: Options, components: list[list[s
         ],
         "locate": script.locate,
         "ranks": f"$(({' + '.join(f'SLURM_NTASKS_HET_GROUP_{k}' for k in groups)}))" if groups else "$SLURM_NTASKS",
-        "python": " ".join(python),
+        "python": interpreter(options, script.python),
         "resume_mode": options.resume_mode,
         "max_restarts": options.max_restarts,
         "grace_s": options.lead_s * 3 // 4,
@@ -108,6 +104,15 @@ def _context(script: Script, job: Job, options: Options, components: list[list[s
         "prepare": script.prepare,
         "start": _start(options, groups),
     }
+
+
+def interpreter(options: Options, found: str = "") -> str:
+    """The shell words that start Python, in a container if there is one; ``found`` where the script must look."""
+    python = found if found and not options.python else quote(options.python or sys.executable)
+    if not options.container:
+        return python
+    nvidia = " --nv" if options.gpus_per_node else ""
+    return f"apptainer exec{nvidia} {quote(options.container)} {python}"
 
 
 def _each_node(group: int | None) -> str:
@@ -129,8 +134,6 @@ def _start(options: Options, groups: Sequence[int]) -> str:
         cpus = '--cpus-per-task="${{SLURM_CPUS_PER_TASK_HET_GROUP_{0}:-1}}"'
         parts = [f"--het-group={k} {cpus.format(k)}{usual} {rank}" for k in groups]
         return f"srun {' : '.join(parts)}" if parts else f"srun{usual} {rank}"
-    if options.launcher == "mpiexec":
-        return f'mpiexec -n "$ranks" {rank}'
     return f"{options.launcher} {rank}"
 
 
@@ -150,8 +153,8 @@ def _gpus(job: Job, plan: Plan, nodes: int) -> int | None:
     """GPUs that the fullest node needs where the job insists on them; nodes are filled in the order of ranks."""
     if job.resources.device != "cuda":
         return None
-    full = -(-len(plan.places) // nodes)
-    return max(Counter(place.rank // full for place in plan.places if place.gpu).values())
+    node_of = nodes_of(len(plan.places), nodes)
+    return max(Counter(node_of[place.rank] for place in plan.places if place.gpu).values())
 
 
 def _het(script: Script, job: Job, plan: Plan, options: Options) -> list[list[str]]:

@@ -60,16 +60,20 @@ def resolved(options: Options) -> Options:
     MPICH speaks pmi2; Open MPI 5 speaks pmix only, and elsewhere would give N worlds of one rank: there its mpiexec.
     Which MPI a container holds cannot be seen from here: there srun's own default stands.
     """
-    if options.launcher not in ("auto", "srun"):
+    if options.launcher not in ("auto", "srun", "mpiexec"):
         return options
     mpiexec, vendor = _mpi_of(options)
+    unbound = " --bind-to none" if vendor == "openmpi" else ""
+    by_mpiexec = replace(options, launcher=f'{shlex.quote(mpiexec)}{unbound} -n "$ranks"')
+    if options.launcher == "mpiexec":
+        return by_mpiexec
     wanted = {"mpich": "pmi2", "openmpi": "pmix"}.get(vendor, "")
     mpi, offered = options.mpi, _pmi_types()
     if mpi == "auto":
         chosen = "SLURM_MPI_TYPE" not in os.environ and wanted in offered
         mpi = wanted if chosen or (not offered and vendor == "mpich") else "none"
     if options.launcher == "auto" and vendor == "openmpi" and mpi == "none" and options.mpi == "auto":
-        return replace(options, launcher=f'{shlex.quote(mpiexec)} --bind-to none -n "$ranks"')
+        return by_mpiexec
     return replace(options, launcher="srun", mpi=mpi)
 
 

@@ -55,6 +55,12 @@ def share_columns(total: int, parts: int, what: str) -> list[range]:
     return [range(k * size, (k + 1) * size) for k in range(parts)]
 
 
+def nodes_of(ranks: int, nodes: int) -> list[int]:
+    """For each rank the number of its node, as SLURM's block distribution lays 10 tasks on 3 nodes: 4, 3, 3."""
+    least, more = divmod(ranks, nodes)
+    return [node for node in range(nodes) for _ in range(least + (node < more))]
+
+
 def need(job: Job, minimum: int, roles: str) -> None:
     """Raise WorldTooSmall below ``minimum`` ranks."""
     if job.resources.ranks < minimum:

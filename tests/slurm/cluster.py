@@ -96,6 +96,11 @@ class Cluster:
     environment: dict[str, str]
     daemons: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
+    @property
+    def mark(self) -> bytes:
+        """In the environment of everything that this cluster starts."""
+        return f"SLURM_CONF={self.folder}/slurm.conf".encode()
+
     def ask(self, *command: str, check: bool = True) -> str:
         done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=60, check=False)
         assert not check or done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
@@ -111,10 +116,12 @@ class Cluster:
 
     def kill_node(self, name: str) -> None:
         """The node is gone: its slurmd, its slurmstepds and all that they started."""
-        mark = f"SLURMD_NODENAME={name}".encode()
+        marks = {f"SLURMD_NODENAME={name}".encode(), self.mark}
         self.kill_daemon(f"slurmd-{name}")
-        steps = [p for p in _processes() if f"spool-{name}" in _command(p) or _is_step_of(p, name)]
-        for process in [*steps, *(p for p in _processes() if mark in _environment(p))]:
+        there = [process for process in _processes() if marks.issubset(_environment(process))]
+        steps = {_parent(process) for process in there}  # a slurmstepd does not say where it belongs
+        scripts = [p for p in _processes() if f"{self.folder}/spool-{name}" in _command(p)]
+        for process in [*(p for p in steps if "slurmstepd" in _command(p)), *scripts, *there]:
             with contextlib.suppress(OSError):
                 os.kill(process, signal.SIGKILL)
 
@@ -140,9 +147,8 @@ class Cluster:
         for process in self.daemons.values():
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(10)
-        mark = f"SLURM_CONF={self.folder}/slurm.conf".encode()
         for process in _processes():
-            if mark in _environment(process):
+            if self.mark in _environment(process):
                 with contextlib.suppress(OSError):
                     os.kill(process, signal.SIGKILL)
 
@@ -292,14 +298,6 @@ def _environment(process: int) -> list[bytes]:
         return Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
     except OSError:
         return []
-
-
-def _is_step_of(process: int, node: str) -> bool:
-    """A slurmstepd whose child belongs to the node: it does not say so itself."""
-    if "slurmstepd" not in _command(process):
-        return False
-    mark = f"SLURMD_NODENAME={node}".encode()
-    return any(_parent(child) == process and mark in _environment(child) for child in _processes())
 
 
 def _parent(process: int) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from hpc_rl.launchers import slurm
+from hpc_rl.launchers.options import Options
 from hpc_rl.launchers.slurm import Refused, SlurmError, accounted, look, queued, sbatch, state_word
 
 
@@ -119,6 +120,20 @@ def test_a_controller_that_is_late_may_have_taken_the_job(bin_folder: Path) -> N
     with pytest.raises(SlurmError, match="timed out") as error:
         sbatch(bin_folder / "x")
     assert not isinstance(error.value, Refused)
+
+
+@pytest.mark.parametrize(("vendor", "flags"), [("mpich", ""), ("openmpi", " --bind-to none")], ids=["mpich", "openmpi"])
+def test_mpiexec_is_that_of_the_ranks_python(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vendor: str, flags: str
+) -> None:
+    python = tmp_path / "an env" / "python"
+    monkeypatch.setattr(slurm, "find_mpiexec", lambda found: (str(Path(found).parent / "mpiexec"), vendor))
+    monkeypatch.setattr(slurm, "_pmi_types", lambda: {"pmi2"})
+    made = slurm.resolved(Options(python=str(python), launcher="mpiexec"))
+    assert made.launcher == f"'{tmp_path}/an env/mpiexec'{flags} -n \"$ranks\""
+    auto = slurm.resolved(Options(python=str(python)))
+    assert (auto.launcher, auto.mpi) == (("srun", "pmi2") if vendor == "mpich" else (made.launcher, "auto"))
+    assert slurm.resolved(Options(container="x.sif")).mpi == "none"
 
 
 def test_a_controller_that_hangs(bin_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

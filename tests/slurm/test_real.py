@@ -2,6 +2,7 @@
 
 The jobs sleep more than they compute, and run side by side: every scenario is a function that is started once, in a
 thread; the test of the same name waits for it and looks at the result. Scenarios that measure seconds come last, alone.
+A table at the end tells what each one did: job, restarts, env steps before and after, segments.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,9 +75,18 @@ class Site:
 
     cluster: clusters.Cluster
     home: Path
+    over: threading.Event  # the tests are being interrupted
+    table: list[tuple[object, ...]]
 
     def hpc(self, *arguments: object, code: int = 0) -> str:
         """stdout of one hpc-rl command."""
+        return self._hpc(arguments, code).stdout
+
+    def hpc_err(self, *arguments: object, code: int = 0) -> str:
+        """Its stderr."""
+        return self._hpc(arguments, code).stderr
+
+    def _hpc(self, arguments: Sequence[object], code: int) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-c", "from hpc_rl.cli import main; main()", *map(str, arguments)]
         done = subprocess.run(
             command,
@@ -87,7 +98,7 @@ class Site:
             check=False,
         )
         assert done.returncode == code, f"{arguments}: {done.stdout}{done.stderr}"
-        return done.stdout
+        return done
 
     def submit(self, name: str, *options: object) -> tuple[str, RunDir]:
         job = self.hpc("submit", "slow.toml", "--out", name, "--cluster", "here", *options).strip()
@@ -98,6 +109,8 @@ class Site:
         """Seconds until ``done``; everything that is known of the run when it does not come."""
         begin = time.monotonic()
         while not done():
+            if self.over.is_set():
+                raise InterruptedError(what)
             if time.monotonic() - begin > limit:
                 raise AssertionError(
                     f"{what} did not happen in {limit:.0f} s\n{told(run)}\n{self.cluster.ask('squeue')}"
@@ -129,6 +142,10 @@ def restarts(site: Site, job: str) -> int:
     return int(said.split("Restarts=")[1].split()[0])
 
 
+def active(site: Site, job: str) -> bool:
+    return bool(site.cluster.ask("squeue", "-h", "-j", job, check=False).strip())
+
+
 def closed(run: RunDir) -> dict[Path, int]:
     return {path: path.stat().st_size for path in trajectories.segments(run.path)}
 
@@ -140,6 +157,16 @@ def goes_on(site: Site, run: RunDir, attempt: int, before: int, kept: dict[Path,
     assert run.read_state()["state"] == "stopped", told(run)
     assert all(path.exists() and path.stat().st_size == size for path, size in kept.items())
     assert_gapless(run.path)
+    tell(site, run, before, len(kept))
+
+
+def tell(site: Site, run: RunDir, before: int, kept: int) -> None:
+    """One row of the table; restarts of all its jobs, as the controller counts them."""
+    ids = job_ids(run)
+    again = sum(restarts(site, job) for job in ids)
+    site.table.append(
+        (run.path.name, ids[0], len(ids), again, f"{before:,}", f"{steps(run):,}", kept, len(closed(run)))
+    )
 
 
 # ---- scenarios ------------------------------------------------------------------------------------------------------
@@ -161,6 +188,7 @@ def time_limit(site: Site) -> None:
     ]
     assert all(a["environment"]["SLURM_JOB_ID"] == job for a in attempts)
     assert_gapless(run.path)
+    tell(site, run, sum(attempts[1]["resumed_from"]["steps"].values()), 0)
     table = (run.logs / "ranks.log").read_text()
     assert {line.split()[2] for line in table.splitlines() if line.split()[1:2] == ["learner-0"]} <= {"n1", "n2", "n3"}
     assert len({record["host"] for record in rank_records(run)}) == 3
@@ -212,6 +240,44 @@ def array(site: Site) -> None:
     assert (restarts(site, f"{job}_0"), restarts(site, f"{job}_1")) == (0, 1)
 
 
+def sweep_and_analysis(site: Site) -> None:
+    """A sweep that waits for another job; after its end the learning curves are drawn by a job of their own."""
+    first = site.cluster.ask("sbatch", "--parsable", "--output=/dev/null", "--wrap=sleep 3").strip()
+    job, _ = site.submit(
+        "sweep", "--sweep", "impala.unroll=10,5", "--time", 5, "--nodes", 1, "--after", f"ok:{first}",
+        "--set", "budget.env_steps=1500", "--then-analyze",
+    )  # fmt: skip
+    runs = [RunDir(site.home / "sweep" / f"{k:04d}") for k in range(2)]
+    assert json.loads(site.hpc("status", "sweep", "--json"))[0]["slurm"] == "PENDING"
+    for run in runs:
+        site.until(lambda run=run: run.read_state()["state"] == "done", "the end", run)
+    site.until((site.home / "sweep" / "learning_curve.png").exists, "the learning curve", runs[1])
+    assert "unroll = 5" in runs[1].job_file.read_text() and restarts(site, f"{job}_1") == 0
+
+
+def cancelled_and_resumed(site: Site) -> None:
+    """logs -f until the end; cancel --now; resume with other options; scancel by hand is told as what it was."""
+    job, run = site.submit("resumed", "--nodes", 2, "--time", 10)
+    site.until(learning(run, 0), "the first checkpoint", run)
+    with ThreadPoolExecutor(1) as pool:
+        log = pool.submit(site.hpc, "logs", "-f", run.path)
+        before, kept = steps(run), closed(run)
+        assert "without saving" in site.hpc_err("cancel", "--now", run.path)
+        assert "actor-1" in log.result(60)
+    site.until(lambda: not active(site, job), "an empty queue", run)
+    again = site.hpc("resume", run.path, "--time", 9, "--set", "output.metrics_s=1.0").strip()
+    assert job_ids(run) == [job, again] and "metrics_s = 1.0" in run.job_file.read_text()
+    site.until(learning(run, 1, before), "attempt 1 beyond it", run)
+    assert f"still running as job {again}" in site.hpc_err("resume", run.path, code=2)
+    site.cluster.ask("scancel", again)
+    site.until(lambda: not active(site, again), "an empty queue", run)
+    (line,) = json.loads(site.hpc("status", run.path, "--json"))
+    assert (line["state"], line["slurm"]) == ("stopped", "CANCELLED") and "hpc-rl resume" in line["reason"]
+    assert all(path.exists() and path.stat().st_size == size for path, size in kept.items())
+    assert_gapless(run.path)
+    tell(site, run, before, len(kept))
+
+
 def chain(site: Site) -> None:
     """A successor waits from the start; it takes over when the signal comes, and a stop by the user ends the chain."""
     job, run = site.submit("chain", "--nodes", 3, "--time", 10, "--resume-mode", "chain")
@@ -219,6 +285,7 @@ def chain(site: Site) -> None:
     before, kept = steps(run), closed(run)
     first, waiting = job_ids(run)
     assert first == job
+    assert json.loads(site.hpc("status", run.path, "--json"))[0]["job"] == job
     site.cluster.ask("scancel", "--signal=USR1", "--batch", job)
     goes_on(site, run, 1, before, kept)
     assert job_ids(run)[1] == waiting and len(job_ids(run)) == 3
@@ -242,10 +309,45 @@ def plain_script(site: Site) -> None:
     goes_on(site, run, 1, before, kept)
 
 
-def het(site: Site) -> None:
-    """Learner and actors as two components, one world; requeued by its leader."""
-    job, run = site.submit("het", "--layout", "het", "--learners", "gpus-per-node=1", "--time", 10)
+def plain_seeds(site: Site) -> None:
+    """sbatch slurm/seeds-array.sbatch JOB, two of its seeds, then analysis.sbatch."""
+    folder = Path(__file__).parents[2] / "slurm"
+    usual = ["sbatch", "--parsable", f"--chdir={site.home}", "--time=5"]
+    exports = f"--export=ALL,HPC_RL_PYTHON={sys.executable},HPC_RL_RUN={site.home}/seeds"
+    job = site.cluster.ask(*usual, exports, "--array=0-1", str(folder / "seeds-array.sbatch"), "slow.toml",
+                           "budget.env_steps=1500").strip()  # fmt: skip
+    runs = [RunDir(site.home / "seeds" / str(k)) for k in range(2)]
+    for run in runs:
+        site.until(lambda run=run: run.read_state()["state"] == "done", "the end", run)
+    assert ["seed = 1\n" in run.job_file.read_text() for run in runs] == [False, True]
+    assert [job_ids(run) for run in runs] == [[f"{job}_0"], [f"{job}_1"]]
+    site.cluster.ask(*usual, exports, str(folder / "analysis.sbatch"), *(str(run.path) for run in runs))
+    site.until((site.home / "learning_curve.png").exists, "the learning curve", runs[0])
+
+
+def plain_het(site: Site) -> None:
+    """sbatch slurm/cpu-actors-gpu-learner.sbatch JOB: requeued as a whole."""
+    script = Path(__file__).parents[2] / "slurm" / "cpu-actors-gpu-learner.sbatch"
+    exports = f"--export=ALL,HPC_RL_PYTHON={sys.executable},HPC_RL_RUN={site.home}/plain_het"
+    job = site.cluster.ask("sbatch", "--parsable", f"--chdir={site.home}", exports, str(script), "slow.toml").strip()
+    run = RunDir(site.home / "plain_het")
     site.until(learning(run, 0), "the first checkpoint", run)
+    before, kept = steps(run), closed(run)
+    site.cluster.ask("scancel", "--signal=USR1", "--batch", job)
+    goes_on(site, run, 1, before, kept)
+
+
+def het(site: Site) -> None:
+    """Learner and actors as two components, one world, scratch on each node; requeued by its leader."""
+    scratch = site.home / "scratch"
+    job, run = site.submit(
+        "het", "--layout", "het", "--learners", "gpus-per-node=1", "--learners", "cpus-per-task=2", "--time", 10,
+        "--scratch", scratch, "--setup", f"mkdir -p {scratch}",
+    )  # fmt: skip
+    site.until(learning(run, 0), "the first checkpoint", run)
+    (line,) = json.loads(site.hpc("status", run.path, "--json"))
+    assert (line["state"], line["slurm"], line["job"]) == ("running", "RUNNING", job)
+    assert [path.name for path in scratch.iterdir()] == [f"hpc_rl-{job}"]
     before, kept = steps(run), closed(run)
     site.cluster.ask("scancel", "--signal=USR1", "--batch", job)
     goes_on(site, run, 1, before, kept)
@@ -276,7 +378,10 @@ def open_mpi(site: Site) -> None:
     site.until(learning(run, 0), "the first checkpoint", run)
     before, kept = steps(run), closed(run)
     site.cluster.ask("scancel", "--signal=USR1", "--batch", job)
-    goes_on(site, run, 1, before, kept)
+    site.until(learning(run, 1, before), "attempt 1 beyond it", run)
+    site.cluster.ask("scancel", "--signal=TERM", "--full", job)  # as preemption does: to every process of the job
+    site.until(lambda: run.read_state()["state"] != "running", "the end of attempt 1", run)
+    goes_on(site, run, 2, before, kept)
 
 
 def self_test(site: Site) -> None:
@@ -295,6 +400,29 @@ def wrong_pmi(site: Site) -> None:
     _, run = site.submit("pmi", "--time", 10, "--mpi", "none", "--launcher", "srun", "--set", "resources.deadline_s=20")
     site.until(lambda: run.read_state()["state"] == "failed", "the sentence", run)
     assert "MPI sees 1 rank(s) where 3 were started" in run.read_state()["reason"]
+
+
+def edited_script(site: Site) -> None:
+    """Another number of tasks than the run was made for: the run says so itself."""
+    (site.home / "edited.toml").write_text(JOB)
+    text = site.hpc("submit", "edited.toml", "--out", "edited", "--cluster", "here", "--time", 5, "--dry-run")
+    site.hpc("submit", "edited.toml", "--out", "edited", "--cluster", "here", "--time", 5, "--begin", "now+1hour")
+    run = RunDir(site.home / "edited")
+    site.cluster.ask("scancel", job_ids(run)[0])
+    (site.home / "edited.sbatch").write_text(text.replace("--ntasks=3", "--ntasks=4"))
+    site.cluster.ask("sbatch", str(site.home / "edited.sbatch"))
+    site.until(lambda: run.read_state()["state"] == "failed", "the sentence", run)
+    assert "SLURM gives 4 task(s)" in run.read_state()["reason"]
+
+
+def placement(site: Site) -> None:
+    """Ten ranks on three nodes lie where `hpc-rl show` said: nodes are filled in the order of ranks."""
+    usual = ("-n", 10, "--set", "environment.columns=9", "--nodes", 3)
+    shown = [line.split() for line in site.hpc("show", "slow.toml", *usual).splitlines()]
+    _, run = site.submit("placed", *usual, "--time", 5, "--set", "budget.env_steps=200")
+    site.until(lambda: run.read_state()["state"] == "done", "the end", run)
+    assert [record["host"] for record in rank_records(run)] == ["n1"] * 4 + ["n2"] * 3 + ["n3"] * 3
+    assert [row[0] for row in shown if row[1:2] == ["actor"]] == ["1–3", "4–6", "7–9"]
 
 
 def killed_rank(site: Site) -> None:
@@ -332,12 +460,13 @@ def lost_node(site: Site) -> None:
     assert restarts(site, job) == 1
 
 
-SCENARIOS = (time_limit, signal_of_a_user, preemption, array, chain, plain_script, het, open_mpi, self_test, wrong_pmi)
-ALONE = (killed_rank, lost_node)
+SCENARIOS = (time_limit, signal_of_a_user, preemption, array, sweep_and_analysis, cancelled_and_resumed, chain,
+             plain_script, plain_seeds, plain_het, het, open_mpi, self_test, wrong_pmi, edited_script)  # fmt: skip
+ALONE = (placement, killed_rank, lost_node)
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def site(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("slurm")
     home = folder / "home"
     (home / "config" / "hpc_rl").mkdir(parents=True)
@@ -346,19 +475,29 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     made = clusters.start(folder)
     made.environment |= {"XDG_CONFIG_HOME": str(home / "config"), "HOME": str(home)}
     made.environment.pop("HPC_RL_RUN", None)
+    here = Site(made, home, threading.Event(), [])
     try:
-        yield Site(made, home)
+        yield here
+        say(here, request.config.pluginmanager.getplugin("terminalreporter"))
     finally:
         made.stop()
+
+
+def say(site: Site, terminal: Any) -> None:
+    rows = [("run", "job", "jobs", "restarts", "steps before", "after", "segments kept", "in the end"), *site.table]
+    for row in rows if len(rows) > 1 else ():
+        terminal.write_line("  ".join(f"{cell!s:>13}" for cell in row))
 
 
 @pytest.fixture(scope="module")
 def results(site: Site, request: pytest.FixtureRequest) -> Iterator[dict[str, Future[None]]]:
     """Every scenario that was asked for, at work."""
     wanted = {item.callspec.params.get("name") for item in request.session.items if hasattr(item, "callspec")}
-    with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
-        chosen = [s for s in SCENARIOS if s.__name__ in wanted and (s is not open_mpi or OPENMPI)]
-        yield {scenario.__name__: pool.submit(scenario, site) for scenario in chosen}
+    pool = ThreadPoolExecutor(SIDE_BY_SIDE)
+    chosen = [s for s in SCENARIOS if s.__name__ in wanted and (s is not open_mpi or OPENMPI)]
+    yield {scenario.__name__: pool.submit(scenario, site) for scenario in chosen}
+    site.over.set()
+    pool.shutdown(cancel_futures=True)
 
 
 @pytest.mark.parametrize("name", [scenario.__name__ for scenario in SCENARIOS])

@@ -147,7 +147,7 @@ def test_gpus_follow_the_plan_where_the_job_insists_on_them(tmp_path: Path) -> N
     text = render(for_run(job, tmp_path), job, plan, Options(layout="het", launcher="srun"))
     learners, others = text.split("#SBATCH hetjob")
     assert "--gpus-per-node=1" in learners and "--gpus" not in others
-    job = jobs.load("ppo_cartpole", ["resources.device=cuda", "resources.ranks=4"])
+    job = jobs.load("ppo_cartpole", ["topology=allreduce", "resources.device=cuda", "resources.ranks=4"])
     plan = jobs.topology(job.topology).plan(job)
     assert "--gpus-per-node=2" in render(for_run(job, tmp_path), job, plan, Options(nodes=2))
 
