@@ -30,10 +30,9 @@ class ActorCritic(nn.Module):
 
     def forward(self, observation: Tensor) -> tuple[Tensor, Tensor]:
         lead = observation.shape[: observation.dim() - len(self.shape)]
-        flat = observation if self.critic is None else observation.reshape(-1, *self.shape)
-        features = self.torso(flat)
+        features = self.torso(observation)
         output = self.policy(features)
         if self.log_std is not None:
             output = torch.cat([output, self.log_std.expand_as(output)], -1)
-        value = self.value(features if self.critic is None else self.critic(flat)).squeeze(-1)
+        value = self.value(features if self.critic is None else self.critic(observation)).squeeze(-1)
         return output.reshape(*lead, -1), value.reshape(lead)

@@ -11,12 +11,12 @@ from hpc_rl.nets.init import orthogonal
 
 
 class MlpTorso(nn.Module):
-    """Vectors or small arrays [n, *shape], bytes taken as 0..1 -> float32 features [n, units] through tanh."""
+    """Vectors or small arrays [.., *shape], bytes taken as 0..1 -> float32 features [n, units] through tanh."""
 
     def __init__(self, shape: tuple[int, ...], hidden: tuple[int, ...]) -> None:
         super().__init__()
-        layers: list[nn.Module] = [nn.Flatten()]
-        width = prod(shape)
+        layers: list[nn.Module] = []
+        width = self.inputs = prod(shape)
         for units in hidden:
             layers += [orthogonal(nn.Linear(width, units), 2**0.5), nn.Tanh()]
             width = units
@@ -24,5 +24,6 @@ class MlpTorso(nn.Module):
         self.features = width
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.layers(x.float() / 255 if x.dtype == torch.uint8 else x.float())
+        flat = x.reshape(-1, self.inputs).float()
+        out: Tensor = self.layers(flat / 255 if x.dtype == torch.uint8 else flat)
         return out

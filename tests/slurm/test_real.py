@@ -478,15 +478,16 @@ def site(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReques
     here = Site(made, home, threading.Event(), [])
     try:
         yield here
-        say(here, request.config.pluginmanager.getplugin("terminalreporter"))
+        say(here, request.config.pluginmanager)
     finally:
         made.stop()
 
 
-def say(site: Site, terminal: Any) -> None:
+def say(site: Site, plugins: Any) -> None:
     rows = [("run", "job", "jobs", "restarts", "steps before", "after", "segments kept", "in the end"), *site.table]
-    for row in rows if len(rows) > 1 else ():
-        terminal.write_line("  ".join(f"{cell!s:>13}" for cell in row))
+    with plugins.getplugin("capturemanager").global_and_fixture_disabled():
+        for row in rows:
+            plugins.getplugin("terminalreporter").write_line("  ".join(f"{cell!s:>13}" for cell in row))
 
 
 @pytest.fixture(scope="module")
