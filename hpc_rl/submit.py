@@ -93,8 +93,11 @@ def submit(found: Sequence[Task], folder: Path, options: Options, array: bool) -
         write_text(folder / "submit" / "tasks.jsonl", "\n".join(lines) + "\n")
     try:
         job = slurm.sbatch(script)
-    except slurm.Refused:
+    except slurm.Refused as error:
         _unmake(folder, runs)
+        if "array" in str(error):
+            limit = f"{len(runs)} tasks may be more than this site's MaxArraySize (scontrol show config)"
+            raise slurm.Refused(f"{error}; {limit}: submit the seeds in several parts") from None
         raise
     for task, run in zip(found, runs, strict=True):
         note_job(run, f"{job}_{task.index}" if array else job)

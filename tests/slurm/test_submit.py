@@ -90,6 +90,14 @@ def test_what_sbatch_refuses_leaves_nothing_and_touches_nothing_else(slurm: Path
     assert [path.name for path in shelf.iterdir()] == ["other"] and other.job_file.exists()
 
 
+def test_an_array_that_is_too_large_for_the_site(slurm: Path, tmp_path: Path) -> None:
+    (slurm / "sbatch").write_text(
+        "#!/bin/sh\necho 'Batch job submission failed: Invalid job array specification' >&2\nexit 1\n"
+    )
+    with pytest.raises(SlurmError, match=r"3 tasks may be more than this site's MaxArraySize"):
+        submit(tasks("impala_catch", (), "0-2", ()), tmp_path / "runs", OPTIONS, True)
+
+
 def test_no_array_inside_a_run(slurm: Path, tmp_path: Path) -> None:
     run = create(tmp_path / "run", jobs.dumps(jobs.load("impala_catch")))
     with pytest.raises(BadRun, match="holds a single run"):
