@@ -233,7 +233,8 @@ def submit(
         click.echo(submission.script_for(found, folder, options, array), nl=False)
         return
     number = submission.submit(found, folder, options, array)
-    _talk(f"{folder}: job {number}, {len(found)} run(s); hpc-rl status {folder} · hpc-rl logs -f {folder}")
+    first = folder / "0000" if array else folder
+    _talk(f"{folder}: job {number}, {len(found)} run(s); hpc-rl status {folder} · hpc-rl logs -f {first}")
     click.echo(number)
     if then_analyze:
         runs = [folder / f"{task.index:04d}" for task in found] if array else [folder]
@@ -246,7 +247,7 @@ def submit(
 @click.option("--watch", is_flag=True, help="Again every 5 s, later every minute, until all are over.")
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 def status(runs: tuple[Path, ...], watch: bool, as_json: bool) -> None:
-    """State of RUNS (or of every run below a folder): their own word, then SLURM's."""
+    """State of RUNS, or of every run up to two folders below: their own word, then SLURM's."""
     from hpc_rl import status as states
 
     pause = 5.0
@@ -274,7 +275,7 @@ def logs(run: Path, follow: bool) -> None:
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--now", is_flag=True, help="Do not wait for a checkpoint.")
 def cancel(runs: tuple[Path, ...], now: bool) -> None:
-    """Stop the SLURM jobs of RUNS: those that run save first."""
+    """Stop the SLURM jobs of RUNS, or of every run up to two folders below: those that run save first."""
     from hpc_rl.status import runs as below
     from hpc_rl.submit import cancel as end
 

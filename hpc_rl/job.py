@@ -314,7 +314,7 @@ def convert(key: str, value: Any, hint: Any) -> Any:
             return tuple(value)
         if isinstance(origin, type) and isinstance(value, origin) and not (origin is int and isinstance(value, bool)):
             return value
-    wanted = " or ".join(getattr(kind, "__name__", str(kind)) for kind in kinds)
+    wanted = " or ".join(kind.__name__ for kind in kinds if kind is not types.NoneType)
     raise BadJob(f"{key} = {value!r} must be {wanted}")
 
 

@@ -88,6 +88,7 @@ def _link(ranks: int) -> tuple[Any, int]:
 
         return alone(), 0
     shared_memory.clear()
+    os.environ.setdefault("UCX_LOG_LEVEL", "error")  # at every clean end it warns of objects in its own pools
     from hpc_rl.transport import mpi
 
     link = mpi.world(ranks)

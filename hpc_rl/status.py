@@ -7,11 +7,13 @@ import time
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from hpc_rl.launchers import slurm
 from hpc_rl.launchers.batch import job_ids
 from hpc_rl.launchers.slurm import Seen
-from hpc_rl.storage.run_dir import BadRun, RunDir, open_run
+from hpc_rl.storage.metrics import last_line
+from hpc_rl.storage.run_dir import BadRun, RunDir
 
 OVER = ("stopped", "done", "failed", "lost")
 TAIL_BYTES = 4096
@@ -20,13 +22,18 @@ ASK_EVERY = 20  # looks at the files, one a second, for each question to SLURM
 
 @dataclass(frozen=True)
 class Status:
-    """One line. ``state`` is the run's own word, or lost: SLURM ended the job and nobody could write down why."""
+    """One line. ``state`` is the run's own word, or lost: SLURM ended the job and nobody could write down why.
+
+    ``changes`` are what tells this task of an array from the others; ``mean_return`` is that of the last 100 episodes.
+    """
 
     run: str
+    changes: str
     state: str
     job: str
     slurm: str
     env_steps: int
+    mean_return: float | None
     attempt: int
     start: str
     reason: str
@@ -46,6 +53,14 @@ def runs(paths: Sequence[Path]) -> list[RunDir]:
     return found
 
 
+def single(path: Path) -> RunDir:
+    """The one run of this folder. Raises BadRun, naming one of several."""
+    if (path / "job.toml").is_file():
+        return RunDir(path)
+    found = runs([path])
+    raise BadRun(f"{path} holds {len(found)} run(s); name one, like {found[0].path}")
+
+
 def status(paths: Sequence[Path], warn: Callable[[str], None]) -> list[Status]:
     """State of every run; where SLURM does not answer, ``warn`` hears it and the runs' own word stands. Raises BadRun.
 
@@ -62,13 +77,17 @@ def status(paths: Sequence[Path], warn: Callable[[str], None]) -> list[Status]:
 
 
 def render(lines: Sequence[Status]) -> str:
-    """A table; reasons last, for they are long."""
-    rows = [("run", "state", "job", "slurm", "env steps", "attempt", "reason")]
+    """A table; below a row what it changes and why it is so, which may be long."""
+    rows = [("run", "state", "job", "slurm", "env steps", "return", "attempt")]
+    notes = [""]
     for line in lines:
-        reason = f"starts about {line.start}; {line.reason}" if line.start and line.slurm == "PENDING" else line.reason
-        rows.append((line.run, line.state, line.job, line.slurm, f"{line.env_steps:,}", str(line.attempt), reason))
+        mean = "–" if line.mean_return is None else f"{line.mean_return:.2f}"
+        rows.append((line.run, line.state, line.job, line.slurm, f"{line.env_steps:,}", mean, str(line.attempt)))
+        start = f"starts about {line.start}" if line.start and line.slurm == "PENDING" else ""
+        notes.append("; ".join(text for text in (line.changes, start, line.reason) if text))
     widths = [max(len(row[k]) for row in rows) for k in range(7)]
-    return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+    text = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join(row + (f"\n    {note}" if note else "") for row, note in zip(text, notes, strict=True))
 
 
 def as_json(lines: Sequence[Status]) -> str:
@@ -77,7 +96,7 @@ def as_json(lines: Sequence[Status]) -> str:
 
 def tail(path: Path, follow: bool, pause: Callable[[float], None] = time.sleep) -> Iterator[str]:
     """The newest lines of the batch script's latest output and of the ranks; with ``follow`` until the run is over."""
-    run = open_run(path)
+    run = single(path)
     at: dict[Path, int] = {}
     asked = False
     looks = 0
@@ -86,7 +105,7 @@ def tail(path: Path, follow: bool, pause: Callable[[float], None] = time.sleep) 
         if follow and looks % ASK_EVERY == 0 and state not in OVER:  # SLURM may have ended what still says running
             asked = status([path], lambda text: None)[0].state in OVER
         over = asked or state in OVER
-        for file in _talking(run, at):
+        for file in filter(Path.exists, (*_talking(run, at), run.logs / "ranks.log")):
             lines, at[file] = _fresh(file, at.get(file, _near_the_end(file) if looks == 0 else 0))
             yield from lines
         if not follow or over:
@@ -96,10 +115,9 @@ def tail(path: Path, follow: bool, pause: Callable[[float], None] = time.sleep) 
 
 
 def _talking(run: RunDir, known: Container[Path]) -> list[Path]:
-    """The script's outputs that are followed (at first the latest alone), then the log of the ranks."""
+    """The script's outputs that are followed; at first the latest alone."""
     scripts = sorted(run.logs.glob("slurm-*.out"), key=lambda file: file.stat().st_mtime)
-    chosen = [file for file in scripts if file in known or file == scripts[-1]]
-    return [file for file in (*chosen, run.logs / "ranks.log") if file.exists()]
+    return [file for file in scripts if file in known or file == scripts[-1]]
 
 
 def _near_the_end(file: Path) -> int:
@@ -128,10 +146,36 @@ def _line(run: RunDir, seen: Sequence[Seen], ids: Sequence[str], known: bool) ->
     if word in ("running", "pending") and ids and not active and known:
         said = f"SLURM ended job {shown.job}: {shown.state}" if shown else f"SLURM no longer knows job {ids[-1]}"
         word = "stopped" if shown and shown.state == "CANCELLED" else "lost"  # by scancel, which the run cannot see
-        reason = f"{said}; go on with hpc-rl resume {run.path}"
+        reason = f"{said}{_last_words(run)}; go on with hpc-rl resume {run.path}"
     elif not reason and shown is not None and shown.active:
         reason = shown.reason
+    live = _live(run)
+    done = max(state["env_steps"], live.get("env_steps", 0)) if word == "running" else state["env_steps"]
     return Status(
-        str(run.path), word, shown.job if shown else (ids[-1] if ids else ""), shown.state if shown else "",
-        state["env_steps"], state["attempt"], shown.start if shown else "", reason,
+        str(run.path), _changes(run), word, shown.job if shown else (ids[-1] if ids else ""),
+        shown.state if shown else "", done, live.get("mean_return_100"), state["attempt"],
+        shown.start if shown else "", reason,
     )  # fmt: skip
+
+
+def _live(run: RunDir) -> dict[str, Any]:
+    """Rank 0's newest metrics, which are younger than the last checkpoint."""
+    files = (run.metrics / f"{name}.jsonl" for name in ("learner-0", "worker-0"))
+    return next((last_line(file) or {} for file in files if file.exists()), {})
+
+
+def _changes(run: RunDir) -> str:
+    """What this task of an array changes; of a single run nothing."""
+    try:
+        lines = (run.path.parent / "submit" / "tasks.jsonl").read_text().splitlines()
+        return next(" ".join(t["changes"]) for t in map(json.loads, lines) if t["run"] == run.path.name)
+    except (OSError, StopIteration):
+        return ""
+
+
+def _last_words(run: RunDir) -> str:
+    """The end of the batch script's output: there a shell says what it could not find."""
+    scripts = _talking(run, ())
+    lines = scripts[-1].read_text(errors="replace").split("\n") if scripts else []
+    said = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return f" after it said: {said[:160]}" if said else ""

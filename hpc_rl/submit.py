@@ -28,7 +28,8 @@ from hpc_rl.launchers.script import (
     render_analysis,
     word,
 )
-from hpc_rl.storage.run_dir import BadRun, RunDir, create, open_run, write_json, write_text
+from hpc_rl.status import single
+from hpc_rl.storage.run_dir import BadRun, RunDir, create, write_json, write_text
 
 MOST_TASKS = 100_000
 STOP_S, LOOK_S = 180.0, 2.0  # how long cancel waits for a clean stop, and between its looks
@@ -124,26 +125,31 @@ def resume(folder: Path, overrides: Sequence[str], cluster: str | None, given: d
         BadRun: it is still queued or running, or done. BadJob: a change that a resumed run may not make.
         SlurmError: SLURM refused, and the run's state is as before; or it did not answer.
     """
-    run = open_run(folder)
+    run = single(folder)
     active = [seen for seen in slurm.look(job_ids(run)).values() if seen.active]
     if active:
         raise BadRun(f"{folder} is still {active[0].state.lower()} as job {active[0].job}; cancel that first")
     saved = jobs.load(run.job_file)
     wanted = jobs.resumed(saved, jobs.load(run.job_file, overrides))
     if run.read_state()["state"] == "done" and wanted.budget == saved.budget:
-        raise BadRun(f"{folder} is done; raise its budget to go on (--set budget.env_steps=…)")
+        raise BadRun(f"{folder} is {run.read_state()['reason']}; raise that limit to go on (--set budget.…)")
     options = changed(_options(run), cluster, given)
     plan = jobs.topology(wanted.topology).plan(wanted)
     text = render(for_run(wanted, folder), wanted, plan, slurm.resolved(options))
+    submitted = run.path / "submit"
+    before = {
+        file: file.read_text() if file.exists() else None
+        for file in (run.job_file, run.state_file, submitted / "job.sbatch", submitted / "options.json")
+    }
     write_text(run.job_file, jobs.dumps(wanted))
     script = _keep(folder, text, options)
     run.clear_stop()
-    before = run.read_state()
     run.write_state(state="pending", reason="submitted again")  # not after sbatch: the job may have begun by then
     try:
         job = slurm.sbatch(script)
     except slurm.Refused:
-        run.write_state(state=before["state"], reason=before["reason"])
+        for file, content in before.items():
+            write_text(file, content) if content is not None else file.unlink(missing_ok=True)
         raise
     note_job(run, job)
     return job

@@ -176,9 +176,28 @@ def _ranges(options: Options) -> None:
         value = getattr(options, key)
         if value is not None and value < least:
             raise BadJob(f"{key} = {value} must be at least {least}")
+    seconds = _seconds(options.time)
+    if seconds is not None and seconds <= options.lead_s:
+        raise BadJob(
+            f"time = {options.time!r} is not longer than lead_s = {options.lead_s}, so it would only be told to save; "
+            "give more time or less lead"
+        )
     for key, choices in (("resume_mode", MODES), ("layout", LAYOUTS), ("mpi", MPI_TYPES)):
         if getattr(options, key) not in choices:
             raise BadJob(f"{key} = {getattr(options, key)!r}; choose from {', '.join(choices)}")
+
+
+def _seconds(text: str | None) -> int | None:
+    """Of a SLURM time: M, M:S, H:M:S, D-H, D-H:M, D-H:M:S. None where there is no limit."""
+    if text is None or not text[0].isdigit():
+        return None
+    days, dash, rest = text.rpartition("-")
+    parts = [int(part) for part in rest.split(":")]
+    if dash:
+        hours, minutes, seconds = (*parts, 0, 0)[:3]
+    else:
+        hours, minutes, seconds = parts if len(parts) == 3 else (0, *parts, 0)[:3]
+    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
 
 
 def _items(options: Options) -> None:
@@ -195,6 +214,8 @@ def _items(options: Options) -> None:
             raise BadJob(f"sbatch option {item!r} is not KEY=VALUE with a long option's name")
         if item in options.sbatch and key in managed():
             raise BadJob(f"sbatch option {key!r} is set by hpc-rl; use its own option (hpc-rl submit --help)")
+    if options.container and "://" not in options.container and not Path(options.container).exists():
+        raise BadJob(f"container = {options.container!r} does not exist; give the path of an image, or docker://…")
     if options.learners and options.layout != "het":
         raise BadJob("learners = … is for --layout het; without it all ranks share one allocation")
 

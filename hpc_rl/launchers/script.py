@@ -55,6 +55,10 @@ def render(script: Script, job: Job, plan: Plan, options: Options) -> str:
         BadJob: the options do not fit the job (het layout in an array …), or the template cannot be read or used.
     """
     het = options.layout == "het"
+    if options.nodes and options.nodes > len(plan.places):
+        raise BadJob(
+            f"nodes = {options.nodes} is more than the {len(plan.places)} rank(s) of this job; use -n or fewer nodes"
+        )
     if het and script.array:
         raise BadJob("a heterogeneous job cannot be an array; submit the seeds one by one, or use --layout one")
     components = _het(script, job, plan, options) if het else [_directives(script, job, plan, options)]

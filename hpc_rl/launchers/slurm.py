@@ -47,7 +47,12 @@ class Seen:
 
 def sbatch(script: Path, *arguments: str) -> str:
     """Submit; the job's id. Raises Refused with sbatch's own words; SlurmError where the job may have been queued."""
-    said = _ask(["sbatch", "--parsable", *arguments, str(script.absolute())])
+    try:
+        said = _ask(["sbatch", "--parsable", *arguments, str(script.absolute())])
+    except Refused as error:
+        own = "job-name|output|open-mode|signal|requeue|no-requeue"
+        asked = re.findall(rf"(?m)^#SBATCH (--(?!{own}).*)", script.read_text())
+        raise Refused(f"{error}; asked for: {' '.join(asked)}; see sinfo and hpc-rl submit --help") from None
     found = re.search(r"^(\d+)(;\S+)?\s*$", said, re.MULTILINE)
     if not found:
         raise SlurmError(f"sbatch answered {said.strip()!r}, in which no job id can be seen; look at squeue --me")
@@ -178,7 +183,8 @@ def _ask(command: Sequence[str], but: str | None = None) -> str:
     except subprocess.TimeoutExpired:
         raise SlurmError(f"{command[0]} did not answer within {ANSWER_S:.0f} s; is the controller up?") from None
     if done.returncode and not (but and but in done.stderr):
-        words = (done.stderr or done.stdout).strip().splitlines()
+        said = re.sub(rf"(?m)^({command[0]}: )?(error: )?|^Try .*", "", done.stderr or done.stdout)
+        words = "; ".join(line.strip() for line in said.splitlines() if line.strip())
         kind = SlurmError if "timed out" in done.stderr else Refused  # a controller that is slow may have said yes
-        raise kind(f"{command[0]} says: {words[-1] if words else f'exit code {done.returncode}'}")
+        raise kind(f"{command[0]} says: {words or f'exit code {done.returncode}'}")
     return done.stdout + (done.stderr if "--mpi=list" in command else "")

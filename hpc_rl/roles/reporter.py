@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 
@@ -12,6 +13,8 @@ from hpc_rl.roles.base import Seat
 from hpc_rl.roles.tally import Tally
 from hpc_rl.samplers.vector import Split
 from hpc_rl.storage.metrics import Metrics
+
+TALK_S = 60.0  # between lines of progress in the log of the ranks
 
 
 def peak_rss_bytes() -> int:
@@ -28,7 +31,7 @@ class Reporter:
         self.metrics = Metrics(seat.run.metrics, seat.place.name, tensorboard=seat.place.rank == 0)
         self.process = psutil.Process(os.getpid())
         self.time, self.before, self.steps = time.monotonic(), dict(split.seconds), 0
-        self.peak = 0
+        self.peak, self.said = 0, self.time
 
     def due(self) -> bool:
         return time.monotonic() - self.time >= self.seat.job.output.metrics_s
@@ -44,6 +47,10 @@ class Reporter:
         rate = (env_steps - self.steps) / span if self.steps else 0.0
         line = {"env_steps": env_steps, "env_steps_per_s": rate, "rss_bytes": rss, "peak_rss_bytes": self.peak}
         self.metrics.write(env_steps, {**line, **share, **values})
+        if "mean_return_100" in values and now - self.said > TALK_S:
+            mean, self.said = values["mean_return_100"], now
+            done = f"{(now - self.seat.started) / 60:.0f} min: {env_steps:,} env steps, {rate:,.0f}/s"
+            print(f"{done}, {'no episode yet' if math.isnan(mean) else f'mean return {mean:.2f}'}", flush=True)
         self.time, self.before, self.steps = now, dict(self.split.seconds), env_steps
 
     def close(self) -> None:

@@ -46,7 +46,7 @@ class Metrics:
 
 def last(directory: Path) -> dict[str, dict[str, Any]]:
     """File name without suffix -> its last whole line, for every file that has one. Reads only the ends of files."""
-    found = {path.stem: _last_line(path) for path in sorted(directory.glob("*.jsonl"))}
+    found = {path.stem: last_line(path) for path in sorted(directory.glob("*.jsonl"))}
     return {name: row for name, row in found.items() if row is not None}
 
 
@@ -66,7 +66,7 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
     return row if isinstance(row, dict) else None
 
 
-def _last_line(path: Path, window: int = 1 << 16) -> dict[str, Any] | None:
+def last_line(path: Path, window: int = 1 << 16) -> dict[str, Any] | None:
     size = path.stat().st_size
     while True:
         with path.open("rb") as file:

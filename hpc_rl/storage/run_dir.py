@@ -101,14 +101,14 @@ def create(path: Path, toml_text: str) -> RunDir:
     if run.path.exists() and not run.path.is_dir():
         raise BadRun(f"{path} is a file, not a folder; choose another --out")
     if _holds_run(run):
-        raise BadRun(f"{path} holds another run; pass --resume to continue it or choose another --out")
+        raise BadRun(_taken(path))
     try:
         if run.path.exists() and any(run.path.iterdir()):
             raise BadRun(f"{path} is not empty and not a run; choose another --out or empty it")
         run.path.mkdir(parents=True, exist_ok=True)
         _fill(run, toml_text)
     except FileExistsError as error:  # somebody else created it between our look and our write
-        raise BadRun(f"{path} holds another run; pass --resume to continue it or choose another --out") from error
+        raise BadRun(_taken(path)) from error
     except OSError as error:
         raise BadRun(
             f"{path} cannot be written ({error.strerror or error}); choose another --out or free space"
@@ -116,11 +116,20 @@ def create(path: Path, toml_text: str) -> RunDir:
     return run
 
 
+def _taken(path: Path) -> str:
+    return (
+        f"{path} holds another run; go on with it (hpc-rl run JOB --resume, or hpc-rl resume {path} on SLURM), "
+        "or choose another --out"
+    )
+
+
 def open_run(path: Path) -> RunDir:
     """The run in this folder. Raises BadRun where there is none."""
     run = RunDir(Path(path))
     if not run.job_file.is_file():
-        raise BadRun(f"{path} holds no run (it has no job.toml); start one with `hpc-rl run JOB --out {path}`")
+        raise BadRun(
+            f"{path} holds no run (it has no job.toml); start one with hpc-rl run (or submit) JOB --out {path}"
+        )
     return run
 
 

@@ -308,6 +308,8 @@ def _parent(process: int) -> int:
 
 
 if __name__ == "__main__":
+    for number in (signal.SIGINT, signal.SIGTERM):  # in the background a shell lets the first be ignored
+        signal.signal(number, signal.default_int_handler)
     made = start(Path(sys.argv[1]))
     print(f"export SLURM_CONF={made.folder}/slurm.conf", flush=True)
     with contextlib.suppress(KeyboardInterrupt):

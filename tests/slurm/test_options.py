@@ -47,6 +47,11 @@ def test_a_bad_profile_is_one_sentence(homes: tuple[Path, Path], text: str, said
         load("c", {})
 
 
+@pytest.mark.parametrize("time", ["3", "2:01", "0:2:01", "1-0", "0-1:0", "0-0:2:1", "UNLIMITED"])
+def test_times_longer_than_the_lead(time: str) -> None:
+    assert load(None, {"time": time, "container": "docker://x/y"}).time == time
+
+
 def test_an_unknown_profile_names_where_to_write_it(homes: tuple[Path, Path]) -> None:
     with pytest.raises(BadJob, match=r"no cluster profile 'nowhere'.*write one in"):
         load("nowhere", {})
@@ -60,6 +65,9 @@ def test_an_unknown_profile_names_where_to_write_it(homes: tuple[Path, Path]) ->
         ({"gpus_per_node": "-1"}, "gpus_per_node = '-1'"),
         ({"nodes": 0}, "must be at least 1"),
         ({"lead_s": 5}, "lead_s = 5 must be at least 10"),
+        ({"time": "1:59"}, "time = '1:59' is not longer than lead_s = 120"),
+        ({"time": "0-0:14:59", "lead_s": 899}, "is not longer than lead_s = 899"),
+        ({"container": "no.sif"}, "container = 'no.sif' does not exist"),
         ({"resume_mode": "never"}, "choose from requeue, chain, none"),
         ({"mpi": "pmi1"}, "choose from auto, pmi2"),
         ({"after": ("12",)}, "write ok:ID"),

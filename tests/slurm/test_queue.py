@@ -69,6 +69,8 @@ def fake(folder: Path, name: str, out: str, code: int = 0, err: str = "") -> Non
 
 @pytest.fixture
 def bin_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Fake commands on PATH, and x, a script to send."""
+    (tmp_path / "x").write_text("#!/bin/bash\n#SBATCH --signal=B:USR1@120\n#SBATCH --account=rl\n")
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     return tmp_path
 
@@ -81,7 +83,13 @@ def test_the_job_id_of_sbatch(bin_folder: Path, said: str) -> None:
 
 def test_sbatch_that_refuses_is_quoted(bin_folder: Path) -> None:
     fake(bin_folder, "sbatch", "", 1, "sbatch: error: Batch job submission failed: Invalid account")
-    with pytest.raises(SlurmError, match="Invalid account"):
+    wanted = "^sbatch says: Batch job submission failed: Invalid account; asked for: --account=rl; see sinfo"
+    with pytest.raises(SlurmError, match=wanted):
+        sbatch(bin_folder / "x")
+    fake(
+        bin_folder, "sbatch", "", 1, 'sbatch: unrecognized option --nosuch=3\nTry "sbatch --help" for more information'
+    )
+    with pytest.raises(SlurmError, match=r"^sbatch says: unrecognized option --nosuch=3; asked"):
         sbatch(bin_folder / "x")
 
 

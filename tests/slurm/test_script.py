@@ -181,6 +181,12 @@ def test_a_percent_sign_in_a_path_is_no_symbol_and_a_backslash_is_refused() -> N
     assert "--output=/runs/50%%j/logs/slurm-%j.out" in render(for_run(job, Path("/runs/50%j")), job, plan, Options())
 
 
+def test_more_nodes_than_ranks_are_refused() -> None:
+    job, plan = job_and_plan()
+    with pytest.raises(BadJob, match=r"nodes = 9 for 3 rank\(s\)"):
+        render(for_run(job, Path("/r")), job, plan, Options(nodes=9))
+
+
 def test_a_het_job_is_no_array_and_needs_learners_apart() -> None:
     job, plan = job_and_plan()
     with pytest.raises(BadJob, match="cannot be an array"):

@@ -98,6 +98,24 @@ def test_an_array_that_is_too_large_for_the_site(slurm: Path, tmp_path: Path) ->
         submit(tasks("impala_catch", (), "0-2", ()), tmp_path / "runs", OPTIONS, True)
 
 
+def test_a_folder_of_several_runs_names_one(slurm: Path, tmp_path: Path) -> None:
+    submit(tasks("impala_catch", (), "3-4", ()), tmp_path / "runs", OPTIONS, True)
+    for command in (
+        lambda: list(states.tail(tmp_path / "runs", False)),
+        lambda: resume(tmp_path / "runs", [], None, {}),
+    ):
+        with pytest.raises(BadRun, match=r"holds 2 run\(s\); name one, like .*runs/0000"):
+            command()
+    answer(slurm, "squeue", "12_0|RUNNING|None|N/A|n1\n12_1|RUNNING|None|N/A|n1")
+    run = RunDir(tmp_path / "runs" / "0001")
+    run.write_state(state="running", env_steps=10)
+    (run.metrics / "learner-0.jsonl").write_text('{"env_steps": 70, "mean_return_100": 0.5, "time": 1}\n')
+    first, second = states.status([tmp_path / "runs"], unwarned)
+    assert (first.changes, second.changes) == ("seed=3", "seed=4")
+    assert (second.env_steps, second.mean_return, first.mean_return) == (70, 0.5, None)
+    assert "\n    seed=4" in states.render([first, second])
+
+
 def test_no_array_inside_a_run(slurm: Path, tmp_path: Path) -> None:
     run = create(tmp_path / "run", jobs.dumps(jobs.load("impala_catch")))
     with pytest.raises(BadRun, match="holds a single run"):
@@ -123,7 +141,10 @@ def test_a_run_that_slurm_lost_is_lost(slurm: Path, tmp_path: Path, queue: str, 
     answer(slurm, "squeue", queue)
     answer(slurm, "sacct", account)
     (line,) = states.status([tmp_path / "run"], unwarned)
-    assert line.state == "lost" and said in line.reason
+    assert line.state == "lost" and said in line.reason and "after it said" not in line.reason
+    (RunDir(tmp_path / "run").logs / "slurm-12.out").write_text("line 77: nopython: not found\n\n")
+    (line,) = states.status([tmp_path / "run"], unwarned)
+    assert "after it said: line 77: nopython: not found; go on" in line.reason
 
 
 def test_a_run_whose_job_was_cancelled_by_hand_is_stopped_and_one_that_cannot_be_asked_is_itself(
@@ -191,8 +212,8 @@ def test_resume_refuses_what_is_queued_done_or_changed(slurm: Path, tmp_path: Pa
     with pytest.raises(BadRun, match="still pending as job 12"):
         resume(folder, [], None, {})
     answer(slurm, "squeue", "")
-    RunDir(folder).write_state(state="done")
-    with pytest.raises(BadRun, match="raise its budget"):
+    RunDir(folder).write_state(state="done", reason="done: budget")
+    with pytest.raises(BadRun, match=r"done: budget.*raise that limit"):
         resume(folder, [], None, {})
     with pytest.raises(BadJob, match=r"impala.unroll cannot change"):
         resume(folder, ["impala.unroll=5"], None, {})
@@ -210,10 +231,11 @@ def test_resume_takes_a_profile_checks_what_results_and_undoes_itself_when_refus
     with pytest.raises(BadJob, match="lead_s = 1 must"):
         resume(folder, [], "big", {"lead_s": 1})
     answer(slurm, "sbatch", "", 1)
-    with pytest.raises(SlurmError):
+    with pytest.raises(SlurmError, match="asked for: --ntasks=3 --cpus-per-task=1 --mem-per-cpu=2G --partition=big"):
         resume(folder, [], "big", {})
     assert RunDir(folder).read_state()["reason"] == "rank 1 failed: boom"
     answer(slurm, "sbatch", "14")
+    assert "big" not in (folder / "submit" / "options.json").read_text()  # what was refused is forgotten
     resume(folder, [], "big", {"time": "5"})
     text = (folder / "submit" / "job.sbatch").read_text()
     assert "--partition=big" in text and "--mem-per-cpu=2G" in text and "--mem=4G" not in text and "--time=5" in text
