@@ -56,9 +56,7 @@ def render(script: Script, job: Job, plan: Plan, options: Options) -> str:
     """
     het = options.layout == "het"
     if options.nodes and options.nodes > len(plan.places):
-        raise BadJob(
-            f"nodes = {options.nodes} is more than the {len(plan.places)} rank(s) of this job; use -n or fewer nodes"
-        )
+        raise BadJob(f"nodes = {options.nodes} for {len(plan.places)} rank(s); use fewer nodes, or -n for more ranks")
     if het and script.array:
         raise BadJob("a heterogeneous job cannot be an array; submit the seeds one by one, or use --layout one")
     components = _het(script, job, plan, options) if het else [_directives(script, job, plan, options)]
