@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -149,10 +150,10 @@ def _line(run: RunDir, seen: Sequence[Seen], ids: Sequence[str], known: bool) ->
         reason = f"{said}{_last_words(run)}; go on with hpc-rl resume {run.path}"
     elif not reason and shown is not None and shown.active:
         reason = shown.reason
-    live = _live(run)
+    live, changes = _live(run), _tasks(run.path.parent).get(run.path.name, "")
     done = max(state["env_steps"], live.get("env_steps", 0)) if word == "running" else state["env_steps"]
     return Status(
-        str(run.path), _changes(run), word, shown.job if shown else (ids[-1] if ids else ""),
+        str(run.path), changes, word, shown.job if shown else (ids[-1] if ids else ""),
         shown.state if shown else "", done, live.get("mean_return_100"), state["attempt"],
         shown.start if shown else "", reason,
     )  # fmt: skip
@@ -164,13 +165,14 @@ def _live(run: RunDir) -> dict[str, Any]:
     return next((last_line(file) or {} for file in files if file.exists()), {})
 
 
-def _changes(run: RunDir) -> str:
-    """What this task of an array changes; of a single run nothing."""
+@cache
+def _tasks(folder: Path) -> dict[str, str]:
+    """Run -> what it changes, of an array's folder; of any other folder nothing."""
     try:
-        lines = (run.path.parent / "submit" / "tasks.jsonl").read_text().splitlines()
-        return next(" ".join(t["changes"]) for t in map(json.loads, lines) if t["run"] == run.path.name)
-    except (OSError, StopIteration):
-        return ""
+        lines = (folder / "submit" / "tasks.jsonl").read_text().splitlines()
+    except OSError:
+        return {}
+    return {task["run"]: " ".join(task["changes"]) for task in map(json.loads, lines)}
 
 
 def _last_words(run: RunDir) -> str:
