@@ -279,7 +279,10 @@ def cancel(runs: tuple[Path, ...], now: bool) -> None:
     from hpc_rl.status import runs as below
     from hpc_rl.submit import cancel as end
 
-    for sentence in end(below(runs), now):
+    found = below(runs)
+    if len(found) > len(runs) and sys.stdin.isatty():
+        click.confirm(f"Stop the jobs of all {len(found)} runs below?", abort=True, err=True)
+    for sentence in end(found, now):
         _talk(sentence)
 
 

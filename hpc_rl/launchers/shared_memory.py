@@ -11,7 +11,7 @@ from pathlib import Path
 
 SHARED = Path("/dev/shm")
 OURS = "hpc_rl-"  # followed by the attempt's token
-_OF_MPI = re.compile(r"mpich|.*vader|sm_segment|psm|ucx_shm")
+_OF_MPI = re.compile(r"mpich_shm|ucx_shm|.*vader|sm_segment|psm2_shm")  # not psm_: those are any Python program's
 FRESH_S = 5.0  # a file so young may be about to be mapped
 
 

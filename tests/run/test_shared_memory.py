@@ -30,7 +30,8 @@ def leave(folder: Path, name: str, age_s: float = 60.0) -> Path:
 
 def test_leftovers_of_killed_ranks_go_and_nothing_else(folder: Path) -> None:
     gone = [leave(folder, "mpich_shm_1f_0"), leave(folder, "hpc_rl-7-0-99-0")]
-    stay = [leave(folder, "mpich_shm_mapped"), leave(folder, "somebody"), leave(folder, "mpich_shm_2_0", 0.0)]
+    stay = [leave(folder, name) for name in ("mpich_shm_mapped", "somebody", "psm_1a2b3c")]
+    stay.append(leave(folder, "mpich_shm_2_0", 0.0))
     shared_memory.clear()
     assert not any(path.exists() for path in gone) and all(path.exists() for path in stay)
 
