@@ -96,7 +96,7 @@ def submit(found: Sequence[Task], folder: Path, options: Options, array: bool) -
         job = slurm.sbatch(script)
     except slurm.Refused as error:
         _unmake(folder, runs)
-        if "array" in str(error):
+        if "job array" in str(error):
             limit = f"{len(runs)} tasks may be more than this site's MaxArraySize (scontrol show config)"
             raise slurm.Refused(f"{error}; {limit}: submit the seeds in several parts") from None
         raise

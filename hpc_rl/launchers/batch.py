@@ -64,7 +64,8 @@ def begin(
         idle = _idle(run) if restarts else 0
         if idle >= IDLE_RESTARTS:
             raise BadJob(
-                f"{idle} attempts in a row ended without progress and without a word, so it is not started again"
+                f"{idle} attempts in a row ended without progress and without a word, so it is not started again; "
+                f"see {run.logs}, then hpc-rl resume {run.path}"
             )
     except BadJob as error:
         run.write_state(state="failed", reason=str(error))

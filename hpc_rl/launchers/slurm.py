@@ -50,6 +50,8 @@ def sbatch(script: Path, *arguments: str) -> str:
     try:
         said = _ask(["sbatch", "--parsable", *arguments, str(script.absolute())])
     except Refused as error:
+        if shutil.which("sbatch") is None:
+            raise
         own = "job-name|output|open-mode|signal|requeue|no-requeue"
         asked = re.findall(rf"(?m)^#SBATCH (--(?!{own}).*)", script.read_text())
         raise Refused(f"{error}; asked for: {' '.join(asked)}; see sinfo and hpc-rl submit --help") from None

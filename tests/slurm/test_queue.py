@@ -95,7 +95,7 @@ def test_sbatch_that_refuses_is_quoted(bin_folder: Path) -> None:
 
 def test_no_slurm_is_one_sentence(bin_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(bin_folder))
-    with pytest.raises(SlurmError, match="login node"):
+    with pytest.raises(SlurmError, match=r"login node of a SLURM cluster$"):
         sbatch(bin_folder / "x")
 
 

@@ -90,7 +90,13 @@ def test_what_sbatch_refuses_leaves_nothing_and_touches_nothing_else(slurm: Path
     assert [path.name for path in shelf.iterdir()] == ["other"] and other.job_file.exists()
 
 
-def test_an_array_that_is_too_large_for_the_site(slurm: Path, tmp_path: Path) -> None:
+def test_an_array_that_is_too_large_for_the_site_and_one_that_is_refused_for_another_reason(
+    slurm: Path, tmp_path: Path
+) -> None:
+    (slurm / "sbatch").write_text("#!/bin/sh\necho 'Invalid partition name specified' >&2\nexit 1\n")
+    with pytest.raises(SlurmError, match="Invalid partition") as error:
+        submit(tasks("impala_catch", (), "0-2", ()), tmp_path / "runs", OPTIONS, True)
+    assert "MaxArraySize" not in str(error.value)
     (slurm / "sbatch").write_text(
         "#!/bin/sh\necho 'Batch job submission failed: Invalid job array specification' >&2\nexit 1\n"
     )
