@@ -74,34 +74,28 @@ def gather(job: Job) -> Figures:
     """Plan, environment and network of a job. Raises BadJob, BadEnvironment."""
     plan = jobs.topology(job.topology).plan(job)
     spec = describe(job.environment.id, job.environment.arguments)
-    schema = trajectory_schema(spec, leaves(job.algorithm, "extras"), leaves(job.algorithm, "carry"))
     hidden, network = tuple(job.method.get("hidden", ())), str(job.method.get("network", "nature"))
-    parameters, activations = sizes.actor_critic(spec, hidden, network), sizes.activations(spec, hidden, network)
+    lstm, filtered = int(job.method.get("lstm", 0)), bool(job.method.get("normalize_reward", False))
+    schema = trajectory_schema(spec, sizes.remembered(extras(job.algorithm), filtered), sizes.carried(lstm, filtered))
+    standardize = bool(job.method.get("normalize_observation", False))
+    parameters = sizes.actor_critic(spec, hidden, network, lstm, standardize)
+    activations = sizes.activations(spec, hidden, network, lstm)
     columns = next(len(place.columns) for place in plan.places if place.columns)
     return Figures(job, plan, spec, schema, columns, parameters, activations)
 
 
-def leaves(algorithm: str, name: str) -> dict[str, Leaf]:
-    """``Policy.extras`` or ``.carry``, read from the method's file; two float32 extras where they are not literals."""
+def extras(algorithm: str) -> dict[str, Leaf]:
+    """EXTRAS, read from the method's file without importing it (that would import torch)."""
     for node in ast.parse((jobs.PACKAGE / "algorithms" / f"{algorithm}.py").read_text()).body:
-        if not (isinstance(node, ast.ClassDef) and node.name == "Policy"):
-            continue
-        for item in node.body:
-            targets = item.targets if isinstance(item, ast.Assign) else [getattr(item, "target", None)]
-            if any(isinstance(t, ast.Name) and t.id == name for t in targets) and isinstance(
-                value := getattr(item, "value", None), ast.Dict
-            ):
-                return {ast.literal_eval(k): _leaf(v) for k, v in zip(value.keys, value.values, strict=True) if k}
-    return {f"unknown {k}": Leaf((), "float32") for k in range(2)} if name == "extras" else {}
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == "EXTRAS":
+            assert isinstance(node.value, ast.Dict), f"algorithms/{algorithm}.py: EXTRAS must be a literal"
+            return {ast.literal_eval(k): _leaf(v) for k, v in zip(node.value.keys, node.value.values, strict=True) if k}
+    raise jobs.BadJob(f"algorithms/{algorithm}.py defines no EXTRAS")
 
 
 def _leaf(call: ast.expr) -> Leaf:
-    try:
-        assert isinstance(call, ast.Call)
-        named = {keyword.arg or "": ast.literal_eval(keyword.value) for keyword in call.keywords}
-        return Leaf(*(ast.literal_eval(argument) for argument in call.args), **named)
-    except (AssertionError, ValueError):
-        return Leaf((), "float32")
+    assert isinstance(call, ast.Call)
+    return Leaf(*(ast.literal_eval(argument) for argument in call.args))
 
 
 # --- the page ---

@@ -36,7 +36,7 @@ def imports(name: str) -> set[str]:
 
 
 def file_of(module: str) -> str | None:
-    """hpc_rl.nets.mlp -> nets/mlp.py; None for a package, for a name inside a file and for somebody else's module."""
+    """hpc_rl.nets.torsos -> nets/torsos.py; None for a package, a name inside a file and somebody else's module."""
     path = module.removeprefix("hpc_rl.").replace(".", "/") + ".py"
     return path if module.startswith("hpc_rl.") and path in TREES else None
 

@@ -10,8 +10,9 @@ import pytest
 
 from hpc_rl import job as jobs
 from hpc_rl.job import Job
-from hpc_rl.show import MIB, budget, gather, leaves, render
+from hpc_rl.show import MIB, budget, gather, render
 from hpc_rl.transport.layout import Layout
+from hpc_rl.types import trajectory_schema
 
 CATCH: dict[str, Any] = {
     "algorithm": "impala",
@@ -63,22 +64,26 @@ def test_one_rank_sends_nothing_and_records_nothing() -> None:
 
 
 def test_message_bytes_are_those_of_the_channel() -> None:
-    from hpc_rl.algorithms.impala import Config, Policy
+    from hpc_rl.algorithms.impala import Config, policy
     from hpc_rl.roles.base import schemas
 
     figures = gather(catch())
-    policy = Policy(Config(), figures.spec)
-    recorded, sent = schemas(policy, figures.spec)
+    acting = policy(Config(), figures.spec)
+    recorded, sent = schemas(acting, figures.spec)
     assert dict(figures.schema) == recorded
     assert figures.message_bytes == Layout(sent, 20, 8, figures.spec.stack).nbytes
-    assert figures.parameters == sum(p.numel() for p in policy.net.parameters())
+    assert figures.parameters == sum(p.numel() for p in acting.net.parameters())
 
 
+@pytest.mark.parametrize("more", [{}, {"lstm": 5, "normalize_observation": True, "normalize_reward": True}])
 @pytest.mark.parametrize("name", jobs.algorithms())
-def test_leaves_are_read_without_importing_the_method(name: str) -> None:
-    policy = __import__(f"hpc_rl.algorithms.{name}", fromlist=["Policy"]).Policy
-    for kind in ("extras", "carry"):
-        assert leaves(name, kind) == getattr(policy, kind)
+def test_leaves_and_parameters_are_read_without_importing_the_method(name: str, more: dict[str, Any]) -> None:
+    known = {key: value for key, value in more.items() if key in jobs.ranges(name)}
+    job = jobs.parse({"algorithm": name, "topology": "solo", "environment": {"id": "toy/catch"}, name: known})
+    figures = gather(job)
+    acting = jobs.algorithm(name).policy(jobs.method_config(job), figures.spec)
+    assert figures.schema == trajectory_schema(figures.spec, acting.extras, acting.carry)
+    assert figures.parameters == sum(p.numel() for p in acting.net.parameters())
 
 
 # Largest resident memory in MiB of real runs on two cores (torch 2.13 for the CPU, MPICH 5.0).

@@ -43,6 +43,7 @@ class Learner(Protocol):
 
     policy: Any
     flat: Flat
+    optimizer: Optimizer
 
     def update(self, batch: Trajectory, progress: float) -> Update:
         """progress in [0, 1] = env steps over budget: all that an annealed value may depend on."""
@@ -188,6 +189,16 @@ def finish(optimizer: Optimizer, max_norm: float, scale: float, skipped: int) ->
         gradient.mul_(max_norm / norm)
     optimizer.torch.step()
     return norm, stop > 0, 0
+
+
+def make_optimizer(
+    flat: Flat, kind: str, learning_rate: float, epsilon: float, decay: float, momentum: float = 0.0
+) -> Optimizer:
+    """ "adam" (β₁ = momentum, β₂ = decay) or "rmsprop" (α = decay); both add ``epsilon`` outside the root."""
+    if kind == "adam":
+        adam = torch.optim.Adam([flat.parameter], learning_rate, (momentum, decay), epsilon, fused=True)
+        return Optimizer(flat, adam)
+    return Optimizer(flat, torch.optim.RMSprop([flat.parameter], learning_rate, decay, epsilon, momentum=momentum))
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -27,20 +26,23 @@ from hpc_rl.algorithms.base import (
     Algorithm,
     Flat,
     Group,
-    Optimizer,
     State,
     load_optimizer,
+    make_optimizer,
     optimizer_state,
 )
 from hpc_rl.formulas.policy_gradient import clipped_surrogate, policy_gradient
 from hpc_rl.formulas.returns import vtrace
 from hpc_rl.formulas.value import half_squared
 from hpc_rl.nets.actions import Head
-from hpc_rl.nets.actor_critic import ActorCritic
-from hpc_rl.types import Act, Leaf, Schema, Spec, Step, Trajectory, Update
+from hpc_rl.nets.actor_critic import ActorCritic, StochasticPolicy
+from hpc_rl.types import Leaf, Schema, Spec, Trajectory, Update
 
 FIGURES = ("policy_loss", "value_loss", "entropy", "rho")
 TOPOLOGIES = ("actor_learner", "solo", "allreduce")
+EXTRAS: Schema = {
+    "log_prob": Leaf((), "float32", "step", "nat", "log-probability of the action under the acting weights")
+}
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class Config:
     reward_clip: float = 1.0  # >= 0, 0 leaves rewards raw
     network: str = "nature"  # nature | shallow, for images
     hidden: tuple[int, ...] = (64, 64)  # units per layer for vector observations
+    lstm: int = 0  # >= 0, units of a recurrent layer; 0 has none
 
 
 def loss(
@@ -102,39 +105,21 @@ def loss(
     return total, [x.detach().sum().cpu() for x in (policy_loss, value_loss, bonus, rho * weight)]
 
 
-class Policy:
+def policy(config: Config, spec: Spec) -> StochasticPolicy:
     """Acts by sampling π; remembers log μ(a|x) for V-trace."""
-
-    extras: ClassVar[Schema] = {
-        "log_prob": Leaf((), "float32", "step", "nat", "log-probability of the action under the acting weights")
-    }
-    carry: ClassVar[Schema] = {}
-
-    def __init__(self, config: Config, spec: Spec) -> None:
-        self.net = ActorCritic(spec, tuple(config.hidden), config.network)
-        self.head = Head(spec.actions)
-        self.noise = self.head.noise
-
-    def initial_carry(self, columns: int) -> dict[str, Tensor]:
-        return {}
-
-    @torch.no_grad()
-    def act(self, step: Step, carry: dict[str, Tensor], exploration: Tensor, noise: Tensor) -> Act:
-        output, _ = self.net(step.observation)
-        action = self.head.sample(output, noise, exploration)
-        log_prob, _ = self.head.log_prob_entropy(output, action)
-        return Act(action, carry, {"log_prob": log_prob})
+    return StochasticPolicy(ActorCritic(spec, tuple(config.hidden), config.network, config.lstm), spec, EXTRAS)
 
 
 class Learner:
     """One update = ``passes`` over the batch, each in ``minibatches`` steps on consecutive columns."""
 
-    def __init__(self, config: Config, spec: Spec, policy: Policy, group: Group) -> None:
+    def __init__(self, config: Config, spec: Spec, policy: StochasticPolicy, group: Group) -> None:
         self.config, self.policy, self.group = config, policy, group
         self.flat = Flat(policy.net)
         group.broadcast_(self.flat.parameter.data)
-        make = {"adam": _adam, "rmsprop": _rmsprop}[config.optimizer]
-        self.optimizer = Optimizer(self.flat, make(self.flat, config))
+        self.optimizer = make_optimizer(
+            self.flat, config.optimizer, config.learning_rate, config.epsilon, config.decay, config.momentum
+        )
 
     def update(self, batch: Trajectory, progress: float) -> Update:
         config = self.config
@@ -150,7 +135,7 @@ class Learner:
                 if config.normalize_advantage:
                     self.group.mean(torch.zeros(()), torch.zeros(()))
             else:
-                output, value = self.policy.net(part.observation)
+                output, value, _ = self.policy.net(part.observation, part.first, part.carry.get("lstm"))
                 summed, figures = loss(config, output, value, self.policy.head, part, self.group)
                 samples = int(part.valid.sum())
                 totals += torch.stack([*figures, torch.tensor(float(samples))])
@@ -176,15 +161,4 @@ class Learner:
         load_optimizer(self.optimizer, state["optimizer"])
 
 
-def _adam(flat: Flat, config: Config) -> torch.optim.Optimizer:
-    betas = (config.momentum, config.decay)
-    return torch.optim.Adam([flat.parameter], config.learning_rate, betas, config.epsilon, fused=True)
-
-
-def _rmsprop(flat: Flat, config: Config) -> torch.optim.Optimizer:
-    return torch.optim.RMSprop(
-        [flat.parameter], config.learning_rate, config.decay, config.epsilon, momentum=config.momentum
-    )
-
-
-ALGORITHM = Algorithm(config=Config, policy=Policy, learner=Learner)
+ALGORITHM = Algorithm(config=Config, policy=policy, learner=Learner)

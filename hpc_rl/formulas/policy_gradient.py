@@ -11,6 +11,11 @@ def policy_gradient(log_prob: Tensor, advantage: Tensor, weight: Tensor) -> Tens
     return -(weight * log_prob * advantage).sum()
 
 
+def surrogate(log_ratio: Tensor, advantage: Tensor, weight: Tensor) -> Tensor:
+    """−Σ w r Â, r = π/π_old (Schulman et al. 2017, arXiv 1707.06347, eq. 6)."""
+    return -(weight * log_ratio.exp() * advantage).sum()
+
+
 def clipped_surrogate(log_ratio: Tensor, advantage: Tensor, weight: Tensor, clip: float) -> Tensor:
     """−Σ w min(r Â, clip(r, 1−ε, 1+ε) Â), r = π/π_old (Schulman et al. 2017, arXiv 1707.06347, eq. 7)."""
     ratio = log_ratio.exp()
@@ -19,5 +24,8 @@ def clipped_surrogate(log_ratio: Tensor, advantage: Tensor, weight: Tensor, clip
 
 
 def approximate_kl(log_ratio: Tensor, weight: Tensor) -> Tensor:
-    """Σ w (r − 1 − log r), the low-variance estimate "k3" of KL(π_old ‖ π), r = π/π_old."""
+    """Σ w (r − 1 − log r), the low-variance estimate "k3" of KL(π_old ‖ π), r = π/π_old.
+
+    Over actions of π_old neither it nor its gradient, Σ w (r − 1) ∇log π, is biased, so it also serves as a penalty.
+    """
     return (weight * (log_ratio.exp() - 1 - log_ratio)).sum()

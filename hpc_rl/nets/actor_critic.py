@@ -6,33 +6,79 @@ import torch
 from torch import Tensor, nn
 
 from hpc_rl.nets.actions import Head
-from hpc_rl.nets.conv import ConvTorso
-from hpc_rl.nets.init import orthogonal
-from hpc_rl.nets.mlp import MlpTorso
-from hpc_rl.nets.sizes import images
-from hpc_rl.types import Spec
+from hpc_rl.nets.normalizers import Standardize
+from hpc_rl.nets.recurrent import Lstm
+from hpc_rl.nets.sizes import carried, images, remembered
+from hpc_rl.nets.torsos import ConvTorso, MlpTorso, orthogonal
+from hpc_rl.types import Act, Schema, Spec, Step
 
 
 class ActorCritic(nn.Module):
-    """observation [.., *O] -> (head output [.., P], value [..]); images share a torso, vectors get one each."""
+    """observation [.., *O] -> (head output [.., P], value [..]); images share a torso, vectors get one each.
 
-    def __init__(self, spec: Spec, hidden: tuple[int, ...], network: str = "nature") -> None:
+    With ``lstm`` units the torso is shared and rows are time-major: [T, b, *O]. ``standardize`` applies to vectors.
+    """
+
+    def __init__(
+        self, spec: Spec, hidden: tuple[int, ...], network: str = "nature", lstm: int = 0, standardize: bool = False
+    ) -> None:
         super().__init__()
         self.shape = spec.observation
         conv = images(spec)
+        self.standardize = Standardize(self.shape) if standardize and not conv else None
         self.torso = ConvTorso(self.shape, network) if conv else MlpTorso(self.shape, hidden)
-        self.critic = None if conv else MlpTorso(self.shape, hidden)
+        self.critic = None if conv or lstm else MlpTorso(self.shape, hidden)
+        self.units, self.lstm = lstm, Lstm(self.torso.features, lstm) if lstm else None
+        features = lstm or self.torso.features
         head = Head(spec.actions)
         box = spec.actions.kind == "box"
-        self.policy = orthogonal(nn.Linear(self.torso.features, head.outputs // 2 if box else head.outputs), 0.01)
+        self.policy = orthogonal(nn.Linear(features, head.outputs // 2 if box else head.outputs), 0.01)
         self.log_std = nn.Parameter(torch.zeros(head.outputs // 2)) if box else None
-        self.value = orthogonal(nn.Linear(self.torso.features, 1), 1.0)
+        self.value = orthogonal(nn.Linear(features, 1), 1.0)
 
-    def forward(self, observation: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, observation: Tensor, first: Tensor | None = None, carry: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """An LSTM also wants first [T, b] and its carry [b, 2, H] before row 0, and gives that after the last row."""
         lead = observation.shape[: observation.dim() - len(self.shape)]
-        features = self.torso(observation)
-        output = self.policy(features)
+        x = observation if self.standardize is None else self.standardize(observation)
+        features = self.torso(x)
+        if self.lstm is not None:
+            assert first is not None and carry is not None
+            features, carry = self.lstm(features.reshape(*lead, -1), first, carry)
+        output = self.policy(features).reshape(*lead, -1)
         if self.log_std is not None:
             output = torch.cat([output, self.log_std.expand_as(output)], -1)
-        value = self.value(features if self.critic is None else self.critic(observation)).squeeze(-1)
-        return output.reshape(*lead, -1), value.reshape(lead)
+        value = self.value(features if self.critic is None else self.critic(x))
+        return output, value.reshape(lead), carry
+
+
+class StochasticPolicy:
+    """Acts by sampling π(a|x); remembers those of log π(a|x) and V(x) that ``extras`` names.
+
+    With ``filter_discount`` γ it also carries and remembers the discounted sum of the episode's rewards so far,
+    F_t = γ F_{t−1} + r_{t−1}, whose spread scales rewards (OpenAI Baselines' VecNormalize).
+    """
+
+    def __init__(self, net: ActorCritic, spec: Spec, extras: Schema, filter_discount: float | None = None) -> None:
+        self.net, self.head, self.filter_discount = net, Head(spec.actions), filter_discount
+        self.noise = self.head.noise
+        self.extras = remembered(extras, filter_discount is not None)
+        self.carry = carried(net.units, filter_discount is not None)
+
+    def initial_carry(self, columns: int) -> dict[str, Tensor]:
+        device = next(self.net.parameters()).device
+        return {name: torch.zeros(columns, *leaf.shape, device=device) for name, leaf in self.carry.items()}
+
+    @torch.no_grad()
+    def act(self, step: Step, carry: dict[str, Tensor], exploration: Tensor, noise: Tensor) -> Act:
+        output, value, state = self.net(step.observation[None], step.first[None], carry.get("lstm"))
+        output, found = output[0], {"value": value[0]}
+        action = self.head.sample(output, noise, exploration)
+        after = {} if state is None else {"lstm": state}
+        if "log_prob" in self.extras:
+            found["log_prob"] = self.head.log_prob_entropy(output, action)[0]
+        if self.filter_discount is not None:
+            sum_so_far = (self.filter_discount * carry["filtered_return"] + step.reward) * ~step.first
+            after["filtered_return"] = found["filtered_return"] = sum_so_far
+        return Act(action, after, {name: found[name] for name in self.extras})

@@ -7,8 +7,8 @@ import time
 import torch
 from torch import nn
 
-from hpc_rl.nets.conv import ConvTorso
 from hpc_rl.nets.sizes import SMALLEST
+from hpc_rl.nets.torsos import ConvTorso
 
 _MIN_GAIN = 1.1  # bf16 loses digits, so it has to be worth it
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from itertools import pairwise
 from math import prod
 
-from hpc_rl.types import Spec
+from hpc_rl.types import Leaf, Schema, Spec
 
 SMALLEST = 36  # pixels a side that the strides leave something of; smaller images are taken as vectors
 NETWORKS = {  # (channels, kernel, stride) of each convolution, then units of the dense layer
@@ -17,23 +17,42 @@ NETWORKS = {  # (channels, kernel, stride) of each convolution, then units of th
 }
 
 
-def actor_critic(spec: Spec, hidden: tuple[int, ...], network: str = "nature") -> int:
-    """Parameters of ``ActorCritic(spec, hidden, network)``."""
+def actor_critic(
+    spec: Spec, hidden: tuple[int, ...], network: str = "nature", lstm: int = 0, standardize: bool = False
+) -> int:
+    """Parameters of ``ActorCritic(spec, hidden, network, lstm, standardize)``."""
     outputs = prod(spec.actions.sizes) if spec.actions.kind == "box" else sum(spec.actions.sizes)
     log_std = outputs if spec.actions.kind == "box" else 0
     if images(spec):
         torsos, features = _convolutions(spec.observation, network)[0], NETWORKS[network][1]
     else:
         widths = [prod(spec.observation), *hidden]
-        torsos, features = 2 * sum(a * b + b for a, b in pairwise(widths)), widths[-1]
+        torsos, features = (1 if lstm else 2) * sum(a * b + b for a, b in pairwise(widths)), widths[-1]
+        torsos += 2 * widths[0] * standardize
+    if lstm:
+        torsos, features = torsos + 4 * lstm * (features + 1 + lstm), lstm
     return torsos + features * outputs + outputs + log_std + features + 1
 
 
-def activations(spec: Spec, hidden: tuple[int, ...], network: str = "nature") -> int:
+def carried(lstm: int, filtered: bool) -> Schema:
+    """What a policy over ``ActorCritic`` takes from row to row, so that a fragment can be replayed from its start."""
+    state = {"lstm": Leaf((2, lstm), "float32", "fragment", "", "hidden and cell state before row 0")} if lstm else {}
+    text = "the discounted sum of rewards of the row before row 0"
+    return {**state, **({"filtered_return": Leaf((), "float32", "fragment", "", text)} if filtered else {})}
+
+
+def remembered(extras: Schema, filtered: bool) -> Schema:
+    """A method's ``extras``, and the filtered return where its spread scales the rewards."""
+    text = "discounted sum of the episode's rewards so far"
+    return {**extras, **({"filtered_return": Leaf((), "float32", "step", "", text)} if filtered else {})}
+
+
+def activations(spec: Spec, hidden: tuple[int, ...], network: str = "nature", lstm: int = 0) -> int:
     """Numbers that ``ActorCritic`` keeps for one sample until its backward pass, its input as float32 included."""
+    gates = 11 * lstm  # four gates before and after their squashing, both states, the cell's tanh
     if images(spec):
-        return prod(spec.observation) + _convolutions(spec.observation, network)[1]
-    return prod(spec.observation) + 2 * sum(hidden)
+        return prod(spec.observation) + _convolutions(spec.observation, network)[1] + gates
+    return prod(spec.observation) + (1 if lstm else 2) * sum(hidden) + gates
 
 
 def images(spec: Spec) -> bool:

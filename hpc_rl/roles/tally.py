@@ -88,6 +88,7 @@ def fit(job: Job, spec: Spec) -> dict[str, Any]:
         "actions": {"kind": spec.actions.kind, "sizes": list(spec.actions.sizes)},
         "hidden": list(job.method.get("hidden", [])),
         "network": job.method.get("network"),
+        "lstm": job.method.get("lstm", 0),
     }
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from hpc_rl import job as jobs
+from hpc_rl.algorithms.base import Alone
 from hpc_rl.algorithms.ppo import Config, Learner
 
 
@@ -18,7 +19,7 @@ def shares(steps: int, columns: int, ranks: int, minibatches: int) -> list[list[
     found = []
     width = columns // ranks
     for rank in range(ranks):
-        group = SimpleNamespace(sum=lambda total: total * ranks)
+        group = SimpleNamespace(rank=rank, size=ranks)
         learner = cast(Learner, SimpleNamespace(config=Config(minibatches=minibatches), group=group))
         first = torch.arange(rank * width, (rank + 1) * width)
         batch = cast(Any, SimpleNamespace(action=torch.zeros(steps, width), column=first))
@@ -42,7 +43,7 @@ def test_ranks_have_equal_work_in_every_minibatch() -> None:
 
 
 def test_epochs_are_permuted_anew_and_columns_apart() -> None:
-    learner = cast(Learner, SimpleNamespace(config=Config(minibatches=2), group=SimpleNamespace(sum=lambda x: x)))
+    learner = cast(Learner, SimpleNamespace(config=Config(minibatches=2), group=Alone()))
     batch = cast(Any, SimpleNamespace(action=torch.zeros(12, 4), column=torch.arange(4)))
     draw = np.random.default_rng(0)
     one, two = (Learner._minibatches(learner, batch, draw)[0] for _ in range(2))

@@ -22,6 +22,8 @@ SPECS = {
     "pixel": Spec("pixel", (36, 36), "uint8", Actions("discrete", (6,)), stack=4),
 }
 ENVIRONMENTS = ("toy/catch", "toy/counter")
+WHOLE: dict[str, Any] = {"lstm": 6, "normalize_observation": True, "normalize_reward": True}
+"""Everything that carries a state from row to row or from update to update; a method takes what it has."""
 STEPS, COLUMNS = 24, 4
 
 
@@ -49,10 +51,10 @@ def step_of(spec: Spec, columns: int, seed: int = 0) -> Step:
     return Step(torch.from_numpy(x), first, torch.tensor(rng.normal(size=columns), dtype=torch.float32))
 
 
-def sampled(name: str, id: str, rounds: int, steps: int = STEPS) -> tuple[Spec, list[Trajectory]]:
+def sampled(name: str, id: str, rounds: int, steps: int = STEPS, config: Any = None) -> tuple[Spec, list[Trajectory]]:
     """Batches that the method's own first policy collected; the counter's hold both kinds of end."""
     environment = make(id, {}, COLUMNS)
-    policy, spec = policy_of(name, environment.spec), environment.spec
+    policy, spec = policy_of(name, environment.spec, config), environment.spec
     columns = range(COLUMNS)
     vector = Vector(environment, policy, columns, streams(3, "act", columns, 0), Split())
     vector.start(episode_seeds(3, "episode", columns, 0))

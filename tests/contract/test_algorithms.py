@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from batches import COLUMNS, ENVIRONMENTS, NAMES, SPECS, config_of, learner_of, policy_of, sampled, step_of
+from batches import COLUMNS, ENVIRONMENTS, NAMES, SPECS, WHOLE, config_of, learner_of, policy_of, sampled, step_of
 from torch import Tensor
 
 from hpc_rl import job as jobs
@@ -34,10 +34,11 @@ def test_the_batches_hold_both_kinds_of_end() -> None:
 # ---- act ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("changes", [{}, WHOLE], ids=["plain", "whole"])
 @pytest.mark.parametrize("kind", SPECS)
 @pytest.mark.parametrize("name", NAMES)
-def test_act_gives_what_the_schema_says(name: str, kind: str) -> None:
-    spec, policy = SPECS[kind], policy_of(name, SPECS[kind])
+def test_act_gives_what_the_schema_says(name: str, kind: str, changes: dict[str, Any]) -> None:
+    spec, policy = SPECS[kind], policy_of(name, SPECS[kind], config_of(name, **changes))
     act = policy.act(step_of(spec, 3), policy.initial_carry(3), torch.ones(3), torch.rand(3, policy.noise))
     assert act.action.shape == (3, *spec.actions.shape) and act.action.dtype == getattr(torch, spec.actions.dtype)
     for given, schema in (
@@ -94,18 +95,18 @@ def test_metrics_are_finite_and_parameters_move(name: str, id: str) -> None:
     assert torch.isfinite(learner.flat.parameter).all() and not torch.equal(learner.flat.parameter, before)
 
 
+@pytest.mark.parametrize("changes", [{}, WHOLE, {"objective": "kl", "kl_target": 1e-4}, {"replay": 0.5}])
 @pytest.mark.parametrize("name", NAMES)
-def test_a_loaded_state_repeats_the_next_update_bitwise(name: str) -> None:
-    spec, batches = sampled(name, "toy/counter", 3)
-    learner = learner_of(name, spec)
+def test_a_loaded_state_repeats_the_next_update_bitwise(name: str, changes: dict[str, Any]) -> None:
+    config = config_of(name, **changes)
+    spec, batches = sampled(name, "toy/counter", 3, config=config)
+    learner = learner_of(name, spec, config)
     learner.update(batches[0], 0.0)
     learner.update(batches[1], 0.1)
     state = learner.state()
     wanted = learner.update(batches[2], 0.2).metrics
     torch.manual_seed(99)
-    fresh = jobs.algorithm(name).learner(
-        config_of(name), spec, jobs.algorithm(name).policy(config_of(name), spec), Alone()
-    )
+    fresh = jobs.algorithm(name).learner(config, spec, jobs.algorithm(name).policy(config, spec), Alone())
     fresh.load(state)
     assert fresh.update(batches[2], 0.2).metrics == wanted
     assert torch.equal(fresh.flat.parameter, learner.flat.parameter)
@@ -132,12 +133,21 @@ def updated(name: str, spec: Spec, config: Any, batches: list[Trajectory], shard
     return found
 
 
-@pytest.mark.parametrize("changes", [{}, {"minibatches": 2}, {"minibatches": 16, "normalize_advantage": False}])
+SHARDED: list[dict[str, Any]] = [
+    {},
+    {"minibatches": 2},
+    {"minibatches": 16, "normalize_advantage": False},
+    {"minibatches": 2, **WHOLE},
+    {"minibatches": 2, "objective": "kl", "kl_target": 1e-4},
+]
+
+
+@pytest.mark.parametrize("changes", SHARDED)
 @pytest.mark.parametrize("id", ENVIRONMENTS)
 @pytest.mark.parametrize("name", NAMES)
 def test_updates_on_shards_equal_the_update_on_the_union(name: str, id: str, changes: dict[str, Any]) -> None:
-    spec, batches = sampled(name, id, 3)
     config = config_of(name, **changes)
+    spec, batches = sampled(name, id, 3, config=config)
     state = learner_of(name, spec, config).state()
     (whole,) = updated(name, spec, config, batches, 1, state)
     assert (whole - state["parameters"]).abs().max() > 1e-4

@@ -47,11 +47,11 @@ def variants(name: str) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_config_field_is_read(name: str) -> None:
     read: set[str] = set()
-    spec, batches = sampled(name, "toy/catch", 2)
-    for values in variants(name):
+    spec, _ = sampled(name, "toy/catch", 0)
+    for values in [*variants(name), {**variants(name)[0], "lstm": 4}]:
         config, algorithm = Recording(values, read), jobs.algorithm(name)
         learner = algorithm.learner(config, spec, algorithm.policy(config, spec), Alone())
-        for batch in batches:
+        for batch in sampled(name, "toy/catch", 2, config=config)[1]:
             learner.update(batch, 0.5)
     for topology in jobs.literal(name, "TOPOLOGIES"):
         table = {"algorithm": name, "topology": topology, "environment": {"id": "toy/catch"}}

@@ -1,7 +1,7 @@
 """Policy losses against loops, and their gradients against finite differences.
 
 Mutations seen to fail: ``minimum`` → ``maximum``; the clip one-sided; ``weight`` left out;
-the sign of a loss; k3 without its −1; k3 with the sign of log r turned.
+the sign of a loss; k3 without its −1; k3 with the sign of log r turned; ½ (log r)² in the place of k3.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hpc_rl.formulas.policy_gradient import approximate_kl, clipped_surrogate, policy_gradient
+from hpc_rl.formulas.policy_gradient import approximate_kl, clipped_surrogate, policy_gradient, surrogate
 
 CLIP = 0.2
 
@@ -67,6 +67,26 @@ def test_clipped_surrogate_has_the_right_gradient(seed: int) -> None:
     assert outside.any() and (found[outside] == 0).all()
     inside = ~outside & (weight > 0)
     assert torch.allclose(found[inside], -(r * advantage)[inside])
+
+
+def test_surrogate_is_the_loop() -> None:
+    ratio, advantage, weight = numbers(3)
+    terms = zip(ratio.tolist(), advantage.tolist(), weight.tolist(), strict=True)
+    assert np.isclose(float(surrogate(ratio, advantage, weight)), -sum(w * np.exp(x) * a for x, a, w in terms))
+
+
+def test_the_penalty_pulls_as_the_exact_kl_does() -> None:
+    """Its gradient in the logits of π, averaged over actions of π_old, is that of KL(π_old ‖ π)."""
+    old = torch.tensor([0.5, 0.3, 0.15, 0.05], dtype=torch.float64)
+    logits = torch.tensor([0.1, -0.4, 0.9, 0.2], dtype=torch.float64)
+
+    def penalty(x: Tensor) -> Tensor:
+        return approximate_kl(torch.log_softmax(x, -1) - old.log(), old)
+
+    def exact(x: Tensor) -> Tensor:
+        return (old * (old.log() - torch.log_softmax(x, -1))).sum()
+
+    assert torch.allclose(gradient(penalty, logits), gradient(exact, logits))
 
 
 def test_policy_gradient_is_the_loop_and_its_gradient_the_advantage() -> None:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hpc_rl.nets.conv import ConvTorso
 from hpc_rl.nets.precision import set_precision
+from hpc_rl.nets.torsos import ConvTorso
 
 SHAPE = (4, 44, 52)
 

@@ -43,8 +43,8 @@ def test_small_images_are_taken_as_vectors() -> None:
     small = Spec("small", (20, 20), "uint8", Actions("discrete", (2,)), stack=4)
     net = ActorCritic(small, (8,))
     assert sum(p.numel() for p in net.parameters()) == actor_critic(small, (8,))
-    _, bright = net(torch.full((1, 4, 20, 20), 255, dtype=torch.uint8))
-    _, one = net(torch.ones(1, 4, 20, 20))
+    _, bright, _ = net(torch.full((1, 4, 20, 20), 255, dtype=torch.uint8))
+    _, one, _ = net(torch.ones(1, 4, 20, 20))
     assert torch.allclose(bright, one)  # bytes are 0..1
 
 

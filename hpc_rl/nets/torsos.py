@@ -1,4 +1,4 @@
-"""Convolutional torsos; sizes.py lists their layers."""
+"""What turns observations into features: convolutions for images (sizes.py lists them), plain layers for vectors."""
 
 from __future__ import annotations
 
@@ -9,8 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hpc_rl.nets.init import orthogonal
 from hpc_rl.nets.sizes import NETWORKS, SMALLEST
+
+
+def orthogonal(layer: nn.Linear | nn.Conv2d, gain: float) -> nn.Module:
+    """Orthogonal weights of this gain and zero bias: √2 before a ReLU, 0.01 for policy heads, 1 for value heads."""
+    nn.init.orthogonal_(layer.weight, gain)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
 
 
 class ConvTorso(nn.Module):
@@ -56,3 +63,22 @@ class ConvTorso(nn.Module):
                 x = F.relu(layer(x), inplace=True)
             x = F.relu(self.dense(x.flatten(1)), inplace=True)
         return x.float()
+
+
+class MlpTorso(nn.Module):
+    """Vectors or small arrays [.., *shape], bytes taken as 0..1 -> float32 features [n, units] through tanh."""
+
+    def __init__(self, shape: tuple[int, ...], hidden: tuple[int, ...]) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        width = self.inputs = prod(shape)
+        for units in hidden:
+            layers += [orthogonal(nn.Linear(width, units), 2**0.5), nn.Tanh()]
+            width = units
+        self.layers = nn.Sequential(*layers)
+        self.features = width
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.reshape(-1, self.inputs).float()
+        out: Tensor = self.layers(flat / 255 if x.dtype == torch.uint8 else flat)
+        return out

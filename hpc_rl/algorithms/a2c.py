@@ -1,0 +1,126 @@
+"""A2C and A3C (Mnih et al. 2016, arXiv 1602.01783): an actor-critic on short, fresh trajectories.
+
+Loss over valid moves, with n-step returns R cut at the fragment's end and Â = R − V(x):
+
+    − log π(a|x) Â  +  c_v ½ (R − V(x))²  −  c_e H(π(·|x))          (section 4.3)
+
+One optimiser step per batch. All ranks' gradients summed: A2C. Pushed to a parameter server as they come, with shared
+RMSProp statistics: A3C. Behind central inference, where data are a little late and nothing corrects it: GA3C
+(Babaeizadeh et al. 2017, arXiv 1611.06256). λ < 1 replaces R by Â_GAE + V.
+
+Published settings (Atari): T 5, 16 columns, RMSProp α 0.99, lr 7e-4 annealed to 0, γ 0.99, c_v 0.5, c_e 0.01, clip 0.5
+(OpenAI Baselines: ε 1e-5); the mean over the batch; rewards clipped to ±1.
+
+Needs nothing in extras. Topologies: solo, allreduce; parameter_server; actor_learner.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hpc_rl.algorithms.base import (
+    Algorithm,
+    Flat,
+    Group,
+    State,
+    load_optimizer,
+    make_optimizer,
+    optimizer_state,
+)
+from hpc_rl.formulas.policy_gradient import policy_gradient
+from hpc_rl.formulas.returns import gae
+from hpc_rl.formulas.value import half_squared
+from hpc_rl.nets.actions import Head
+from hpc_rl.nets.actor_critic import ActorCritic, StochasticPolicy
+from hpc_rl.nets.normalizers import Normalizers
+from hpc_rl.types import Schema, Spec, Trajectory, Update
+
+FIGURES = ("policy_loss", "value_loss", "entropy")
+TOPOLOGIES = ("solo", "allreduce", "actor_learner")
+EXTRAS: Schema = {}
+
+
+@dataclass(frozen=True)
+class Config:
+    unroll: int = 5  # T, moves per column and update, >= 1
+    batch_columns: int = 0  # >= 0, columns per update on actor_learner; 0 takes one actor's share
+    learning_rate: float = 7e-4  # > 0
+    anneal: bool = True  # learning rate falls linearly to 0 over the budget
+    optimizer: str = "rmsprop"  # rmsprop | adam
+    epsilon: float = 1e-5  # > 0, added outside the root
+    decay: float = 0.99  # 0..1, RMSProp's α or Adam's β₂
+    discount: float = 0.99  # γ, 0..1
+    lambda_: float = 1.0  # 0..1, 1 is the n-step return
+    entropy_cost: float = 0.01  # >= 0
+    value_cost: float = 0.5  # >= 0
+    max_grad_norm: float = 0.5  # > 0
+    reward_clip: float = 0.0  # >= 0, 0 leaves rewards raw
+    normalize_observation: bool = False  # by running mean and variance; vectors only
+    normalize_reward: bool = False  # by the running spread of filtered returns
+    network: str = "nature"  # nature | shallow, for images
+    hidden: tuple[int, ...] = (64, 64)  # units per layer for vector observations
+    lstm: int = 0  # >= 0, units of a recurrent layer; 0 has none
+
+
+def loss(
+    config: Config, output: Tensor, value: Tensor, head: Head, batch: Trajectory, reward: Tensor
+) -> tuple[Tensor, list[Tensor]]:
+    """Summed loss and the sums that FIGURES names, for network outputs [T+1, b, P], [T+1, b] and rewards [T, b]."""
+    weight = batch.valid.float()
+    log_prob, entropy = head.log_prob_entropy(output[:-1], batch.action)
+    fixed = value.detach()
+    advantage = gae(reward, config.discount * batch.discount, fixed, weight, config.lambda_)
+    policy_loss = policy_gradient(log_prob, advantage, weight)
+    value_loss = half_squared(value[:-1], advantage + fixed[:-1], weight)
+    bonus = (weight * entropy).sum()
+    total = policy_loss + config.value_cost * value_loss - config.entropy_cost * bonus
+    return total, [x.detach().cpu() for x in (policy_loss, value_loss, bonus)]
+
+
+def policy(config: Config, spec: Spec) -> StochasticPolicy:
+    """Acts by sampling π."""
+    net = ActorCritic(spec, tuple(config.hidden), config.network, config.lstm, config.normalize_observation)
+    return StochasticPolicy(net, spec, EXTRAS, config.discount if config.normalize_reward else None)
+
+
+class Learner:
+    """One update = one optimiser step on one batch."""
+
+    def __init__(self, config: Config, spec: Spec, policy: StochasticPolicy, group: Group) -> None:
+        self.config, self.policy, self.group = config, policy, group
+        self.flat = Flat(policy.net)
+        group.broadcast_(self.flat.parameter.data)
+        self.optimizer = make_optimizer(self.flat, config.optimizer, config.learning_rate, config.epsilon, config.decay)
+        self.normalizers = Normalizers(policy.net.standardize, config.normalize_reward)
+
+    def update(self, batch: Trajectory, progress: float) -> Update:
+        config = self.config
+        rate = config.learning_rate * (1 - progress if config.anneal else 1.0)
+        self.optimizer.torch.param_groups[0]["lr"] = rate
+        output, value, _ = self.policy.net(batch.observation, batch.first, batch.carry.get("lstm"))
+        reward = self.normalizers.reward(batch, config.reward_clip)
+        summed, sums = loss(config, output, value, self.policy.head, batch, reward)
+        count = int(batch.valid.sum())
+        norm = self.group.apply_gradients(self.optimizer, summed, count, config.max_grad_norm)
+        self.normalizers.add(batch, self.group.sum)
+        totals = self.group.sum(torch.stack([*sums, torch.tensor(float(count))]))
+        means = dict(zip(FIGURES, (totals[:-1] / totals[-1].clamp(min=1)).tolist(), strict=True))
+        return Update({**means, "grad_norm": norm, "learning_rate": rate})
+
+    def state(self) -> State:
+        return {
+            "parameters": self.flat.parameter.data.clone(),
+            "optimizer": optimizer_state(self.optimizer),
+            "normalizers": self.normalizers.state(),
+        }
+
+    def load(self, state: State) -> None:
+        self.flat.parameter.data.copy_(state["parameters"])
+        load_optimizer(self.optimizer, state["optimizer"])
+        self.normalizers.load(state["normalizers"])
+
+
+ALGORITHM = Algorithm(config=Config, policy=policy, learner=Learner)

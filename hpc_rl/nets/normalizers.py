@@ -1,0 +1,101 @@
+"""Running statistics of observations and returns, merged exactly over ranks.
+
+They belong to a policy version: frozen while it acts and is learned from, replaced with the next one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hpc_rl.types import Trajectory
+
+LIMIT = 10.0  # standard deviations kept, as in OpenAI Baselines' VecNormalize
+
+
+class Standardize(nn.Module):
+    """(x − mean) · scale, clipped. Both are parameters without a gradient, so that they travel with the weights."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.mean, self.scale = nn.Parameter(torch.zeros(shape)), nn.Parameter(torch.ones(shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ((x - self.mean.detach()) * self.scale.detach()).clamp(-LIMIT, LIMIT)
+
+
+class Running:
+    """Count, mean and sum of squared deviations of all rows seen, in float64."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.count = 0.0
+        self.mean, self.squares = torch.zeros(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.float64)
+
+    def add(self, x: Tensor, total: Callable[[Tensor], Tensor]) -> None:
+        """Merge rows x [n, *shape]; ``total`` sums a tensor over all ranks.
+
+        Deviations are taken from the old mean, which all ranks share, so one reduction of sums gives the exact result
+        (Chan, Golub and LeVeque 1979) without the cancellation of raw squares.
+        """
+        away = x.double().cpu() - self.mean
+        rows = torch.tensor([float(len(x))], dtype=torch.float64)
+        sums = torch.cat([rows, away.sum(0).flatten(), away.square().sum(0).flatten()])
+        count, first, second = torch.split(total(sums), [1, self.mean.numel(), self.mean.numel()])
+        self.count += float(count)
+        shift = first.reshape(self.mean.shape) / max(self.count, 1.0)
+        self.mean += shift
+        self.squares += second.reshape(self.mean.shape) - self.count * shift.square()
+
+    @property
+    def scale(self) -> Tensor:
+        """1 / standard deviation; 1 before anything was seen."""
+        if not self.count:
+            return torch.ones_like(self.mean)
+        return (self.squares / self.count + 1e-8).rsqrt()
+
+    def write(self, into: Standardize) -> None:
+        """Make these the statistics of the next policy version."""
+        into.mean.data.copy_(self.mean)
+        into.scale.data.copy_(self.scale)
+
+    def state(self) -> dict[str, Any]:
+        return {"count": self.count, "mean": self.mean.clone(), "squares": self.squares.clone()}
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.count, self.mean, self.squares = state["count"], state["mean"].clone(), state["squares"].clone()
+
+
+class Normalizers:
+    """A learner's statistics of observations and of filtered returns; either may be switched off."""
+
+    def __init__(self, standardize: Standardize | None, rewards: bool) -> None:
+        self.standardize = standardize
+        self.seen = Running(tuple(standardize.mean.shape)) if standardize is not None else None
+        self.returns = Running(()) if rewards else None
+
+    def reward(self, batch: Trajectory, clip: float) -> Tensor:
+        """Rewards [T, b] divided by the spread of the filtered returns, then clipped where ``clip`` says so."""
+        reward = batch.reward
+        if self.returns is not None:
+            reward = (reward * float(self.returns.scale)).clamp(-LIMIT, LIMIT)
+        return reward.clamp(-clip, clip) if clip else reward
+
+    def add(self, batch: Trajectory, total: Callable[[Tensor], Tensor]) -> None:
+        """Make the statistics of the next version from this batch; ``total`` sums a tensor over all ranks."""
+        if self.seen is not None and self.standardize is not None:
+            self.seen.add(batch.observation[:-1].flatten(0, 1), total)
+            self.seen.write(self.standardize)
+        if self.returns is not None:
+            self.returns.add(batch.extras["filtered_return"].flatten(), total)
+
+    def state(self) -> dict[str, Any]:
+        both = {"observation": self.seen, "return": self.returns}
+        return {name: running.state() for name, running in both.items() if running is not None}
+
+    def load(self, state: dict[str, Any]) -> None:
+        for name, running in {"observation": self.seen, "return": self.returns}.items():
+            if running is not None:
+                running.load(state[name])
