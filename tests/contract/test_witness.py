@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from batches import NAMES, sampled
-from seats import Ran, run_job
+from seats import run_job
 
 from hpc_rl import job as jobs
 from hpc_rl.storage import checkpoint
@@ -112,34 +112,3 @@ def test_everything_is_cleaned_up(tmp_path: Path) -> None:
         if topology not in RANKS:
             run_job(table_of(name, topology, 2, env_steps=100), tmp_path / name)
     assert set(Path("/dev/shm").glob("hpc_rl-*")) - before == set()
-
-
-# ---- the number of ranks does not matter ----------------------------------------------------------------------------
-
-
-@pytest.fixture
-def generator_per_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch's generator is one per process; ranks that are threads must not take each other's numbers."""
-    plain = torch.randint
-    monkeypatch.setattr(torch, "randint", lambda *a, **k: plain(*a, **k, generator=torch.Generator().manual_seed(5)))
-
-
-def synchronous(tmp_path: Path, ranks: int) -> Ran:
-    """Exactly five updates of PPO."""
-    table = table_of("ppo", "allreduce", ranks, env_steps=160, unroll=10, epochs=2, minibatches=2)
-    return run_job(table, tmp_path / f"{ranks}")
-
-
-@pytest.mark.usefixtures("generator_per_thread")
-def test_one_two_and_four_workers_do_the_same(tmp_path: Path) -> None:
-    found = {ranks: synchronous(tmp_path, ranks) for ranks in (1, 2, 4)}
-    whole = found[1]
-    assert json.loads(whole.run.summary_file.read_text())["updates"] == 5
-    wanted = whole.learners[0].flat.parameter.data
-    for ranks in (2, 4):
-        for learner in found[ranks].learners.values():
-            assert (learner.flat.parameter.data - wanted).abs().max() <= 1e-5
-        for column in range(COLUMNS):
-            one, many = column_of(whole.run.path, column), column_of(found[ranks].run.path, column)
-            for leaf in ("observation", "action"):
-                assert one[leaf][:10].tobytes() == many[leaf][:10].tobytes(), f"{leaf} of column {column}"
