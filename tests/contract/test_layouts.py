@@ -1,10 +1,10 @@
 """The number of ranks changes nothing: the same environments, the same draws, the same parameters.
 
 PPO with everything that could depend on the layout: epochs and minibatches, advantages, observations and rewards
-normalised over all ranks, the KL stop; plain and recurrent. Every rollout holds a termination and a truncation.
+normalised over all ranks, the KL stop; plain and recurrent. Rollouts hold terminations and time limits.
 
 Mutations seen to fail: minibatches of a rank's own columns; advantages, observations or filtered returns normalised
-over this rank; means of means in the KL; streams keyed by the rank; a value at a truncation taken for a termination's.
+over this rank; this rank's KL alone; streams keyed by the rank.
 """
 
 from __future__ import annotations
@@ -18,10 +18,17 @@ import torch
 from seats import Ran, run_job
 from test_witness import column_of
 
-COLUMNS, UPDATES = 12, 20
-ROUND = 24 * COLUMNS * 23 / 26  # env steps of an update: 23 moves and three resets are the counter's cycle
+COLUMNS, UPDATES, ROWS = 12, 20, 24
 
-PLAIN = {"unroll": 24, "epochs": 4, "minibatches": 4, "learning_rate": 1e-3, "target_kl": 0.05, "hidden": [16]}
+PLAIN = {
+    "unroll": ROWS,
+    "epochs": 4,
+    "minibatches": 4,
+    "learning_rate": 2e-3,
+    "anneal": False,
+    "target_kl": 0.0015,
+    "hidden": [16],
+}
 PLAIN |= {"normalize_observation": True, "normalize_reward": True}
 KINDS: dict[str, dict[str, Any]] = {"plain": PLAIN, "recurrent": {**PLAIN, "lstm": 8}}
 
@@ -37,8 +44,8 @@ def trained(folder: Path, ranks: int, method: dict[str, Any]) -> Ran:
     table = {
         "algorithm": "ppo",
         "topology": "allreduce",
-        "environment": {"id": "toy/counter", "columns": COLUMNS},
-        "budget": {"env_steps": int((UPDATES - 0.5) * ROUND)},
+        "environment": {"id": "CartPole-v1", "columns": COLUMNS, "arguments": {"max_episode_steps": 20}},
+        "budget": {"env_steps": UPDATES * ROWS * COLUMNS},
         "resources": {"ranks": ranks, "threads": 1},
         "output": {"record": 1.0, "compression": "none"},
         "ppo": method,
@@ -50,9 +57,9 @@ def trained(folder: Path, ranks: int, method: dict[str, Any]) -> Ran:
 def test_one_to_four_ranks_train_the_same(kind: str, tmp_path: Path) -> None:
     found = {ranks: trained(tmp_path, ranks, KINDS[kind]) for ranks in (1, 2, 3, 4)}
     summary = json.loads(found[1].run.summary_file.read_text())
-    assert summary["updates"] == UPDATES
+    assert summary["updates"] >= UPDATES
     wanted = found[1].learners[0].flat.parameter.data
-    assert found[1].learners[0].normalizers.seen.count == UPDATES * 24 * COLUMNS
+    assert found[1].learners[0].normalizers.seen.count == summary["updates"] * ROWS * COLUMNS
     columns = [column_of(found[1].run.path, column) for column in range(COLUMNS)]
     for ranks in (2, 3, 4):
         for learner in found[ranks].learners.values():
@@ -60,6 +67,6 @@ def test_one_to_four_ranks_train_the_same(kind: str, tmp_path: Path) -> None:
         for column, one in enumerate(columns):
             many = column_of(found[ranks].run.path, column)
             for leaf in ("observation", "action"):
-                assert one[leaf][:24].tobytes() == many[leaf][:24].tobytes(), (
+                assert one[leaf][:ROWS].tobytes() == many[leaf][:ROWS].tobytes(), (
                     f"{leaf} of column {column}, {ranks} ranks"
                 )
