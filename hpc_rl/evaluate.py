@@ -13,8 +13,9 @@ from hpc_rl.algorithms.base import Flat, Policy, State
 from hpc_rl.envs.base import Environment
 from hpc_rl.envs.make import describe, make
 from hpc_rl.roles.tally import fit
-from hpc_rl.samplers.base import episode_seeds, streams
-from hpc_rl.samplers.vector import Split, Vector
+from hpc_rl.samplers.base import Split, episode_seeds, streams
+from hpc_rl.samplers.lanes import Lane
+from hpc_rl.samplers.vector import Vector
 from hpc_rl.storage import checkpoint
 from hpc_rl.storage.run_dir import BadRun, RunDir, open_run
 from hpc_rl.types import Array, allocate, trajectory_schema
@@ -53,21 +54,22 @@ def _first_games(
 ) -> list[float]:
     environment = make_environment(len(columns), 1)
     try:
-        vector = Vector(environment, policy, columns, streams(seed, "evaluate_act", columns, 0), Split())
-        vector.exploration.fill_(exploration)
-        vector.start(episode_seeds(seed, "evaluate", columns, 0))
+        lane = Lane(environment, policy, np.array(columns), streams(seed, "evaluate_act", columns, 0))
+        lane.exploration.fill_(exploration)
+        lane.start(episode_seeds(seed, "evaluate", columns, 0))
+        vector = Vector([lane], Split())
         schema = trajectory_schema(environment.spec, policy.extras, policy.carry)
         tree = allocate(schema, 1, len(columns), environment.spec.stack)
         found = np.full(len(columns), np.nan)
         for _ in range(max_moves):
             if watch is not None:
-                watch(vector.observation)
-            vector.collect(tree, 0)
+                watch(lane.observation)
+            vector.collect(tree, lambda: 0)
             ended = np.isnan(found) & np.isfinite(tree["episode_return"][0])
             found[ended] = tree["episode_return"][0][ended]
             if np.isfinite(found).all():
                 break
-        return [float(x) for x in np.where(np.isnan(found), vector.running_return, found)]
+        return [float(x) for x in np.where(np.isnan(found), lane.running_return, found)]
     finally:
         environment.close()
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # login-node commands read jobs and must start without torch
     from hpc_rl.algorithms.base import Algorithm
 
 PACKAGE = Path(__file__).parent
-SAMPLERS = ("vector",)
+SAMPLERS = ("vector", "alternating")
 CHANGEABLE_ON_RESUME = ("budget", "output", "checkpoint", "evaluate", "resources.ranks")
 
 

@@ -14,6 +14,7 @@ from datetime import timedelta
 from typing import Any
 
 from hpc_rl.job import Job
+from hpc_rl.samplers.base import ACTIVITIES
 from hpc_rl.storage.metrics import last
 from hpc_rl.storage.run_dir import RunDir
 from hpc_rl.topologies.base import Plan
@@ -21,7 +22,6 @@ from hpc_rl.topologies.base import Plan
 PANEL_S, LINE_S = 0.5, 5.0  # between refreshes of the panel, and between lines
 RATE_S = 60.0  # the rate and the time left look back this far
 ROWS = 8  # with more ranks the table has one row per role
-SHARES = ("step", "infer", "send", "wait", "learn", "record", "other")  # samplers.vector.ACTIVITIES, which needs torch
 
 Line = dict[str, Any]
 
@@ -166,14 +166,14 @@ def _table(plan: Plan, lines: dict[str, Line]) -> Any:
 
     table = Table(box=None, expand=True, header_style="dim", padding=(0, 1))
     table.add_column("% of time")
-    for name in (*SHARES, "RSS"):
+    for name in (*ACTIVITIES, "RSS"):
         table.add_column(name, justify="right")
     groups: dict[str, list[Line]] = {}
     for place in plan.places:
         if place.name in lines:
             groups.setdefault(place.name if len(plan.places) <= ROWS else place.role, []).append(lines[place.name])
     for name, rows in groups.items():
-        shares = [sum(row.get(f"time/{key}") or 0.0 for row in rows) / len(rows) for key in SHARES]
+        shares = [sum(row.get(f"time/{key}") or 0.0 for row in rows) / len(rows) for key in ACTIVITIES]
         memory = [row.get("rss_bytes") or 0 for row in rows]
         label = name if len(plan.places) <= ROWS else f"{name} ×{len(rows)}"
         cells = [f"[bold]{100 * x:.0f}[/]" if x == max(shares) else f"{100 * x:.0f}" for x in shares]

@@ -65,7 +65,7 @@ def users(package: str) -> set[str]:
 
 def test_the_reader_sees_imports() -> None:
     assert "transport/ports.py" in ours("transport/group.py") and "mpi4py" in imports("transport/mpi.py")
-    assert "types.py" in closure("samplers/vector.py")
+    assert "types.py" in closure("samplers/lanes.py")
 
 
 def test_nouns_equations_and_networks_know_nothing_above_them() -> None:

@@ -112,9 +112,9 @@ class Toy:
                 "resume with the layout it was saved with"
             )
         kinds = self._rules.memory
-        self._memory = {name: np.array(x, kinds[name]) for name, x in state["memory"].items()}
-        self._ended = np.array(state["ended"], bool)
-        self._shown = np.array(state["shown"], self.spec.dtype)
+        self._memory = {name: np.asarray(x, kinds[name]).copy() for name, x in state["memory"].items()}
+        self._ended = np.asarray(state["ended"], bool).copy()
+        self._shown = np.asarray(state["shown"], self.spec.dtype).copy()
         for generator, saved in zip(self._generators, state["generators"], strict=True):
             generator.bit_generator.state = saved
         return self._shown

@@ -11,7 +11,7 @@ from hpc_rl.roles.base import Seat, recorder, sampler, schemas
 from hpc_rl.roles.messages import CONTROL, CONTROL_SCHEMA, REPLIES, REPLY_SCHEMA, TRAJECTORIES
 from hpc_rl.roles.relay import Relay
 from hpc_rl.roles.reporter import Reporter
-from hpc_rl.samplers.vector import ACTIVITIES, Split, Vector
+from hpc_rl.samplers.base import ACTIVITIES, Sampler, Split
 from hpc_rl.storage.trajectories import Recorder
 from hpc_rl.transport.base import Inbox, Outbox
 from hpc_rl.transport.layout import Layout
@@ -46,13 +46,12 @@ def actor(seat: Seat) -> None:
     record = recorder(seat, recorded)
     vector = sampler(seat, policy, split, pulse, seat.place.threads)
     reporter = Reporter(seat, split)
-    version, rolled, began = -1, 0, int(vector.steps.sum())
-    seat.ports.waiting.until(lambda: relay.newest(-1) >= 0 or stopping(), "the first weights")
+    rolled, began = 0, int(vector.steps.sum())
+    seat.ports.waiting.until(lambda: relay.newest() >= 0 or stopping(), "the first weights")
     try:
         while not stopping():
             tree = outbox.lend()
-            version = relay.newest(version)
-            vector.collect(tree, version)
+            vector.collect(tree, relay.newest)
             now = time.perf_counter()
             record.write(tree)
             if orders["roll"] > rolled:
@@ -62,7 +61,7 @@ def actor(seat: Seat) -> None:
             now = split.timed("record", now)
             outbox.wait(give_up=stopping)
             now = split.timed("wait", now)
-            outbox.put(tree, version)
+            outbox.put(tree, relay.version)
             split.timed("send", now)
             if reporter.due():
                 reporter.report(int(vector.steps.sum()) - began, {"torn_reads": float(relay.weights.torn)})
@@ -74,11 +73,11 @@ def actor(seat: Seat) -> None:
     replies.put(_last_word(record, vector, outbox, split, reporter), 0)
     replies.flush()
     reporter.close()
-    vector.environment.close()
+    vector.close()
     relay.close()
 
 
-def _last_word(record: Recorder, vector: Vector, outbox: Outbox, split: Split, reporter: Reporter) -> Tree:
+def _last_word(record: Recorder, vector: Sampler, outbox: Outbox, split: Split, reporter: Reporter) -> Tree:
     """What the learner needs for the final checkpoint and the summary."""
     return {
         "closed": record.closed,

@@ -12,8 +12,9 @@ import numpy as np
 from hpc_rl.algorithms.base import Algorithm, Policy, State
 from hpc_rl.envs.base import Environment
 from hpc_rl.job import Job
-from hpc_rl.samplers.base import episode_seeds, streams
-from hpc_rl.samplers.vector import Split, Vector
+from hpc_rl.samplers.base import Split, episode_seeds, streams
+from hpc_rl.samplers.lanes import Lane
+from hpc_rl.samplers.vector import Vector
 from hpc_rl.storage.run_dir import RunDir
 from hpc_rl.storage.trajectories import Recorder
 from hpc_rl.topologies.base import Place, Plan
@@ -67,21 +68,21 @@ def schemas(policy: Policy, spec: Spec) -> tuple[Schema, Schema]:
 
 
 def sampler(seat: Seat, policy: Policy, split: Split, pulse: Callable[[], None], threads: int) -> Vector:
-    """This rank's columns, each with its own streams; resumed, steps are counted from where the checkpoint ends."""
-    columns, job = list(seat.place.columns), seat.job
-    made = Vector(
-        seat.make_environment(len(columns), threads),
-        policy,
-        columns,
-        streams(job.seed, "act", columns, seat.attempt),
-        split,
-        pulse,
-    )
-    made.attempt = seat.attempt
-    made.start(episode_seeds(job.seed, "episode", columns, seat.attempt))
+    """This rank's columns, in one lane or, alternating, in two."""
+    halves = np.array_split(np.array(seat.place.columns, np.int32), 2 if seat.job.sampler == "alternating" else 1)
+    made = [lane(seat, policy, seat.make_environment(len(half), threads), half) for half in halves]
+    return Vector(made, split, pulse)
+
+
+def lane(seat: Seat, policy: Policy, environment: Environment, columns: Array) -> Lane:
+    """Columns with their own streams, started; resumed, steps are counted from where the checkpoint ends."""
+    seed, attempt, numbers = seat.job.seed, seat.attempt, columns.tolist()
+    made = Lane(environment, policy, columns, streams(seed, "act", numbers, attempt))
+    made.attempt = attempt
+    made.start(episode_seeds(seed, "episode", numbers, attempt))
     if seat.resume:
         steps = seat.resume[1]["steps"]
-        made.steps = np.array([steps.get(str(column), 0) for column in columns], np.int64)
+        made.steps = np.array([steps.get(str(column), 0) for column in numbers], np.int64)
     return made
 
 

@@ -16,7 +16,7 @@ from hpc_rl.roles.saving import Pending, Saver, learner_state
 from hpc_rl.roles.summary import finish, steady
 from hpc_rl.roles.tally import Tally, reason_to_stop
 from hpc_rl.roles.update import update as updated
-from hpc_rl.samplers.vector import Split
+from hpc_rl.samplers.base import Split
 from hpc_rl.transport.base import Inbox, Message, Outbox
 from hpc_rl.transport.group import learners
 from hpc_rl.transport.layout import Layout

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hpc_rl.samplers.vector import ACTIVITIES
+from hpc_rl.samplers.base import ACTIVITIES
 from hpc_rl.transport.layout import Layout
 from hpc_rl.types import Leaf
 

@@ -53,7 +53,7 @@ class Relay:
         self.bytes = flat.parameter.data.numpy().view(np.uint8)
         node = seat.nodes[rank]
         self.mine = node == rank
-        self.inbox = None
+        self.inbox, self.version = None, -1
         path = shared_path(seat.token, node)
         if self.mine:
             self.weights = Weights(path, self.bytes.nbytes, create=True)
@@ -69,9 +69,10 @@ class Relay:
             self.weights.write(message.tree["parameters"][0], message.version)
             self.inbox.release(message)
 
-    def newest(self, have: int) -> int:
-        """Put weights newer than ``have`` into the policy; the version it now holds."""
-        return self.weights.read(self.bytes, have)
+    def newest(self) -> int:
+        """Put the newest weights into the policy; the version it now holds, -1 before the first."""
+        self.version = self.weights.read(self.bytes, self.version)
+        return self.version
 
     def close(self) -> None:
         self.weights.close(remove=self.mine)

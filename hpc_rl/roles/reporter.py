@@ -11,7 +11,7 @@ import psutil
 
 from hpc_rl.roles.base import Seat
 from hpc_rl.roles.tally import Tally
-from hpc_rl.samplers.vector import Split
+from hpc_rl.samplers.base import Split
 from hpc_rl.storage.metrics import Metrics
 
 TALK_S = 60.0  # between lines of progress in the log of the ranks

@@ -9,7 +9,7 @@ from hpc_rl.roles.base import Seat
 from hpc_rl.roles.reporter import Reporter
 from hpc_rl.roles.saving import Saver
 from hpc_rl.roles.tally import Tally
-from hpc_rl.samplers.vector import ACTIVITIES, Split
+from hpc_rl.samplers.base import ACTIVITIES, Split
 from hpc_rl.storage.run_dir import write_json
 
 WARM_UP_S = 20.0  # of a run is left out of the steady rate

@@ -9,14 +9,15 @@ import numpy as np
 
 from hpc_rl.roles.agreement import booked
 from hpc_rl.roles.base import Seat, recorder, sampler, schemas
-from hpc_rl.roles.columns import merged, mine
 from hpc_rl.roles.evaluator import Evaluation
 from hpc_rl.roles.reporter import Reporter, figures
 from hpc_rl.roles.saving import Saver, learner_state
 from hpc_rl.roles.summary import finish, steady
 from hpc_rl.roles.tally import Tally, complete
 from hpc_rl.roles.update import update as updated
-from hpc_rl.samplers.vector import ACTIVITIES, Split, Vector
+from hpc_rl.samplers.base import ACTIVITIES, Split
+from hpc_rl.samplers.columns import merged
+from hpc_rl.samplers.vector import Vector
 from hpc_rl.storage.packing import from_bytes, to_bytes
 from hpc_rl.transport.group import learners
 from hpc_rl.types import allocate, trajectory
@@ -34,13 +35,13 @@ def worker(seat: Seat) -> None:
     if seat.resume:
         learn.load(seat.resume[0]["learner"])
         tally.take_up(seat.resume[1])
-        vector.load(mine(seat.resume[0]["sampler"], vector))
+        vector.load(seat.resume[0]["sampler"])
     record = recorder(seat, recorded)
     saver, reporter, evaluation = Saver(seat), Reporter(seat, split), Evaluation(seat)
     tree = allocate(recorded, seat.plan.steps, len(seat.place.columns), seat.spec.stack)
     reason = None
     while reason is None:
-        vector.collect(tree, tally.updates)
+        vector.collect(tree, lambda: tally.updates)
         now = time.perf_counter()
         record.write(tree)
         now = split.timed("record", now)
@@ -63,7 +64,7 @@ def worker(seat: Seat) -> None:
     record.close()
     reporter.report(tally.env_steps, figures(tally))
     _end(seat, tally, reason, reporter, saver, split)
-    vector.environment.close()
+    vector.close()
 
 
 def _save(seat: Seat, saver: Saver, state: dict[str, Any], vector: Vector, tally: Tally, last: bool) -> None:

@@ -1,12 +1,51 @@
-"""Random streams, keyed by (purpose, environment column, attempt) and never by rank: layouts share them."""
+"""What samplers are to a role, where their time goes, and the random streams of their columns.
+
+Streams are keyed by (purpose, environment column, attempt) and never by rank: layouts share them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
-from hpc_rl.types import Array
+from hpc_rl.types import Array, Tree
+
+ACTIVITIES = ("step", "infer", "send", "wait", "learn", "record", "other")
+
+
+class Sampler(Protocol):
+    """Fills fragments with the moves of this rank's columns."""
+
+    columns: Array  # [b] int32, global numbers
+
+    @property
+    def steps(self) -> Array:
+        """[b] int64, env steps of each column so far, over all attempts."""
+        ...
+
+    def collect(self, tree: Tree, newest: Callable[[], int]) -> None:
+        """Fill ``tree`` with T moves of some columns; ``newest`` puts fresh weights in place and says their version."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@dataclass
+class Split:
+    """Seconds this rank spent in each activity; the live screen and summary.json show their shares."""
+
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(ACTIVITIES, 0.0))
+
+    def timed(self, name: str, begin: float) -> float:
+        """Book the time since ``begin`` under ``name``; returns the present, the next begin."""
+        now = time.perf_counter()
+        self.seconds[name] += now - begin
+        return now
+
 
 PURPOSES = {"act": 1, "episode": 2, "evaluate": 3, "evaluate_act": 4}
 

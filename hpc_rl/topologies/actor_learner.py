@@ -15,7 +15,7 @@ def plan(job: Job) -> Plan:
     """Raises WorldTooSmall below two ranks, and BadJob when columns, actors and batch do not divide."""
     need(job, 2, "1 learner and 1 actor")
     actors = job.resources.ranks - 1
-    shares = share_columns(job.environment.columns, actors, "actors")
+    shares = share_columns(job, actors, "actors")
     each = len(shares[0])
     batch = int(job.method.get("batch_columns", 0)) or each
     if batch % each:

@@ -15,7 +15,7 @@ def plan(job: Job) -> Plan:
     """Raises WorldTooSmall, and BadJob when the ranks cannot share the columns equally."""
     need(job, 1, "workers")
     ranks = job.resources.ranks
-    shares = share_columns(job.environment.columns, ranks, "ranks")
+    shares = share_columns(job, ranks, "ranks")
     peers = tuple(range(ranks))
     places = tuple(Place(r, "worker", r, shares[r], job.resources.threads, True, peers) for r in range(ranks))
     return Plan(job.topology, places, int(job.method["unroll"]), job.environment.columns)

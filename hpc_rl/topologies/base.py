@@ -43,8 +43,9 @@ class Plan:
         return [place.rank for place in self.places if place.gpu]
 
 
-def share_columns(total: int, parts: int, what: str) -> list[range]:
-    """Equal consecutive shares of the columns. Raises BadJob when they do not divide."""
+def share_columns(job: Job, parts: int, what: str) -> list[range]:
+    """Equal consecutive shares of the columns. Raises BadJob when they do not divide, also not into the halves."""
+    total = job.environment.columns
     if total % parts:
         fit = [n for n in range(1, total + 1) if total % n == 0]
         raise BadJob(
@@ -52,6 +53,11 @@ def share_columns(total: int, parts: int, what: str) -> list[range]:
             f"use a multiple of {parts}, or a number of {what} from {fit}"
         )
     size = total // parts
+    if job.sampler == "alternating" and size % 2:
+        raise BadJob(
+            f'sampler = "alternating" steps half of a rank\'s columns at a time and each of the {parts} {what} has '
+            f'{size}; set environment.columns to a multiple of {2 * parts}, or sampler = "vector"'
+        )
     return [range(k * size, (k + 1) * size) for k in range(parts)]
 
 

@@ -10,8 +10,9 @@ import torch
 from hpc_rl import job as jobs
 from hpc_rl.algorithms.base import Alone, Group
 from hpc_rl.envs.make import make
-from hpc_rl.samplers.base import episode_seeds, streams
-from hpc_rl.samplers.vector import Split, Vector
+from hpc_rl.samplers.base import Split, episode_seeds, streams
+from hpc_rl.samplers.lanes import Lane
+from hpc_rl.samplers.vector import Vector
 from hpc_rl.types import Actions, Spec, Step, Trajectory, allocate, trajectory, trajectory_schema
 
 NAMES = jobs.algorithms()
@@ -56,11 +57,12 @@ def sampled(name: str, id: str, rounds: int, steps: int = STEPS, config: Any = N
     environment = make(id, {}, COLUMNS)
     policy, spec = policy_of(name, environment.spec, config), environment.spec
     columns = range(COLUMNS)
-    vector = Vector(environment, policy, columns, streams(3, "act", columns, 0), Split())
-    vector.start(episode_seeds(3, "episode", columns, 0))
+    lane = Lane(environment, policy, np.array(columns), streams(3, "act", columns, 0))
+    lane.start(episode_seeds(3, "episode", columns, 0))
+    vector = Vector([lane], Split())
     batches = []
     for version in range(rounds):
         tree = allocate(trajectory_schema(spec, policy.extras, policy.carry), steps, COLUMNS, spec.stack)
-        vector.collect(tree, version)
+        vector.collect(tree, lambda: version)  # noqa: B023  # called before the next round
         batches.append(trajectory([tree], spec))
     return spec, batches

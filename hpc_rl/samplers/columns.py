@@ -1,4 +1,4 @@
-"""Per-column states of several ranks as one, and back: so a checkpoint fits any number of ranks."""
+"""Per-column states of several lanes or ranks as one, and back: so a checkpoint fits any layout."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ from typing import Any
 
 import torch
 
-from hpc_rl.samplers.vector import Vector
-
 
 def merged(parts: list[Any]) -> Any:
-    """Per-column states of several ranks as one: arrays and lists are joined along the columns."""
+    """Per-column states of several lanes or ranks as one: arrays and lists are joined along the columns."""
     head = parts[0]
     if isinstance(head, dict):
         return {name: merged([part[name] for part in parts]) for name in head}
@@ -26,9 +24,3 @@ def chosen(state: Any, rows: list[int]) -> Any:
     if isinstance(state, list):
         return [state[row] for row in rows]
     return None if state is None else state[rows]
-
-
-def mine(state: dict[str, Any], vector: Vector) -> dict[str, Any]:
-    where = {int(column): row for row, column in enumerate(state["columns"])}
-    picked: dict[str, Any] = chosen(state, [where[int(column)] for column in vector.columns])
-    return picked

@@ -1,0 +1,143 @@
+"""A lane: columns that step together behind one environment object. What every sampler is made of."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hpc_rl.algorithms.base import Policy
+from hpc_rl.envs.base import Environment
+from hpc_rl.samplers.base import Split
+from hpc_rl.types import Array, Step, Tree, part
+
+
+class Lane:
+    """b columns, what their policy sees next, and the fragment they are filling.
+
+    Everything random comes from one stream per column, drawn when a fragment is opened: the same numbers whatever rank,
+    lane or sampler the column belongs to.
+    """
+
+    def __init__(
+        self, environment: Environment, policy: Policy, columns: Array, streams: Sequence[np.random.Generator]
+    ) -> None:
+        self.environment, self.policy, self.streams = environment, policy, list(streams)
+        self.columns = columns
+        self.steps = np.zeros(len(columns), np.int64)  # env steps of each column so far, over all attempts
+        self.attempt = 0
+        self.device = next(policy.net.parameters()).device
+        self.carry: dict[str, Tensor] = policy.initial_carry(len(columns))
+        self.exploration = torch.ones(len(columns), device=self.device)
+        self.tree: Tree = {}
+        self.extras: Tree = {}
+        self.row = self.rows = 0  # of the fragment: next move, and T
+
+    def start(self, seeds: Array) -> None:
+        """Open a new episode in every column from seeds [b]."""
+        width = len(self.columns)
+        self.observation = self.environment.reset(seeds)
+        self.first = np.ones(width, bool)
+        self.reward = np.zeros(width, np.float32)
+        self.running_return = np.zeros(width, np.float64)
+        self.running_length = np.zeros(width, np.int32)
+
+    def open(self, tree: Tree) -> None:
+        """Begin to fill ``tree``, leaves [.., b, ..] of types.trajectory_schema."""
+        self.tree, self.extras, self.row, self.rows = tree, part(tree, "extras"), 0, len(tree["reward"])
+        draws = [stream.random((self.rows, self.policy.noise), np.float32) for stream in self.streams]
+        self.noise = np.stack(draws, 1)
+        tree["column"][:], tree["start"][:], tree["attempt"][:] = self.columns, self.steps, self.attempt
+        for name, x in part(tree, "carry").items():
+            x[:] = self.carry[name].cpu().numpy()
+        if (stack := self.environment.spec.stack) > 1:
+            tree["observation"][: stack - 1] = self.observation.swapaxes(0, 1)[:-1]
+        self._look()
+
+    @property
+    def full(self) -> bool:
+        """All T moves are made, and the observation after the last one is in place."""
+        return self.row == self.rows
+
+    def take(self) -> None:
+        """Wait for the environment's answer to the last action, and book it."""
+        moves = self.environment.recv()
+        t, tree = self.row, self.tree
+        tree["reward"][t], tree["discount"][t] = moves.reward, moves.discount
+        self.running_return += moves.reward
+        self.running_length += ~moves.first
+        # Raw returns of whole games, at the move that ended them.
+        tree["episode_return"][t] = np.where(moves.ended, self.running_return, np.nan)
+        tree["episode_length"][t] = np.where(moves.ended, self.running_length, 0)
+        self.running_return[moves.ended] = 0
+        self.running_length[moves.ended] = 0
+        self.observation, self.first, self.reward = moves.observation, moves.first, moves.reward
+        self.steps = self.steps + ~moves.first
+        self.row += 1
+        self._look()
+
+    def _look(self) -> None:
+        stack = self.environment.spec.stack
+        self.tree["first"][self.row] = self.first
+        newest = self.observation[:, -1] if stack > 1 else self.observation
+        self.tree["observation"][self.row + stack - 1] = newest
+
+    def state(self) -> dict[str, Any]:
+        """Everything `load` needs; the environment only where it can be cloned."""
+        cloneable = self.environment.spec.cloneable
+        return {
+            "columns": self.columns.copy(),
+            "steps": self.steps.copy(),
+            "streams": [stream.bit_generator.state for stream in self.streams],
+            "carry": {name: x.clone() for name, x in self.carry.items()},
+            "first": self.first.copy(),
+            "reward": self.reward.copy(),
+            "running_return": self.running_return.copy(),
+            "running_length": self.running_length.copy(),
+            "environment": self.environment.state() if cloneable else None,
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on where ``state`` was taken; environments that cannot be cloned keep the episode that `start` opened."""
+        self.steps = np.asarray(state["steps"]).copy()
+        for stream, saved in zip(self.streams, state["streams"], strict=True):
+            stream.bit_generator.state = saved
+        if state["environment"] is None:
+            return
+        self.observation = self.environment.load(state["environment"])
+        self.carry = {name: x.clone() for name, x in state["carry"].items()}
+        for name in ("first", "reward", "running_return", "running_length"):
+            setattr(self, name, np.asarray(state[name]).copy())
+
+
+def act(lanes: Sequence[Lane], version: int, split: Split) -> None:
+    """One inference for the next move of all ``lanes``; their environments begin to step."""
+    now = time.perf_counter()
+    policy, device = lanes[0].policy, lanes[0].device
+
+    def together(arrays: list[Array]) -> Tensor:
+        return torch.from_numpy(arrays[0] if len(arrays) == 1 else np.concatenate(arrays)).to(device)
+
+    names = ("observation", "first", "reward")
+    step = Step(*(together([getattr(lane, name) for lane in lanes]) for name in names))
+    noise = together([lane.noise[lane.row] for lane in lanes])
+    carry = {name: torch.cat([lane.carry[name] for lane in lanes]) for name in policy.carry}
+    exploration = torch.cat([lane.exploration for lane in lanes])
+    found = policy.act(step, carry, exploration, noise)
+    action = found.action.cpu().numpy()
+    extras = {name: x.cpu().numpy() for name, x in found.extras.items()}
+    now = split.timed("infer", now)
+    low = 0
+    for lane in lanes:
+        mine = slice(low, low := low + len(lane.columns))
+        lane.environment.send(action[mine])
+        t = lane.row
+        lane.tree["action"][t], lane.tree["version"][t] = action[mine], version
+        lane.carry = {name: x[mine] for name, x in found.carry.items()}
+        for name, x in lane.extras.items():
+            x[t] = extras[name][mine]
+    split.timed("step", now)
