@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from hpc_rl import job as jobs
-from hpc_rl.algorithms.base import Flat, Policy, State
+from hpc_rl.algorithms.base import Policy, State, flatten
 from hpc_rl.envs.base import Environment
 from hpc_rl.envs.make import describe, make
 from hpc_rl.roles.tally import fit
@@ -86,7 +86,7 @@ def evaluate_run(run: Path, episodes: int, file: Path | None, video: Path | None
     path, state, meta = _checkpoint(directory, file)
     checkpoint.fit(fit(job, spec), meta["fit"])
     policy = jobs.algorithm(job.algorithm).policy(jobs.method_config(job), spec)
-    Flat(policy.net).parameter.data.copy_(state["learner"]["parameters"])
+    flatten(policy.net).parameter.data.copy_(state["learner"]["parameters"])
     film: list[Array] = []
 
     def watch(observation: Array) -> None:

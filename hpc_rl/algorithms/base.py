@@ -99,26 +99,32 @@ class Diverged(RuntimeError):
 
 
 class Flat:
-    """All parameters of a module in one contiguous buffer, their gradients in another of two elements more.
+    """Parameters in one contiguous buffer, their gradients in another of two elements more.
 
-    Optimiser, reduction, clipping, weight messages and checkpoints then each touch one array. Build it after the module
-    has its final memory format and device: a later ``.to`` would leave the buffer.
+    Optimiser, reduction, clipping, weight messages and checkpoints then each touch one array.
     """
 
-    def __init__(self, module: nn.Module) -> None:
-        weights = [p for p in module.parameters() if p.requires_grad]
-        total = sum(p.numel() for p in weights)
-        device = weights[0].device
-        self.parameter = nn.Parameter(torch.empty(total, device=device))
-        self.reduction = torch.zeros(total + 2, device=device)  # gradient, sample count, stop flag
-        self.parameter.grad = self.reduction[:total]
-        offset = 0
-        for p in weights:
-            view = self.parameter.data.as_strided(p.shape, p.stride(), offset)
-            view.copy_(p.data)
-            p.data = view
-            p.grad = self.reduction.as_strided(p.shape, p.stride(), offset)
-            offset += p.numel()
+    def __init__(self, data: Tensor) -> None:
+        self.parameter = nn.Parameter(data)
+        self.reduction = data.new_zeros(len(data) + 2)  # gradient, sample count, stop flag
+        self.parameter.grad = self.reduction[:-2]
+
+
+def flatten(module: nn.Module) -> Flat:
+    """Move all parameters of a module into a `Flat`, where they stay views.
+
+    Call it once the module has its final memory format and device: a later ``.to`` would leave the buffer.
+    """
+    weights = [p for p in module.parameters() if p.requires_grad]
+    flat = Flat(torch.empty(sum(p.numel() for p in weights), device=weights[0].device))
+    offset = 0
+    for p in weights:
+        view = flat.parameter.data.as_strided(p.shape, p.stride(), offset)
+        view.copy_(p.data)
+        p.data = view
+        p.grad = flat.reduction.as_strided(p.shape, p.stride(), offset)
+        offset += p.numel()
+    return flat
 
 
 @dataclass(frozen=True)
@@ -169,26 +175,35 @@ def accumulate(flat: Flat, loss_sum: Tensor | None, count: int, stop: bool) -> N
     flat.reduction[-1] = float(stop)
 
 
+def clip(flat: Flat, max_norm: float, scale: float) -> float:
+    """Make the summed gradient scale · Σ / count, at most ``max_norm`` long; its norm before that, maybe not finite."""
+    gradient = flat.reduction[:-2]
+    gradient.mul_(scale / max(float(flat.reduction[-2]), 1.0))
+    norm = float(gradient.norm())
+    if max_norm < norm < inf:
+        gradient.mul_(max_norm / norm)
+    return norm
+
+
+def skip(norm: float, skipped: int) -> int:
+    """Steps in a row that were dropped, this one included; 0 where ``norm`` is finite. Raises Diverged at ten."""
+    skipped = 0 if norm < inf else skipped + 1
+    if skipped >= 10:
+        raise Diverged("ten updates in a row had a non-finite gradient; lower the learning rate or check the rewards")
+    return skipped
+
+
 def finish(optimizer: Optimizer, max_norm: float, scale: float, skipped: int) -> tuple[float, bool, int]:
     """The second half of ``apply_gradients``, once ``reduction`` holds the sums: scale, clip, step.
 
     Returns (gradient norm before clipping, somebody wants to stop, skipped steps in a row).
     """
-    reduction, gradient = optimizer.flat.reduction, optimizer.flat.parameter.grad
-    assert gradient is not None
-    count, stop = reduction[-2:].tolist()
-    gradient.mul_(scale / max(count, 1.0))
-    norm = float(gradient.norm())
-    if not norm < inf:
-        if skipped + 1 >= 10:
-            raise Diverged(
-                "ten updates in a row had a non-finite gradient; lower the learning rate or check the rewards"
-            )
-        return norm, stop > 0, skipped + 1
-    if norm > max_norm:
-        gradient.mul_(max_norm / norm)
-    optimizer.torch.step()
-    return norm, stop > 0, 0
+    stop = bool(optimizer.flat.reduction[-1] > 0)
+    norm = clip(optimizer.flat, max_norm, scale)
+    skipped = skip(norm, skipped)
+    if not skipped:
+        optimizer.torch.step()
+    return norm, stop, skipped
 
 
 def make_optimizer(

@@ -28,9 +28,9 @@ from torch import Tensor
 
 from hpc_rl.algorithms.base import (
     Algorithm,
-    Flat,
     Group,
     State,
+    flatten,
     load_optimizer,
     make_optimizer,
     optimizer_state,
@@ -142,7 +142,7 @@ class Learner:
 
     def __init__(self, config: Config, spec: Spec, policy: StochasticPolicy, group: Group) -> None:
         self.config, self.policy, self.group = config, policy, group
-        self.flat = Flat(policy.net)
+        self.flat = flatten(policy.net)
         group.broadcast_(self.flat.parameter.data)
         self.optimizer = make_optimizer(self.flat, "adam", config.learning_rate, config.epsilon, 0.999, 0.9)
         self.normalizers = Normalizers(policy.net.standardize, config.normalize_reward)

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import time
-from typing import Any
-
-import numpy as np
 
 from hpc_rl.roles.base import Seat, schemas
 from hpc_rl.roles.evaluator import Evaluation
-from hpc_rl.roles.messages import CONTROL, CONTROL_SCHEMA, REPLIES, REPLY_SCHEMA, TRAJECTORIES
+from hpc_rl.roles.messages import TRAJECTORIES
+from hpc_rl.roles.orders import Command
 from hpc_rl.roles.relay import Publisher
 from hpc_rl.roles.reporter import Reporter, figures
-from hpc_rl.roles.saving import Pending, Saver, learner_state
+from hpc_rl.roles.saving import Saver, Snapshots, learner_state
 from hpc_rl.roles.summary import finish, steady
 from hpc_rl.roles.tally import Tally, reason_to_stop
 from hpc_rl.roles.update import update as updated
 from hpc_rl.samplers.base import Split
-from hpc_rl.transport.base import Inbox, Message, Outbox
+from hpc_rl.transport.base import Inbox, Message
 from hpc_rl.transport.group import learners
 from hpc_rl.transport.layout import Layout
 from hpc_rl.transport.waiting import Stopped
@@ -35,14 +33,11 @@ def learner(seat: Seat) -> None:
     width = seat.job.environment.columns // len(actors)
     _, sent = schemas(learn.policy, seat.spec)
     inbox = Inbox(link, actors, TRAJECTORIES, Layout(sent, plan.steps, width, seat.spec.stack), waiting)
-    control = [Outbox(link, a, CONTROL, Layout(CONTROL_SCHEMA, 1, 1), waiting) for a in actors]
-    replies = Inbox(link, actors, REPLIES, Layout(REPLY_SCHEMA, 1, width), waiting, credits=1)
+    command = Command(seat, actors, width)
     publisher = Publisher(seat, learn.flat.parameter)
     publisher.publish(tally.updates)
     saver, reporter, evaluation = Saver(seat), Reporter(seat, split), Evaluation(seat)
-    closed: dict[int, int] = {}
-    pending: Pending | None = None
-    rolls = 0
+    snapshots = Snapshots(saver, command.order)
     reason = None
     while reason is None:
         messages = _batch(inbox, plan.batch_columns // width, split, seat)
@@ -52,7 +47,7 @@ def learner(seat: Seat) -> None:
             update = updated(seat, learn, batch, tally)
             for message in messages:
                 tally.add(message.tree, tally.updates)
-                closed |= {int(c): int(s) for c, s in zip(message.tree["column"], message.tree["closed"], strict=True)}
+                snapshots.book(message.tree)
                 inbox.release(message)
             tally.updates += 1
             steady(tally, seat.started)
@@ -62,16 +57,10 @@ def learner(seat: Seat) -> None:
             saver.asked |= evaluation.maybe(learn.policy, tally)
             if reporter.due():
                 reporter.report(tally.env_steps, figures(tally) | update.metrics)
-        if saver.asked or (pending is None and saver.due()):
-            saver.asked, pending = False, Pending(learner_state(learn), tally.meta(seat), seat)
-            rolls += 1
-            _order(control, rolls, stop=False)
-        elif pending is not None and pending.covered(closed):
-            saver.save(pending.state, tally, pending.meta)
-            pending = None
+        snapshots.step(tally, lambda: learner_state(learn))
         reason = reason_to_stop(seat, tally)
-    _order(control, rolls + 1, stop=True)
-    last = collect_replies(replies, inbox, len(actors))
+    command.order(snapshots.rolls + 1, stop=True)
+    last = command.last_words(inbox)
     state, meta = learner_state(learn), tally.meta(seat)
     saver.save(state, tally, meta, last=True)
     reporter.report(tally.env_steps, figures(tally))
@@ -90,23 +79,3 @@ def _batch(inbox: Inbox, count: int, split: Split, seat: Seat) -> list[Message]:
         messages = []
     split.timed("wait", begin)
     return messages
-
-
-def _order(control: list[Outbox], roll: int, stop: bool) -> None:
-    for outbox in control:
-        outbox.put({"stop": np.array([int(stop)]), "roll": np.array([roll])}, 0)
-
-
-def collect_replies(replies: Inbox, inbox: Inbox, actors: int) -> list[dict[str, Any]]:
-    """Wait for every actor's last word; fragments still on their way are taken and dropped, so that no send is left."""
-    found: list[dict[str, Any]] = []
-
-    def all_here() -> bool:
-        if (message := inbox.poll()) is not None:
-            inbox.release(message)
-        if (reply := replies.poll()) is not None:
-            found.append({name: x.copy() for name, x in reply.tree.items()} | {"rank": reply.peer})
-        return len(found) == actors
-
-    replies.waiting.until(all_here, lambda: f"the last words of {actors - len(found)} of {actors} actors")
-    return found

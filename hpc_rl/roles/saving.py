@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +13,7 @@ from hpc_rl.roles.tally import Tally
 from hpc_rl.storage import checkpoint
 from hpc_rl.storage.checkpoint import NonFinite
 from hpc_rl.transport.waiting import Deadline
+from hpc_rl.types import Tree
 
 
 class Superseded(RuntimeError):
@@ -80,3 +82,29 @@ class Pending:
             late = [f"rank {p.rank} ({p.name})" for p in self.seat.plan.places if not missing.isdisjoint(p.columns)]
             raise Deadline(f"waited {limit:.0f} s for {', '.join(late)} to close its segments; is that rank alive?")
         return not missing
+
+
+@dataclass
+class Snapshots:
+    """One checkpoint at a time: snapshot, have others close the segments that it needs, then write it."""
+
+    saver: Saver
+    order: Callable[[int], None]  # tells everybody to close segments, for the k-th time
+    closed: dict[int, int] = field(default_factory=dict)  # column -> env step up to which it lies in closed segments
+    rolls: int = 0
+    pending: Pending | None = None
+
+    def step(self, tally: Tally, state: Callable[[], State]) -> None:
+        """Begin a checkpoint where one is due, or write the one whose segments are closed by now."""
+        saver = self.saver
+        if saver.asked or (self.pending is None and saver.due()):
+            saver.asked, self.pending = False, Pending(state(), tally.meta(saver.seat), saver.seat)
+            self.rolls += 1
+            self.order(self.rolls)
+        elif self.pending is not None and self.pending.covered(self.closed):
+            saver.save(self.pending.state, tally, self.pending.meta)
+            self.pending = None
+
+    def book(self, tree: Tree) -> None:
+        """Take from a fragment how far its columns lie in closed segments."""
+        self.closed |= {int(c): int(s) for c, s in zip(tree["column"], tree["closed"], strict=True)}

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hpc_rl.algorithms.base import Alone, Flat, Group, Optimizer
+from hpc_rl.algorithms.base import Alone, Group, Optimizer, flatten
 from hpc_rl.transport.group import AllReduce, learners
 from hpc_rl.transport.local import LocalLink, alone, run_threads
 from hpc_rl.transport.ports import Ports
@@ -24,7 +24,7 @@ def one_step(group: Group, rows: Tensor, max_norm: float, stop: bool = False) ->
     """One step of SGD on the loss Σ w·x: parameters after it, the norm, whether somebody wants to stop."""
     module = nn.Linear(2, 1, bias=False)
     nn.init.zeros_(module.weight)
-    flat = Flat(module)
+    flat = flatten(module)
     optimizer = Optimizer(flat, torch.optim.SGD([flat.parameter], RATE))
     loss = module(rows).sum() if len(rows) else None
     group.stop = stop
