@@ -57,7 +57,7 @@ def reached(run: dict[str, Any], target: float) -> int | None:
 
 def clock(run: dict[str, Any]) -> tuple[Any, Any] | None:
     """(env steps, minutes of training) along a run, from the metrics of rank 0; pauses between attempts left out."""
-    for name in ("learner-0", "worker-0"):
+    for name in metrics.CHIEFS:
         path = run["path"] / "metrics" / f"{name}.jsonl"
         rows = metrics.rows(path) if path.exists() else []
         if len(rows) > 1:

@@ -44,6 +44,8 @@ class Budget:
 @dataclass(frozen=True)
 class Resources:
     ranks: int = 1  # MPI ranks, >= 1
+    servers: int = 1  # >= 1, parameter servers
+    quorum: int = 0  # >= 0 gradients that make one update of a parameter server; 0 applies each as it comes
     threads: int = 0  # >= 0 CPU threads of a learning rank; 0 shares the affinity mask
     precision: str = "auto"  # auto | fp32 | bf16
     device: str = "auto"  # auto | cpu | cuda

@@ -13,7 +13,7 @@ from typing import Any
 from hpc_rl.launchers import slurm
 from hpc_rl.launchers.batch import job_ids
 from hpc_rl.launchers.slurm import Seen
-from hpc_rl.storage.metrics import last_line
+from hpc_rl.storage.metrics import CHIEFS, last_line
 from hpc_rl.storage.run_dir import BadRun, RunDir
 
 OVER = ("stopped", "done", "failed", "lost")
@@ -161,7 +161,7 @@ def _line(run: RunDir, seen: Sequence[Seen], ids: Sequence[str], known: bool) ->
 
 def _live(run: RunDir) -> dict[str, Any]:
     """Rank 0's newest metrics, which are younger than the last checkpoint."""
-    files = (run.metrics / f"{name}.jsonl" for name in ("learner-0", "worker-0"))
+    files = (run.metrics / f"{name}.jsonl" for name in CHIEFS)
     return next((last_line(file) or {} for file in files if file.exists()), {})
 
 

@@ -39,7 +39,7 @@ from hpc_rl.nets.normalizers import Normalizers
 from hpc_rl.types import Schema, Spec, Trajectory, Update
 
 FIGURES = ("policy_loss", "value_loss", "entropy")
-TOPOLOGIES = ("solo", "allreduce", "actor_learner")
+TOPOLOGIES = ("solo", "allreduce", "parameter_server", "actor_learner")
 EXTRAS: Schema = {}
 
 

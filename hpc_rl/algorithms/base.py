@@ -68,13 +68,9 @@ class Group(Protocol):
 
     def sum(self, data: Tensor) -> Tensor: ...
 
-    def max(self, data: Tensor) -> Tensor: ...
-
     def mean(self, total: Tensor, count: Tensor) -> Tensor:
         """Sum of totals over sum of counts, never a mean of means."""
         ...
-
-    def any(self, flag: bool) -> bool: ...
 
     def apply_gradients(
         self, optimizer: Optimizer, loss_sum: Tensor | None, count: int, max_norm: float, scale: float = 1.0
@@ -146,14 +142,8 @@ class Alone:
     def sum(self, data: Tensor) -> Tensor:
         return data
 
-    def max(self, data: Tensor) -> Tensor:
-        return data
-
     def mean(self, total: Tensor, count: Tensor) -> Tensor:
         return total / count.clamp(min=1)
-
-    def any(self, flag: bool) -> bool:
-        return flag
 
     def check_identical(self, data: Tensor) -> None:
         pass

@@ -44,7 +44,7 @@ from hpc_rl.nets.normalizers import Normalizers
 from hpc_rl.types import Leaf, Schema, Spec, Trajectory, Update
 
 FIGURES = ("policy_loss", "value_loss", "entropy", "clip_fraction", "kl")
-TOPOLOGIES = ("solo", "allreduce")
+TOPOLOGIES = ("solo", "allreduce", "parameter_server")
 EXTRAS: Schema = {
     "log_prob": Leaf((), "float32", "step", "nat", "log-probability of the action under the acting weights"),
     "value": Leaf((), "float32", "step", "", "V(x) of the acting weights"),

@@ -30,7 +30,7 @@ def actor(seat: Seat) -> None:
         relay.work()
         outbox.ready()  # lets a large message move on while this rank steps
 
-    orders = Orders(seat, pulse)
+    orders = Orders(seat, learner, pulse)
     record = recorder(seat, recorded)
     vector = sampler(seat, policy, split, pulse, seat.place.threads)
     reporter = Reporter(seat, split)

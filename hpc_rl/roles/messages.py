@@ -1,12 +1,15 @@
-"""The small messages between learner and actors, and the tags of all their channels (each also uses the next tag)."""
+"""The small messages between ranks, and the tags of all their channels (each also uses the next tag).
+
+Tags from 60 on belong to the transport: parameters.py, ports.py.
+"""
 
 from __future__ import annotations
 
 from hpc_rl.samplers.base import ACTIVITIES
 from hpc_rl.transport.layout import Layout
-from hpc_rl.types import Leaf
+from hpc_rl.types import Leaf, Schema
 
-TRAJECTORIES, WEIGHTS, CONTROL, REPLIES = 10, 20, 30, 40
+TRAJECTORIES, WEIGHTS, CONTROL, REPLIES, REPORTS = 10, 20, 30, 40, 50
 
 CONTROL_SCHEMA = {
     "stop": Leaf((), "int64", "fragment", "", "1: finish, close files, reply"),
@@ -19,6 +22,11 @@ REPLY_SCHEMA = {
     "split_s": Leaf((len(ACTIVITIES),), "float64", "fragment", "s", "time spent in each activity"),
     "peak_rss_bytes": Leaf((1,), "int64", "fragment", "byte", "largest resident memory"),
 }
+
+
+def report_schema(sent: Schema) -> Schema:
+    """Those leaves of a fragment that a `Tally` books."""
+    return {name: sent[name] for name in ("first", "version", "episode_return", "column", "start", "closed")}
 
 
 def parameters_layout(nbytes: int) -> Layout:

@@ -50,8 +50,8 @@ class Command:
 class Orders:
     """The collecting side. ``pulse`` is what else this rank must keep going while it waits."""
 
-    def __init__(self, seat: Seat, pulse: Callable[[], None] = lambda: None) -> None:
-        link, chief, waiting = seat.ports.link, seat.place.peers[0], seat.ports.waiting
+    def __init__(self, seat: Seat, chief: int, pulse: Callable[[], None] = lambda: None) -> None:
+        link, waiting = seat.ports.link, seat.ports.waiting
         self.control = Inbox(link, [chief], CONTROL, Layout(CONTROL_SCHEMA, 1, 1), waiting)
         self.replies = Outbox(link, chief, REPLIES, Layout(REPLY_SCHEMA, 1, len(seat.place.columns)), waiting)
         self.pulse = pulse

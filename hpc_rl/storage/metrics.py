@@ -12,6 +12,9 @@ from typing import Any
 
 from hpc_rl.storage.run_dir import plain
 
+CHIEFS = ("learner-0", "parameter_server-0", "worker-0")
+"""Names that rank 0 may have, whose metrics are the whole run's; where servers learn, worker-0 is another rank."""
+
 
 class Metrics:
     """Appends to ``directory``/``name``.jsonl: {"step": …, "time": unix seconds, metric: value or null}.

@@ -38,6 +38,10 @@ class Plan:
     batch_columns: int  # columns per update, over all learners
     note: str = ""
 
+    def of(self, role: str) -> list[int]:
+        """The ranks of a role, in order."""
+        return [place.rank for place in self.places if place.role == role]
+
     @property
     def learners(self) -> list[int]:
         return [place.rank for place in self.places if place.gpu]

@@ -139,6 +139,10 @@ class Inbox:
                 return Message(tree, version, peer, index)
         return None
 
+    def ready(self) -> bool:
+        """`poll` would find a message."""
+        return any(queue and self.arrived[queue[0]]() for queue in self.queues.values())
+
     def get(self, give_up: Done = lambda: False) -> Message:
         """Wait for the next message. Raises Stopped, Deadline: see `Waiting.until`."""
         found: list[Message] = []
@@ -148,7 +152,7 @@ class Inbox:
             return bool(found)
 
         self.waiting.until(arrived, lambda: f"a message from {self.waiting.who(self.peers)}", give_up)
-        self._miss()
+        self.miss()
         return found[0]
 
     def newest(self) -> Message | None:
@@ -167,7 +171,7 @@ class Inbox:
         self._post(message.slot, message.peer)
         self._grant(message.peer, 1)
 
-    def _miss(self) -> None:
+    def miss(self) -> None:
         """Raise Deadline naming peers with a credit that sent nothing for so long: the others would hide their loss."""
         limit = self.waiting.deadline_s
         quiet = [p for p in self.peers if time.monotonic() - self.heard[p] > limit and self.queues[p]]

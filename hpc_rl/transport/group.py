@@ -26,17 +26,13 @@ class AllReduce:
         data.copy_(self.sum(data))
 
     def sum(self, data: Tensor) -> Tensor:
-        return self._reduced(data, "sum")
-
-    def max(self, data: Tensor) -> Tensor:
-        return self._reduced(data, "max")
+        copy = np.array(data.detach().cpu().numpy(), copy=True)
+        self.ports.reduce(copy, "sum", self.members)
+        return torch.from_numpy(copy).to(data.device).reshape(data.shape)
 
     def mean(self, total: Tensor, count: Tensor) -> Tensor:
         both = self.sum(torch.stack([total, count]))
         return both[0] / both[1].clamp(min=1)
-
-    def any(self, flag: bool) -> bool:
-        return bool(self.max(torch.tensor([float(flag)])))
 
     def apply_gradients(
         self, optimizer: Optimizer, loss_sum: Tensor | None, count: int, max_norm: float, scale: float = 1.0
@@ -61,11 +57,6 @@ class AllReduce:
                 raise RuntimeError(
                     f"parameters of rank {self.members[rank]} differ from those of rank {self.members[0]}"
                 )
-
-    def _reduced(self, data: Tensor, operation: str) -> Tensor:
-        copy = np.array(data.detach().cpu().numpy(), copy=True)
-        self.ports.reduce(copy, operation, self.members)
-        return torch.from_numpy(copy).to(data.device).reshape(data.shape)
 
 
 def learners(ports: Ports, members: Sequence[int]) -> Group:

@@ -110,5 +110,5 @@ def test_everything_is_cleaned_up(tmp_path: Path) -> None:
     before = set(Path("/dev/shm").glob("hpc_rl-*"))
     for name, topology in WAYS:
         if topology not in RANKS:
-            run_job(table_of(name, topology, 2, env_steps=100), tmp_path / name)
+            run_job(table_of(name, topology, 2, env_steps=100), tmp_path / f"{name}-{topology}")
     assert set(Path("/dev/shm").glob("hpc_rl-*")) - before == set()

@@ -1,0 +1,109 @@
+"""The parameter server: takes gradients as they come, steps the optimiser, answers. Blocks only for the next one.
+
+Server 0 also books what workers collected, saves, and decides when to stop. Where there are more (Gorila, Nair et al.
+2015, arXiv 1507.04296), each keeps a slice of the parameters with its part of the optimiser's statistics.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+
+from hpc_rl.algorithms.base import Alone, Learner, State
+from hpc_rl.roles.base import Seat, schemas
+from hpc_rl.roles.evaluator import Evaluation
+from hpc_rl.roles.messages import REPORTS, report_schema
+from hpc_rl.roles.orders import Command, Orders
+from hpc_rl.roles.reporter import Reporter, figures
+from hpc_rl.roles.saving import Saver, Snapshots
+from hpc_rl.roles.share import Desk, Share, joined
+from hpc_rl.roles.summary import finish, steady
+from hpc_rl.roles.tally import Tally, reason_to_stop
+from hpc_rl.samplers.base import Split
+from hpc_rl.storage.packing import from_bytes, to_bytes
+from hpc_rl.transport.base import Inbox
+from hpc_rl.transport.layout import Layout
+from hpc_rl.transport.parameters import shares
+from hpc_rl.transport.waiting import Done, Stopped
+
+
+def parameter_server(seat: Seat) -> None:
+    """Serve until the budget, the target or a signal says stop."""
+    learn = seat.algorithm.learner(seat.config, seat.spec, seat.make_policy(), Alone())
+    tally = Tally()
+    if seat.resume:
+        learn.load(seat.resume[0]["learner"])
+        tally.take_up(seat.resume[1])
+    servers = seat.plan.of("parameter_server")
+    part = shares(learn.flat.parameter.numel(), len(servers))[seat.place.index]
+    share = Share(learn, part, seat.job.resources.quorum, tally.updates)
+    desk = Desk(seat, share)
+    desk.open(tally.env_steps)
+    (_chief if seat.place.index == 0 else _other)(seat, learn, desk, tally, servers)
+
+
+def _chief(seat: Seat, learn: Learner, desk: Desk, tally: Tally, servers: list[int]) -> None:
+    workers, share, split = list(seat.place.peers), desk.share, Split()
+    width = len(seat.plan.places[workers[0]].columns)
+    _, sent = schemas(learn.policy, seat.spec)
+    layout = Layout(report_schema(sent), seat.plan.steps, width)
+    reports = Inbox(seat.ports.link, workers, REPORTS, layout, seat.ports.waiting)
+    command, others = Command(seat, workers, width), Command(seat, servers[1:], 0)
+    saver, reporter, evaluation = Saver(seat), Reporter(seat, split), Evaluation(seat)
+    snapshots = Snapshots(saver, command.order)
+
+    def state(stop: bool = False) -> State:
+        others.order(snapshots.rolls + 1, stop)
+        parts = seat.ports.gather(to_bytes(share.state()), servers)
+        return {"learner": {**learn.state(), **joined([from_bytes(part) for part in parts])}}
+
+    reason = None
+    while reason is None:
+        now = _serve(seat, desk, split, seat.stop, reports)
+        while (report := reports.poll()) is not None:
+            tally.add(report.tree, share.version)
+            snapshots.book(report.tree)
+            reports.release(report)
+            desk.env_steps = tally.env_steps
+        tally.updates = share.version
+        steady(tally, seat.started)
+        saver.asked |= evaluation.maybe(learn.policy, tally)
+        snapshots.step(tally, state)
+        if reporter.due():
+            reporter.report(tally.env_steps, figures(tally) | share.figures())
+        reason = reason_to_stop(seat, tally)
+        split.timed("learn", now)
+    command.order(snapshots.rolls + 1, stop=True)
+    last = command.last_words(desk.gradients, reports)
+    saver.save(state(stop=True), tally, tally.meta(seat), last=True)
+    reporter.report(tally.env_steps, figures(tally) | share.figures())
+    finish(seat, tally, reason, reporter, saver, split, last)
+
+
+def _other(seat: Seat, learn: Learner, desk: Desk, tally: Tally, servers: list[int]) -> None:
+    split = Split()
+    orders, reporter = Orders(seat, servers[0]), Reporter(seat, split)
+    while not orders.stopping():
+        now = _serve(seat, desk, split, orders.stopping)
+        if orders.due():
+            seat.ports.gather(to_bytes(desk.share.state()), servers)
+        if reporter.due():
+            reporter.report(0, desk.share.figures())
+        split.timed("learn", now)
+    seat.ports.gather(to_bytes(desk.share.state()), servers)
+    reporter.close()
+
+
+def _serve(seat: Seat, desk: Desk, split: Split, give_up: Done, *more: Inbox) -> float:
+    """Wait for a gradient, or a message of ``more``; take every gradient that is here. Returns when that began."""
+    begin = time.perf_counter()
+    boxes, waiting = (desk.gradients, *more), seat.ports.waiting
+    with suppress(Stopped):
+        waiting.until(
+            lambda: any(box.ready() for box in boxes), lambda: f"gradients of {waiting.who(seat.place.peers)}", give_up
+        )
+    now = split.timed("wait", begin)
+    while (message := desk.gradients.poll()) is not None:
+        desk.serve(message)
+    desk.gradients.miss()
+    return now

@@ -1,0 +1,116 @@
+"""What a parameter server keeps: its slice of the parameters, their optimiser, and the gradients under way."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import numpy as np
+import torch
+
+from hpc_rl.algorithms.base import (
+    Flat,
+    Learner,
+    Optimizer,
+    State,
+    finish,
+    load_optimizer,
+    optimizer_state,
+)
+from hpc_rl.roles.base import Seat
+from hpc_rl.transport.base import Inbox, Message, Outbox
+from hpc_rl.transport.parameters import GRADIENTS, PARAMETERS, gradient_layout, parameter_layout
+from hpc_rl.types import Tree
+
+
+class Share:
+    """Parameters ``part`` and their optimiser, whose steps make versions.
+
+    Without a quorum every gradient is a step, however old (A3C). With one, the first ``quorum`` gradients of the newest
+    version are a step together; later ones are counted and dropped (DPPO, Heess et al. 2017, arXiv 1707.02286).
+    """
+
+    def __init__(self, learn: Learner, part: slice, quorum: int, version: int) -> None:
+        made = learn.optimizer.torch
+        self.flat = Flat(learn.flat.parameter.data[part])
+        self.optimizer = Optimizer(self.flat, type(made)([self.flat.parameter], **made.defaults))
+        whole = optimizer_state(learn.optimizer)
+        load_optimizer(self.optimizer, {name: x[part] if _spread(x) else x for name, x in whole.items()})
+        self.quorum, self.version = quorum, version
+        self.held: list[int] = []  # workers whose gradients wait for the others of this version
+        self.late = self.skipped = 0
+        self.staleness: deque[int] = deque(maxlen=1000)
+
+    def take(self, tree: Tree, version: int, peer: int) -> list[int]:
+        """Apply, hold or drop one gradient made with parameters ``version``; the workers to answer now.
+
+        Raises:
+            Diverged: ten steps in a row were not finite.
+        """
+        if self.quorum and version < self.version:
+            self.late += 1
+            return [peer]
+        self.staleness.append(self.version - version)
+        count, scale, max_norm, rate = tree["head"][0].tolist()
+        if not self.held:
+            self.flat.reduction.zero_()
+        self.flat.reduction[:-2] += torch.from_numpy(tree["gradient"][0])
+        self.flat.reduction[-2] += count
+        self.held.append(peer)
+        if len(self.held) < self.quorum:
+            return []
+        self.optimizer.torch.param_groups[0]["lr"] = rate
+        _, _, self.skipped = finish(self.optimizer, max_norm, scale, self.skipped)
+        self.version += 1
+        answered, self.held = self.held, []
+        return answered
+
+    def state(self) -> State:
+        """This server's part of a learner's state."""
+        return {"parameters": self.flat.parameter.data.clone(), "optimizer": optimizer_state(self.optimizer)}
+
+    def figures(self) -> dict[str, float]:
+        """Staleness in updates of this server, between a gradient's parameters and its use."""
+        ages = np.array(self.staleness or [0])
+        return {"staleness": float(ages.mean()), "staleness_max": float(ages.max()), "late_gradients": float(self.late)}
+
+
+def joined(parts: list[State]) -> State:
+    """All servers' parts as one learner's."""
+    optimizers = [part["optimizer"] for part in parts]
+    whole = {name: torch.cat([o[name] for o in optimizers]) if _spread(x) else x for name, x in optimizers[0].items()}
+    return {"parameters": torch.cat([part["parameters"] for part in parts]), "optimizer": whole}
+
+
+def _spread(x: object) -> bool:
+    """Whether an entry of an optimiser's state has one value per parameter."""
+    return isinstance(x, torch.Tensor) and x.dim() > 0
+
+
+class Desk:
+    """A server's channels to its workers, each of whom first hears the parameters that training begins with."""
+
+    def __init__(self, seat: Seat, share: Share) -> None:
+        link, waiting, workers, size = (
+            seat.ports.link,
+            seat.ports.waiting,
+            seat.place.peers,
+            share.flat.parameter.numel(),
+        )
+        self.share, self.env_steps = share, 0
+        self.gradients = Inbox(link, workers, GRADIENTS, gradient_layout(size), waiting)
+        self.answers = {w: Outbox(link, w, PARAMETERS, parameter_layout(size), waiting) for w in workers}
+
+    def open(self, env_steps: int) -> None:
+        self.env_steps = env_steps
+        self._answer(list(self.answers))
+
+    def serve(self, message: Message) -> None:
+        """Take one gradient, and answer everybody who need not wait any more."""
+        workers = self.share.take(message.tree, message.version, message.peer)
+        self.gradients.release(message)
+        self._answer(workers)
+
+    def _answer(self, workers: list[int]) -> None:
+        tree = {"parameters": self.share.flat.parameter.data.numpy()[None], "env_steps": np.array([self.env_steps])}
+        for worker in workers:
+            self.answers[worker].put(tree, self.share.version)

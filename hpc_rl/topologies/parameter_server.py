@@ -1,0 +1,55 @@
+"""Asynchronous gradients: the first ranks keep the parameters, every other rank steps, learns and pushes to them.
+
+With ``resources.quorum`` = W − D of W workers the servers wait for that many gradients of a version (DPPO).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hpc_rl.job import BadJob, Job
+from hpc_rl.topologies.base import Place, Plan, need, share_columns
+
+if TYPE_CHECKING:
+    from hpc_rl.roles.base import Seat
+
+
+def plan(job: Job) -> Plan:
+    """Raises WorldTooSmall, and BadJob for settings that this topology cannot keep."""
+    servers, quorum = job.resources.servers, job.resources.quorum
+    need(job, servers + 1, f"{servers} parameter server(s) and 1 worker")
+    workers = job.resources.ranks - servers
+    _check(job, servers, quorum, workers)
+    shares = share_columns(job, workers, "workers")
+    ranks = tuple(range(servers, servers + workers))
+    serving = [Place(r, "parameter_server", r, range(0), 1, False, ranks) for r in range(servers)]
+    peers = tuple(range(servers))
+    working = [Place(r, "worker", k, shares[k], job.resources.threads, True, peers) for k, r in enumerate(ranks)]
+    return Plan(job.topology, (*serving, *working), int(job.method["unroll"]), len(shares[0]) * max(1, quorum))
+
+
+def _check(job: Job, servers: int, quorum: int, workers: int) -> None:
+    if quorum > workers:
+        raise BadJob(
+            f"resources.quorum = {quorum} but there are {workers} workers; use at most {workers}, or more ranks"
+        )
+    if quorum and servers > 1:
+        raise BadJob(f"resources.quorum = {quorum} needs the whole gradient on one server; use resources.servers = 1")
+    if servers > 1 and job.evaluate.every_steps:
+        raise BadJob(
+            f"evaluation needs all parameters on one server and there are {servers}; use evaluate.every_steps = 0"
+        )
+    for key in ("normalize_observation", "normalize_reward"):
+        if job.method.get(key):
+            raise BadJob(
+                f"{job.algorithm}.{key} needs statistics that all workers share, which parameter servers do not keep; "
+                f'set it to false, or topology = "allreduce"'
+            )
+
+
+def run(seat: Seat) -> None:
+    """Become this rank's server or worker."""
+    from hpc_rl.roles.gradient_worker import gradient_worker
+    from hpc_rl.roles.parameter_server import parameter_server
+
+    {"parameter_server": parameter_server, "worker": gradient_worker}[seat.place.role](seat)

@@ -1,0 +1,112 @@
+"""Parameter servers: one worker learns as it would alone, slices as a whole, and a quorum leaves the late ones out.
+
+Mutations seen to fail: a slice's optimiser without its state; counts not added; the late gradient applied; everybody
+answered at each gradient; the learning rate of the server's own optimiser; the clip per server.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from batches import learner_of, policy_of, sampled
+
+from hpc_rl.algorithms.base import Alone
+from hpc_rl.roles.share import Desk, Share, joined
+from hpc_rl.transport.local import LocalLink, run_threads
+from hpc_rl.transport.parameters import ParameterClient, shares
+from hpc_rl.transport.ports import Ports
+from hpc_rl.transport.waiting import Waiting
+from hpc_rl.types import Tree
+
+
+def gradient(share: Share, value: float, count: float = 1.0, rate: float = 0.1) -> Tree:
+    size = share.flat.parameter.numel()
+    return {
+        "gradient": np.full((1, size), value, np.float32),
+        "head": np.array([[count, 1.0, np.inf, rate]]),
+    }
+
+
+def plain(quorum: int) -> Share:
+    """A share over plain gradient descent, whose steps can be computed by hand."""
+    spec, _ = sampled("a2c", "toy/catch", 0)
+    learn = learner_of("a2c", spec)
+    learn.optimizer = SimpleNamespace(torch=torch.optim.SGD([learn.flat.parameter], 1.0))
+    return Share(learn, slice(0, learn.flat.parameter.numel()), quorum, 0)
+
+
+def test_every_gradient_is_a_step_and_its_age_is_noted() -> None:
+    share = plain(0)
+    before = share.flat.parameter.data.clone()
+    for k, (version, value) in enumerate([(0, 1.0), (0, 2.0), (1, 4.0)]):
+        assert share.take(gradient(share, value), version, 7 + k) == [7 + k]
+    assert torch.allclose(share.flat.parameter.data, before - 0.1 * 7, atol=1e-6)
+    assert list(share.staleness) == [0, 1, 1] and share.version == 3 and share.late == 0
+
+
+def test_a_quorum_is_one_step_by_its_mean_and_the_late_one_is_dropped() -> None:
+    share = plain(2)
+    before = share.flat.parameter.data.clone()
+    assert share.take(gradient(share, 1.0, count=3), 0, 7) == []
+    assert share.take(gradient(share, 7.0, count=1), 0, 8) == [7, 8]
+    assert torch.allclose(share.flat.parameter.data, before - 0.1 * 2, atol=1e-6)
+    assert share.take(gradient(share, 1e9), 0, 9) == [9]
+    assert share.late == 1 and share.version == 1
+    assert torch.allclose(share.flat.parameter.data, before - 0.1 * 2, atol=1e-6)
+
+
+@pytest.mark.parametrize("servers", [1, 3])
+@pytest.mark.parametrize("name", ["a2c", "ppo"])
+def test_one_worker_learns_as_it_would_alone(name: str, servers: int) -> None:
+    spec, batches = sampled(name, "toy/catch", 4)
+    alone = learner_of(name, spec)
+    start = alone.state()
+    norms = [alone.update(batch, 0.1 * k).metrics["grad_norm"] for k, batch in enumerate(batches)]
+    steps = 4 * 16 if name == "ppo" else 4
+    found: dict[str, Any] = {}
+    learners = [learner_of(name, spec) for _ in range(servers)]
+    policy = policy_of(name, spec)
+
+    def rank(link: LocalLink) -> None:
+        ports = Ports(link, Waiting(20.0))
+        if link.rank < servers:
+            learn = learners[link.rank]
+            learn.load(start)
+            share = Share(learn, shares(learn.flat.parameter.numel(), servers)[link.rank], 0, 0)
+            desk = Desk(cast(Any, SimpleNamespace(ports=ports, place=SimpleNamespace(peers=(servers,)))), share)
+            desk.open(0)
+            while share.version < steps:
+                desk.serve(desk.gradients.get())
+            found[f"{link.rank}"] = share.state()
+            return
+        length = sum(p.numel() for p in policy.net.parameters())
+        client = ParameterClient(ports, range(servers), length, 0, lambda: False)
+        learn = type(alone)(alone.config, spec, policy, client)
+        learn.load({**alone.state(), **{k: x for k, x in start.items() if k not in ("parameters", "optimizer")}})
+        learn.flat.parameter.data.zero_()
+        client.pull(learn.flat.parameter.data)
+        found["norms"] = [learn.update(batch, 0.1 * k).metrics["grad_norm"] for k, batch in enumerate(batches)]
+        found["parameters"] = learn.flat.parameter.data.clone()
+
+    run_threads(servers + 1, rank, 30.0)
+    state = joined([found[str(k)] for k in range(servers)])
+    assert torch.allclose(state["parameters"], alone.flat.parameter.data, atol=1e-6)
+    assert torch.allclose(found["parameters"], alone.flat.parameter.data, atol=1e-6)
+    assert found["norms"] == pytest.approx(norms, rel=1e-4)
+    for key, x in alone.state()["optimizer"].items():
+        assert torch.allclose(torch.as_tensor(state["optimizer"][key]), torch.as_tensor(x), atol=1e-6), key
+
+
+def test_a_share_takes_up_its_part_of_a_saved_optimiser() -> None:
+    spec, batches = sampled("ppo", "toy/catch", 2)
+    learn = learner_of("ppo", spec, None, Alone())
+    learn.update(batches[0], 0.0)
+    parts = [Share(learn, part, 0, 0).state() for part in shares(learn.flat.parameter.numel(), 3)]
+    whole, wanted = joined(parts), learn.state()
+    assert torch.equal(whole["parameters"], wanted["parameters"])
+    for key, x in wanted["optimizer"].items():
+        assert torch.equal(torch.as_tensor(whole["optimizer"][key]), torch.as_tensor(x)), key
