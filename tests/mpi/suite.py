@@ -176,6 +176,123 @@ def check_gather_and_broadcast(link: Link) -> None:
         assert ports.broadcast(value if link.rank == 0 else None, everyone) == value
 
 
+def _by_gloo(link: Link, members: Any, deadline_s: float = DEADLINE_S) -> tuple[Any, Any]:
+    """(group that sums by gloo, what closes it); torch.distributed allows one at a time in a process."""
+    from hpc_rl.transport.group import AllReduce
+    from hpc_rl.transport.torch_group import TorchReduce
+
+    ports = _ports(link, deadline_s)
+    reduce = TorchReduce(ports, members, "gloo", "cpu", "suite")
+    return AllReduce(ports, members, reduce), reduce.close
+
+
+def _trained(group: Any, link: Link) -> Any:
+    """Parameters after ten clipped steps on shares of unequal size, one of them empty; and a broadcast before."""
+    import torch
+
+    from hpc_rl.algorithms.base import Flat, Optimizer
+
+    torch.manual_seed(link.rank)
+    net = torch.nn.Sequential(torch.nn.Linear(5, 7), torch.nn.Tanh(), torch.nn.Linear(7, 1))
+    flat = Flat(net)
+    group.broadcast_(flat.parameter.data)
+    optimizer = Optimizer(flat, torch.optim.Adam([flat.parameter], 0.01))
+    for k in range(10):
+        count = (link.rank + k) % link.size
+        loss = net(torch.randn(count, 5)).square().sum() if count else None
+        group.stop = k == 9 and link.rank == 1
+        assert group.apply_gradients(optimizer, loss, count, 0.1) > 0
+    assert group.stop, "one member's wish to stop reaches all"
+    group.check_identical(flat.parameter.data)
+    return flat.parameter.data
+
+
+def check_gloo_learns_what_mpi_learns(link: Link) -> None:
+    import torch
+
+    from hpc_rl.transport.group import AllReduce
+
+    members = list(_world(link))[::-1]  # the first member is not rank 0
+    link.prepare(members)
+    over_mpi = AllReduce(_ports(link), members)
+    group, close = _by_gloo(link, members)
+    wanted, found = _trained(over_mpi, link), _trained(group, link)
+    assert float((found - wanted).abs().max()) <= 1e-6
+    data = torch.randn(2, 3, dtype=torch.float64).T  # not contiguous
+    count = torch.tensor(float(link.rank), dtype=torch.float64)
+    assert torch.allclose(group.sum(data), over_mpi.sum(data), rtol=0, atol=1e-12)
+    assert torch.equal(group.max(data), over_mpi.max(data))
+    assert torch.allclose(group.mean(data[0, 0], count), over_mpi.mean(data[0, 0], count), rtol=0, atol=1e-12)
+    assert group.any(link.rank == 0) and not group.any(False)
+    found[3] = torch.nextafter(found[3], torch.tensor(9.0)) if link.rank == 0 else found[3]
+    try:
+        group.check_identical(found)
+    except RuntimeError as error:
+        assert "rank 0 differ" in str(error), error
+    else:
+        raise AssertionError("a difference of one bit was not seen")
+    _ports(link).barrier(_world(link))
+    close()
+
+
+def check_gloo_names_a_silent_rank(link: Link) -> None:
+    """The last rank joins too late: the others end at their own deadline, and it is still alive to be called."""
+    import torch
+
+    last, deadline_s = link.size - 1, 0.5
+    group, close = _by_gloo(link, list(_world(link)), deadline_s if link.rank != last else DEADLINE_S)
+    if link.rank == last:
+        time.sleep(LATE_S)
+        group.sum(torch.ones(4))  # nothing may stay open when gloo ends
+        _ports(link)._roll_call(_world(link))
+    else:
+        begin = time.monotonic()
+        try:
+            group.sum(torch.ones(4))
+        except Deadline as error:
+            assert f"waited 0 s for rank {last} to join a reduction" in str(error), error
+            assert 0.4 < time.monotonic() - begin < LATE_S - 0.1
+        else:
+            raise AssertionError("no deadline of 0.5 s")
+    _ports(link).barrier(_world(link))
+    close()
+
+
+def check_gloo_names_a_rank_that_is_gone(link: Link) -> None:
+    """At 4 ranks the first and the third notice at once, the second only because they tell it."""
+    import torch
+
+    last, deadline_s = link.size - 1, 1.5
+    group, close = _by_gloo(link, list(_world(link)), deadline_s)
+    group.sum(torch.ones(4))
+    if link.rank == last:
+        close()
+        time.sleep(deadline_s + 0.5)
+        _ports(link)._roll_call(_world(link))
+        return
+    begin = time.monotonic()
+    try:
+        group.sum(torch.ones(4))
+    except Deadline as error:
+        assert f"gloo lost rank {last} in a reduction" in str(error), error
+        assert time.monotonic() - begin < deadline_s + 1.0, "waited for the deadline"
+    else:
+        raise AssertionError("a sum without the last rank")
+
+
+def check_gloo_names_who_does_not_come(link: Link) -> None:
+    if link.rank == link.size - 1:
+        _ports(link).barrier(_world(link))
+        return
+    try:
+        _by_gloo(link, list(_world(link))[::-1], 0.3)  # the last rank was to open the store
+    except Deadline as error:
+        assert f"waited 0 s for rank {link.size - 1} to speak" in str(error), error
+    else:
+        raise AssertionError("nobody opened a store")
+    _ports(link).barrier(_world(link))
+
+
 @contextmanager
 def _pretending(ranks: str | None) -> Any:
     variable = "HPC_RL_RANKS_PER_NODE"
@@ -266,6 +383,10 @@ CHECKS: list[Callable[[Link], None]] = [
     check_a_missing_rank_ends_the_wait,
     check_a_silent_rank_is_named,
     check_buffers_outlive_their_channel,
+    check_gloo_learns_what_mpi_learns,
+    check_gloo_names_a_silent_rank,
+    check_gloo_names_a_rank_that_is_gone,
+    check_gloo_names_who_does_not_come,
 ]
 
 

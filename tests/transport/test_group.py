@@ -42,7 +42,7 @@ def test_a_step_is_that_of_the_mean_over_all_samples(size: int, max_norm: float)
     found = {}
 
     def rank(link: LocalLink) -> None:
-        group = learners(Ports(link, Waiting(10.0)), range(size))
+        group = learners(Ports(link, Waiting(10.0)), range(size), "mpi", "cpu", "")
         found[link.rank] = one_step(group, DATA[SHARES[size][link.rank]], max_norm, stop=link.rank == 1)
 
     run_threads(size, rank, 20.0)
@@ -52,7 +52,8 @@ def test_a_step_is_that_of_the_mean_over_all_samples(size: int, max_norm: float)
 
 
 def test_one_learner_needs_no_reduction() -> None:
-    assert isinstance(learners(Ports(alone()), [0]), Alone)
+    assert isinstance(learners(Ports(alone()), [0], "mpi", "cpu", ""), Alone)
+    assert isinstance(learners(Ports(alone()), [0], "nccl", "cpu", ""), Alone)
 
 
 def test_a_mean_is_a_sum_over_a_sum() -> None:
