@@ -50,19 +50,17 @@ class TorchReduce:
         except Deadline:
             raise
         except (RuntimeError, ValueError, OSError) as error:
-            who, what = ports.waiting.who([ports.link.rank]), f'resources.reduction = "{backend}"'
-            raise NoBackend(
-                f'{what} does not start on {who} ({_first_line(error)}); {_NEEDS[backend]}, or use "mpi"'
-            ) from error
+            who, why = ports.waiting.who([ports.link.rank]), _first_line(error)
+            what = f'resources.reduction = "{backend}" does not start on {who} ({why})'
+            raise NoBackend(f'{what}; {_NEEDS[backend]}, or use "mpi"') from error
         self.close = weakref.finalize(self, dist.destroy_process_group)  # at the latest when the process exits
 
     def __call__(self, data: Tensor, operation: str) -> None:
         """Raises Deadline, naming who is missing, when the time is up or the backend has lost somebody."""
         here = data.to(self.home)  # the tensor itself if it is there already
-        work = None
+        work: Any = None
         try:
             work = dist.all_reduce(here, _OPERATIONS[operation], async_op=True)
-            assert work is not None, "this process is a member"
             self.ports.waiting.until(work.is_completed, "a reduction")
             work.wait()  # raises what went wrong; on a GPU, orders what follows after the sum
         except Deadline:
@@ -71,10 +69,8 @@ class TorchReduce:
             del work  # it holds the connections
             if self.backend == "gloo":
                 self.close()  # gloo tells only the neighbours of a lost rank; closing tells theirs, and so on
-            who = self.ports.lost(self.members)
-            raise Deadline(
-                f"{self.backend} lost {who} in a reduction ({_first_line(error)}); is that rank alive?"
-            ) from error
+            who, why = self.ports.lost(self.members), _first_line(error)
+            raise Deadline(f"{self.backend} lost {who} in a reduction ({why}); is that rank alive?") from error
         if here is not data:
             data.copy_(here)
 
@@ -93,9 +89,7 @@ class TorchReduce:
         store = dist.PrefixStore(token, server or _store(host, port, patience))  # type: ignore[attr-defined]
         self.ports.barrier(self.members)  # names who is missing; from now on nobody keeps the others waiting
         device = self.home if self.backend == "nccl" else None  # given, nccl connects now and not at the first sum
-        dist.init_process_group(
-            self.backend, store=store, rank=rank, world_size=size, timeout=patience, device_id=device
-        )
+        dist.init_process_group(self.backend, None, patience, size, rank, store, device_id=device)
 
 
 def _store(host: str, port: int, patience: timedelta, listener: int | None = None) -> Any:
