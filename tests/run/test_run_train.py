@@ -140,6 +140,7 @@ def test_gloo_learns_what_mpi_learns(case: tuple[str, Path, Path, Ended], tmp_pa
 
 
 def test_gloo_without_a_network_says_so(tmp_path: Path) -> None:
+    """Mutation seen to fail: the job's reduction not handed to the group."""
     job, run = write_job(tmp_path, "ppo", 2), tmp_path / "run"
     done = hpc_rl("run", job, "--out", run, "--set", "resources.reduction=gloo", GLOO_SOCKET_IFNAME="nosuch0")
     assert done.code == 1 and 'resources.reduction = "gloo" does not start on rank' in done.last, done.err
