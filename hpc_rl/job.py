@@ -49,6 +49,7 @@ class Resources:
     threads: int = 0  # >= 0 CPU threads of a learning rank; 0 shares the affinity mask
     precision: str = "auto"  # auto | fp32 | bf16
     device: str = "auto"  # auto | cpu | cuda
+    reduction: str = "mpi"  # mpi | gloo | nccl, what sums the gradients of several learners
     deadline_s: float = 120.0  # > 0, longest wait for another rank
 
 
@@ -188,6 +189,13 @@ def _check(job: Job) -> None:
         raise BadJob(f"seed = {job.seed!r} must be a whole number from 0 to 2147483647")
     if not job.environment.id:
         raise BadJob('environment.id is missing; add id = "CartPole-v1" below [environment]')
+    check_reduction(job.resources.reduction, job.resources.device)
+
+
+def check_reduction(reduction: str, device: str) -> None:
+    """Raise BadJob where nccl would have no GPU; ``device`` may still be "auto", and is looked at again at start."""
+    if reduction == "nccl" and device == "cpu":
+        raise BadJob('resources.reduction = "nccl" sums on GPUs only, and the device is "cpu"; use "mpi" or "gloo"')
 
 
 def dumps(job: Job) -> str:

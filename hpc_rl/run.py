@@ -224,6 +224,7 @@ def _decide(job: Any, plan: Any, run: Any, spec: Any) -> dict[str, Any]:
     device = job.resources.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    jobs.check_reduction(job.resources.reduction, device)
     precision = job.resources.precision
     if precision == "auto":
         torch.set_num_threads(threads)

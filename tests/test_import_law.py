@@ -91,6 +91,7 @@ def test_only_job_turns_a_name_into_a_method() -> None:
 
 def test_each_library_has_one_door() -> None:
     assert users("mpi4py") == {"transport/mpi.py"}
+    assert users("torch.distributed") == {"transport/torch_group.py"}
     assert users("click") == {"cli.py"}
     assert {name.split("/")[0] for name in users("h5py") | users("hdf5plugin")} == {"storage"}
     assert {name.split("/")[0] for name in users("gymnasium") | users("ale_py")} == {"envs"}

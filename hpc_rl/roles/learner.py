@@ -25,7 +25,8 @@ from hpc_rl.types import trajectory
 def learner(seat: Seat) -> None:
     """Learn until the budget, the target or a signal says stop; then collect the actors and save."""
     link, waiting, plan, actors = seat.ports.link, seat.ports.waiting, seat.plan, list(seat.place.peers)
-    learn = seat.algorithm.learner(seat.config, seat.spec, seat.make_policy(), learners(seat.ports, plan.learners))
+    group = learners(seat.ports, plan.learners, seat.job.resources.reduction, seat.device, seat.token)
+    learn = seat.algorithm.learner(seat.config, seat.spec, seat.make_policy(), group)
     tally, split = Tally(), Split()
     if seat.resume:
         learn.load(seat.resume[0]["learner"])

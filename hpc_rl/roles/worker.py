@@ -27,7 +27,7 @@ CHECK_EVERY = 100  # updates between comparisons of all ranks' parameters
 
 def worker(seat: Seat) -> None:
     """Collect, update, record, until all ranks agree to stop. One rank of ``allreduce``, or all of ``solo``."""
-    group = learners(seat.ports, seat.plan.learners)
+    group = learners(seat.ports, seat.plan.learners, seat.job.resources.reduction, seat.device, seat.token)
     learn = seat.algorithm.learner(seat.config, seat.spec, seat.make_policy(), group)
     recorded, _ = schemas(learn.policy, seat.spec)
     tally, split = Tally(), Split()

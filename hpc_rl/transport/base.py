@@ -28,8 +28,8 @@ class Link(Protocol):
 
     def irecv(self, data: Array, peer: int, tag: int) -> Done: ...
 
-    def ireduce(self, data: Array, operation: str, members: Sequence[int]) -> Done:
-        """All-reduce in place by "sum" or "max" among the ranks ``members``."""
+    def ireduce(self, data: Array, members: Sequence[int]) -> Done:
+        """Sum ``data`` in place over the ranks ``members``."""
         ...
 
     def prepare(self, members: Sequence[int]) -> None:

@@ -1,8 +1,8 @@
-"""AllReduce: the `Group` of learners that sum their gradients over a link."""
+"""AllReduce: the `Group` of learners that sum their gradients, over a link or by torch.distributed."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -11,12 +11,15 @@ from torch import Tensor
 from hpc_rl.algorithms.base import Alone, Group, Optimizer, accumulate, finish
 from hpc_rl.transport.ports import Ports
 
+Reduce = Callable[[Tensor], None]
+"""Sums a contiguous tensor in place over the members. Raises Deadline."""
+
 
 class AllReduce:
     """Every learner holds the same parameters and steps the same optimiser on the same reduced gradient."""
 
-    def __init__(self, ports: Ports, members: Sequence[int]) -> None:
-        self.ports, self.members = ports, list(members)
+    def __init__(self, ports: Ports, members: Sequence[int], reduce: Reduce | None = None) -> None:
+        self.members, self.reduce = list(members), reduce or over_link(ports, members)
         self.rank, self.size = self.members.index(ports.link.rank), len(members)
         self.skipped, self.stop = 0, False
 
@@ -26,9 +29,9 @@ class AllReduce:
         data.copy_(self.sum(data))
 
     def sum(self, data: Tensor) -> Tensor:
-        copy = np.array(data.detach().cpu().numpy(), copy=True)
-        self.ports.reduce(copy, "sum", self.members)
-        return torch.from_numpy(copy).to(data.device).reshape(data.shape)
+        copy = data.detach().clone(memory_format=torch.contiguous_format)
+        self.reduce(copy)
+        return copy
 
     def mean(self, total: Tensor, count: Tensor) -> Tensor:
         both = self.sum(torch.stack([total, count]))
@@ -38,27 +41,46 @@ class AllReduce:
         self, optimizer: Optimizer, loss_sum: Tensor | None, count: int, max_norm: float, scale: float = 1.0
     ) -> float:
         accumulate(optimizer.flat, loss_sum, count, self.stop)
-        reduction = optimizer.flat.reduction
-        if reduction.device.type == "cpu":
-            self.ports.reduce(reduction.numpy(), "sum", self.members)
-        else:
-            reduction.copy_(self.sum(reduction))
+        self.reduce(optimizer.flat.reduction)
         norm, self.stop, self.skipped = finish(optimizer, max_norm, scale, self.skipped)
         return norm
 
     def check_identical(self, data: Tensor) -> None:
         bits = data.detach().cpu().numpy().view(np.int32).astype(np.int64)
         mine = np.array([int(bits.sum()), int((bits * np.arange(1, bits.size + 1)).sum() % (1 << 40))], np.int64)
-        table = np.zeros((self.size, 2), np.int64)
-        table[self.rank] = mine
-        self.ports.reduce(table, "sum", self.members)
-        for rank, sums in enumerate(table):
-            if (sums != table[0]).any():
+        table = torch.zeros((self.size, 2), dtype=torch.int64)
+        table[self.rank] = torch.from_numpy(mine)
+        self.reduce(table)
+        for rank, sums in enumerate(table.tolist()):
+            if sums != table[0].tolist():
                 raise RuntimeError(
                     f"parameters of rank {self.members[rank]} differ from those of rank {self.members[0]}"
                 )
 
 
-def learners(ports: Ports, members: Sequence[int]) -> Group:
-    """The group of these ranks: `Alone` for one."""
-    return AllReduce(ports, members) if len(members) > 1 else Alone()
+def over_link(ports: Ports, members: Sequence[int]) -> Reduce:
+    """Reductions over the link, by way of the host for what lies on a GPU."""
+
+    def reduce(data: Tensor) -> None:
+        host = data.cpu()  # the tensor itself if it is there already
+        ports.reduce(host.numpy(), members)
+        if host is not data:
+            data.copy_(host)
+
+    return reduce
+
+
+def learners(ports: Ports, members: Sequence[int], reduction: str, device: str, token: str) -> Group:
+    """The group of these ranks: `Alone` for one. ``reduction`` as in the job; ``token`` is the attempt's.
+
+    Raises:
+        Deadline: a member did not come.
+        NoBackend: ``reduction`` cannot be had here.
+    """
+    if len(members) == 1:
+        return Alone()
+    if reduction == "mpi":
+        return AllReduce(ports, members)
+    from hpc_rl.transport.torch_group import TorchReduce  # most runs need no second network
+
+    return AllReduce(ports, members, TorchReduce(ports, members, reduction, device, token))

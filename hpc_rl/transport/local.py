@@ -58,7 +58,7 @@ class LocalLink:
                 mine[key].append((data, done))
         return done.is_set
 
-    def ireduce(self, data: Array, operation: str, members: Sequence[int]) -> Done:
+    def ireduce(self, data: Array, members: Sequence[int]) -> Done:
         key = tuple(members)
         with self.exchange.lock:
             rounds = self.exchange.rounds[key]
@@ -70,7 +70,7 @@ class LocalLink:
             if len(current.parts) == len(members):
                 rounds.remove(current)
                 ordered = [current.parts[m].copy() for m in members]  # a fixed order keeps sums repeatable
-                total = np.maximum.reduce(ordered) if operation == "max" else np.add.reduce(ordered)
+                total = np.add.reduce(ordered)
                 for part in current.parts.values():
                     part[...] = total
                 current.done.set()

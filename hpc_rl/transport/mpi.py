@@ -11,7 +11,6 @@ from mpi4py import MPI
 from hpc_rl.transport.waiting import Done
 from hpc_rl.types import Array
 
-_OPERATIONS = {"sum": MPI.SUM, "max": MPI.MAX}
 _NODE_VARIABLE = "HPC_RL_RANKS_PER_NODE"  # tests pretend several nodes on one host
 _SWEEP_AT = 256  # requests held before complete ones are looked for
 
@@ -28,27 +27,31 @@ class MpiLink:
         self.rank, self.size = world.rank, world.size
         # Made at start, which waits for everybody anyway; later, a rank that is gone would block for ever.
         self._groups: dict[tuple[int, ...], MPI.Intracomm] = {tuple(range(world.size)): world.Dup()}
-        self._open: list[MPI.Request] = []
+        self._open: list[tuple[MPI.Request, Array]] = []
 
     def isend(self, data: Array, peer: int, tag: int) -> Done:
-        return self._kept(self.comm.Isend(data, peer, tag))
+        return self._kept(self.comm.Isend(data, peer, tag), data)
 
     def irecv(self, data: Array, peer: int, tag: int) -> Done:
-        return self._kept(self.comm.Irecv(data, peer, tag))
+        return self._kept(self.comm.Irecv(data, peer, tag), data)
 
-    def ireduce(self, data: Array, operation: str, members: Sequence[int]) -> Done:
-        return self._kept(self._groups[tuple(members)].Iallreduce(MPI.IN_PLACE, data, _OPERATIONS[operation]))
+    def ireduce(self, data: Array, members: Sequence[int]) -> Done:
+        request = self._groups[tuple(members)].Iallreduce(MPI.IN_PLACE, data)
+        return self._kept(request, data)
 
     def prepare(self, members: Sequence[int]) -> None:
         key = tuple(members)
         if key not in self._groups and self.rank in key:
             self._groups[key] = self.comm.Create_group(self.comm.group.Incl(list(key)))
 
-    def _kept(self, request: MPI.Request) -> Done:
-        """Hold the request, and with it its buffer, until it is complete: a channel may be dropped before."""
+    def _kept(self, request: MPI.Request, data: Array) -> Done:
+        """Hold the request and its buffer until it is complete: a channel may be dropped before, a wait given up.
+
+        mpi4py's request of a reduction in place does not hold its buffer itself.
+        """
         if len(self._open) >= _SWEEP_AT:
-            self._open = [r for r in self._open if r != MPI.REQUEST_NULL]
-        self._open.append(request)
+            self._open = [(r, x) for r, x in self._open if r != MPI.REQUEST_NULL]
+        self._open.append((request, data))
         return request.Test
 
     def nodes(self) -> list[int]:

@@ -59,19 +59,26 @@ class Ports:
 
     def barrier(self, members: Sequence[int]) -> None:
         """Return once all members are here. Raises Deadline."""
-        self.reduce(np.zeros(1), "sum", members)
+        self.reduce(np.zeros(1), members)
 
-    def reduce(self, data: Array, operation: str, members: Sequence[int]) -> None:
-        """All-reduce ``data`` in place. Raises Deadline."""
+    def reduce(self, data: Array, members: Sequence[int]) -> None:
+        """Sum ``data`` in place over the members. Raises Deadline."""
         if len(members) == 1:
             return
         try:
-            self.waiting.until(self.link.ireduce(data, operation, members), "a reduction")
+            self.waiting.until(self.link.ireduce(data, members), "a reduction")
         except Deadline:
-            lost = self._roll_call(members)
-            who = self.waiting.who(lost) if lost else f"one of {self.waiting.who(members)}"
-            limit = self.waiting.deadline_s
-            raise Deadline(f"waited {limit:.0f} s for {who} to join a reduction; is that rank alive?") from None
+            raise self.unanswered(members) from None
+
+    def unanswered(self, members: Sequence[int]) -> Deadline:
+        """What to raise when a reduction was waited for in vain; takes seconds, to find out whom it waited for."""
+        limit, who = self.waiting.deadline_s, self.lost(members)
+        return Deadline(f"waited {limit:.0f} s for {who} to join a reduction; is that rank alive?")
+
+    def lost(self, members: Sequence[int]) -> str:
+        """Who of ``members`` is silent, for a sentence; to be called by all that a joint operation failed for."""
+        lost = self._roll_call(members)
+        return self.waiting.who(lost) if lost else f"one of {self.waiting.who(members)}"
 
     def _roll_call(self, members: Sequence[int]) -> list[int]:
         """Who does not answer: every rank that waits in vain calls all others at about the same time."""

@@ -14,6 +14,7 @@ import time
 import weakref
 from collections.abc import Callable
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -121,16 +122,14 @@ def check_large_messages_wait_for_credits(link: Link) -> None:
     _stalling(link, 2 << 20, 24)
 
 
-def check_group_sums_and_maxima(link: Link) -> None:
+def check_group_sums_and_means(link: Link) -> None:
     import torch
 
     from hpc_rl.transport.group import AllReduce
 
     group, n = AllReduce(_ports(link), _world(link)), link.size
     assert group.sum(torch.full((3, 2), link.rank + 1.0)).tolist() == [[n * (n + 1) / 2] * 2] * 3
-    assert group.max(torch.tensor([float(link.rank), -float(link.rank)])).tolist() == [n - 1, 0]
     assert float(group.mean(torch.tensor(2.0 * link.rank), torch.tensor(float(link.rank)))) == 2.0
-    assert group.any(link.rank == n - 1) and not group.any(False)
     data = torch.arange(5.0) + link.rank
     group.broadcast_(data)
     assert data.tolist() == [0, 1, 2, 3, 4]
@@ -142,7 +141,7 @@ def check_group_of_some_ranks(link: Link) -> None:
     if link.rank in members:
         link.prepare(members)
         data = np.array([link.rank + 1.0])
-        _ports(link).reduce(data, "sum", members)
+        _ports(link).reduce(data, members)
         assert data[0] == link.size + 1
 
 
@@ -176,6 +175,126 @@ def check_gather_and_broadcast(link: Link) -> None:
         assert ports.broadcast(value if link.rank == 0 else None, everyone) == value
 
 
+def _by_gloo(link: Link, members: Any, deadline_s: float = DEADLINE_S) -> tuple[Any, Any]:
+    """(group that sums by gloo, what closes it); torch.distributed allows one at a time in a process."""
+    from hpc_rl.transport.group import AllReduce
+    from hpc_rl.transport.torch_group import TorchReduce
+
+    ports = _ports(link, deadline_s)
+    reduce = TorchReduce(ports, members, "gloo", "cpu", "suite")
+    return AllReduce(ports, members, reduce), reduce.close
+
+
+def _trained(group: Any, link: Link) -> Any:
+    """Parameters after ten clipped steps on shares of unequal size, one of them empty; and a broadcast before."""
+    import torch
+
+    from hpc_rl.algorithms.base import Optimizer, flatten
+
+    torch.manual_seed(link.rank)
+    net = torch.nn.Sequential(torch.nn.Linear(5, 7), torch.nn.Tanh(), torch.nn.Linear(7, 1))
+    flat = flatten(net)
+    group.broadcast_(flat.parameter.data)
+    sgd: Any = SimpleNamespace(step=lambda: flat.parameter.data.sub_(0.5 * flat.reduction[:-2]))
+    optimizer = Optimizer(flat, sgd)  # torch's own would first import its compiler, for seconds
+    for k in range(10):
+        count = (link.rank + k) % link.size
+        loss = net(torch.randn(count, 5)).square().sum() if count else None
+        group.stop = k == 9 and link.rank == 1
+        assert group.apply_gradients(optimizer, loss, count, 0.1) > 0
+    assert group.stop, "one member's wish to stop reaches all"
+    group.check_identical(flat.parameter.data)
+    return flat.parameter.data
+
+
+def check_gloo_learns_what_mpi_learns(link: Link) -> None:
+    import torch
+
+    from hpc_rl.transport.group import AllReduce
+
+    members = list(_world(link))[::-1]  # the first member is not rank 0
+    link.prepare(members)
+    over_mpi = AllReduce(_ports(link), members)
+    group, close = _by_gloo(link, members)
+    wanted, found = _trained(over_mpi, link), _trained(group, link)
+    assert float((found - wanted).abs().max()) <= 1e-6
+    data = torch.randn(2, 3, dtype=torch.float64).T  # not contiguous
+    count = torch.tensor(float(link.rank), dtype=torch.float64)
+    assert torch.allclose(group.sum(data), over_mpi.sum(data), rtol=0, atol=1e-12)
+    assert torch.allclose(group.mean(data[0, 0], count), over_mpi.mean(data[0, 0], count), rtol=0, atol=1e-12)
+    found[3] = torch.nextafter(found[3], torch.tensor(9.0)) if link.rank == 0 else found[3]
+    try:
+        group.check_identical(found)
+    except RuntimeError as error:
+        assert "rank 0 differ" in str(error), error
+    else:
+        raise AssertionError("a difference of one bit was not seen")
+    _ports(link).barrier(_world(link))
+    close()
+
+
+def check_gloo_names_a_silent_rank(link: Link) -> None:
+    """The last rank joins too late: the others end at their own deadline, and it is still alive to be called."""
+    import torch
+
+    last, deadline_s, late_s = link.size - 1, 0.3, 0.9
+    group, close = _by_gloo(link, list(_world(link)), deadline_s if link.rank != last else DEADLINE_S)
+    if link.rank == last:
+        time.sleep(late_s)
+        group.sum(torch.ones(4))  # nothing may stay open when gloo ends
+        _ports(link)._roll_call(_world(link))
+    else:
+        begin = time.monotonic()
+        try:
+            group.sum(torch.ones(4))
+        except Deadline as error:
+            assert f"waited 0 s for rank {last} to join a reduction" in str(error), error
+            assert 0.3 <= time.monotonic() - begin < late_s - 0.1
+        else:
+            raise AssertionError("no deadline of 0.3 s")
+    _ports(link).barrier(_world(link))
+    close()
+
+
+def check_gloo_names_a_rank_that_is_gone(link: Link) -> None:
+    """At 4 ranks the first and the third notice at once, the second only because they tell it."""
+    import torch
+
+    last, deadline_s = link.size - 1, 0.8
+    group, close = _by_gloo(link, list(_world(link)), deadline_s)
+    group.sum(torch.ones(4))
+    if link.rank == last:
+        close()
+        time.sleep(deadline_s + 0.3)
+        _ports(link)._roll_call(_world(link))
+        return
+    begin = time.monotonic()
+    try:
+        group.sum(torch.ones(4))
+    except Deadline as error:
+        assert f"gloo lost rank {last} in a reduction" in str(error), error
+        assert time.monotonic() - begin < deadline_s + 0.6, "waited for the deadline"
+    else:
+        raise AssertionError("a sum without the last rank")
+
+
+def check_gloo_names_who_does_not_come(link: Link) -> None:
+    """The last rank hears where to meet and then dawdles: it is named before gloo itself would wait, for a minute."""
+    everyone, last = list(_world(link)), link.size - 1
+    if link.rank == last:
+        _ports(link).broadcast(None, everyone)
+        time.sleep(0.8)
+        _ports(link).barrier(everyone)
+        _ports(link)._roll_call(everyone)
+        return
+    try:
+        _by_gloo(link, everyone, 0.3)
+    except Deadline as error:
+        assert f"waited 0 s for rank {last} to join" in str(error), error
+    else:
+        raise AssertionError("met without the last rank")
+
+
 @contextmanager
 def _pretending(ranks: str | None) -> Any:
     variable = "HPC_RL_RANKS_PER_NODE"
@@ -200,12 +319,12 @@ def _reduce_without_the_last(link: Link, members: list[int]) -> None:
     KEPT.append(data)
     if link.rank == link.size - 1:
         time.sleep(LATE_S)
-        _ports(link).reduce(data, "sum", members)  # nothing may stay open when MPI ends
+        _ports(link).reduce(data, members)  # nothing may stay open when MPI ends
         _ports(link)._roll_call(members)
         return
     begin = time.monotonic()
     try:
-        _ports(link, 0.5).reduce(data, "sum", members)
+        _ports(link, 0.5).reduce(data, members)
     except Deadline as error:
         assert f"rank {link.size - 1} to join a reduction" in str(error) and "rank 0" not in str(error), error
         assert 0.4 < time.monotonic() - begin < LATE_S - 0.1
@@ -258,7 +377,7 @@ CHECKS: list[Callable[[Link], None]] = [
     check_trajectories_arrive_bit_for_bit,
     check_small_messages_wait_for_credits,
     check_large_messages_wait_for_credits,
-    check_group_sums_and_maxima,
+    check_group_sums_and_means,
     check_group_of_some_ranks,
     check_odd_parameters_are_named,
     check_gather_and_broadcast,
@@ -266,6 +385,10 @@ CHECKS: list[Callable[[Link], None]] = [
     check_a_missing_rank_ends_the_wait,
     check_a_silent_rank_is_named,
     check_buffers_outlive_their_channel,
+    check_gloo_learns_what_mpi_learns,
+    check_gloo_names_a_silent_rank,
+    check_gloo_names_a_rank_that_is_gone,
+    check_gloo_names_who_does_not_come,
 ]
 
 
@@ -281,7 +404,7 @@ def main() -> None:
         try:
             passed = _passed(check, link, name)
             table = np.array([float(passed)])
-            ports.reduce(table, "sum", _world(link))
+            ports.reduce(table, _world(link))
         except BaseException as error:
             print(f"FAIL {name}: rank {link.rank}: {type(error).__name__}: {error}", flush=True)
             time.sleep(0.2)  # the line must be through before the world ends

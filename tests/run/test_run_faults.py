@@ -78,6 +78,18 @@ def test_sigkill_of_one_rank_ends_the_job(role: str, python: str, tmp_path: Path
     assert_failed(run, done, f"rank {rank} ({role})", "killed by signal 9")
 
 
+def test_sigkill_between_sums_by_gloo_is_told_apart_from_their_failure(tmp_path: Path) -> None:
+    """The survivor's gloo fails first and at once; the one that was killed is named, and nothing hangs at its exit."""
+    job, run = write_job(tmp_path, "ppo", 2), tmp_path / "run"
+    with started("run", job, "--out", run, "--set", "resources.reduction=gloo") as process:
+        wait_for(lambda: learning(run, 2), process)
+        os.kill(records(run)[1]["pid"], signal.SIGKILL)
+        struck = time.monotonic()
+        done = ended(process)
+    assert done.at - struck < END_S
+    assert_failed(run, done, "rank 1 (worker-1)", "killed by signal 9")
+
+
 @pytest.mark.parametrize("python", BOTH_MPIS)
 @pytest.mark.parametrize("role", ["actor-1", "worker-1"])
 def test_a_rank_that_hangs_is_noticed(role: str, python: str, tmp_path: Path) -> None:

@@ -17,6 +17,11 @@ CASES: dict[str, tuple[list[str], list[str]]] = {  # --set …  ->  words of the
     "below its range": (["budget.env_steps=0"], ["budget.env_steps = 0", ">= 1"]),
     "wrong type": (["ppo.unroll=many"], ["ppo.unroll = 'many'", "must be int"]),
     "no choice": (["resources.device=tpu"], ["'tpu'", "auto, cpu, cuda"]),
+    "no GPU to sum on": (
+        ["resources.reduction=nccl"],
+        ['resources.reduction = "nccl"', 'device is "cpu"', 'use "mpi" or "gloo"'],
+    ),
+    "no such reduction": (["resources.reduction=ncll"], ["'ncll'", "mpi, gloo, nccl"]),
     "not divisible": (["resources.ranks=3"], ["environment.columns = 4", "multiple of 3"]),
     "no value": (["budget.env_steps"], ["has no '='"]),
     "missing module": (["environment.id=no_such_package.module:make"], ["no module no_such_package", "install"]),

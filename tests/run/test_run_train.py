@@ -126,3 +126,22 @@ def test_eval_plays_greedy_episodes(case: tuple[str, Path, Path, Ended]) -> None
     assert found["checkpoint"].endswith("best.h5")
     best = json.loads((run / "checkpoints" / "best.json").read_text())
     assert found["mean"] == pytest.approx(best["score"])  # best.h5 is the very policy that was judged
+
+
+def test_gloo_learns_what_mpi_learns(case: tuple[str, Path, Path, Ended], tmp_path: Path) -> None:
+    name, job, over_mpi, _ = case
+    if name != "allreduce":
+        pytest.skip("one learner sums with nobody")
+    done = hpc_rl("run", job, "--out", tmp_path / "run", "--set", "resources.reduction=gloo", *SETTINGS)
+    assert done.code == 0 and leftovers(tmp_path / "run") == [], done.err
+    found, wanted = (checkpoint.load(checkpoints(run)[-1])[0]["learner"] for run in (tmp_path / "run", over_mpi))
+    assert summary(tmp_path / "run")["updates"] == summary(over_mpi)["updates"]
+    assert np.allclose(found["parameters"], wanted["parameters"], rtol=0, atol=1e-6)
+
+
+def test_gloo_without_a_network_says_so(tmp_path: Path) -> None:
+    """Mutation seen to fail: the job's reduction not handed to the group."""
+    job, run = write_job(tmp_path, "ppo", 2), tmp_path / "run"
+    done = hpc_rl("run", job, "--out", run, "--set", "resources.reduction=gloo", GLOO_SOCKET_IFNAME="nosuch0")
+    assert done.code == 1 and 'resources.reduction = "gloo" does not start on rank' in done.last, done.err
+    assert 'or use "mpi"' in done.last and "Traceback" not in done.err and leftovers(run) == []
