@@ -13,6 +13,7 @@ from pathlib import Path
 
 from hpc_rl import job as jobs
 from hpc_rl.envs.make import describe
+from hpc_rl.envs.shares import shares
 from hpc_rl.job import Job
 from hpc_rl.nets import sizes
 from hpc_rl.topologies.base import Place, Plan, nodes_of
@@ -78,6 +79,7 @@ def gather(job: Job) -> Figures:
     hidden, network = tuple(job.method.get("hidden", ())), str(job.method.get("network", "nature"))
     parameters, activations = sizes.actor_critic(spec, hidden, network), sizes.activations(spec, hidden, network)
     columns = next(len(place.columns) for place in plan.places if place.columns)
+    shares(spec.id, columns, job.environment.processes)  # refuses those that do not fit
     return Figures(job, plan, spec, schema, columns, parameters, activations)
 
 
