@@ -13,11 +13,13 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import forkserver, resource_tracker, set_forkserver_preload
+from multiprocessing.util import get_temp_dir
 
 from hpc_rl.envs.base import BadEnvironment
 
 STOPS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
-_LOADED = ("hpc_rl.envs.child", "gymnasium.vector")  # once in the server rather than in every child
+SOCKET_VARIABLE = "HPC_RL_SOCKET_FOLDER"
+_LOADED = ("hpc_rl.envs.socket_folder", "hpc_rl.envs.child", "gymnasium.vector")  # once, not in every child
 _LAUNCHER = (
     *("PMI", "MPI", "OMPI_", "PRTE_", "HYDRA_", "HYDI_", "PALS_", "I_MPI_", "MV2_", "SLURM_STEP", "SLURM_PROCID"),
     *("SLURM_LOCALID", "SLURM_GTIDS", "SLURM_MPI_TYPE", "SLURM_PMI", "SLURM_TASK_PID", "SLURM_SRUN_COMM"),
@@ -47,16 +49,17 @@ def start() -> None:
 @contextmanager
 def _launcher_hidden() -> Iterator[None]:
     """Set the environment that children inherit, and give this process its own back."""
+    given = {**dict.fromkeys(_THREADS, "1"), SOCKET_VARIABLE: get_temp_dir()}
     before = dict(os.environ)
     for name in before:
         if name.startswith(_LAUNCHER):
             del os.environ[name]
-    os.environ.update(dict.fromkeys(_THREADS, "1"))
+    os.environ.update(given)
     try:
         yield
     finally:
-        for name in _THREADS:
-            os.environ.pop(name)
+        for name in given:
+            del os.environ[name]
         os.environ.update(before)
 
 

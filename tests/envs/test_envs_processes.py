@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import fields
 
@@ -20,6 +21,7 @@ from hpc_rl.envs.make import make
 from hpc_rl.envs.shares import Processes, shares
 from hpc_rl.launchers.base import TOKEN_VARIABLE
 from hpc_rl.launchers.local import processes as marked
+from hpc_rl.show import budget, gather, render
 from hpc_rl.storage.run_dir import create
 
 TASKS = '''
@@ -159,7 +161,7 @@ def assert_same(one, other):
             assert np.array_equal(a, b) and a.dtype == b.dtype, item.name
 
 
-@pytest.mark.parametrize("count", [1, 2, 5])
+@pytest.mark.parametrize("count", [2, 5])
 @pytest.mark.parametrize(
     ("id", "arguments"),
     [
@@ -173,8 +175,8 @@ def test_the_same_moves_as_in_one_process(build, id, arguments, count):
     here, there = build(id, 5, 0, **arguments), build(id, 5, count, **arguments)
     assert here.spec == there.spec
     for seed in (3, 4):  # a second reset begins afresh
-        run = play(here, 40, seed)
-        assert_same(run, play(there, 40, seed))
+        run = play(here, 30, seed)
+        assert_same(run, play(there, 30, seed))
         assert any((move.ended & (move.discount == 1)).any() for move in run[1:]) == (id != "toy/catch")
         assert any(move.first.any() for move in run[1:])
 
@@ -252,6 +254,19 @@ def test_what_is_refused():
         make("ALE/Pong-v5", {}, 2, 1, Processes(2))
     with pytest.raises(jobs.BadJob, match=r"environment.processes = -1 is out of range"):
         jobs.load("ppo_cartpole", ["environment.processes=-1"])
+    with pytest.raises(BadEnvironment, match="more than the 8 columns of a rank"):
+        render(jobs.load("ppo_cartpole", ["environment.processes=9"]))
+
+
+def test_the_page_of_a_job_counts_their_memory():
+    alone, shared = (gather(jobs.load("ppo_cartpole", [f"environment.processes={count}"])) for count in (0, 2))
+    more = sum(budget(shared, shared.plan.places[0]).values()) - sum(budget(alone, alone.plan.places[0]).values())
+    assert more == 60 << 20
+
+
+def test_processes_may_change_on_resume():
+    few, many = (jobs.load("ppo_cartpole", [f"environment.processes={count}"]) for count in (0, 2))
+    assert jobs.resumed(few, many) == many
 
 
 START = """
@@ -290,21 +305,36 @@ def assert_none_left(token):
     assert not living
 
 
+@pytest.fixture
+def short():
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # the path of a socket has 107 bytes at most
+        yield folder
+
+
 @pytest.mark.parametrize("work", ["plain", "sleeping", "stubborn"])
-def test_a_killed_rank_leaves_nobody(work):
-    rank, token = begin(START + "print('ready', flush=True); time.sleep(600)", work, **RANK)
+def test_a_killed_rank_leaves_nobody(work, short):
+    rank, token = begin(START + "print('ready', flush=True); time.sleep(600)", work, TMPDIR=short, **RANK)
     assert rank.stdout.readline() == "ready\n"
     time.sleep(0.3)
     assert len(marked({token})) == 5  # the rank, the server, its tracker, two children
     rank.kill()
     rank.communicate(timeout=5)  # its pipes are closed: nobody who inherited them lives
     assert_none_left(token)
+    assert os.listdir(short) == []
 
 
 def test_an_end_without_close_leaves_nobody():
     rank, token = begin(START, "plain", **RANK)
     out, err = rank.communicate(timeout=10)
     assert (rank.returncode, out, err) == (0, "", "")
+    assert_none_left(token)
+
+
+def test_a_socket_that_cannot_be_made(tmp_path):
+    deep = tmp_path / ("d" * 100)
+    deep.mkdir()
+    rank, token = begin(START, "plain", TMPDIR=str(deep), **RANK)
+    assert "AF_UNIX path too long); set TMPDIR to a short local path" in rank.communicate(timeout=10)[1]
     assert_none_left(token)
 
 
