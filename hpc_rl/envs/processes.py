@@ -10,6 +10,7 @@ import struct
 import time
 from multiprocessing import get_context
 from multiprocessing.connection import wait
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,18 +45,35 @@ class Crew:
         forkserver.start()
         atexit.register(self.close)  # runs before multiprocessing's own handler, which would wait for ever
         try:
-            self._start(arguments)
+            self._start_in_time(arguments)
             self.spec: Spec = self._answers()[0]
         except BaseException:
             self.close()
             raise
 
-    def _start(self, arguments: dict[str, Any]) -> None:
+    def _start_in_time(self, arguments: dict[str, Any]) -> None:
+        """`_start` in a thread that can be given up: Python waits for the fork server without a deadline."""
+        self._begin("its making")
+        failures: list[Exception] = []
+        thread = Thread(target=self._start, args=(arguments, failures), daemon=True)
+        thread.start()
+        thread.join(self._deadline_s)
+        if thread.is_alive():
+            raise BadEnvironment(f"{self._id}: the server of its processes has not answered for {self._deadline_s:g} s")
+        if failures:
+            raise failures[0]
+
+    def _start(self, arguments: dict[str, Any], failures: list[Exception]) -> None:
+        try:
+            self._start_all(arguments)
+        except Exception as error:
+            failures.append(error)
+
+    def _start_all(self, arguments: dict[str, Any]) -> None:
         from hpc_rl.envs.child import serve
 
         context = get_context("forkserver")
         variables = {name: os.environ[name] for name in _INHERITED if name in os.environ}
-        self._begin("its making")
         for share in self._shares:
             ours, theirs = context.Pipe()
             _limit(ours, self._deadline_s)

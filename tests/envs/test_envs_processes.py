@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from dataclasses import fields
+from multiprocessing import forkserver
 
 import numpy as np
 import pytest
@@ -243,6 +244,17 @@ def test_half_a_message_is_no_wait_for_ever(build):
     with pytest.raises(BadEnvironment, match="with column 0 of this rank"):
         play(environment, 3)
     assert time.monotonic() - began < 3
+
+
+def test_a_server_that_does_not_answer_is_no_wait_for_ever(build):
+    build("my_tasks:plain", 1, 1)
+    server = forkserver._forkserver._forkserver_pid
+    os.kill(server, signal.SIGSTOP)
+    try:
+        with pytest.raises(BadEnvironment, match=r"^my_tasks:plain: the server .* not answered for 0.3 s"):
+            build("my_tasks:plain", 2, 2, 0.3)
+    finally:
+        os.kill(server, signal.SIGCONT)
 
 
 def test_what_is_refused():
