@@ -1,6 +1,12 @@
 """Columns in child processes: the same moves, one sentence for every way to fail, and nobody left behind.
 
-Mutations seen to fail: TODO
+Mutations seen to fail: in the child no signal at the rank's end, or another than SIGKILL; SIG_IGN for the stop signals,
+or their block left on, or neither; another column named; the first column's moves for all; SystemExit not told; a
+closed pipe not forgiven; CUDA_VISIBLE_DEVICES as of the server's start. In the server MPI's variables, threads or stop
+signals let through, its tracker started along with it, its folder kept; the rank's variables not put back. In the rank
+no deadline for answers, for half a message or for the server; work begun in recv; answers in another order;
+one column's clone for all; no atexit; a dead pipe raised by send; a failed start passed over. In run.py
+no server, always one, no processes; one too many; ALE let in; show unchecked or without memory; no range in job.py.
 """
 
 import os
@@ -56,7 +62,7 @@ class Task(gymnasium.Env):
 
 
 def fail(task):
-    if task.seed == 2:
+    if task.seed == 3:
         raise ArithmeticError("the wheel came off")
 
 
@@ -218,10 +224,12 @@ def test_send_starts_the_work_and_returns(build):
 def test_what_an_environment_raises_is_told(build):
     with pytest.raises(BadEnvironment) as told:
         play(build("my_tasks:failing", 4, 2), 9)
-    text = "my_tasks:failing: column 2 of this rank failed in step: ArithmeticError: the wheel came off"
+    text = "my_tasks:failing: column 3 of this rank failed in step: ArithmeticError: the wheel came off"
     assert str(told.value) == text
     with pytest.raises(BadEnvironment, match=r"my_tasks:leaving: column 0 .* SystemExit: 7"):
         play(build("my_tasks:leaving", 1, 1), 9)
+    with pytest.raises(BadEnvironment, match=r"^toy/chain cannot be made .* pickle"):
+        build("toy/chain", 2, 2, length=lambda: 8)
     with pytest.raises(BadEnvironment, match=r"my_tasks:inside cannot be made .* no licence"):
         build("my_tasks:inside", 2, 2)
 
@@ -238,6 +246,16 @@ def test_a_process_that_dies_or_hangs_is_told(build):
     assert time.monotonic() - began < 3
 
 
+def test_a_process_that_is_gone_before_it_is_asked(build):
+    environment = build("my_tasks:plain", 2, 2)
+    environment.reset(np.arange(2))
+    environment._processes[1].kill()
+    environment._processes[1].join(5)
+    environment.send(np.zeros((2, 2), np.float32))
+    with pytest.raises(BadEnvironment, match=r"with column 1 of this rank died in step \(killed by SIGKILL\)"):
+        environment.recv()
+
+
 def test_half_a_message_is_no_wait_for_ever(build):
     environment = build("my_tasks:stuck", 1, 1, 0.5)
     began = time.monotonic()
@@ -250,9 +268,11 @@ def test_a_server_that_does_not_answer_is_no_wait_for_ever(build):
     build("my_tasks:plain", 1, 1)
     server = forkserver._forkserver._forkserver_pid
     os.kill(server, signal.SIGSTOP)
+    began = time.monotonic()
     try:
         with pytest.raises(BadEnvironment, match=r"^my_tasks:plain: the server .* not answered for 0.3 s"):
             build("my_tasks:plain", 2, 2, 0.3)
+        assert time.monotonic() - began < 3
     finally:
         os.kill(server, signal.SIGCONT)
 
@@ -285,8 +305,13 @@ START = """
 import os, sys, time
 import numpy as np
 from hpc_rl.envs.make import make
-from hpc_rl.envs.processes import Processes
+from hpc_rl.envs.shares import Processes
+from hpc_rl.envs import forkserver
+from multiprocessing.forkserver import _forkserver
 
+forkserver.start()
+server = _forkserver._forkserver_pid
+os.environ["CUDA_VISIBLE_DEVICES"] = "5"  # as run.py does for ranks that learn nothing
 environment = make(f"my_tasks:{sys.argv[1]}", {}, 3, 1, Processes(2))
 environment.reset(np.arange(3))
 environment.send(np.zeros((3, 2), np.float32))
@@ -305,7 +330,7 @@ def begin(script, *arguments, **variables):
 
 
 RANK = {"PMI_RANK": "1", "OMPI_COMM": "1", "SLURM_PROCID": "1", "SLURM_STEP_ID": "0", "SLURM_JOB_ID": "5"}
-RANK |= {"OMP_NUM_THREADS": "3", "CUDA_VISIBLE_DEVICES": "5"}
+RANK |= {"OMP_NUM_THREADS": "3", "CUDA_VISIBLE_DEVICES": "4"}
 
 
 def assert_none_left(token):
@@ -352,9 +377,9 @@ def test_a_socket_that_cannot_be_made(tmp_path):
 
 def test_children_are_no_ranks_and_outlive_the_stop_signals():
     """One thread, no MPI variable, nothing heavy; SIGUSR1, SIGTERM and SIGINT hit neither them nor their server."""
-    twice = (
-        "\nenvironment.recv(); environment.close()" + "\nenvironment = make('my_tasks:plain', {}, 1, 1, Processes(1))"
-    )
+    twice = "environment.recv(); environment.close()\n"
+    twice += "environment = make('my_tasks:plain', {}, 1, 1, Processes(1))\n"
+    twice += "assert _forkserver._forkserver_pid == server, 'another one had to be started'"
     rank, token = begin(START + twice, "telling", **RANK)
     out, err = rank.communicate(timeout=10)
     assert (rank.returncode, out, err) == (0, "", "")
