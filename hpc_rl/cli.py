@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from hpc_rl.doctor import Check
     from hpc_rl.job import Job
     from hpc_rl.storage.run_dir import RunDir
+    from hpc_rl.topologies.base import Plan
 
 ROOFLINE_FROM_S = 120.0  # shorter runs are not worth half a minute of measuring
 
@@ -100,7 +101,7 @@ def run(
         wanted = _load(job, ranks, overrides)
     plan = jobs.topology(wanted.topology).plan(wanted)
     local.command(folder, wanted.resources.ranks)  # raises where there is no mpiexec
-    _check_environment(wanted)
+    _check_environment(wanted, plan)
     if resume:
         run_dir.write_text(directory.job_file, jobs.dumps(wanted))
     else:
@@ -128,11 +129,15 @@ def _same_work(asked: Job, saved: Job, folder: Path) -> None:
         )
 
 
-def _check_environment(job: Job) -> None:
-    """A missing ROM, package or argument is found before anything starts."""
+def _check_environment(job: Job, plan: Plan) -> None:
+    """A missing ROM, package or argument, and too many processes, are found before anything starts."""
     from hpc_rl.envs.make import describe
+    from hpc_rl.envs.shares import shares
 
     describe(job.environment.id, job.environment.arguments)
+    for place in plan.places:
+        if place.columns:
+            shares(job.environment.id, len(place.columns), job.environment.processes)
 
 
 def _report(directory: RunDir, roofline: bool | None) -> None:

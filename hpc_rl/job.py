@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # login-node commands read jobs and must start without torch
 
 PACKAGE = Path(__file__).parent
 SAMPLERS = ("vector", "alternating")
-CHANGEABLE_ON_RESUME = ("budget", "output", "checkpoint", "evaluate", "resources.ranks")
+CHANGEABLE_ON_RESUME = ("budget", "output", "checkpoint", "evaluate", "resources.ranks", "environment.processes")
 
 
 class BadJob(ValueError):
@@ -31,6 +31,7 @@ class BadJob(ValueError):
 class EnvironmentConfig:
     id: str = ""  # Gymnasium id, ALE/<Game>-v5, toy/<name> or my_package.my_module:make
     columns: int = 8  # B, environments over all ranks, >= 1
+    processes: int = 0  # >= 0 child processes that share the columns of a rank; 0 steps them in the rank itself
     arguments: dict[str, Any] = field(default_factory=dict)  # for the environment's constructor
 
 
@@ -229,8 +230,8 @@ def resumed(saved: Job, wanted: Job) -> Job:
             keys = [section]
         if keys:
             raise BadJob(
-                f"{keys[0]} cannot change on --resume; only budget, output, checkpoint, evaluate and "
-                "resources.ranks can. Start a new run with another --out for the rest"
+                f"{keys[0]} cannot change on --resume; only budget, output, checkpoint, evaluate, "
+                "resources.ranks and environment.processes can. Start a new run with another --out for the rest"
             )
     return wanted
 

@@ -22,6 +22,8 @@ from hpc_rl.launchers import shared_memory
 from hpc_rl.launchers.base import END_VARIABLE, TOKEN_VARIABLE
 
 if TYPE_CHECKING:
+    from hpc_rl.envs.base import Environment
+    from hpc_rl.job import Job
     from hpc_rl.roles.base import Seat
     from hpc_rl.transport.ports import Ports
 
@@ -63,6 +65,7 @@ def main() -> None:
     folder, ranks = Path(sys.argv[1]), int(sys.argv[2])
     rank = 0
     try:
+        _serve_processes(folder)
         # CUDA must not be seen by actors, and threads are counted when torch loads: plan first, import later.
         link, rank = _link(ranks)
         seat = take_seat(folder, link, stop)
@@ -80,6 +83,19 @@ def _keep_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)
         libc.mallopt(_M_TRIM_THRESHOLD, 512 << 20)
+
+
+def _serve_processes(folder: Path) -> None:
+    """Where the job asks for environment processes, their server starts here: a rank must not fork once MPI runs."""
+    from hpc_rl import job
+
+    wanted = 0
+    with contextlib.suppress(job.BadJob):  # every rank hears of it in `take_seat`, where rank 0 can tell the others
+        wanted = job.load(folder / "job.toml").environment.processes
+    if wanted:
+        from hpc_rl.envs import forkserver
+
+        forkserver.start()
 
 
 def _link(ranks: int) -> tuple[Any, int]:
@@ -122,7 +138,8 @@ def _seat(job: Any, plan: Any, place: Any, ports: Ports, run: Any, stop: StopFla
     import torch
 
     from hpc_rl import job as jobs
-    from hpc_rl.envs.make import describe, make
+    from hpc_rl.envs.make import describe
+    from hpc_rl.envs.shares import shares
     from hpc_rl.nets.precision import set_precision
     from hpc_rl.roles.base import Seat
     from hpc_rl.roles.tally import fit
@@ -148,6 +165,7 @@ def _seat(job: Any, plan: Any, place: Any, ports: Ports, run: Any, stop: StopFla
         checkpoint.fit(fit(job, spec), resume[1]["fit"])
     algorithm, config = jobs.algorithm(job.algorithm), jobs.method_config(job)
     device = _device(decided["device"], place)
+    shares(spec.id, len(place.columns) or job.environment.columns, job.environment.processes)
 
     def make_policy() -> Any:
         policy = algorithm.policy(config, spec)
@@ -171,9 +189,20 @@ def _seat(job: Any, plan: Any, place: Any, ports: Ports, run: Any, stop: StopFla
         resume=resume,
         stop=stop,
         end_s=float(os.environ.get(END_VARIABLE) or 0) or None,
-        make_environment=lambda columns, n: make(job.environment.id, job.environment.arguments, columns, n),
+        make_environment=lambda columns, threads: _environment(job, columns, threads),
         make_policy=make_policy,
     )
+
+
+def _environment(job: Job, columns: int, threads: int) -> Environment:
+    """Columns for training or evaluation; a process is named before other ranks give up on this one."""
+    from hpc_rl.envs.make import make
+    from hpc_rl.envs.shares import Processes
+
+    wanted = job.environment
+    # `_seat` has refused too many for training; an evaluation may well have fewer columns
+    processes = Processes(min(wanted.processes, columns), job.resources.deadline_s / 2)
+    return make(wanted.id, wanted.arguments, columns, threads, processes)
 
 
 def _host() -> str:

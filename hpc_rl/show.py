@@ -13,6 +13,7 @@ from pathlib import Path
 
 from hpc_rl import job as jobs
 from hpc_rl.envs.make import describe
+from hpc_rl.envs.shares import shares
 from hpc_rl.job import Job
 from hpc_rl.nets import sizes
 from hpc_rl.topologies.base import Place, Plan, nodes_of
@@ -26,6 +27,8 @@ ATARI_RATIO = 100  # frames of Atari games with zstd; measured on Pong
 CODE_BYTES = 284 * MIB  # an actor with next to no data: Python, torch, mpi4py, h5py
 OPTIMIZER_CODE_BYTES = 72 * MIB  # what torch.optim and TensorBoard import on top
 ATARI_CODE_BYTES = 8 * MIB
+SERVER_BYTES = 46 * MIB  # the fork server of environment processes, and Python's tracker beside it
+CHILD_BYTES = 7 * MIB  # what one of those processes does not share with the server
 GAME_BYTES = int(1.7 * MIB)  # one emulator with its frames
 BUFFER_BYTES = 32 * MIB  # the most that a recorder holds back of one leaf
 
@@ -81,6 +84,7 @@ def gather(job: Job) -> Figures:
     parameters = sizes.actor_critic(spec, hidden, network, lstm, standardize)
     activations = sizes.activations(spec, hidden, network, lstm)
     columns = next(len(place.columns) for place in plan.places if place.columns)
+    shares(spec.id, columns, job.environment.processes)  # refuses those that do not fit
     return Figures(job, plan, spec, schema, columns, parameters, activations)
 
 
@@ -198,6 +202,8 @@ def budget(figures: Figures, place: Place) -> dict[str, float]:
         parts["messages"] = 2 * figures.message_bytes * (len(actors) if place.gpu else 1)
     if width:
         spec = figures.spec
+        if processes := figures.job.environment.processes:
+            parts["environment processes"] = SERVER_BYTES + processes * CHILD_BYTES
         parts["environments"] = width * (GAME_BYTES if atari else 16 << 10)
         parts["recorder"] = _recorder_bytes(figures, width)
         parts["inference"] = 8 * width * figures.activations

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import Any, Protocol
+
+import numpy as np
 
 from hpc_rl.types import Array, Spec
 
@@ -22,6 +25,11 @@ class Moves:
     discount: Array  # [b] float32, 0 iff the move terminated
     first: Array  # [b] bool, this observation opens an episode
     ended: Array  # [b] bool, the whole episode ended with this move (terminated or truncated)
+
+
+def joined(parts: Sequence[Moves]) -> Moves:
+    """The moves of several groups of columns as those of all of them, in fresh arrays."""
+    return Moves(*(np.concatenate([getattr(part, item.name) for part in parts]) for item in fields(Moves)))
 
 
 class Environment(Protocol):

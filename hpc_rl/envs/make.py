@@ -19,21 +19,31 @@ from typing import TYPE_CHECKING, Any
 
 from hpc_rl.envs import atari, gym, toys
 from hpc_rl.envs.base import BadEnvironment, Environment
+from hpc_rl.envs.processes import Crew
+from hpc_rl.envs.shares import Processes
 from hpc_rl.types import Spec
 
 if TYPE_CHECKING:
     import gymnasium
 
 
-def make(id: str, arguments: dict[str, Any], columns: int, threads: int = 1) -> Environment:
-    """b = ``columns`` environments behind one call; ``threads`` is used by Atari only.
+HERE = Processes()
+
+
+def make(
+    id: str, arguments: dict[str, Any], columns: int, threads: int = 1, processes: Processes = HERE
+) -> Environment:
+    """b = ``columns`` environments behind one call; ``threads`` is used by Atari only, ``processes`` by all others.
 
     Raises:
-        BadEnvironment: unknown id, module, attribute or argument, or an environment that refuses to be made.
+        BadEnvironment: unknown id, module, attribute or argument, an environment that refuses to be made, or processes
+            that do not fit it.
     """
     if columns < 1:
         raise BadEnvironment(f"{id} was asked for {columns} columns; at least one is needed")
     with _told(id, arguments):
+        if processes.count:
+            return Crew(id, arguments, columns, processes)
         if id.startswith("ALE/"):
             return atari.make(id, _options(id, arguments), columns, threads)
         if id.startswith("toy/"):
