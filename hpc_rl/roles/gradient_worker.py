@@ -53,6 +53,8 @@ def gradient_worker(seat: Seat) -> None:
                 reporter.report(int(vector.steps.sum()) - began, update.metrics)
     except Stopped:
         pass
+    client.flush()
+    reports.flush()
     record.close()
     reporter.report(int(vector.steps.sum()) - began, {"recorded_bytes": float(record.bytes_written)})
     orders.last_word(record, vector, tally.updates, split, reporter)

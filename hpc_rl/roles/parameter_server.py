@@ -53,7 +53,7 @@ def _chief(seat: Seat, learn: Learner, desk: Desk, tally: Tally, servers: list[i
     snapshots = Snapshots(saver, command.order)
 
     def state(stop: bool = False) -> State:
-        others.order(snapshots.rolls + 1, stop)
+        others.order(snapshots.rolls + (not stop), stop)  # who leaves reports by itself
         parts = seat.ports.gather(to_bytes(share.state()), servers)
         return {"learner": {**learn.state(), **joined([from_bytes(part) for part in parts])}}
 

@@ -13,6 +13,7 @@ from hpc_rl.types import Array
 
 _NODE_VARIABLE = "HPC_RL_RANKS_PER_NODE"  # tests pretend several nodes on one host
 _SWEEP_AT = 256  # requests held before complete ones are looked for
+_links: list[MpiLink] = []  # for the life of the process: until MPI ends, messages still arrive in posted buffers
 
 
 class WrongWorld(RuntimeError):
@@ -80,7 +81,8 @@ def world(expected: int) -> MpiLink:
             f"MPI sees {size} rank(s) where {expected} were started; the launcher does not speak the PMI of {vendor}. "
             "Use the mpiexec of the same MPI (see hpc-rl doctor), or srun --mpi=pmi2 (MPICH), --mpi=pmix (Open MPI)"
         )
-    return MpiLink(MPI.COMM_WORLD)
+    _links.append(MpiLink(MPI.COMM_WORLD))
+    return _links[-1]
 
 
 def library() -> str:

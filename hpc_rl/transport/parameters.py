@@ -87,6 +87,11 @@ class ParameterClient:
             self.pull(flat.parameter.data)
         return norm
 
+    def flush(self) -> None:
+        """Wait until everything pushed has left this rank. Raises Deadline."""
+        for outbox in self.gradients:
+            outbox.flush()
+
     def broadcast_(self, data: Tensor) -> None:
         """Nothing: every worker's generator was seeded alike, and the servers' parameters replace the first ones."""
 

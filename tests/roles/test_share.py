@@ -6,6 +6,8 @@ answered at each gradient; the learning rate of the server's own optimiser; the 
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -13,6 +15,8 @@ import numpy as np
 import pytest
 import torch
 from batches import learner_of, policy_of, sampled
+from seats import run_job
+from test_witness import check_column, column_of, table_of
 
 from hpc_rl.algorithms.base import Alone
 from hpc_rl.roles.share import Desk, Share, joined
@@ -110,3 +114,19 @@ def test_a_share_takes_up_its_part_of_a_saved_optimiser() -> None:
     assert torch.equal(whole["parameters"], wanted["parameters"])
     for key, x in wanted["optimizer"].items():
         assert torch.equal(torch.as_tensor(whole["optimizer"][key]), torch.as_tensor(x)), key
+
+
+@pytest.mark.parametrize(("servers", "quorum", "ranks"), [(3, 0, 5), (1, 1, 3), (1, 2, 3)])
+def test_whole_jobs_keep_every_step(servers: int, quorum: int, ranks: int, tmp_path: Path) -> None:
+    table = table_of("a2c", "parameter_server", ranks)
+    table["resources"] |= {"servers": servers, "quorum": quorum}
+    table["checkpoint"] = {"interval_s": 0.05}
+    ran = run_job(table, tmp_path / "run")
+    moves = [check_column(column_of(ran.run.path, column)) for column in range(4)]
+    summary = json.loads(ran.run.summary_file.read_text())
+    assert summary["reason"].startswith("done") and 600 <= summary["env_steps"] <= sum(moves)
+    assert len(sorted(ran.run.checkpoints.glob("0*.h5"))) > 1
+    lines = (ran.run.metrics / "parameter_server-0.jsonl").read_text().splitlines()
+    last = json.loads(lines[-1])
+    assert last["staleness_max"] == 0 if quorum else last["staleness_max"] <= 2
+    assert last["late_gradients"] == 0 if quorum != 1 else last["late_gradients"] > 0
