@@ -19,7 +19,8 @@ if TYPE_CHECKING:  # login-node commands read jobs and must start without torch
     from hpc_rl.algorithms.base import Algorithm
 
 PACKAGE = Path(__file__).parent
-SAMPLERS = ("vector", "alternating")
+SAMPLERS = ("vector", "alternating", "central")
+SCHEDULES = ("free", "deterministic")
 CHANGEABLE_ON_RESUME = ("budget", "output", "checkpoint", "evaluate", "resources.ranks", "environment.processes")
 
 
@@ -45,7 +46,9 @@ class Budget:
 @dataclass(frozen=True)
 class Resources:
     ranks: int = 1  # MPI ranks, >= 1
-    servers: int = 1  # >= 1, parameter servers
+    learners: int = 1  # >= 1, of actor_learner
+    servers: int = 1  # >= 1, parameter servers, or actors that answer environment workers
+    inference: str = "learner"  # learner | actor, who answers environment workers of the central sampler
     quorum: int = 0  # >= 0 gradients that make one update of a parameter server; 0 applies each as it comes
     threads: int = 0  # >= 0 CPU threads of a learning rank; 0 shares the affinity mask
     precision: str = "auto"  # auto | fp32 | bf16
@@ -81,6 +84,7 @@ class Job:
     algorithm: str
     topology: str
     sampler: str = "vector"
+    schedule: str = "free"  # deterministic: every update learns from the weights before the last, repeatably
     seed: int = 1
     environment: EnvironmentConfig = EnvironmentConfig()
     method: Mapping[str, Any] = field(default_factory=dict)  # the [<algorithm>] table, defaults filled in
@@ -167,19 +171,19 @@ def parse(table: Mapping[str, Any], name: str = "job") -> Job:
         if key not in table:
             raise BadJob(f'the job has no {key}; add {key} = "…" (choose from {", ".join(_choices(key))})')
     algorithm = table["algorithm"]
-    for key in ("algorithm", "topology", "sampler"):
+    for key in ("algorithm", "topology", "sampler", "schedule"):
         if key in table and table[key] not in _choices(key):
             raise BadJob(f"{key} = {table[key]!r} is not known" + nearest(str(table[key]), _choices(key), key))
     allowed = literal(algorithm, "TOPOLOGIES")
     if table["topology"] not in allowed:
         raise BadJob(f"{algorithm} cannot run on topology {table['topology']!r}; use one of {', '.join(allowed)}")
-    known = ["algorithm", "topology", "sampler", "seed", *_SECTIONS, algorithm]
+    known = ["algorithm", "topology", "sampler", "schedule", "seed", *_SECTIONS, algorithm]
     for key in table:
         if key not in known:
             raise BadJob(f"unknown key {key!r}" + nearest(key, known, "key"))
     method = _section(algorithm, config_class(algorithm), table.get(algorithm, {}))
     sections = {key: _section(key, kind, table.get(key, {})) for key, kind in _SECTIONS.items()}
-    top = {key: table[key] for key in ("algorithm", "topology", "sampler", "seed") if key in table}
+    top = {key: table[key] for key in ("algorithm", "topology", "sampler", "schedule", "seed") if key in table}
     job = Job(name=name, **top, **sections, method=dataclasses.asdict(method))
     _check(job)
     return job
@@ -201,7 +205,7 @@ def check_reduction(reduction: str, device: str) -> None:
 
 def dumps(job: Job) -> str:
     """TOML that `parse` reads back as an equal job."""
-    head = {key: getattr(job, key) for key in ("name", "algorithm", "topology", "sampler", "seed")}
+    head = {key: getattr(job, key) for key in ("name", "algorithm", "topology", "sampler", "schedule", "seed")}
     lines = [f"{key} = {_toml(value)}" for key, value in head.items()]
     tables = {key: _plain(getattr(job, key)) for key in _SECTIONS}
     tables[job.algorithm] = dict(job.method)
@@ -296,7 +300,12 @@ def ranges(name: str) -> dict[str, str]:
 
 
 def _choices(key: str) -> list[str]:
-    return {"algorithm": algorithms(), "topology": topologies(), "sampler": list(SAMPLERS)}[key]
+    return {
+        "algorithm": algorithms(),
+        "topology": topologies(),
+        "sampler": list(SAMPLERS),
+        "schedule": list(SCHEDULES),
+    }[key]
 
 
 def _section(name: str, kind: type[Any], table: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,9 @@ from hpc_rl.algorithms.base import Group
 from hpc_rl.roles.base import Seat
 from hpc_rl.roles.tally import OUT_OF_TIME, Tally
 from hpc_rl.storage.run_dir import BUDGET_SPENT
-from hpc_rl.types import Tree
+from hpc_rl.types import Array, Tree
+
+CHECK_EVERY = 100  # updates between comparisons of all ranks' parameters
 
 
 @dataclass(frozen=True)
@@ -21,27 +24,34 @@ class Wishes:
 
     stop: str | None
     save: bool
+    closed: dict[int, int]  # column -> env step up to which it lies in closed segments
 
 
-def booked(group: Group, tally: Tally, tree: Tree, seat: Seat, save: bool) -> Wishes:
-    """Add what all ranks collected to ``tally``, in column order, by one reduction of sums that carries the wishes."""
-    total, low = seat.job.environment.columns, seat.place.columns.start
-    mine = slice(low, low + len(seat.place.columns))
-    returns = tree["episode_return"]
-    table = np.zeros((3, len(returns), total))
-    table[0, :, mine] = ~tree["first"][1:]
-    table[1, :, mine] = np.nan_to_num(returns)
-    table[2, :, mine] = np.isfinite(returns)
-    limit = seat.job.budget.time_limit_s
+def booked(group: Group, tally: Tally, trees: Sequence[Tree], seat: Seat, save: bool) -> Wishes:
+    """Add what all of the group learned from to ``tally``, by one reduction of sums that carries the wishes.
+
+    Every member fills its own block of columns, so a sum puts them side by side, in the same order for any layout.
+    """
+    plan, limit = seat.plan, seat.job.budget.time_limit_s
+    share = plan.batch_columns // group.size
+    mine = slice(group.rank * share, (group.rank + 1) * share)
+    rows, heads = np.zeros((3, plan.steps, plan.batch_columns)), np.zeros((4, plan.batch_columns))
+
+    def together(name: str) -> Array:
+        return np.concatenate([tree[name] for tree in trees], -1)
+
+    valid, returns = ~together("first")[1:], together("episode_return")
+    rows[:, :, mine] = valid, np.nan_to_num(returns), np.isfinite(returns)
+    heads[0, mine], heads[1, mine] = together("column"), together("start") + valid.sum(0)
+    heads[2, mine] = tally.updates - together("version").mean(0)
+    heads[3, mine] = together("closed") if "closed" in trees[0] else 0
     late = bool(limit) and time.monotonic() - seat.started > limit
-    packed = np.concatenate([table.ravel(), np.array([seat.stop(), late, seat.out_of_time(), save], float)])
-    reduced = group.sum(torch.from_numpy(packed)).numpy()
-    moves, sums, ended = reduced[:-4].reshape(table.shape)
-    tally.env_steps += int(moves.sum())
-    for column in range(total):
-        tally.through[column] = tally.through.get(column, 0) + int(moves[:, column].sum())
-    tally.finished(np.where(ended > 0, sums, np.nan).ravel())
-    tally.lags.append(0.0)
+    wishes = np.array([seat.stop(), late, seat.out_of_time(), save], float)
+    reduced = group.sum(torch.from_numpy(np.concatenate([rows.ravel(), heads.ravel(), wishes]))).numpy()
+    moves, sums, ended = reduced[: rows.size].reshape(rows.shape)
+    columns, through, lags, closed = reduced[rows.size : -4].reshape(heads.shape)
+    tally.book(int(moves.sum()), columns, through, np.where(ended > 0, sums, np.nan).ravel(), float(lags.mean()))
     asked, late, over, save = (bool(x) for x in reduced[-4:] > 0)
     stop = "stopped: asked to stop" if asked else f"{BUDGET_SPENT} {limit:.0f} s" if late else None
-    return Wishes(OUT_OF_TIME if over else stop, save)
+    reached = {int(column): int(step) for column, step in zip(columns, closed, strict=True)}
+    return Wishes(OUT_OF_TIME if over else stop, save, reached)

@@ -13,13 +13,13 @@ from hpc_rl.algorithms.base import Algorithm, Policy, State
 from hpc_rl.envs.base import Environment
 from hpc_rl.job import Job
 from hpc_rl.samplers.base import Split, episode_seeds, streams
+from hpc_rl.samplers.central import Central, Remote
 from hpc_rl.samplers.lanes import Lane
 from hpc_rl.samplers.vector import Vector
 from hpc_rl.storage.run_dir import RunDir
-from hpc_rl.storage.trajectories import Recorder
 from hpc_rl.topologies.base import Place, Plan
 from hpc_rl.transport.ports import Ports
-from hpc_rl.types import Array, Leaf, Schema, Spec, trajectory_schema
+from hpc_rl.types import Array, Leaf, Schema, Spec, Tree, allocate, trajectory_schema
 
 LEAST_LEAD_S = 20.0  # before the end of the allocation; SLURM's signal usually comes long before
 
@@ -86,18 +86,15 @@ def lane(seat: Seat, policy: Policy, environment: Environment, columns: Array) -
     return made
 
 
-def recorder(seat: Seat, schema: Schema) -> Recorder:
-    """Writer of this rank's trajectories."""
-    columns, output = np.array(seat.place.columns, np.int32), seat.job.output
-    return Recorder(
-        seat.run.trajectories / f"a{seat.attempt}-{seat.place.name}",
-        schema,
-        seat.spec,
-        columns,
-        recorded_columns(columns, seat.job.environment.columns, output.record),
-        seat.attempt,
-        output.segment_bytes,
-        output.segment_s,
-        output.compression,  # type: ignore[arg-type]  # job.py checked it
-        {"job": seat.job.name, "environment": seat.job.environment.id, "seed": seat.job.seed},
-    )
+def central(seat: Seat, policy: Policy, schema: Schema, split: Split, pulse: Callable[[], None]) -> Central:
+    """One lane for each environment rank that this one serves."""
+    ports, spec = seat.ports, seat.spec
+    places = [place for place in seat.plan.places if place.role == "env_worker" and place.peers[0] == seat.place.rank]
+    remotes = [Remote(ports.link, ports.waiting, place.rank, spec, len(place.columns)) for place in places]
+    pairs = zip(remotes, places, strict=True)
+    lanes = [lane(seat, policy, remote, np.array(place.columns, np.int32)) for remote, place in pairs]
+
+    def fragment(lane: Lane) -> Tree:
+        return allocate(schema, seat.plan.steps, len(lane.columns), spec.stack)
+
+    return Central(lanes, remotes, fragment, ports.waiting, split, pulse)

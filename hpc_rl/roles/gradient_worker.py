@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 
-from hpc_rl.roles.base import Seat, recorder, sampler, schemas
+from hpc_rl.roles.base import Seat, sampler, schemas
 from hpc_rl.roles.messages import REPORTS, report_schema
 from hpc_rl.roles.orders import Orders
+from hpc_rl.roles.records import Records
 from hpc_rl.roles.reporter import Reporter
 from hpc_rl.roles.tally import Tally
 from hpc_rl.roles.update import update as updated
@@ -28,11 +29,11 @@ def gradient_worker(seat: Seat) -> None:
     recorded, sent = schemas(policy, seat.spec)
     split, tally = Split(), Tally()
     vector = sampler(seat, policy, split, lambda: None, max(1, seat.place.threads))
-    record, reporter = recorder(seat, recorded), Reporter(seat, split)
-    width, began = len(seat.place.columns), int(vector.steps.sum())
-    layout = Layout(report_schema(sent), plan.steps, width)
+    record, reporter = Records(seat, recorded, [vector.columns], [seat.place.name]), Reporter(seat, split)
+    began = int(vector.steps.sum())
+    layout = Layout(report_schema(sent), plan.steps, plan.fragment_columns)
     reports = Outbox(seat.ports.link, servers[0], REPORTS, layout, seat.ports.waiting)
-    tree = allocate(sent, plan.steps, width, seat.spec.stack)
+    tree = allocate(sent, plan.steps, plan.fragment_columns, seat.spec.stack)
     try:
         client.pull(learn.flat.parameter.data)
         while not orders.stopping():
@@ -41,7 +42,7 @@ def gradient_worker(seat: Seat) -> None:
             record.write(tree)
             if orders.due():
                 record.roll()
-            tree["closed"][:] = record.closed
+            tree["closed"][:] = record.closed(tree)
             now = split.timed("record", now)
             tally.env_steps = client.env_steps
             update = updated(seat, learn, trajectory([tree], seat.spec, seat.device), tally)
@@ -57,6 +58,6 @@ def gradient_worker(seat: Seat) -> None:
     reports.flush()
     record.close()
     reporter.report(int(vector.steps.sum()) - began, {"recorded_bytes": float(record.bytes_written)})
-    orders.last_word(record, vector, tally.updates, split, reporter)
+    orders.last_word(split, reporter)
     reporter.close()
     vector.close()

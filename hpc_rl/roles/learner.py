@@ -1,10 +1,17 @@
-"""The learner: takes whole fragments from its actors, updates, publishes weights. Blocks only on a full batch."""
+"""The learner: takes whole fragments from its actors, updates, publishes weights. Blocks only on a full batch.
+
+Several learners keep one set of parameters: each learns from its own actors, gradients are summed, and what all learned
+from is booked together, so that all of them stop and save at the same update.
+"""
 
 from __future__ import annotations
 
+import json
 import time
 
+from hpc_rl.roles.agreement import CHECK_EVERY, booked
 from hpc_rl.roles.base import Seat, schemas
+from hpc_rl.roles.beside import Beside
 from hpc_rl.roles.evaluator import Evaluation
 from hpc_rl.roles.messages import TRAJECTORIES
 from hpc_rl.roles.orders import Command
@@ -12,13 +19,13 @@ from hpc_rl.roles.relay import Publisher
 from hpc_rl.roles.reporter import Reporter, figures
 from hpc_rl.roles.saving import Saver, Snapshots, learner_state
 from hpc_rl.roles.summary import finish, steady
-from hpc_rl.roles.tally import Tally, reason_to_stop
+from hpc_rl.roles.tally import Tally, complete, reason_to_stop
 from hpc_rl.roles.update import update as updated
 from hpc_rl.samplers.base import Split
 from hpc_rl.transport.base import Inbox, Message
 from hpc_rl.transport.group import learners
 from hpc_rl.transport.layout import Layout
-from hpc_rl.transport.waiting import Stopped
+from hpc_rl.transport.waiting import Done, Stopped
 from hpc_rl.types import trajectory
 
 
@@ -27,56 +34,85 @@ def learner(seat: Seat) -> None:
     link, waiting, plan, actors = seat.ports.link, seat.ports.waiting, seat.plan, list(seat.place.peers)
     group = learners(seat.ports, plan.learners, seat.job.resources.reduction, seat.device, seat.token)
     learn = seat.algorithm.learner(seat.config, seat.spec, seat.make_policy(), group)
-    tally, split = Tally(), Split()
+    tally, split, free = Tally(), Split(), seat.job.schedule == "free"
     if seat.resume:
         learn.load(seat.resume[0]["learner"])
         tally.take_up(seat.resume[1])
-    width = seat.job.environment.columns // len(actors)
     _, sent = schemas(learn.policy, seat.spec)
-    inbox = Inbox(link, actors, TRAJECTORIES, Layout(sent, plan.steps, width, seat.spec.stack), waiting)
-    command = Command(seat, actors, width)
-    publisher = Publisher(seat, learn.flat.parameter)
+    count = plan.batch_columns // group.size // plan.fragment_columns
+    layout = Layout(sent, plan.steps, plan.fragment_columns, seat.spec.stack)
+    inbox = Inbox(link, actors, TRAJECTORIES, layout, waiting, credits=max(2, -(-2 * count // len(actors))))
+    command = Command(seat, actors)
+    publisher = Publisher(seat, learn.flat.parameter, every=not free)
     publisher.publish(tally.updates)
+    beside = Beside(seat) if seat.place.rank in actors else None
+    waiting.pulse = beside.check if beside else waiting.pulse
     saver, reporter, evaluation = Saver(seat), Reporter(seat, split), Evaluation(seat)
     snapshots = Snapshots(saver, command.order)
+    chief, give_up = group.rank == 0, seat.stop if group.size == 1 else lambda: False
+    early: list[Message] = []
     reason = None
     while reason is None:
-        messages = _batch(inbox, plan.batch_columns // width, split, seat)
-        if messages:
-            now = time.perf_counter()
-            batch = trajectory([m.tree for m in messages], seat.spec, seat.device)
-            update = updated(seat, learn, batch, tally)
-            for message in messages:
-                tally.add(message.tree, tally.updates)
-                snapshots.book(message.tree)
-                inbox.release(message)
-            tally.updates += 1
-            steady(tally, seat.started)
-            now = split.timed("learn", now)
-            publisher.publish(tally.updates)
-            split.timed("send", now)
-            saver.asked |= evaluation.maybe(learn.policy, tally)
-            if reporter.due():
-                reporter.report(tally.env_steps, figures(tally) | update.metrics)
-        snapshots.step(tally, lambda: learner_state(learn))
-        reason = reason_to_stop(seat, tally)
+        now = time.perf_counter()
+        messages = _batch(inbox, count, give_up) if free else _in_turn(inbox, early, give_up)
+        now = split.timed("wait", now)
+        if not messages:
+            reason = reason_to_stop(seat, tally)
+            continue
+        trees = [message.tree for message in messages]
+        update = updated(seat, learn, trajectory(trees, seat.spec, seat.device), tally)
+        saver.asked |= evaluation.maybe(learn.policy, tally)  # before booking: saved is the policy that was judged
+        wishes = booked(group, tally, trees, seat, chief and snapshots.wanted())
+        for message in messages:
+            inbox.release(message)
+        tally.updates += 1
+        steady(tally, seat.started)
+        if tally.updates % CHECK_EVERY == 0:
+            group.check_identical(learn.flat.parameter.data)
+        now = split.timed("learn", now)
+        publisher.publish(tally.updates)
+        split.timed("send", now)
+        if reporter.due():
+            reporter.report(tally.env_steps, figures(tally) | update.metrics)
+        snapshots.closed |= wishes.closed
+        if wishes.save:
+            snapshots.begin(tally, learner_state(learn) if chief else None)
+        snapshots.write(tally)
+        reason = complete(seat.job, tally) or wishes.stop
     command.order(snapshots.rolls + 1, stop=True)
-    last = command.last_words(inbox)
-    state, meta = learner_state(learn), tally.meta(seat)
-    saver.save(state, tally, meta, last=True)
-    reporter.report(tally.env_steps, figures(tally))
+    words = command.last_words(inbox)
+    if beside:
+        beside.join()
+    parts = seat.ports.gather(json.dumps(words).encode(), plan.learners)
     publisher.close()
-    finish(seat, tally, reason, reporter, saver, split, last)
+    reporter.report(tally.env_steps, figures(tally))
+    if not chief:
+        reporter.close()
+        return
+    saver.save(learner_state(learn), tally, tally.meta(seat), last=True)
+    finish(seat, tally, reason, reporter, saver, split, [word for part in parts for word in json.loads(part)])
 
 
-def _batch(inbox: Inbox, count: int, split: Split, seat: Seat) -> list[Message]:
-    """``count`` fragments, or none if the run is asked to stop while waiting."""
-    begin = time.perf_counter()
-    messages: list[Message] = []
+def _batch(inbox: Inbox, count: int, give_up: Done) -> list[Message]:
+    """The next ``count`` fragments, or none if the run is asked to stop while waiting."""
     try:
-        while len(messages) < count:
-            messages.append(inbox.get(give_up=seat.stop))
+        return [inbox.get(give_up) for _ in range(count)]
     except Stopped:
-        messages = []
-    split.timed("wait", begin)
-    return messages
+        return []
+
+
+def _in_turn(inbox: Inbox, early: list[Message], give_up: Done) -> list[Message]:
+    """One fragment of every actor, in their order; who is ahead of the others waits in ``early``."""
+    found: dict[int, Message] = {}
+    ahead, early[:] = list(early), []
+    while len(found) < len(inbox.peers):
+        try:
+            message = ahead.pop(0) if ahead else inbox.get(give_up)
+        except Stopped:
+            return []
+        if message.peer in found:
+            early.append(message)
+        else:
+            found[message.peer] = message
+    early += ahead
+    return [found[peer] for peer in inbox.peers]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from hpc_rl.samplers.base import ACTIVITIES
 from hpc_rl.transport.layout import Layout
-from hpc_rl.types import Leaf, Schema
+from hpc_rl.types import Leaf, Schema, Tree
 
 TRAJECTORIES, WEIGHTS, CONTROL, REPLIES, REPORTS = 10, 20, 30, 40, 50
 
@@ -16,17 +16,19 @@ CONTROL_SCHEMA = {
     "roll": Leaf((), "int64", "fragment", "", "number of the checkpoint that wants segments closed"),
 }
 REPLY_SCHEMA = {
-    "closed": Leaf((), "int64", "fragment", "env step", "up to here the column lies in closed segments"),
-    "column": Leaf((), "int32", "fragment", "", "global number of the environment column"),
-    "sent": Leaf((1,), "int64", "fragment", "", "fragments sent in this attempt"),
     "split_s": Leaf((len(ACTIVITIES),), "float64", "fragment", "s", "time spent in each activity"),
-    "peak_rss_bytes": Leaf((1,), "int64", "fragment", "byte", "largest resident memory"),
+    "peak_rss_bytes": Leaf((), "int64", "fragment", "byte", "largest resident memory"),
 }
 
 
 def report_schema(sent: Schema) -> Schema:
     """Those leaves of a fragment that a `Tally` books."""
     return {name: sent[name] for name in ("first", "version", "episode_return", "column", "start", "closed")}
+
+
+def closed_of(tree: Tree) -> dict[int, int]:
+    """Column -> env step up to which it lies in closed segments, as a fragment says."""
+    return {int(column): int(step) for column, step in zip(tree["column"], tree["closed"], strict=True)}
 
 
 def parameters_layout(nbytes: int) -> Layout:

@@ -10,20 +10,19 @@ import numpy as np
 from hpc_rl.roles.base import Seat
 from hpc_rl.roles.messages import CONTROL, CONTROL_SCHEMA, REPLIES, REPLY_SCHEMA
 from hpc_rl.roles.reporter import Reporter
-from hpc_rl.samplers.base import ACTIVITIES, Sampler, Split
-from hpc_rl.storage.trajectories import Recorder
+from hpc_rl.samplers.base import ACTIVITIES, Split
 from hpc_rl.transport.base import Inbox, Outbox
 from hpc_rl.transport.layout import Layout
 
 
 class Command:
-    """The learning side, towards ranks that collect ``width`` columns each."""
+    """The learning side."""
 
-    def __init__(self, seat: Seat, peers: Sequence[int], width: int) -> None:
+    def __init__(self, seat: Seat, peers: Sequence[int]) -> None:
         link, waiting = seat.ports.link, seat.ports.waiting
         self.peers = list(peers)
         self.control = [Outbox(link, peer, CONTROL, Layout(CONTROL_SCHEMA, 1, 1), waiting) for peer in peers]
-        self.replies = Inbox(link, peers, REPLIES, Layout(REPLY_SCHEMA, 1, width), waiting, credits=1)
+        self.replies = Inbox(link, peers, REPLIES, Layout(REPLY_SCHEMA, 1, 1), waiting, credits=1)
 
     def order(self, roll: int, stop: bool = False) -> None:
         """Close segments for checkpoint number ``roll``, or close everything and leave."""
@@ -31,7 +30,10 @@ class Command:
             outbox.put({"stop": np.array([int(stop)]), "roll": np.array([roll])}, 0)
 
     def last_words(self, *inboxes: Inbox) -> list[dict[str, Any]]:
-        """Wait for every rank's last word; what is on its way to ``inboxes`` is dropped, so that no send is left."""
+        """Every rank's number, seconds by activity and largest memory.
+
+        What is still on its way to ``inboxes`` is dropped, so that no send is left.
+        """
         found: list[dict[str, Any]] = []
 
         def all_here() -> bool:
@@ -39,7 +41,7 @@ class Command:
                 if (message := inbox.poll()) is not None:
                     inbox.release(message)
             if (reply := self.replies.poll()) is not None:
-                found.append({name: x.copy() for name, x in reply.tree.items()} | {"rank": reply.peer})
+                found.append({"rank": reply.peer} | {name: x[0].tolist() for name, x in reply.tree.items()})
             return len(found) == len(self.peers)
 
         count = len(self.peers)
@@ -53,7 +55,7 @@ class Orders:
     def __init__(self, seat: Seat, chief: int, pulse: Callable[[], None] = lambda: None) -> None:
         link, waiting = seat.ports.link, seat.ports.waiting
         self.control = Inbox(link, [chief], CONTROL, Layout(CONTROL_SCHEMA, 1, 1), waiting)
-        self.replies = Outbox(link, chief, REPLIES, Layout(REPLY_SCHEMA, 1, len(seat.place.columns)), waiting)
+        self.replies = Outbox(link, chief, REPLIES, Layout(REPLY_SCHEMA, 1, 1), waiting)
         self.pulse = pulse
         self.stop, self.roll, self.rolled = False, 0, 0
 
@@ -71,14 +73,8 @@ class Orders:
         due, self.rolled = self.roll > self.rolled, self.roll
         return due
 
-    def last_word(self, record: Recorder, sampler: Sampler, sent: int, split: Split, reporter: Reporter) -> None:
-        """What the final checkpoint and the summary need of this rank."""
-        word = {
-            "closed": record.closed,
-            "column": sampler.columns,
-            "sent": np.array([sent]),
-            "split_s": np.array([split.seconds[name] for name in ACTIVITIES]),
-            "peak_rss_bytes": np.array([reporter.peak]),
-        }
-        self.replies.put(word, 0)
+    def last_word(self, split: Split, reporter: Reporter) -> None:
+        """What the summary tells of this rank."""
+        seconds = np.array([split.seconds[name] for name in ACTIVITIES])
+        self.replies.put({"split_s": seconds, "peak_rss_bytes": np.array([reporter.peak])}, 0)
         self.replies.flush()

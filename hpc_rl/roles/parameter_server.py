@@ -12,7 +12,7 @@ from contextlib import suppress
 from hpc_rl.algorithms.base import Alone, Learner, State
 from hpc_rl.roles.base import Seat, schemas
 from hpc_rl.roles.evaluator import Evaluation
-from hpc_rl.roles.messages import REPORTS, report_schema
+from hpc_rl.roles.messages import REPORTS, closed_of, report_schema
 from hpc_rl.roles.orders import Command, Orders
 from hpc_rl.roles.reporter import Reporter, figures
 from hpc_rl.roles.saving import Saver, Snapshots
@@ -44,11 +44,10 @@ def parameter_server(seat: Seat) -> None:
 
 def _chief(seat: Seat, learn: Learner, desk: Desk, tally: Tally, servers: list[int]) -> None:
     workers, share, split = list(seat.place.peers), desk.share, Split()
-    width = len(seat.plan.places[workers[0]].columns)
     _, sent = schemas(learn.policy, seat.spec)
-    layout = Layout(report_schema(sent), seat.plan.steps, width)
+    layout = Layout(report_schema(sent), seat.plan.steps, seat.plan.fragment_columns)
     reports = Inbox(seat.ports.link, workers, REPORTS, layout, seat.ports.waiting)
-    command, others = Command(seat, workers, width), Command(seat, servers[1:], 0)
+    command, others = Command(seat, workers), Command(seat, servers[1:])
     saver, reporter, evaluation = Saver(seat), Reporter(seat, split), Evaluation(seat)
     snapshots = Snapshots(saver, command.order)
 
@@ -62,13 +61,15 @@ def _chief(seat: Seat, learn: Learner, desk: Desk, tally: Tally, servers: list[i
         now = _serve(seat, desk, split, seat.stop, reports)
         while (report := reports.poll()) is not None:
             tally.add(report.tree, share.version)
-            snapshots.book(report.tree)
+            snapshots.closed |= closed_of(report.tree)
             reports.release(report)
             desk.env_steps = tally.env_steps
         tally.updates = share.version
         steady(tally, seat.started)
         saver.asked |= evaluation.maybe(learn.policy, tally)
-        snapshots.step(tally, state)
+        if snapshots.wanted():
+            snapshots.begin(tally, state())
+        snapshots.write(tally)
         if reporter.due():
             reporter.report(tally.env_steps, figures(tally) | share.figures())
         reason = reason_to_stop(seat, tally)

@@ -1,6 +1,7 @@
 """Weights on their way from the learner to every actor: one message per node, then node-shared memory.
 
-A node's lowest rank is its relay. Where that is the learner itself, no message is needed and it writes the memory.
+A node's lowest rank with weights is its relay. Where that is the learner itself, it writes the memory and no message is
+needed; nor is one for an inference server in the learner's own process.
 """
 
 from __future__ import annotations
@@ -13,30 +14,41 @@ from hpc_rl.algorithms.base import Flat
 from hpc_rl.roles.base import Seat
 from hpc_rl.roles.messages import WEIGHTS, parameters_layout
 from hpc_rl.transport.base import Inbox, Outbox
-from hpc_rl.transport.weights import Weights, shared_path
+from hpc_rl.transport.weights import Weights, made, shared_path
+
+
+def relays(seat: Seat) -> dict[int, int]:
+    """Node (its lowest rank) -> the rank that brings weights to it: the first learner or an actor."""
+    chief, found = seat.plan.learners[0], dict[int, int]()
+    for place in seat.plan.places:
+        if place.rank == chief or place.role == "actor":
+            found.setdefault(seat.nodes[place.rank], place.rank)
+    return found
 
 
 class Publisher:
-    """Sends each version to the relay of every node; a relay that is still busy with an older one misses this one."""
+    """Gives each version to its own node or process, and the first learner's to every relay.
 
-    def __init__(self, seat: Seat, parameter: Any) -> None:
+    Newest wins: a relay that is still busy with an older one misses this one, unless ``every`` says to wait for it.
+    """
+
+    def __init__(self, seat: Seat, parameter: Any, every: bool = False) -> None:
         link, rank = seat.ports.link, seat.place.rank
-        self.parameter = parameter.data
+        self.parameter, self.every, self.weights = parameter.data, every, None
         nbytes = self.parameter.numel() * 4
-        self.weights: Weights | None = None
-        if seat.nodes[rank] == rank:  # this rank is its node's relay: no message needed there
+        others = set(relays(seat).values()) if rank == seat.plan.learners[0] else set()
+        if rank in others or rank in seat.place.peers:
             self.weights = Weights(shared_path(seat.token, rank), nbytes, create=True)
-        others = sorted(set(seat.nodes) - {rank})
-        self.relays = [Outbox(link, r, WEIGHTS, parameters_layout(nbytes), seat.ports.waiting, slots=1) for r in others]
-        seat.ports.barrier(range(link.size))  # every node's file exists
+        layout, waiting = parameters_layout(nbytes), seat.ports.waiting
+        self.relays = [Outbox(link, r, WEIGHTS, layout, waiting, slots=1) for r in sorted(others - {rank})]
 
     def publish(self, version: int) -> None:
-        """Make ``version`` the newest; never waits."""
+        """Make ``version`` the newest."""
         data = self.parameter.detach().cpu().numpy().view(np.uint8)
         if self.weights is not None:
             self.weights.write(data, version)
         for relay in self.relays:
-            if relay.ready():
+            if self.every or relay.ready():
                 relay.put({"parameters": data[None]}, version)
 
     def close(self) -> None:
@@ -45,23 +57,21 @@ class Publisher:
 
 
 class Relay:
-    """Where this actor's weights come from; the node's lowest rank also brings them to the node."""
+    """Where this actor's weights come from; a node's relay also brings them to the node."""
 
     def __init__(self, seat: Seat, flat: Flat) -> None:
-        link, rank = seat.ports.link, seat.place.rank
-        learner = seat.place.peers[0]
+        link, rank, waiting = seat.ports.link, seat.place.rank, seat.ports.waiting
         self.bytes = flat.parameter.data.numpy().view(np.uint8)
-        node = seat.nodes[rank]
-        self.mine = node == rank
+        source = rank if rank in seat.plan.learners else relays(seat)[seat.nodes[rank]]
+        self.mine = source == rank and rank not in seat.plan.learners
         self.inbox, self.version = None, -1
-        path = shared_path(seat.token, node)
+        path, nbytes = shared_path(seat.token, source), self.bytes.nbytes
         if self.mine:
-            self.weights = Weights(path, self.bytes.nbytes, create=True)
-            layout = parameters_layout(self.bytes.nbytes)
-            self.inbox = Inbox(link, [learner], WEIGHTS, layout, seat.ports.waiting, credits=1)
-        seat.ports.barrier(range(link.size))  # every node's file exists
-        if not self.mine:
-            self.weights = Weights(path, self.bytes.nbytes, create=False)
+            layout = parameters_layout(nbytes)
+            self.inbox = Inbox(link, [seat.plan.learners[0]], WEIGHTS, layout, waiting, credits=1)
+        else:
+            waiting.until(lambda: made(path, nbytes), f"{waiting.who([source])} to make room for weights")
+        self.weights = Weights(path, nbytes, create=self.mine)
 
     def work(self) -> None:
         """Pass on what the learner sent, if this rank is the node's relay."""
@@ -69,9 +79,9 @@ class Relay:
             self.weights.write(message.tree["parameters"][0], message.version)
             self.inbox.release(message)
 
-    def newest(self) -> int:
-        """Put the newest weights into the policy; the version it now holds, -1 before the first."""
-        self.version = self.weights.read(self.bytes, self.version)
+    def newest(self, exactly: int | None = None) -> int:
+        """Put the newest weights (or ``exactly`` a version) into the policy; the version it now holds, -1 at first."""
+        self.version = self.weights.read(self.bytes, self.version, exactly)
         return self.version
 
     def close(self) -> None:

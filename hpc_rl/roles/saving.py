@@ -13,7 +13,6 @@ from hpc_rl.roles.tally import Tally
 from hpc_rl.storage import checkpoint
 from hpc_rl.storage.checkpoint import NonFinite
 from hpc_rl.transport.waiting import Deadline
-from hpc_rl.types import Tree
 
 
 class Superseded(RuntimeError):
@@ -94,17 +93,19 @@ class Snapshots:
     rolls: int = 0
     pending: Pending | None = None
 
-    def step(self, tally: Tally, state: Callable[[], State]) -> None:
-        """Begin a checkpoint where one is due, or write the one whose segments are closed by now."""
-        saver = self.saver
-        if saver.asked or (self.pending is None and saver.due()):
-            saver.asked, self.pending = False, Pending(state(), tally.meta(saver.seat), saver.seat)
-            self.rolls += 1
-            self.order(self.rolls)
-        elif self.pending is not None and self.pending.covered(self.closed):
-            saver.save(self.pending.state, tally, self.pending.meta)
-            self.pending = None
+    def wanted(self) -> bool:
+        """A checkpoint is due, or asked for by an evaluation."""
+        return self.saver.asked or (self.pending is None and self.saver.due())
 
-    def book(self, tree: Tree) -> None:
-        """Take from a fragment how far its columns lie in closed segments."""
-        self.closed |= {int(c): int(s) for c, s in zip(tree["column"], tree["closed"], strict=True)}
+    def begin(self, tally: Tally, state: State | None) -> None:
+        """Order segments closed; where there is a ``state``, it is written once they are."""
+        self.saver.asked, self.rolls = False, self.rolls + 1
+        if state is not None:
+            self.pending = Pending(state, tally.meta(self.saver.seat), self.saver.seat)
+        self.order(self.rolls)
+
+    def write(self, tally: Tally) -> None:
+        """Write the checkpoint under way if its segments are closed by now. Raises Deadline."""
+        if self.pending is not None and self.pending.covered(self.closed):
+            self.saver.save(self.pending.state, tally, self.pending.meta)
+            self.pending = None

@@ -40,8 +40,8 @@ def finish(
     splits = {seat.place.name: dict(split.seconds)}
     for other in others:
         name = seat.plan.places[other["rank"]].name
-        peaks[name] = int(other["peak_rss_bytes"].flat[0])
-        splits[name] = dict(zip(ACTIVITIES, other["split_s"].reshape(-1, len(ACTIVITIES))[0].tolist(), strict=True))
+        peaks[name] = int(other["peak_rss_bytes"])
+        splits[name] = dict(zip(ACTIVITIES, other["split_s"], strict=True))
     summary = {
         "name": seat.job.name,
         "reason": reason,

@@ -34,14 +34,15 @@ class Tally:
     def add(self, tree: Tree, version: int) -> None:
         """Book one fragment that was learned from at update ``version``."""
         valid = ~tree["first"][1:]
-        self.env_steps += int(valid.sum())
-        for column, start, moved in zip(tree["column"], tree["start"], valid.sum(0), strict=True):
-            self.through[int(column)] = int(start + moved)
-        self.finished(tree["episode_return"])
-        self.lags.append(float(version - tree["version"].mean()))
+        lag = float(version - tree["version"].mean())
+        self.book(int(valid.sum()), tree["column"], tree["start"] + valid.sum(0), tree["episode_return"], lag)
 
-    def finished(self, returns: Array) -> None:
-        """Book the returns of whole games; NaN where none ended."""
+    def book(self, moves: int, columns: Array, through: Array, returns: Array, lag: float) -> None:
+        """``through`` [n]: how far each of ``columns`` [n] was learned from; ``returns``: NaN where no game ended."""
+        self.env_steps += moves
+        for column, step in zip(columns, through, strict=True):
+            self.through[int(column)] = max(self.through.get(int(column), 0), int(step))
+        self.lags.append(lag)
         ended = returns[np.isfinite(returns)]
         self.episodes += ended.size
         self.recent.extend(float(x) for x in ended)

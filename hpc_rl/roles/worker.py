@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from hpc_rl.roles.agreement import booked
-from hpc_rl.roles.base import Seat, recorder, sampler, schemas
+from hpc_rl.roles.agreement import CHECK_EVERY, booked
+from hpc_rl.roles.base import Seat, sampler, schemas
 from hpc_rl.roles.evaluator import Evaluation
+from hpc_rl.roles.records import Records
 from hpc_rl.roles.reporter import Reporter, figures
 from hpc_rl.roles.saving import Saver, learner_state
 from hpc_rl.roles.summary import finish, steady
@@ -21,8 +22,6 @@ from hpc_rl.samplers.vector import Vector
 from hpc_rl.storage.packing import from_bytes, to_bytes
 from hpc_rl.transport.group import learners
 from hpc_rl.types import allocate, trajectory
-
-CHECK_EVERY = 100  # updates between comparisons of all ranks' parameters
 
 
 def worker(seat: Seat) -> None:
@@ -36,7 +35,7 @@ def worker(seat: Seat) -> None:
         learn.load(seat.resume[0]["learner"])
         tally.take_up(seat.resume[1])
         vector.load(seat.resume[0]["sampler"])
-    record = recorder(seat, recorded)
+    record = Records(seat, recorded, [vector.columns], [seat.place.name])
     saver, reporter, evaluation = Saver(seat), Reporter(seat, split), Evaluation(seat)
     tree = allocate(recorded, seat.plan.steps, len(seat.place.columns), seat.spec.stack)
     reason = None
@@ -49,7 +48,7 @@ def worker(seat: Seat) -> None:
         update = updated(seat, learn, batch, tally)
         now = split.timed("learn", now)
         saver.asked |= evaluation.maybe(learn.policy, tally)  # before booking: saved is the policy that was judged
-        wishes = booked(group, tally, tree, seat, saver.due())
+        wishes = booked(group, tally, [tree], seat, saver.due())
         tally.updates += 1
         steady(tally, seat.started)
         if tally.updates % CHECK_EVERY == 0:
@@ -85,7 +84,7 @@ def _end(seat: Seat, tally: Tally, reason: str, reporter: Reporter, saver: Saver
     others = []
     for rank, part in list(enumerate(parts))[1:]:
         values = np.frombuffer(part)
-        others.append({"rank": rank, "split_s": values[:-1], "peak_rss_bytes": values[-1:]})
+        others.append({"rank": rank, "split_s": values[:-1].tolist(), "peak_rss_bytes": values[-1]})
     if parts:
         finish(seat, tally, reason, reporter, saver, split, others)
     else:

@@ -1,37 +1,78 @@
-"""Asynchronous training: rank 0 learns, every other rank acts and sends it trajectories, one fragment a message."""
+"""Asynchronous training: learners, and ranks that act and send them trajectories, one fragment a message.
+
+Actors step their own columns. With central inference environment ranks step them and hold no weights: they are answered
+in their learner's process, or by actor ranks of their own.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from hpc_rl.job import BadJob, Job
-from hpc_rl.topologies.base import Place, Plan, need, share_columns
+from hpc_rl.topologies.base import Place, Plan, need, share_columns, split_evenly
 
 if TYPE_CHECKING:
     from hpc_rl.roles.base import Seat
 
 
 def plan(job: Job) -> Plan:
-    """Raises WorldTooSmall below two ranks, and BadJob when columns, actors and batch do not divide."""
-    need(job, 2, "1 learner and 1 actor")
-    actors = job.resources.ranks - 1
-    shares = share_columns(job, actors, "actors")
-    each = len(shares[0])
-    batch = int(job.method.get("batch_columns", 0)) or each
-    if batch % each:
+    """Raises WorldTooSmall, and BadJob when columns, ranks and batch do not divide."""
+    resources, central = job.resources, job.sampler == "central"
+    count = resources.learners
+    servers = resources.servers if central and resources.inference == "actor" else 0
+    stepping = "environment worker" if central else "actor"
+    need(job, count + servers + max(1, servers, count), _minimum(count, servers, stepping))
+    shares = share_columns(job, resources.ranks - count - servers, stepping + "s")
+    learners, front = tuple(range(count)), tuple(range(count, count + servers))
+    steppers = tuple(range(count + servers, resources.ranks))
+    learning = [Place(r, "learner", r, range(0), resources.threads, True, ()) for r in learners]
+    columns = dict(zip(steppers, shares, strict=True))
+    if not central:
+        actors = _bound(steppers, learners, "actor", columns)
+        return _whole(job, [*learning, *actors], {a.rank: a.peers[0] for a in actors}, len(shares[0]))
+    workers = _bound(steppers, front or learners, "env_worker", columns)
+    served = {r: [w.columns for w in workers if w.peers == (r,)] for r in front}
+    spans = {r: range(found[0].start, found[-1].stop) for r, found in served.items()}
+    actors = _bound(front, learners, "actor", spans)
+    sends = {a.rank: a.peers[0] for a in actors} or {r: r for r in learners}
+    return _whole(job, [*learning, *actors, *workers], sends, len(shares[0]))
+
+
+def _minimum(learners: int, servers: int, stepping: str) -> str:
+    parts = [(learners, "learner"), (servers, "actor"), (max(1, servers, learners), stepping)]
+    return " and ".join(f"{n} {name}{'s' * (n > 1)}" for n, name in parts if n)
+
+
+def _bound(ranks: tuple[int, ...], to: tuple[int, ...], role: str, columns: dict[int, range]) -> list[Place]:
+    """Places of ``role``, each with one peer; neighbours share it."""
+    peers = split_evenly(ranks, to, f"{role}s")
+    return [Place(r, role, k, columns[r], 1, False, (peers[r],)) for k, r in enumerate(ranks)]
+
+
+def _whole(job: Job, places: list[Place], sends: dict[int, int], width: int) -> Plan:
+    """Check the batch, and tell every learner who sends to it."""
+    count = job.resources.learners
+    batch = int(job.method.get("batch_columns", 0)) or width * count
+    if job.schedule == "deterministic" and (job.sampler == "central" or batch != width * len(sends)):
         raise BadJob(
-            f"{job.algorithm}.batch_columns = {batch} is not a multiple of the {each} columns of one actor; "
-            f"use {each} or a multiple, or another number of ranks"
+            f'schedule = "deterministic" takes one fragment of every actor for each update; use sampler = "vector" and '
+            f"{job.algorithm}.batch_columns = {width * len(sends)} instead of {batch}"
         )
-    ranks = tuple(range(1, actors + 1))
-    learner = Place(0, "learner", 0, range(0), job.resources.threads, True, ranks)
-    places = tuple(Place(r, "actor", r - 1, shares[r - 1], 1, False, (0,)) for r in ranks)
-    return Plan(job.topology, (learner, *places), int(job.method["unroll"]), batch)
+    if batch % (width * count):
+        each = f"the {width} columns of one fragment" + (f" times {count} learners" if count > 1 else "")
+        raise BadJob(
+            f"{job.algorithm}.batch_columns = {batch} is not a multiple of {each}; "
+            f"use {width * count} or a multiple, or another number of ranks"
+        )
+    peers = {k: tuple(r for r, to in sends.items() if to == k) for k in range(count)}
+    whole = [place.to(peers[place.rank]) if place.role == "learner" else place for place in places]
+    return Plan(job.topology, tuple(whole), int(job.method["unroll"]), batch, width)
 
 
 def run(seat: Seat) -> None:
-    """Become this rank's learner or actor."""
+    """Become this rank's role."""
     from hpc_rl.roles.actor import actor
+    from hpc_rl.roles.env_worker import env_worker
     from hpc_rl.roles.learner import learner
 
-    {"learner": learner, "actor": actor}[seat.place.role](seat)
+    {"learner": learner, "actor": actor, "env_worker": env_worker}[seat.place.role](seat)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from hpc_rl.job import BadJob, Job
@@ -23,6 +24,10 @@ class Place:
     gpu: bool = False  # may use CUDA; actors never do
     peers: tuple[int, ...] = ()  # whom it exchanges experience with
 
+    def to(self, peers: tuple[int, ...]) -> Place:
+        """The same place with other peers."""
+        return replace(self, peers=peers)
+
     @property
     def name(self) -> str:
         return f"{self.role}-{self.index}"
@@ -36,7 +41,7 @@ class Plan:
     places: tuple[Place, ...]
     steps: int  # T of a fragment
     batch_columns: int  # columns per update, over all learners
-    note: str = ""
+    fragment_columns: int  # of one fragment
 
     def of(self, role: str) -> list[int]:
         """The ranks of a role, in order."""
@@ -63,6 +68,22 @@ def share_columns(job: Job, parts: int, what: str) -> list[range]:
             f'{size}; set environment.columns to a multiple of {2 * parts}, or sampler = "vector"'
         )
     return [range(k * size, (k + 1) * size) for k in range(parts)]
+
+
+def in_process(job: Job) -> None:
+    """Raise BadJob where the job wants environment ranks and this topology has none."""
+    if job.sampler == "central":
+        raise BadJob(
+            f'sampler = "central" has no place on topology {job.topology}, whose ranks step their own columns; '
+            'use sampler = "vector" or "alternating", or topology = "actor_learner"'
+        )
+
+
+def split_evenly(ranks: Sequence[int], to: Sequence[int], what: str) -> dict[int, int]:
+    """For each of ``ranks`` one of ``to``, equally many, neighbours together. Raises BadJob if they do not divide."""
+    if to and len(ranks) % len(to):
+        raise BadJob(f"{len(ranks)} {what} cannot be shared equally by {len(to)} ranks; change resources.ranks")
+    return {rank: to[k * len(to) // len(ranks)] for k, rank in enumerate(ranks)}
 
 
 def nodes_of(ranks: int, nodes: int) -> list[int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hpc_rl.job import BadJob, Job
-from hpc_rl.topologies.base import Place, Plan, need, share_columns
+from hpc_rl.topologies.base import Place, Plan, in_process, need, share_columns
 
 if TYPE_CHECKING:
     from hpc_rl.roles.base import Seat
@@ -19,13 +19,16 @@ def plan(job: Job) -> Plan:
     servers, quorum = job.resources.servers, job.resources.quorum
     need(job, servers + 1, f"{servers} parameter server(s) and 1 worker")
     workers = job.resources.ranks - servers
+    in_process(job)
     _check(job, servers, quorum, workers)
     shares = share_columns(job, workers, "workers")
     ranks = tuple(range(servers, servers + workers))
     serving = [Place(r, "parameter_server", r, range(0), 1, False, ranks) for r in range(servers)]
     peers = tuple(range(servers))
     working = [Place(r, "worker", k, shares[k], job.resources.threads, True, peers) for k, r in enumerate(ranks)]
-    return Plan(job.topology, (*serving, *working), int(job.method["unroll"]), len(shares[0]) * max(1, quorum))
+    return Plan(
+        job.topology, (*serving, *working), int(job.method["unroll"]), len(shares[0]) * max(1, quorum), len(shares[0])
+    )
 
 
 def _check(job: Job, servers: int, quorum: int, workers: int) -> None:

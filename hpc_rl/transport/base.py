@@ -124,10 +124,7 @@ class Inbox:
 
     def poll(self) -> Message | None:
         """The next complete message, taking peers in turn, or None."""
-        now = time.monotonic()
-        if (pause := now - self.looked) > self.waiting.deadline_s / 4:  # this rank's own, so nobody else's silence
-            self.heard = {peer: then + pause for peer, then in self.heard.items()}
-        self.looked = now
+        now = self._look()
         for _ in range(len(self.order)):
             peer = self.order[0]
             self.order.rotate(-1)
@@ -141,6 +138,7 @@ class Inbox:
 
     def ready(self) -> bool:
         """`poll` would find a message."""
+        self._look()
         return any(queue and self.arrived[queue[0]]() for queue in self.queues.values())
 
     def get(self, give_up: Done = lambda: False) -> Message:
@@ -178,6 +176,14 @@ class Inbox:
         lost = [p for p in quiet if not self.arrived[self.queues[p][0]]()]
         if lost:
             raise Deadline(f"waited {limit:.0f} s for a message from {self.waiting.who(lost)}; is that rank alive?")
+
+    def _look(self) -> float:
+        """The present; a long pause of this rank's own is nobody else's silence."""
+        now = time.monotonic()
+        if (pause := now - self.looked) > self.waiting.deadline_s / 4:
+            self.heard = {peer: then + pause for peer, then in self.heard.items()}
+        self.looked = now
+        return now
 
     def _post(self, index: int, peer: int) -> None:
         self.arrived[index] = self.link.irecv(self.buffers[index], peer, self.tag)

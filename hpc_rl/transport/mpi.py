@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Sequence
 
 import numpy as np
@@ -29,6 +30,7 @@ class MpiLink:
         # Made at start, which waits for everybody anyway; later, a rank that is gone would block for ever.
         self._groups: dict[tuple[int, ...], MPI.Intracomm] = {tuple(range(world.size)): world.Dup()}
         self._open: list[tuple[MPI.Request, Array]] = []
+        self._lock = threading.Lock()
 
     def isend(self, data: Array, peer: int, tag: int) -> Done:
         return self._kept(self.comm.Isend(data, peer, tag), data)
@@ -50,9 +52,10 @@ class MpiLink:
 
         mpi4py's request of a reduction in place does not hold its buffer itself.
         """
-        if len(self._open) >= _SWEEP_AT:
-            self._open = [(r, x) for r, x in self._open if r != MPI.REQUEST_NULL]
-        self._open.append((request, data))
+        with self._lock:  # a learner may serve inference in a thread of its own
+            if len(self._open) >= _SWEEP_AT:
+                self._open = [(r, x) for r, x in self._open if r != MPI.REQUEST_NULL]
+            self._open.append((request, data))
         return request.Test
 
     def nodes(self) -> list[int]:

@@ -26,12 +26,21 @@ def shared_path(token: str, node: int) -> Path:
     return Path("/dev/shm") / f"hpc_rl-{token}-{node}"
 
 
+def made(path: Path, nbytes: int) -> bool:
+    """Whether the creator has finished the file; a reader must wait for that."""
+    return path.exists() and path.stat().st_size == 2 * _slot_bytes(nbytes)
+
+
+def _slot_bytes(nbytes: int) -> int:
+    return 8 * _HEAD + -(-nbytes // 64) * 64
+
+
 class Weights:
     """One node's slots for ``nbytes`` of parameters; the creator is the node's relay."""
 
     def __init__(self, path: Path, nbytes: int, create: bool) -> None:
         self.path, self.nbytes = path, nbytes
-        self.slot_bytes = 8 * _HEAD + -(-nbytes // 64) * 64
+        self.slot_bytes = _slot_bytes(nbytes)
         flags = os.O_RDWR | (os.O_CREAT if create else 0)
         descriptor = os.open(path, flags, 0o600)
         try:
@@ -42,6 +51,9 @@ class Weights:
             os.close(descriptor)
         memory = np.frombuffer(self.map, np.uint8)
         self.slots = [memory[k * self.slot_bytes : (k + 1) * self.slot_bytes] for k in range(2)]
+        if create:
+            for k in range(2):
+                self._slot(k)[0][1] = -1
         self.turn = 0  # the slot that is written next
         self.torn = 0  # reads given up because a write was under way
 
@@ -55,16 +67,19 @@ class Weights:
         head[2] = zlib.adler32(payload.data)
         head[3] = head[0]
 
-    def read(self, data: Array, have: int) -> int:
+    def read(self, data: Array, have: int, exactly: int | None = None) -> int:
         """Copy weights newer than ``have`` into ``data`` [nbytes] uint8; the version it now holds (``have`` if none).
+
+        With ``exactly``, only that version: both slots hold one, so the last but one is still there.
 
         ``data`` is only overwritten by a complete version; after three torn reads the old weights stay.
         """
         for _ in range(_RETRIES):
-            index = int(self._slot(1)[0][1] > self._slot(0)[0][1])
+            heads = [self._slot(k)[0] for k in range(2)]
+            index = max(range(2), key=lambda k: (int(heads[k][1]) == exactly, int(heads[k][1])))
             head, payload = self._slot(index)
             before, version = int(head[3]), int(head[1])
-            if version <= have or not before:
+            if version <= have or not before or exactly not in (None, version):
                 return have
             copy = payload.copy()
             checksum = int(head[2])

@@ -1,0 +1,41 @@
+"""An inference server in its learner's process: an actor in a thread, with messages to and from its own rank."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+
+from hpc_rl.roles.actor import actor
+from hpc_rl.roles.base import Seat
+from hpc_rl.transport.ports import Ports
+from hpc_rl.transport.waiting import Waiting
+
+
+class Beside:
+    """Runs until the learner tells its actors to stop. ``check`` raises here what was raised there."""
+
+    def __init__(self, seat: Seat) -> None:
+        rank, waiting = seat.place.rank, seat.ports.waiting
+        served = [p for p in seat.plan.places if p.role == "env_worker" and p.peers[0] == rank]
+        columns = range(served[0].columns.start, served[-1].columns.stop)
+        place = replace(seat.place, role="actor", columns=columns, gpu=False, peers=(rank,))
+        ports = Ports(seat.ports.link, Waiting(waiting.deadline_s, hosts=waiting.hosts))
+        self.error: BaseException | None = None
+        self.seat = replace(seat, place=place, ports=ports)
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
+
+    def _run(self) -> None:
+        try:
+            actor(self.seat)
+        except BaseException as error:  # the learner raises it, in whatever it waits for
+            self.error = error
+
+    def check(self) -> None:
+        if self.error is not None:
+            raise self.error
+
+    def join(self) -> None:
+        """Wait for the end of the thread, which has said its last word already."""
+        self.thread.join(self.seat.ports.waiting.deadline_s)
+        self.check()

@@ -1,0 +1,157 @@
+"""Central inference: the environments are other ranks', the weights are here (SEED, Espeholt et al. 2020; GA3C).
+
+Each remote rank is a lane with a fragment of its own. Whoever has answered is acted for together, so the batch is as
+large as the traffic, and nobody waits for anybody else. A lane whose rank is lost never fills its fragment.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from hpc_rl.envs.base import BadEnvironment, Moves
+from hpc_rl.samplers.base import Split
+from hpc_rl.samplers.lanes import Lane, act
+from hpc_rl.transport.base import Inbox, Link, Outbox
+from hpc_rl.transport.layout import Layout
+from hpc_rl.transport.waiting import Waiting
+from hpc_rl.types import Array, Leaf, Spec, Tree
+
+OBSERVATIONS, ACTIONS = 100, 110  # tags; roles/messages.py lists the others
+STOP = -1  # the version of an action that asks an environment rank to leave
+
+
+def layouts(spec: Spec, columns: int) -> tuple[Layout, Layout]:
+    """(what b environments answer, one action each); of a stack only the newest frame travels."""
+    answer = {
+        "frame": Leaf(spec.frame, spec.dtype, "fragment"),
+        "reward": Leaf((), "float32", "fragment"),
+        "discount": Leaf((), "float32", "fragment"),
+        "first": Leaf((), "bool", "fragment"),
+        "ended": Leaf((), "bool", "fragment"),
+    }
+    action = {"action": Leaf(spec.actions.shape, spec.actions.dtype, "fragment")}
+    return Layout(answer, 1, columns), Layout(action, 1, columns)
+
+
+class Remote:
+    """b environments of rank ``peer``, which resets them by itself; see `Environment`."""
+
+    def __init__(self, link: Link, waiting: Waiting, peer: int, spec: Spec, columns: int) -> None:
+        answer, action = layouts(spec, columns)
+        self.spec, self.columns, self.peer = spec, columns, peer
+        self.inbox = Inbox(link, [peer], OBSERVATIONS, answer, waiting, credits=1)
+        self.outbox = Outbox(link, peer, ACTIONS, action, waiting)
+        self.shown = np.zeros((columns, *spec.observation), spec.dtype)
+
+    def ready(self) -> bool:
+        """`recv` would not wait. Raises Deadline once the rank has been silent for too long."""
+        if self.inbox.ready():
+            return True
+        self.inbox.miss()
+        return False
+
+    def reset(self, seeds: Array) -> Array:
+        """First observations [b, *O], as soon as the rank has sent them."""
+        return self.recv().observation
+
+    def send(self, action: Array) -> None:
+        self.outbox.put({"action": action}, 0)
+
+    def recv(self) -> Moves:
+        message = self.inbox.get()
+        tree = {name: x.copy() for name, x in message.tree.items()}
+        self.inbox.release(message)
+        frame, first = tree.pop("frame"), tree["first"]
+        if self.spec.stack == 1:
+            self.shown = frame
+        else:
+            self.shown = np.concatenate([self.shown[:, 1:], frame[:, None]], 1)
+            self.shown[first, :-1] = frame[first, None] if self.spec.padding == "repeat" else 0
+        return Moves(self.shown, **tree)
+
+    def close(self) -> None:
+        """Ask the rank to leave."""
+        self.outbox.put({"action": np.zeros_like(self.outbox.lend()["action"])}, STOP)
+        self.outbox.flush()
+
+    def state(self) -> dict[str, Any]:
+        raise BadEnvironment(f"{self.spec.id} is in another rank and cannot be cloned from here")
+
+    def load(self, state: dict[str, Any]) -> Array:
+        raise BadEnvironment(f"{self.spec.id} is in another rank and cannot be cloned from here")
+
+
+class Central:
+    """Fills the fragments of many remote lanes at once and hands them out as they become full."""
+
+    def __init__(
+        self,
+        lanes: Sequence[Lane],
+        remotes: Sequence[Remote],
+        allocate: Callable[[Lane], Tree],
+        waiting: Waiting,
+        split: Split,
+        pulse: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.lanes, self.remotes, self.allocate, self.waiting = list(lanes), list(remotes), allocate, waiting
+        self.split, self.pulse = split, pulse
+        self.columns = np.concatenate([lane.columns for lane in self.lanes])
+        self.full: deque[Tree] = deque()
+        self.spare: list[Tree] = []
+        self.batches = [0] * (len(self.lanes) + 1)  # how often so many lanes were acted for together
+        self.begun = False
+
+    @property
+    def steps(self) -> Array:
+        """[b] env steps of each column so far, over all attempts."""
+        return np.concatenate([lane.steps for lane in self.lanes])
+
+    def collect(self, tree: Tree, newest: Callable[[], int]) -> None:
+        """Copy the next full fragment, of any one lane, into ``tree``. Raises Deadline, naming a silent rank."""
+        if not self.begun:
+            self.begun = True
+            for lane in self.lanes:
+                lane.open(self.allocate(lane))
+            self._act(self.lanes, newest())
+        while not self.full:
+            self._turn(newest)
+        found = self.full.popleft()
+        for name, x in found.items():
+            tree[name][...] = x
+        self.spare.append(found)
+
+    def _turn(self, newest: Callable[[], int]) -> None:
+        """Take every answer that is here, at least one, and act for those lanes together."""
+        now = time.perf_counter()
+        ready: list[Lane] = []
+
+        def answered() -> bool:
+            ready.extend(lane for lane, remote in zip(self.lanes, self.remotes, strict=True) if remote.ready())
+            return bool(ready)
+
+        self.waiting.until(answered, lambda: f"observations of {self._who()}")
+        now = self.split.timed("step", now)
+        for lane in ready:
+            lane.take()
+            if lane.full:
+                self.full.append(lane.tree)
+                lane.open(self.spare.pop() if self.spare else self.allocate(lane))
+        self.split.timed("record", now)
+        self._act(ready, newest())
+        self.pulse()
+
+    def _act(self, lanes: Sequence[Lane], version: int) -> None:
+        self.batches[len(lanes)] += 1
+        act(lanes, version, self.split)
+
+    def _who(self) -> str:
+        return self.waiting.who(remote.peer for remote in self.remotes)
+
+    def close(self) -> None:
+        for lane in self.lanes:
+            lane.environment.close()
