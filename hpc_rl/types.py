@@ -118,6 +118,10 @@ class Act:
     extras: dict[str, Tensor]
 
 
+ROWS = ("observation", "first", "action", "reward", "discount", "extras", "version")
+"""Fields of a Trajectory that have a row per move or observation; the others have one value per column."""
+
+
 @dataclass(frozen=True)
 class Trajectory:
     """T moves of b columns, time-major; see the picture at the top of this file."""
@@ -140,14 +144,28 @@ class Trajectory:
 
     def columns(self, keep: slice) -> Trajectory:
         """The same moves of some columns only."""
-        timed = ("observation", "first", "action", "reward", "discount", "version")
         return Trajectory(
-            **{name: getattr(self, name)[:, keep] for name in timed},
+            **{name: getattr(self, name)[:, keep] for name in ROWS if name != "extras"},
             extras={name: x[:, keep] for name, x in self.extras.items()},
             carry={name: x[keep] for name, x in self.carry.items()},
             column=self.column[keep],
             start=self.start[keep],
         )
+
+
+def beside(parts: list[Trajectory]) -> Trajectory:
+    """Copies of fragments of equal length, side by side on the column axis."""
+    import torch
+
+    def joined(found: list[Any]) -> Any:
+        if isinstance(found[0], dict):
+            return {name: joined([x[name] for x in found]) for name in found[0]}
+        return torch.cat(found, 1)
+
+    rows: dict[str, Any] = {name: joined([getattr(part, name) for part in parts]) for name in ROWS}
+    carry = {name: torch.cat([part.carry[name] for part in parts]) for name in parts[0].carry}
+    ends: dict[str, Any] = {name: torch.cat([getattr(part, name) for part in parts]) for name in ("column", "start")}
+    return Trajectory(**rows, carry=carry, **ends)
 
 
 @dataclass(frozen=True)

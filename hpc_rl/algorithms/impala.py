@@ -8,6 +8,9 @@ Published settings (Table G.1, Atari): T 20, batch 32 columns, RMSProp ε 0.01, 
 loss *summed* over T·B, clip 40, rewards clipped to ±1. Here ``loss = "sum"`` keeps the gradient of the sum, "mean"
 divides by the global count of valid moves; clip and ε belong to the choice.
 
+``replay`` mixes in fragments that this learner has seen before, chosen uniformly (section 5.2.2; its share there 0.5).
+``correction = "none"`` takes late data for fresh, the baseline of Table 2.
+
 ``passes`` > 1 reuses a batch, which needs ``surrogate_clip``: that is APPO (Sample Factory, RLlib), V-trace's targets
 with PPO's clip of π/μ. One pass without a clip is the paper.
 
@@ -19,6 +22,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,7 +40,7 @@ from hpc_rl.formulas.returns import vtrace
 from hpc_rl.formulas.value import half_squared
 from hpc_rl.nets.actions import Head
 from hpc_rl.nets.actor_critic import ActorCritic, StochasticPolicy
-from hpc_rl.types import Leaf, Schema, Spec, Trajectory, Update
+from hpc_rl.types import Leaf, Schema, Spec, Trajectory, Update, beside
 
 FIGURES = ("policy_loss", "value_loss", "entropy", "rho")
 TOPOLOGIES = ("actor_learner", "solo", "allreduce")
@@ -61,11 +65,14 @@ class Config:
     discount: float = 0.99  # γ, 0..1
     lambda_: float = 1.0  # 0..1, leak of the traces c
     surrogate_clip: float = 0.0  # >= 0, clips π/μ as PPO does, which makes this APPO; 0 is the paper's policy gradient
+    correction: str = "vtrace"  # vtrace | none
     rho_bar: float = 1.0  # > 0
     c_bar: float = 1.0  # > 0
     entropy_cost: float = 0.01  # >= 0
     value_cost: float = 0.5  # >= 0
     max_grad_norm: float = 0.5  # > 0
+    replay: float = 0.0  # 0..0.9, share of each batch taken from this learner's queue of earlier columns
+    replay_columns: int = 1000  # >= 1, columns of one fragment each that the queue holds
     normalize_advantage: bool = False  # divide advantages by their root mean square over the global minibatch
     reward_clip: float = 1.0  # >= 0, 0 leaves rewards raw
     network: str = "nature"  # nature | shallow, for images
@@ -80,10 +87,11 @@ def loss(
     weight = batch.valid.float()
     log_prob, entropy = head.log_prob_entropy(output[:-1], batch.action)
     log_ratio = (log_prob - batch.extras["log_prob"]) * weight
+    late = log_ratio if config.correction == "vtrace" else torch.zeros_like(log_ratio)
     reward = batch.reward.clamp(-config.reward_clip, config.reward_clip) if config.reward_clip else batch.reward
     with torch.no_grad():
         target, rho, advantage = vtrace(
-            log_ratio,
+            late,
             reward,
             config.discount * batch.discount,
             value,
@@ -120,11 +128,13 @@ class Learner:
         self.optimizer = make_optimizer(
             self.flat, config.optimizer, config.learning_rate, config.epsilon, config.decay, config.momentum
         )
+        self.round, self.queue = 0, list[Trajectory]()
 
     def update(self, batch: Trajectory, progress: float) -> Update:
         config = self.config
         rate = config.learning_rate * (1 - progress if config.anneal else 1.0)
         self.optimizer.torch.param_groups[0]["lr"] = rate
+        batch = self._mixed(batch)
         moves, columns = batch.action.shape[:2]
         nominal = moves * columns * self.group.size / config.minibatches
         scale = nominal if config.loss == "sum" else 1.0
@@ -144,6 +154,20 @@ class Learner:
         means = dict(zip(FIGURES, (sums[:-1] / sums[-1].clamp(min=1)).tolist(), strict=True))
         return Update({**means, "grad_norm": norm, "learning_rate": rate})
 
+    def _mixed(self, batch: Trajectory) -> Trajectory:
+        """The fresh columns with their share of earlier ones, which this learner draws from its own queue."""
+        config, fresh = self.config, batch.action.shape[1]
+        wanted = min(round(fresh * config.replay / (1 - config.replay)), len(self.queue))
+        draw = np.random.default_rng([self.group.rank, self.round])
+        old = [self.queue[k] for k in draw.choice(len(self.queue), wanted, replace=False)] if wanted else []
+        self.round += 1
+        if config.replay:
+            self.queue += [
+                beside([batch.columns(slice(k, k + 1))]) for k in range(fresh)
+            ]  # copies: messages are reused
+            self.queue = self.queue[-config.replay_columns :]
+        return beside([batch, *old]) if old else batch
+
     def _minibatches(self, batch: Trajectory) -> list[Trajectory | None]:
         """This rank's columns of each of ``minibatches`` equal parts of all ranks' columns; None where it has none."""
         width = batch.action.shape[1]
@@ -154,11 +178,17 @@ class Learner:
         return [batch.columns(slice(a, b)) if a < b else None for a, b in pairwise(edges)]
 
     def state(self) -> State:
-        return {"parameters": self.flat.parameter.data.clone(), "optimizer": optimizer_state(self.optimizer)}
+        return {
+            "parameters": self.flat.parameter.data.clone(),
+            "optimizer": optimizer_state(self.optimizer),
+            "round": self.round,
+            "queue": [vars(columns) for columns in self.queue],
+        }
 
     def load(self, state: State) -> None:
         self.flat.parameter.data.copy_(state["parameters"])
         load_optimizer(self.optimizer, state["optimizer"])
+        self.round, self.queue = state["round"], [Trajectory(**columns) for columns in state["queue"]]
 
 
 ALGORITHM = Algorithm(config=Config, policy=policy, learner=Learner)

@@ -225,10 +225,22 @@ def _walk(memory: Memory, at: Array, action: Array, length: int) -> Array:
 
 
 def latency(
-    *, length: int = 8, step_s: float = 0.02, cv: float = 0.5, reset_s: float = 1.0, end_probability: float = 1 / 50
+    *,
+    length: int = 8,
+    step_s: float = 0.02,
+    cv: float = 0.5,
+    reset_s: float = 1.0,
+    end_probability: float = 1 / 50,
+    slow: float = 1.0,
+    once: str = "",
 ) -> Rules:
     """A chain that takes time: a move lasts log-normal seconds (mean ``step_s``, coefficient of variation ``cv``), a
-    reset ``reset_s``. Any move terminates with ``end_probability``; the right end pays 1 and ends nothing."""
+    reset ``reset_s``. Any move terminates with ``end_probability``; the right end pays 1 and ends nothing.
+
+    With ``once`` = a file name, the process that creates that file takes ``slow`` times as long for everything.
+    """
+    factor = slow if once and _my_turn(once) else 1.0
+    step_s, reset_s = factor * step_s, factor * reset_s
     sigma = float(np.sqrt(np.log1p(cv**2)))
     log_mean = float(np.log(step_s)) - sigma**2 / 2
 

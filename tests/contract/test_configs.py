@@ -48,7 +48,7 @@ def variants(name: str) -> list[dict[str, Any]]:
 def test_every_config_field_is_read(name: str) -> None:
     read: set[str] = set()
     spec, _ = sampled(name, "toy/catch", 0)
-    for values in [*variants(name), {**variants(name)[0], "lstm": 4}]:
+    for values in [*variants(name), {**variants(name)[0], "lstm": 4, "replay": 0.5}]:
         config, algorithm = Recording(values, read), jobs.algorithm(name)
         learner = algorithm.learner(config, spec, algorithm.policy(config, spec), Alone())
         for batch in sampled(name, "toy/catch", 2, config=config)[1]:
