@@ -87,7 +87,7 @@ class Remote:
 
 
 class Central:
-    """Fills the fragments of many remote lanes at once and hands them out as they become full."""
+    """Fills the fragments of many remote lanes of equal width at once, and hands them out as they become full."""
 
     def __init__(
         self,
