@@ -71,7 +71,8 @@ def actor(seat: Seat) -> None:
             outbox.put(tree, relay.version)
             split.timed("send", now)
             if reporter.due():
-                reporter.report(int(made.steps.sum()) - began, {"torn_reads": float(relay.weights.torn)})
+                more = {"torn_reads": float(relay.weights.torn), **made.figures()}
+                reporter.report(int(made.steps.sum()) - began, more)
     except Stopped:
         pass
     record.close()

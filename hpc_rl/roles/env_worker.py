@@ -20,7 +20,7 @@ def env_worker(seat: Seat) -> None:
     answer, action = layouts(seat.spec, len(columns))
     outbox = Outbox(link, server, OBSERVATIONS, answer, waiting)
     inbox = Inbox(link, [server], ACTIONS, action, waiting)
-    reporter, made = Reporter(seat, split), 0
+    reporter, made, asked = Reporter(seat, split), 0, 0
     environment = seat.make_environment(len(columns), seat.place.threads)
     observation = environment.reset(episode_seeds(seat.job.seed, "episode", columns, seat.attempt))
     still = np.zeros(len(columns), np.float32)
@@ -30,7 +30,7 @@ def env_worker(seat: Seat) -> None:
         outbox.put({"frame": observation[:, -1] if stacked else observation, **tree}, 0)
         now = split.timed("send", now)
         message = inbox.get()
-        now = split.timed("wait", now)
+        now, asked = split.timed("wait", now), asked + 1
         if message.version == STOP:
             break
         environment.send(message.tree["action"].copy())
@@ -40,7 +40,7 @@ def env_worker(seat: Seat) -> None:
         observation, made = moves.observation, made + int((~moves.first).sum())
         tree = {name: getattr(moves, name) for name in tree}
         if reporter.due():
-            reporter.report(made, {})
+            reporter.report(made, {"answer_s": split.seconds["wait"] / max(1, asked)})
     outbox.flush()
     reporter.report(made, {})
     reporter.close()

@@ -31,6 +31,10 @@ class Sampler(Protocol):
         """Fill ``tree`` with T moves of some columns; ``newest`` puts fresh weights in place and says their version."""
         ...
 
+    def figures(self) -> dict[str, float]:
+        """What this sampler adds to its rank's metrics."""
+        ...
+
     def close(self) -> None: ...
 
 

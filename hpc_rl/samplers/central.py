@@ -103,7 +103,7 @@ class Central:
         self.columns = np.concatenate([lane.columns for lane in self.lanes])
         self.full: deque[Tree] = deque()
         self.spare: list[Tree] = []
-        self.batches = [0] * (len(self.lanes) + 1)  # how often so many lanes were acted for together
+        self.requests = self.inferences = 0  # moves of one lane asked for, and calls of the policy that answered them
         self.begun = False
 
     @property
@@ -146,8 +146,12 @@ class Central:
         self.pulse()
 
     def _act(self, lanes: Sequence[Lane], version: int) -> None:
-        self.batches[len(lanes)] += 1
+        self.requests, self.inferences = self.requests + len(lanes), self.inferences + 1
         act(lanes, version, self.split)
+
+    def figures(self) -> dict[str, float]:
+        """Requests so far, and how many were answered at a time."""
+        return {"requests": float(self.requests), "inference_batch": self.requests / max(1, self.inferences)}
 
     def _who(self) -> str:
         return self.waiting.who(remote.peer for remote in self.remotes)

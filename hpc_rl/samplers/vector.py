@@ -44,6 +44,10 @@ class Vector:
                     act([lane], version, self.split)
             self.pulse()
 
+    def figures(self) -> dict[str, float]:
+        """Nothing that a role does not know."""
+        return {}
+
     def state(self) -> dict[str, Any]:
         """Everything `load` needs, per column."""
         whole: dict[str, Any] = merged([lane.state() for lane in self.lanes])

@@ -20,12 +20,13 @@ SEEDS = {
 }
 
 
-def trained(job: str, seed: int, out: Path) -> dict[str, float]:
+def trained(job: str, seed: int, out: Path, name: str = "", sets: tuple[str, ...] = ()) -> dict[str, float]:
     """summary.json of one run; a run that exists is not repeated."""
-    folder = out / f"{job}-{seed}"
+    folder = out / (name or f"{job}-{seed}")
     if not (folder / "summary.json").exists():
         tool = Path(sys.executable).parent / "hpc-rl"
-        subprocess.run([tool, "run", job, "--set", f"seed={seed}", "--out", folder], check=True)
+        settings = [part for item in (f"seed={seed}", *sets) for part in ("--set", item)]
+        subprocess.run([tool, "run", job, *settings, "--out", folder], check=True)
     found: dict[str, float] = json.loads((folder / "summary.json").read_text())
     return found
 

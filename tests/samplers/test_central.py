@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from batches import config_of, policy_of
+from batches import WHOLE, config_of, policy_of
 from test_samplers import COLUMNS, FRAGMENTS, PLACES, STEPS, fragments, same, vector
 
 from hpc_rl.envs.make import describe, make
@@ -57,7 +57,7 @@ def seat(link: LocalLink, id: str, arguments: dict[str, Any], deadline_s: float 
 
 def served(link: LocalLink, id: str, arguments: dict[str, Any], deadline_s: float = 20.0) -> Central:
     spec, waiting = describe(id, arguments), Waiting(deadline_s)
-    policy = policy_of("ppo", spec, config_of("ppo"))
+    policy = policy_of("ppo", spec, config_of("ppo", **WHOLE))
     remotes = [Remote(link, waiting, k + 1, spec, len(columns)) for k, columns in enumerate(SHARES)]
     lanes = []
     for remote, columns in zip(remotes, SHARES, strict=True):

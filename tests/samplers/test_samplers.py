@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from batches import policy_of
+from batches import WHOLE, config_of, policy_of
 
 from hpc_rl.envs.make import make
 from hpc_rl.samplers.base import Split, episode_seeds, streams
@@ -31,7 +31,7 @@ def vector(id: str, arguments: dict[str, Any], lanes: int) -> tuple[Vector, Tree
     made = []
     for columns in np.array_split(np.arange(COLUMNS), lanes):
         environment = make(id, arguments, len(columns))
-        policy = policy_of("ppo", environment.spec)
+        policy = policy_of("ppo", environment.spec, config_of("ppo", **WHOLE))
         lane = Lane(environment, policy, columns, streams(3, "act", columns.tolist(), 0))
         lane.start(episode_seeds(3, "episode", columns.tolist(), 0))
         made.append(lane)
