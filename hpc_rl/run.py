@@ -73,6 +73,10 @@ def main() -> None:
 
         job.topology(seat.job.topology).run(seat)
         _note(folder, rank, {"ended": "ok"})
+        if ranks > 1:
+            from hpc_rl.transport import mpi
+
+            mpi.end(link)
     except BaseException as error:
         _fail(folder, rank, error)
 

@@ -14,7 +14,6 @@ from hpc_rl.types import Array
 
 _NODE_VARIABLE = "HPC_RL_RANKS_PER_NODE"  # tests pretend several nodes on one host
 _SWEEP_AT = 256  # requests held before complete ones are looked for
-_links: list[MpiLink] = []  # for the life of the process: until MPI ends, messages still arrive in posted buffers
 
 
 class WrongWorld(RuntimeError):
@@ -84,13 +83,21 @@ def world(expected: int) -> MpiLink:
             f"MPI sees {size} rank(s) where {expected} were started; the launcher does not speak the PMI of {vendor}. "
             "Use the mpiexec of the same MPI (see hpc-rl doctor), or srun --mpi=pmi2 (MPICH), --mpi=pmix (Open MPI)"
         )
-    _links.append(MpiLink(MPI.COMM_WORLD))
-    return _links[-1]
+    return MpiLink(MPI.COMM_WORLD)
 
 
 def library() -> str:
     """Vendor and version of the MPI library, one line."""
     return MPI.Get_library_version().splitlines()[0].strip("\0 ")
+
+
+def end(link: MpiLink) -> None:
+    """Leave MPI, once every rank does, while ``link`` still holds the posted buffers: late messages arrive in them.
+
+    Left to mpi4py this comes after Python has freed them all.
+    """
+    MPI.Finalize()
+    link._open.clear()
 
 
 def abort(code: int = 1) -> None:
