@@ -12,11 +12,22 @@ import subprocess
 import sys
 from pathlib import Path
 
+FIVE, THREE = (1, 2, 3, 4, 5), (1, 2, 3)
 SEEDS = {
-    "ppo_cartpole": (1, 2, 3, 4, 5),
-    "impala_catch": (1, 2, 3, 4, 5),
-    "impala_pong": (1, 2, 3),
-    "ppo_pong": (1, 2, 3),
+    "a2c_cartpole": FIVE,
+    "a3c_cartpole": FIVE,
+    "ga3c_cartpole": FIVE,
+    "impala_cartpole": FIVE,
+    "impala_cartpole_two_learners": FIVE,
+    "ppo_cartpole": FIVE,
+    "seed_cartpole": FIVE,
+    "ppo_pendulum": FIVE,
+    "ppo_masked_cartpole": FIVE,
+    "impala_masked_cartpole": FIVE,
+    "impala_catch": FIVE,
+    "impala_pong": THREE,
+    "ppo_pong": THREE,
+    "a2c_pong": THREE,
 }
 
 
