@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import hashlib
 import json
 import os
 import re
@@ -129,9 +130,10 @@ def take_seat(folder: Path, link: Any, stop: StopFlag) -> Seat:
     run = open_run(folder)
     stop.file = run.stop_file
     job = jobs.load(run.job_file)
+    ports = Ports(link, Waiting(job.resources.deadline_s))
+    _agree(ports, job, run.job_file)
     plan = jobs.topology(job.topology).plan(job)
     place = plan.places[link.rank]
-    ports = Ports(link, Waiting(job.resources.deadline_s))
     _note(folder, link.rank, {"role": place.name, "host": _host(), **_traces()})
     if not place.gpu:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -207,6 +209,20 @@ def _environment(job: Job, columns: int, threads: int) -> Environment:
     # `_seat` has refused too many for training; an evaluation may well have fewer columns
     processes = Processes(min(wanted.processes, columns), job.resources.deadline_s / 2)
     return make(wanted.id, wanted.arguments, columns, threads, processes)
+
+
+def _agree(ports: Ports, job: Job, file: Path) -> None:
+    """Raise BadJob on rank 0, which ends all, where a rank has read another job: a folder that is not shared, say."""
+    from hpc_rl.job import BadJob, dumps
+
+    digest = hashlib.sha256(dumps(job).encode()).hexdigest()
+    rows = [json.loads(row) for row in ports.gather(json.dumps([_host(), digest]).encode(), range(ports.link.size))]
+    for rank, (host, found) in enumerate(rows):
+        if found != digest:
+            raise BadJob(
+                f"rank {rank} on {host} reads another job than rank 0 in {file}; "
+                "put the run where every node sees the same files, with --out"
+            )
 
 
 def _host() -> str:

@@ -137,13 +137,20 @@ def _ranks(plan: Plan, nodes: int) -> str:
 
 def _messages(figures: Figures) -> str:
     plan = figures.plan
+    roles, weights = {place.role for place in plan.places}, _size(figures.weights_bytes)
     rows = [("messages", "bytes", "")]
-    if any(not place.gpu for place in plan.places):
+    if "env_worker" in roles:
+        each = figures.columns * (math.prod(figures.spec.frame) * (1 if figures.spec.dtype == "uint8" else 4) + 10)
+        rows.append(("answer", _size(each), "environment worker → its server, one every move; an action comes back"))
+    if "actor" in roles:
         rows.append(("fragment", _size(figures.message_bytes), "actor → learner, one every T moves"))
-        rows.append(("weights", _size(figures.weights_bytes), "learner → each node, one every update at most"))
-    elif len(plan.places) > 1:
-        rows.append(("gradient", _size(figures.weights_bytes + 8), "summed over all ranks at every optimiser step"))
-    else:
+        rows.append(("weights", weights, "learner → each node, one every update at most"))
+    if "parameter_server" in roles:
+        rows.append(("gradient", weights, "worker → its servers together, at every optimiser step"))
+        rows.append(("parameters", weights, "servers → worker, in answer"))
+    elif len(plan.learners) > 1:
+        rows.append(("gradient", _size(figures.weights_bytes + 8), "summed over all learners at every optimiser step"))
+    if len(plan.places) == 1:
         rows.append(("none", "", "a single rank needs no MPI"))
     return _table(rows)
 
@@ -188,34 +195,39 @@ def _files(figures: Figures) -> str:
 def budget(figures: Figures, place: Place) -> dict[str, float]:
     """Bytes of one rank by purpose: its largest resident memory, within 15 % of the runs that were measured."""
     plan, weights = figures.plan, figures.weights_bytes
-    actors = [other for other in plan.places if not other.gpu]
+    actors, workers = plan.of("actor"), plan.of("worker")
     width, atari = len(place.columns), figures.spec.id.startswith("ALE/")
     parts: dict[str, float] = {"code": CODE_BYTES + ATARI_CODE_BYTES * atari}
-    if place.gpu:
+    serving = place.role == "parameter_server"
+    if place.gpu or serving:
         parts["code"] += OPTIMIZER_CODE_BYTES
         parts["weights and optimiser"] = 4 * weights + 3 * weights  # with gradient and moments, and a checkpoint's copy
+    if place.gpu:
         parts["learning"] = _learning_bytes(figures)
-    else:
+    elif place.role == "actor":
         parts["weights"] = 3 * weights  # with a gradient buffer, and a copy while new ones are taken
-    if actors:
+    if actors and place.role != "env_worker":
         parts["shared weights"] = 2 * weights
         parts["messages"] = 2 * figures.message_bytes * (len(actors) if place.gpu else 1)
-    if width:
+    if servers := plan.of("parameter_server"):
+        parts["messages"] = 4 * weights * (len(workers) / len(servers) if serving else 1)
+    if width and place.role != "env_worker":
         spec = figures.spec
-        if processes := figures.job.environment.processes:
-            parts["environment processes"] = SERVER_BYTES + processes * CHILD_BYTES
-        parts["environments"] = width * (GAME_BYTES if atari else 16 << 10)
         parts["recorder"] = _recorder_bytes(figures, width)
         parts["inference"] = 8 * width * figures.activations
         if place.gpu:
             parts["rollout"] = fragment_bytes(figures.schema, plan.steps, width, spec.stack)
+    if width and (place.role != "actor" or not plan.of("env_worker")):
+        parts["environments"] = width * (GAME_BYTES if atari else 16 << 10)
+        if processes := figures.job.environment.processes:
+            parts["environment processes"] = SERVER_BYTES + processes * CHILD_BYTES
     return parts
 
 
 def _learning_bytes(figures: Figures) -> float:
     """The batch with its frames stacked, one minibatch of it, and the activations and their gradients."""
     plan, spec = figures.plan, figures.spec
-    columns = plan.batch_columns // len(plan.learners)
+    columns = plan.learning_columns
     shape = Leaf(spec.observation, spec.dtype, "edge").array_shape(plan.steps, columns, 1)
     batch = math.prod(shape) * (1 if spec.dtype == "uint8" else 4)
     parts = int(figures.job.method.get("minibatches", 1))

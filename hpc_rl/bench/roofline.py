@@ -150,7 +150,7 @@ def _learn(job: Job, plan: Plan, config: Any, policy: Policy, spec: Spec) -> tup
     from hpc_rl.algorithms.base import Alone
 
     learner = jobs.algorithm(job.algorithm).learner(config, spec, policy, Alone())
-    batch = _experience(spec, policy, plan.steps, plan.batch_columns // len(plan.learners), job.seed)
+    batch = _experience(spec, policy, plan.steps, plan.learning_columns, job.seed)
     samples = plan.steps * len(batch.column)
 
     def work() -> int:

@@ -43,6 +43,11 @@ class Plan:
     batch_columns: int  # columns per update, over all learners
     fragment_columns: int  # of one fragment
 
+    @property
+    def learning_columns(self) -> int:
+        """Columns that one learning rank has in an update; a parameter server's workers learn alone."""
+        return max(self.fragment_columns, self.batch_columns // len(self.learners))
+
     def of(self, role: str) -> list[int]:
         """The ranks of a role, in order."""
         return [place.rank for place in self.places if place.role == role]

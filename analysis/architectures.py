@@ -1,0 +1,75 @@
+"""Ways to sample, side by side: `python architectures.py FOLDER --out architectures.png`
+
+A program to copy and edit. FOLDER holds table.json, rows of {job, columns, env_steps_per_s, ideal}: what each way made
+on the latency environment, and what it could have made if nothing but the environment took time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+NAMES = {
+    "a2c_latency_step": "A2C, sync-step",
+    "a2c_latency_trajectory": "A2C, sync-trajectory",
+    "a3c_latency": "A3C",
+    "impala_latency": "IMPALA",
+    "seed_latency": "SEED",
+}
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    """The rows of table.json. Raises SystemExit with a sentence where there is none."""
+    file = folder / "table.json"
+    if not file.is_file():
+        raise SystemExit(f"{file} does not exist; measure first: python -m tests.learning.architectures --out {folder}")
+    rows: list[dict[str, Any]] = json.loads(file.read_text())
+    return rows
+
+
+def draw(rows: list[dict[str, Any]], out: Path) -> None:
+    """One group of bars for each number of columns; a line over each bar is its ideal."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    columns = sorted({row["columns"] for row in rows})
+    jobs = [job for job in NAMES if any(row["job"] == job for row in rows)]
+    figure, axes = plt.subplots(figsize=(9, 4.5), layout="constrained")
+    wide = 0.8 / len(jobs)
+    for k, job in enumerate(jobs):
+        mine = {row["columns"]: row for row in rows if row["job"] == job}
+        at = [i + (k - (len(jobs) - 1) / 2) * wide for i, c in enumerate(columns) if c in mine]
+        found = [mine[c] for c in columns if c in mine]
+        bars = axes.bar(at, [row["env_steps_per_s"] for row in found], 0.9 * wide, label=NAMES[job])
+        axes.bar_label(bars, [f"{row['env_steps_per_s'] / row['ideal']:.0%}" for row in found], fontsize=7, padding=3)
+        for x, row in zip(at, found, strict=True):
+            axes.hlines(row["ideal"], x - wide / 2, x + wide / 2, colors="black", linewidth=1.2)
+    axes.hlines([], 0, 0, colors="black", linewidth=1.2, label="ideal")
+    axes.set_xticks(range(len(columns)), [f"{c} columns" for c in columns])
+    axes.set_ylabel("env steps per second")
+    axes.set_title("Who waits for whom, on an environment that only takes time")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, loc="upper left")
+    figure.savefig(out, dpi=130)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("architectures.png"))
+    chosen = parser.parse_args()
+    rows = read(chosen.folder)
+    print(f"{'job':<26}{'columns':>8}{'env steps/s':>13}{'ideal':>9}{'share':>7}")
+    for row in rows:
+        share = row["env_steps_per_s"] / row["ideal"]
+        print(f"{row['job']:<26}{row['columns']:>8}{row['env_steps_per_s']:>13.1f}{row['ideal']:>9.1f}{share:>7.0%}")
+    draw(rows, chosen.out)
+    print(f"drawn to {chosen.out}")
+
+
+if __name__ == "__main__":
+    main()
