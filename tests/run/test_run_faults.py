@@ -32,8 +32,10 @@ from program import (
     write_job,
 )
 
+from hpc_rl import job as jobs
 from hpc_rl.launchers import local
 from hpc_rl.storage import checkpoint, trajectories
+from hpc_rl.storage.run_dir import create
 
 END_S = 10.0  # from the fault to the end of the whole job
 
@@ -76,6 +78,48 @@ def test_sigkill_of_one_rank_ends_the_job(role: str, python: str, tmp_path: Path
         done = ended(process)
     assert done.at - struck < END_S
     assert_failed(run, done, f"rank {rank} ({role})", "killed by signal 9")
+
+
+OTHERS = {  # role to kill -> method, topology, ranks, settings
+    "env_worker-1": ("impala", "actor_learner", 3, ["sampler=central"]),
+    "parameter_server-0": ("ppo", "parameter_server", 3, []),
+    "worker-1": ("ppo", "parameter_server", 3, ["resources.quorum=1"]),
+}
+
+
+@pytest.mark.parametrize("role", OTHERS)
+def test_other_roles_are_named_too_and_no_step_is_lost(role: str, tmp_path: Path) -> None:
+    """After a resume every column counts on from its checkpoint: a half-unroll was neither recorded nor learned."""
+    method, topology, ranks, settings = OTHERS[role]
+    sets = [part for item in settings for part in ("--set", item)]
+    job = write_job(tmp_path, method, ranks, topology=topology)
+    run = tmp_path / "run"
+    with started("run", job, "--out", run, *sets) as process:
+        wait_for(lambda: learning(run, ranks) and checkpoints(run), process)
+        rank, victim = next((k, record) for k, record in enumerate(records(run)) if record["role"] == role)
+        os.kill(victim["pid"], signal.SIGKILL)
+        struck = time.monotonic()
+        done = ended(process)
+    assert done.at - struck < END_S
+    assert_failed(run, done, f"rank {rank} ({role})", "killed by signal 9")
+    before = state(run)["env_steps"]
+    budget = ["--set", f"budget.env_steps={before + 3000}"]
+    done = hpc_rl("run", job, "--out", run, "--resume", *sets, *budget)
+    assert done.code == 0 and state(run)["state"] == "done", done.err
+    assert_gapless(run)
+
+
+def test_ranks_that_read_another_job_are_named(tmp_path: Path) -> None:
+    """Two folders in the place of one that is not shared: one program for each rank, as MPI allows."""
+    parts = []
+    for name, columns in (("one", 4), ("other", 8)):
+        job = jobs.load(write_job(tmp_path, "ppo", 2), [f"environment.columns={columns}"])
+        create(tmp_path / name, jobs.dumps(job))
+        parts += [":", "-n", "1", sys.executable, "-m", "hpc_rl.run", str(tmp_path / name), "2"]
+    mpiexec = str(Path(sys.executable).parent / "mpiexec")
+    done = subprocess.run([mpiexec, *parts[1:]], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode != 0
+    assert "rank 1 on" in done.stderr and "reads another job than rank 0" in done.stderr
 
 
 def test_sigkill_between_sums_by_gloo_is_told_apart_from_their_failure(tmp_path: Path) -> None:
