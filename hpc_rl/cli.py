@@ -176,6 +176,7 @@ def list_jobs(as_json: bool) -> None:
                 "algorithm": job.algorithm,
                 "topology": job.topology,
                 "environment": job.environment.id,
+                "sampler": job.sampler,
                 "ranks": job.resources.ranks,
                 "path": str(path),
             }
@@ -183,8 +184,10 @@ def list_jobs(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(rows, indent=1))
         return
+    width = {key: max(len(str(row[key])) for row in rows) for key in rows[0]}
     for row in rows:
-        click.echo("{job:<22} {algorithm:<8} {topology:<14} {ranks:>3} ranks  {environment}".format(**row))
+        names = "  ".join(str(row[key]).ljust(width[key]) for key in ("job", "algorithm", "topology", "sampler"))
+        click.echo(f"{names}  {row['ranks']:>{width['ranks']}} rank(s)  {row['environment']}")
 
 
 @cli.command()
@@ -371,3 +374,24 @@ def roofline(job: str, ranks: int | None, overrides: tuple[str, ...], seconds: f
     measured = measure(_load(job, ranks, overrides), seconds)
     figures = {**asdict(measured), "env_steps_per_s": measured.env_steps_per_s}
     click.echo(json.dumps(figures) if as_json else render(measured))
+
+
+@bench.command()
+@click.option("-n", "ranks", default=2, show_default=True, help="MPI ranks.")
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
+def mpi(ranks: int, as_json: bool) -> None:
+    """The gradient exchange against the raw MPI call on the same bytes."""
+    from hpc_rl.bench.mpi import measure, render
+
+    rows = measure(ranks)
+    click.echo(json.dumps(rows) if as_json else render(rows, ranks))
+
+
+@bench.command()
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
+def samplers(as_json: bool) -> None:
+    """Alternating against vector, where inference and stepping take equal time."""
+    from hpc_rl.bench.samplers import measure, render
+
+    found = measure()
+    click.echo(json.dumps(found) if as_json else render(found))

@@ -6,6 +6,7 @@ in a sentence that names who has not arrived.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -35,8 +36,10 @@ class Waiting:
         """The ranks with their hosts, for a sentence."""
         return ", ".join(f"rank {r}" + (f" on {self.hosts[r]}" if self.hosts else "") for r in ranks)
 
-    def until(self, done: Done, what: Callable[[], str] | str, give_up: Done = lambda: False) -> None:
-        """Return once ``done()``.
+    def until(
+        self, done: Done, what: Callable[[], str] | str, give_up: Done = lambda: False, spin_s: float = 0.0
+    ) -> None:
+        """Return once ``done()``. For ``spin_s`` it does not sleep, but lets others have this core.
 
         Raises:
             Stopped: ``give_up()`` became true first.
@@ -50,7 +53,9 @@ class Waiting:
                 self.waited_s += time.monotonic() - begin
                 raise Stopped
             spins += 1
-            if spins > 20:
+            if spin_s and time.monotonic() - begin < spin_s:
+                os.sched_yield()
+            elif spins > 20:
                 self.pulse()
                 time.sleep(pause)
                 pause = min(pause * 1.5, 1e-3)
