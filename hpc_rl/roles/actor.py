@@ -7,8 +7,9 @@ an actor, too: a thread whose learner is its own rank.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
-from hpc_rl.algorithms.base import flatten
+from hpc_rl.algorithms.base import Policy, flatten
 from hpc_rl.roles.base import Seat, central, sampler, schemas
 from hpc_rl.roles.messages import TRAJECTORIES
 from hpc_rl.roles.orders import Orders
@@ -19,6 +20,7 @@ from hpc_rl.samplers.base import Sampler, Split
 from hpc_rl.transport.base import Outbox
 from hpc_rl.transport.layout import Layout
 from hpc_rl.transport.waiting import Stopped
+from hpc_rl.types import Schema
 
 
 def actor(seat: Seat) -> None:
@@ -37,23 +39,8 @@ def actor(seat: Seat) -> None:
 
     orders = Orders(seat, learner, pulse)
     waiting.until(lambda: relay.newest() >= 0 or orders.stopping(), "the first weights")
-    begin = relay.version
-
-    def weights() -> int:
-        if seat.job.schedule == "free":
-            return relay.newest()
-        wanted = begin + max(0, outbox.sent - 1)  # fragment k is made by the weights before update k - 1
-        waiting.until(lambda: relay.newest(wanted) == wanted, f"version {wanted} of the weights", orders.stopping)
-        return wanted
-
-    made: Sampler
-    if seat.job.sampler == "central":
-        served = central(seat, policy, recorded, split, pulse)
-        made, shares = served, [lane.columns for lane in served.lanes]
-        record = Records(seat, recorded, shares, [plan.places[remote.peer].name for remote in served.remotes])
-    else:
-        made = sampler(seat, policy, split, pulse, seat.place.threads)
-        record = Records(seat, recorded, [made.columns], [seat.place.name])
+    weights = _weights(seat, relay, outbox, orders)
+    made, record = _made(seat, policy, recorded, split, pulse)
     reporter = Reporter(seat, split)
     began = int(made.steps.sum())
     try:
@@ -82,3 +69,28 @@ def actor(seat: Seat) -> None:
     orders.last_word(split, reporter)
     reporter.close()
     relay.close()
+
+
+def _made(
+    seat: Seat, policy: Policy, recorded: Schema, split: Split, pulse: Callable[[], None]
+) -> tuple[Sampler, Records]:
+    """The sampler of the job, and a writer for all columns or for each of its lanes."""
+    if seat.job.sampler != "central":
+        own = sampler(seat, policy, split, pulse, seat.place.threads)
+        return own, Records(seat, recorded, [own.columns], [seat.place.name])
+    served = central(seat, policy, recorded, split, pulse)
+    names = [seat.plan.places[remote.peer].name for remote in served.remotes]
+    return served, Records(seat, recorded, [lane.columns for lane in served.lanes], names)
+
+
+def _weights(seat: Seat, relay: Relay, outbox: Outbox, orders: Orders) -> Callable[[], int]:
+    """What puts weights in place: the newest, or in a deterministic schedule those before the last update."""
+    begin = relay.version
+
+    def in_turn() -> int:
+        wanted = begin + max(0, outbox.sent - 1)  # fragment k is made by the weights before update k - 1
+        what = f"version {wanted} of the weights"
+        seat.ports.waiting.until(lambda: relay.newest(wanted) == wanted, what, orders.stopping)
+        return wanted
+
+    return relay.newest if seat.job.schedule == "free" else in_turn

@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import time
 
+from hpc_rl.algorithms.base import Group, Learner
 from hpc_rl.roles.agreement import CHECK_EVERY, booked
 from hpc_rl.roles.base import Seat, schemas
+from hpc_rl.roles.batches import next_ones, one_of_each
 from hpc_rl.roles.beside import Beside
 from hpc_rl.roles.evaluator import Evaluation
 from hpc_rl.roles.messages import TRAJECTORIES
@@ -25,7 +27,6 @@ from hpc_rl.samplers.base import Split
 from hpc_rl.transport.base import Inbox, Message
 from hpc_rl.transport.group import learners
 from hpc_rl.transport.layout import Layout
-from hpc_rl.transport.waiting import Done, Stopped
 from hpc_rl.types import trajectory
 
 
@@ -33,14 +34,9 @@ def learner(seat: Seat) -> None:
     """Learn until the budget, the target or a signal says stop; then collect the actors and save."""
     link, waiting, plan, actors = seat.ports.link, seat.ports.waiting, seat.plan, list(seat.place.peers)
     group = learners(seat.ports, plan.learners, seat.job.resources.reduction, seat.device, seat.token)
-    learn = seat.algorithm.learner(seat.config, seat.spec, seat.make_policy(), group)
-    tally, split, free = Tally(), Split(), seat.job.schedule == "free"
-    if seat.resume:
-        learn.load(seat.resume[0]["learner"])
-        tally.take_up(seat.resume[1])
-    _, sent = schemas(learn.policy, seat.spec)
-    count = plan.batch_columns // group.size // plan.fragment_columns
-    layout = Layout(sent, plan.steps, plan.fragment_columns, seat.spec.stack)
+    learn, tally = _begun(seat, group)
+    split, free, count = Split(), seat.job.schedule == "free", plan.learning_columns // plan.fragment_columns
+    layout = Layout(schemas(learn.policy, seat.spec)[1], plan.steps, plan.fragment_columns, seat.spec.stack)
     inbox = Inbox(link, actors, TRAJECTORIES, layout, waiting, credits=max(2, -(-2 * count // len(actors))))
     command = Command(seat, actors)
     publisher = Publisher(seat, learn.flat.parameter, every=not free)
@@ -54,7 +50,7 @@ def learner(seat: Seat) -> None:
     reason = None
     while reason is None:
         now = time.perf_counter()
-        messages = _batch(inbox, count, give_up) if free else _in_turn(inbox, early, give_up)
+        messages = next_ones(inbox, count, give_up) if free else one_of_each(inbox, early, give_up)
         now = split.timed("wait", now)
         if not messages:
             reason = reason_to_stop(seat, tally)
@@ -93,26 +89,10 @@ def learner(seat: Seat) -> None:
     finish(seat, tally, reason, reporter, saver, split, [word for part in parts for word in json.loads(part)])
 
 
-def _batch(inbox: Inbox, count: int, give_up: Done) -> list[Message]:
-    """The next ``count`` fragments, or none if the run is asked to stop while waiting."""
-    try:
-        return [inbox.get(give_up) for _ in range(count)]
-    except Stopped:
-        return []
-
-
-def _in_turn(inbox: Inbox, early: list[Message], give_up: Done) -> list[Message]:
-    """One fragment of every actor, in their order; who is ahead of the others waits in ``early``."""
-    found: dict[int, Message] = {}
-    ahead, early[:] = list(early), []
-    while len(found) < len(inbox.peers):
-        try:
-            message = ahead.pop(0) if ahead else inbox.get(give_up)
-        except Stopped:
-            return []
-        if message.peer in found:
-            early.append(message)
-        else:
-            found[message.peer] = message
-    early += ahead
-    return [found[peer] for peer in inbox.peers]
+def _begun(seat: Seat, group: Group) -> tuple[Learner, Tally]:
+    """A learner and its figures, as they were saved where the run is resumed."""
+    learn, tally = seat.algorithm.learner(seat.config, seat.spec, seat.make_policy(), group), Tally()
+    if seat.resume:
+        learn.load(seat.resume[0]["learner"])
+        tally.take_up(seat.resume[1])
+    return learn, tally
