@@ -1,0 +1,66 @@
+"""Catch by weights that are always 50 updates old: V-trace against no correction (IMPALA paper, Table 2).
+
+python -m tests.learning.lag [--lag 50] [--updates 2000]; five seeds of each, in this process.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import deque
+from statistics import median
+
+import numpy as np
+import torch
+
+from hpc_rl import job as jobs
+from hpc_rl.algorithms.base import Alone
+from hpc_rl.envs.make import make
+from hpc_rl.samplers.base import Split, episode_seeds, streams
+from hpc_rl.samplers.lanes import Lane
+from hpc_rl.samplers.vector import Vector
+from hpc_rl.types import allocate, trajectory, trajectory_schema
+
+SEEDS, LAST = (1, 2, 3, 4, 5), 1000  # episodes at the end that count
+
+
+def final_return(correction: str, lag: int, updates: int, seed: int) -> float:
+    """Mean raw return of the last episodes, whose moves were made by weights ``lag`` updates old."""
+    job = jobs.load("impala_catch", [f"impala.correction={correction}"])
+    algorithm, config = jobs.algorithm(job.algorithm), jobs.method_config(job)
+    columns = list(range(job.environment.columns))
+    environment = make(job.environment.id, {}, len(columns))
+    torch.manual_seed(seed)
+    learner = algorithm.learner(config, environment.spec, algorithm.policy(config, environment.spec), Alone())
+    acting = algorithm.learner(config, environment.spec, algorithm.policy(config, environment.spec), Alone())
+    lane = Lane(environment, acting.policy, np.array(columns), streams(seed, "act", columns, 0))
+    lane.start(episode_seeds(seed, "episode", columns, 0))
+    sampler = Vector([lane], Split())
+    schema = trajectory_schema(environment.spec, acting.policy.extras, acting.policy.carry)
+    tree = allocate(schema, config.unroll, len(columns), 1)
+    old = deque([learner.flat.parameter.data.clone()], maxlen=lag + 1)
+    returns: deque[float] = deque(maxlen=LAST)
+    for k in range(updates):
+        acting.flat.parameter.data.copy_(old[0])
+        sampler.collect(tree, lambda: k)  # noqa: B023  # called before the next round
+        learner.update(trajectory([tree], environment.spec), k / updates)
+        old.append(learner.flat.parameter.data.clone())
+        returns.extend(x for x in tree["episode_return"].ravel() if np.isfinite(x))
+    return float(np.mean(returns))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--lag", type=int, default=50)
+    parser.add_argument("--updates", type=int, default=2000)
+    chosen = parser.parse_args()
+    torch.set_num_threads(1)
+    fresh = 0.0
+    for correction, lag in (("vtrace", 0), ("vtrace", chosen.lag), ("none", chosen.lag)):
+        found = [final_return(correction, lag, chosen.updates, seed) for seed in SEEDS]
+        fresh = median(found) if not lag else fresh
+        each = ", ".join(f"{x:.2f}" for x in found)
+        print(f"{correction:<7} lag {lag:<3} median {median(found):.3f} ({each}), {median(found) / fresh:.2f} of lag 0")
+
+
+if __name__ == "__main__":
+    main()
