@@ -1,0 +1,22 @@
+"""The other benchmarks run and give figures of the right kind; what they measure is nobody's test."""
+
+from __future__ import annotations
+
+import pytest
+
+from hpc_rl.bench import mpi, samplers
+
+
+def test_the_exchange_is_measured_by_two_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = mpi.measure(2)
+    assert [row["size"] for row in rows] == list(mpi.SIZES)
+    assert all(float(row["raw_s"]) > 0 and float(row["ours_s"]) > 0 and float(row["ratio"]) > 0 for row in rows)
+    assert "Nature" in mpi.render(rows, 2)
+
+
+def test_alternating_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(samplers, "PAIRS", 1)
+    monkeypatch.setattr(samplers, "COLUMNS", 8)
+    found = samplers.measure()
+    assert found["vector_s"] > found["step_s"] > 0 and found["ratio"] > 0
+    assert "alternating is faster" in samplers.render(found)
