@@ -148,6 +148,8 @@ def _line(run: RunDir, seen: Sequence[Seen], ids: Sequence[str], known: bool) ->
         said = f"SLURM ended job {shown.job}: {shown.state}" if shown else f"SLURM no longer knows job {ids[-1]}"
         word = "stopped" if shown and shown.state == "CANCELLED" else "lost"  # by scancel, which the run cannot see
         reason = f"{said}{_last_words(run)}; go on with hpc-rl resume {run.path}"
+    elif word == "stopped" and shown is not None and shown.state == "CANCELLED":  # it saw scancel's signal and saved
+        reason = f"{reason}; go on with hpc-rl resume {run.path}"
     elif not reason and shown is not None and shown.active:
         reason = shown.reason
     live, changes = _live(run), _tasks(run.path.parent).get(run.path.name, "")

@@ -23,6 +23,7 @@ class Link(Protocol):
 
     rank: int
     size: int
+    spin_s: float  # how long a wait for a reduction should not sleep
 
     def isend(self, data: Array, peer: int, tag: int) -> Done: ...
 

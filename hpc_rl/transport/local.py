@@ -34,6 +34,8 @@ class _Round:
 class LocalLink:
     """One thread's end. A send completes once a receive has taken it, like MPI's rendezvous."""
 
+    spin_s = 0.0  # the last thread to come does all the work
+
     def __init__(self, exchange: _Exchange, rank: int, size: int) -> None:
         self.exchange, self.rank, self.size = exchange, rank, size
 

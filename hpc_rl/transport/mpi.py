@@ -23,6 +23,8 @@ class WrongWorld(RuntimeError):
 class MpiLink:
     """Point to point on one duplicate of the world, reductions on a communicator per set of members."""
 
+    spin_s = 0.005  # a reduction only moves on while it is tested
+
     def __init__(self, world: MPI.Intracomm) -> None:
         self.comm = world.Dup()
         self.rank, self.size = world.rank, world.size

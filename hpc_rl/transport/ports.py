@@ -15,7 +15,6 @@ from hpc_rl.transport.waiting import Deadline, Done, Waiting
 from hpc_rl.types import Array
 
 ROLL_CALL, ROLL_CALL_S = 98, 3.0  # tag, and the longest that an answer may take
-REDUCTION_S = 0.005  # a reduction only moves on while it is looked at, so nobody sleeps for so long
 
 
 @dataclass
@@ -67,7 +66,7 @@ class Ports:
         if len(members) == 1:
             return
         try:
-            self.waiting.until(self.link.ireduce(data, members), "a reduction", spin_s=REDUCTION_S)
+            self.waiting.until(self.link.ireduce(data, members), "a reduction", spin_s=self.link.spin_s)
         except Deadline:
             raise self.unanswered(members) from None
 

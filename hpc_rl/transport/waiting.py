@@ -7,6 +7,7 @@ in a sentence that names who has not arrived.
 from __future__ import annotations
 
 import os
+import select
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -54,7 +55,8 @@ class Waiting:
                 raise Stopped
             spins += 1
             if spin_s and time.monotonic() - begin < spin_s:
-                os.sched_yield()
+                select.select((), (), (), 0)  # gives Python's lock to another thread of this process,
+                os.sched_yield()  # and the core to another process
             elif spins > 20:
                 self.pulse()
                 time.sleep(pause)

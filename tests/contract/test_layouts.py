@@ -18,7 +18,7 @@ import torch
 from seats import Ran, run_job
 from test_witness import column_of
 
-COLUMNS, UPDATES, ROWS = 12, 20, 24
+COLUMNS, UPDATES, ROWS = 12, 20, 12
 
 PLAIN = {
     "unroll": ROWS,
@@ -26,7 +26,7 @@ PLAIN = {
     "minibatches": 4,
     "learning_rate": 2e-3,
     "anneal": False,
-    "target_kl": 0.0015,
+    "target_kl": 0.002,
     "hidden": [16],
 }
 PLAIN |= {"normalize_observation": True, "normalize_reward": True}
@@ -44,7 +44,7 @@ def trained(folder: Path, ranks: int, method: dict[str, Any]) -> Ran:
     table = {
         "algorithm": "ppo",
         "topology": "allreduce",
-        "environment": {"id": "CartPole-v1", "columns": COLUMNS, "arguments": {"max_episode_steps": 20}},
+        "environment": {"id": "CartPole-v1", "columns": COLUMNS, "arguments": {"max_episode_steps": 11}},
         "budget": {"env_steps": UPDATES * ROWS * COLUMNS},
         "resources": {"ranks": ranks, "threads": 1},
         "output": {"record": 1.0, "compression": "none"},

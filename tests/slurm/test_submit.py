@@ -160,6 +160,10 @@ def test_a_run_whose_job_was_cancelled_by_hand_is_stopped_and_one_that_cannot_be
     answer(slurm, "sacct", "12|CANCELLED by 0|x|n1")
     (line,) = states.status([tmp_path], unwarned)
     assert line.state == "stopped" and "CANCELLED; go on with hpc-rl resume" in line.reason
+    RunDir(tmp_path / "run").write_state(state="stopped", reason="stopped: asked to stop")  # its ranks were in time
+    (line,) = states.status([tmp_path], unwarned)
+    assert line.state == "stopped" and "asked to stop; go on with hpc-rl resume" in line.reason
+    RunDir(tmp_path / "run").write_state(state="pending", reason="")
     answer(slurm, "squeue", "", 1)
     warned: list[str] = []
     (line,) = states.status([tmp_path], warned.append)
