@@ -239,17 +239,22 @@ def latency(
 
     With ``once`` = a file name, the process that creates that file takes ``slow`` times as long for everything.
     """
-    factor = slow if once and _my_turn(once) else 1.0
-    step_s, reset_s = factor * step_s, factor * reset_s
+    times: list[float] = []  # found out at the first reset: whoever only asks for the Spec must not take the turn
+
+    def factor() -> float:
+        if not times:
+            times.append(slow if once and _my_turn(once) else 1.0)
+        return times[0]
+
     sigma = float(np.sqrt(np.log1p(cv**2)))
     log_mean = float(np.log(step_s)) - sigma**2 / 2
 
     def begin(memory: Memory, at: Array, generators: Generators) -> None:
         memory["place"][at] = 0
-        memory["busy_s"][at] = reset_s
+        memory["busy_s"][at] = factor() * reset_s
 
     def move(memory: Memory, at: Array, action: Array, generators: Generators) -> Outcome:
-        memory["busy_s"][at] = [generators[column].lognormal(log_mean, sigma) for column in at]
+        memory["busy_s"][at] = [factor() * generators[column].lognormal(log_mean, sigma) for column in at]
         over = np.array([generators[column].random() < end_probability for column in at], bool)
         return _walk(memory, at, action, length), over, np.zeros(len(at), bool)
 
