@@ -48,10 +48,7 @@ def actor(seat: Seat) -> None:
             tree = outbox.lend()
             made.collect(tree, weights)
             now = time.perf_counter()
-            record.write(tree)
-            if orders.due():
-                record.roll()
-            tree["closed"][:] = record.closed(tree)
+            record.note(tree, roll=orders.due())
             now = split.timed("record", now)
             outbox.wait(give_up=orders.stopping)
             now = split.timed("wait", now)

@@ -39,10 +39,7 @@ def gradient_worker(seat: Seat) -> None:
         while not orders.stopping():
             vector.collect(tree, lambda: client.version)
             now = time.perf_counter()
-            record.write(tree)
-            if orders.due():
-                record.roll()
-            tree["closed"][:] = record.closed(tree)
+            record.note(tree, roll=orders.due())
             now = split.timed("record", now)
             tally.env_steps = client.env_steps
             update = updated(seat, learn, trajectory([tree], seat.spec, seat.device), tally)

@@ -20,9 +20,12 @@ class Records:
     def write(self, tree: Tree) -> None:
         self.writers[int(tree["column"][0])].write(tree)
 
-    def closed(self, tree: Tree) -> Array:
-        """[b] env step up to which each column of this fragment lies in closed segments."""
-        return self.writers[int(tree["column"][0])].closed
+    def note(self, tree: Tree, roll: bool) -> None:
+        """Write a fragment that is sent on, ``roll`` where asked, and say in it how far its columns are closed."""
+        self.write(tree)
+        if roll:
+            self.roll()
+        tree["closed"][:] = self.writers[int(tree["column"][0])].closed
 
     @property
     def bytes_written(self) -> int:

@@ -65,6 +65,16 @@ def test_an_exception_in_one_environment_ends_the_job(python: str, tmp_path: Pat
     assert f"rank {done.last.split('rank ')[1].split()[0]} " in done.last and "toys.py" in guilty[0]["trace"]
 
 
+def assert_named_when_killed(run: Path, process: subprocess.Popen[str], role: str) -> None:
+    """SIGKILL the rank of this role: the job soon ends, and says who it was."""
+    rank, victim = next((k, record) for k, record in enumerate(records(run)) if record["role"] == role)
+    os.kill(victim["pid"], signal.SIGKILL)
+    struck = time.monotonic()
+    done = ended(process)
+    assert done.at - struck < END_S
+    assert_failed(run, done, f"rank {rank} ({role})", "killed by signal 9")
+
+
 @pytest.mark.parametrize("python", BOTH_MPIS)
 @pytest.mark.parametrize("role", ["learner-0", "actor-1", "worker-1"])
 def test_sigkill_of_one_rank_ends_the_job(role: str, python: str, tmp_path: Path) -> None:
@@ -72,12 +82,7 @@ def test_sigkill_of_one_rank_ends_the_job(role: str, python: str, tmp_path: Path
     job, run = write_job(tmp_path, method, ranks), tmp_path / "run"
     with started("run", job, "--out", run, python=python) as process:
         wait_for(lambda: learning(run, ranks), process)
-        rank, victim = next((k, record) for k, record in enumerate(records(run)) if record["role"] == role)
-        os.kill(victim["pid"], signal.SIGKILL)
-        struck = time.monotonic()
-        done = ended(process)
-    assert done.at - struck < END_S
-    assert_failed(run, done, f"rank {rank} ({role})", "killed by signal 9")
+        assert_named_when_killed(run, process, role)
 
 
 OTHERS = {  # role to kill -> method, topology, ranks, settings
@@ -96,12 +101,7 @@ def test_other_roles_are_named_too_and_no_step_is_lost(role: str, tmp_path: Path
     run = tmp_path / "run"
     with started("run", job, "--out", run, *sets) as process:
         wait_for(lambda: learning(run, ranks) and checkpoints(run), process)
-        rank, victim = next((k, record) for k, record in enumerate(records(run)) if record["role"] == role)
-        os.kill(victim["pid"], signal.SIGKILL)
-        struck = time.monotonic()
-        done = ended(process)
-    assert done.at - struck < END_S
-    assert_failed(run, done, f"rank {rank} ({role})", "killed by signal 9")
+        assert_named_when_killed(run, process, role)
     if role != "env_worker-1":
         return
     budget = ["--set", f"budget.env_steps={state(run)['env_steps'] + 2000}"]
