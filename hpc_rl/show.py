@@ -79,7 +79,9 @@ def gather(job: Job) -> Figures:
     spec = describe(job.environment.id, job.environment.arguments)
     hidden, network = tuple(job.method.get("hidden", ())), str(job.method.get("network", "nature"))
     lstm, filtered = int(job.method.get("lstm", 0)), bool(job.method.get("normalize_reward", False))
-    schema = trajectory_schema(spec, sizes.remembered(extras(job.algorithm), filtered), sizes.carried(lstm, filtered))
+    schema = trajectory_schema(
+        spec, sizes.remembered(extras(job.algorithm), filtered), sizes.carried(spec, lstm, filtered)
+    )
     standardize = bool(job.method.get("normalize_observation", False))
     parameters = sizes.actor_critic(spec, hidden, network, lstm, standardize)
     activations = sizes.activations(spec, hidden, network, lstm)

@@ -16,7 +16,8 @@ from hpc_rl.types import Act, Schema, Spec, Step
 class ActorCritic(nn.Module):
     """observation [.., *O] -> (head output [.., P], value [..]); images share a torso, vectors get one each.
 
-    With ``lstm`` units the torso is shared and rows are time-major: [T, b, *O]. ``standardize`` applies to vectors.
+    With ``lstm`` units each torso is followed by its own LSTM, and rows are time-major: [T, b, *O]. ``standardize``
+    applies to vectors.
     """
 
     def __init__(
@@ -27,8 +28,9 @@ class ActorCritic(nn.Module):
         conv = images(spec)
         self.standardize = Standardize(self.shape) if standardize and not conv else None
         self.torso = ConvTorso(self.shape, network) if conv else MlpTorso(self.shape, hidden)
-        self.critic = None if conv or lstm else MlpTorso(self.shape, hidden)
-        self.units, self.lstm = lstm, Lstm(self.torso.features, lstm) if lstm else None
+        self.critic = None if conv else MlpTorso(self.shape, hidden)
+        self.units, torsos = lstm, 1 if conv else 2
+        self.lstms = nn.ModuleList(Lstm(self.torso.features, lstm) for _ in range(torsos if lstm else 0))
         features = lstm or self.torso.features
         head = Head(spec.actions)
         box = spec.actions.kind == "box"
@@ -39,17 +41,19 @@ class ActorCritic(nn.Module):
     def forward(
         self, observation: Tensor, first: Tensor | None = None, carry: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """An LSTM also wants first [T, b] and its carry [b, 2, H] before row 0, and gives that after the last row."""
+        """LSTMs also want first [T, b] and their carries [b, 2 each, H] before row 0, and give those after the last."""
         lead = observation.shape[: observation.dim() - len(self.shape)]
         x = observation if self.standardize is None else self.standardize(observation)
-        features = self.torso(x)
-        if self.lstm is not None:
+        features = [self.torso(x)] if self.critic is None else [self.torso(x), self.critic(x)]
+        if self.lstms:
             assert first is not None and carry is not None
-            features, carry = self.lstm(features.reshape(*lead, -1), first, carry)
-        output = self.policy(features).reshape(*lead, -1)
+            rows = [y.reshape(*lead, -1) for y in features]
+            found = [f(y, first, c) for f, y, c in zip(self.lstms, rows, carry.chunk(len(self.lstms), 1), strict=True)]
+            features, carry = [y for y, _ in found], torch.cat([after for _, after in found], 1)
+        output = self.policy(features[0]).reshape(*lead, -1)
         if self.log_std is not None:
             output = torch.cat([output, self.log_std.expand_as(output)], -1)
-        value = self.value(features if self.critic is None else self.critic(x))
+        value = self.value(features[-1])
         return output, value.reshape(lead), carry
 
 
@@ -64,7 +68,7 @@ class StochasticPolicy:
         self.net, self.head, self.filter_discount = net, Head(spec.actions), filter_discount
         self.noise = self.head.noise
         self.extras = remembered(extras, filter_discount is not None)
-        self.carry = carried(net.units, filter_discount is not None)
+        self.carry = carried(spec, net.units, filter_discount is not None)
 
     def initial_carry(self, columns: int) -> dict[str, Tensor]:
         device = next(self.net.parameters()).device

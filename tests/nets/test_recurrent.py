@@ -58,6 +58,20 @@ def test_a_recurrent_network_sees_what_a_plain_one_cannot() -> None:
     spec = Spec("blind", (1,), "float32", Actions("discrete", (2,)))
     net = ActorCritic(spec, (8,), lstm=4)
     past = torch.tensor([[[1.0]], [[0.0]]])
-    first, carry = torch.zeros(2, 1, dtype=torch.bool), torch.zeros(1, 2, 4)
+    first, carry = torch.zeros(2, 1, dtype=torch.bool), torch.zeros(1, 4, 4)
     one, other = net(past, first, carry)[1][-1], net(-past, first, carry)[1][-1]
     assert not torch.equal(one, other)
+
+
+def test_over_vectors_the_value_leaves_the_memory_of_the_policy_alone() -> None:
+    spec = Spec("seen", (3,), "float32", Actions("discrete", (2,)))
+    net = ActorCritic(spec, (8,), lstm=4)
+    first, carry = torch.zeros(T, B, dtype=torch.bool), torch.randn(B, 4, 4)
+    output, value, after = net(torch.randn(T, B, 3), first, carry)
+    value.sum().backward()
+    touched = {name for name, x in net.named_parameters() if x.grad is not None}
+    assert {name.split(".")[0] for name in touched} == {"critic", "lstms", "value"}
+    assert not any(name.startswith("lstms.0") for name in touched)
+    alone, alone_after = net.lstms[0](net.torso(torch.zeros(T, B, 3)).reshape(T, B, -1), first, carry[:, :2])
+    output, _, after = net(torch.zeros(T, B, 3), first, carry)
+    assert torch.equal(output, net.policy(alone)) and torch.equal(after[:, :2], alone_after)
