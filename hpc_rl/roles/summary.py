@@ -16,9 +16,18 @@ WARM_UP_S = 20.0  # of a run is left out of the steady rate
 
 
 def steady(tally: Tally, started: float) -> None:
-    """Mark the moment from which the steady rate is counted."""
-    if tally.steady is None and time.monotonic() - started > WARM_UP_S:
-        tally.steady = (time.monotonic(), tally.env_steps)
+    """Mark this update: the steady rate is counted from the first after the warm-up to the last."""
+    tally.latest = (time.monotonic(), tally.env_steps)
+    if tally.steady is None and tally.latest[0] - started > WARM_UP_S:
+        tally.steady = tally.latest
+
+
+def _rate(seat: Seat, tally: Tally) -> float:
+    """Env steps per second of training; of a run without a steady time, from the start of this attempt on."""
+    begun = (seat.started, seat.resume[1]["env_steps"] if seat.resume else 0)
+    until, steps = tally.latest or begun
+    since, before = tally.steady if tally.steady and tally.steady != tally.latest else begun
+    return float((steps - before) / max(until - since, 1e-9))
 
 
 def finish(
@@ -32,10 +41,6 @@ def finish(
 ) -> None:
     """Write summary.json and state.json. ``others`` are the last words of the other ranks."""
     wall = time.monotonic() - seat.started
-    since, before = tally.steady or (seat.started, 0)
-    steps_before = seat.resume[1]["env_steps"] if seat.resume else 0
-    base = before if tally.steady else steps_before
-    rate = (tally.env_steps - base) / max(time.monotonic() - since, 1e-9)
     peaks = {seat.place.name: reporter.peak}
     splits = {seat.place.name: dict(split.seconds)}
     for other in others:
@@ -50,7 +55,7 @@ def finish(
         "updates": tally.updates,
         "episodes": tally.episodes,
         "wall_s": wall,
-        "env_steps_per_s": rate,
+        "env_steps_per_s": _rate(seat, tally),
         "roofline_share": None,
         "mean_return_100": tally.mean_return,
         "evaluated_return": tally.evaluated,

@@ -30,6 +30,7 @@ class Tally:
     best: float = -np.inf
     evaluated: float | None = None  # mean return of the last evaluation
     steady: tuple[float, int] | None = None  # (time, env steps) once start-up is over
+    latest: tuple[float, int] | None = None  # of the last update: what follows, draining and saving, is no training
 
     def add(self, tree: Tree, version: int) -> None:
         """Book one fragment that was learned from at update ``version``."""
