@@ -48,13 +48,6 @@ class Remote:
         self.outbox = Outbox(link, peer, ACTIONS, action, waiting)
         self.shown = np.zeros((columns, *spec.observation), spec.dtype)
 
-    def ready(self) -> bool:
-        """`recv` would not wait. Raises Deadline once the rank has been silent for too long."""
-        if self.inbox.ready():
-            return True
-        self.inbox.miss()
-        return False
-
     def reset(self, seeds: Array) -> Array:
         """First observations [b, *O], as soon as the rank has sent them."""
         return self.recv().observation
@@ -131,10 +124,12 @@ class Central:
         ready: list[Lane] = []
 
         def answered() -> bool:
-            ready.extend(lane for lane, remote in zip(self.lanes, self.remotes, strict=True) if remote.ready())
+            ready.extend(lane for lane, remote in zip(self.lanes, self.remotes, strict=True) if remote.inbox.ready())
             return bool(ready)
 
         self.waiting.until(answered, lambda: f"observations of {self._who()}")
+        for remote in self.remotes:
+            remote.inbox.miss()  # one that is silent while others answer
         now = self.split.timed("step", now)
         for lane in ready:
             lane.take()

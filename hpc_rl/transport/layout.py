@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
+from math import prod
 
 import numpy as np
 
@@ -24,7 +26,8 @@ class Layout:
     @property
     def nbytes(self) -> int:
         """Bytes of one message, header and padding included."""
-        return sum((_padded(shape, dtype) for _, shape, dtype in self._leaves()), _HEADER_BYTES)
+        _, begin, end, _, _ = self._places[-1]
+        return begin + _padded(end - begin)
 
     def buffer(self) -> Array:
         """Zeroed memory for one message."""
@@ -32,12 +35,7 @@ class Layout:
 
     def views(self, buffer: Array) -> Tree:
         """Leaf name -> view into ``buffer``."""
-        tree, offset = {}, _HEADER_BYTES
-        for name, shape, dtype in self._leaves():
-            size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-            tree[name] = buffer[offset : offset + size].view(dtype).reshape(shape)
-            offset += _padded(shape, dtype)
-        return tree
+        return {name: buffer[a:b].view(dtype).reshape(shape) for name, a, b, shape, dtype in self._places}
 
     def pack(self, tree: Tree, version: int, buffer: Array) -> None:
         """Write the header, and every leaf that does not lie in ``buffer`` already."""
@@ -50,13 +48,17 @@ class Layout:
         """Views of every leaf, and the version of the header."""
         return self.views(buffer), int(buffer[:8].view(np.int64)[0])
 
-    def _leaves(self) -> list[tuple[str, tuple[int, ...], np.dtype[np.generic]]]:
-        arrays = (
-            (n, leaf.array_shape(self.steps, self.columns, self.stack), leaf.dtype) for n, leaf in self.schema.items()
-        )
-        return [(name, shape, np.dtype(dtype)) for name, shape, dtype in arrays]
+    @cached_property  # small messages would spend most of their time on it
+    def _places(self) -> list[tuple[str, int, int, tuple[int, ...], np.dtype[np.generic]]]:
+        """(name, first byte, byte after the last, shape, dtype) of every leaf."""
+        places, begin = [], _HEADER_BYTES
+        for name, leaf in self.schema.items():
+            shape, dtype = leaf.array_shape(self.steps, self.columns, self.stack), np.dtype(leaf.dtype)
+            end = begin + prod(shape) * dtype.itemsize
+            places.append((name, begin, end, shape, dtype))
+            begin += _padded(end - begin)
+        return places
 
 
-def _padded(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> int:
-    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+def _padded(size: int) -> int:
     return -(-size // _ALIGN) * _ALIGN
