@@ -377,7 +377,7 @@ def roofline(job: str, ranks: int | None, overrides: tuple[str, ...], seconds: f
 
 
 @bench.command()
-@click.option("-n", "ranks", default=2, show_default=True, help="MPI ranks.")
+@click.option("-n", "ranks", type=click.IntRange(min=2), default=2, show_default=True, help="MPI ranks.")
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 def mpi(ranks: int, as_json: bool) -> None:
     """The gradient exchange against the raw MPI call on the same bytes."""

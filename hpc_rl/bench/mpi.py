@@ -13,23 +13,31 @@ from collections.abc import Callable
 from statistics import median
 
 SIZES = {"64 KiB": 1 << 16, "1 MiB": 1 << 20, "6.4 MiB, Nature network": 4 * 1_687_206}
-ROUNDS, REPEATS = 40, 7
+ROUNDS, REPEATS, LIMIT_S = 40, 7, 300
+
+
+class NoExchange(RuntimeError):
+    """The ranks gave no figure; the message says why and what to do."""
 
 
 def measure(ranks: int) -> list[dict[str, float | str]]:
     """One row a size: seconds of both ways and their ratio, medians of paired rounds; from ``ranks`` new processes.
 
     Raises:
-        RuntimeError: mpiexec failed; its last words.
+        NoExchange: mpiexec failed or took too long.
     """
     from hpc_rl.launchers.local import find_mpiexec
 
     path, vendor = find_mpiexec()
     more = ["--allow-run-as-root", "--oversubscribe"] if vendor == "openmpi" else []
     line = [path, *more, "-n", str(ranks), sys.executable, "-m", "hpc_rl.bench.mpi", str(ranks)]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=300, check=False)
+    try:
+        done = subprocess.run(line, capture_output=True, text=True, timeout=LIMIT_S, check=False)
+    except subprocess.TimeoutExpired:
+        raise NoExchange(f"{ranks} ranks took more than {LIMIT_S} s; use as many as there are cores (-n)") from None
     if done.returncode:
-        raise RuntimeError(f"mpiexec ended with {done.returncode}: {done.stderr.strip().splitlines()[-1:]}")
+        words = (done.stderr.strip().splitlines() or ["nothing said"])[-1]
+        raise NoExchange(f"{path} -n {ranks} ended with {done.returncode} ({words}); hpc-rl doctor tells what is wrong")
     rows: list[dict[str, float | str]] = json.loads(done.stdout.splitlines()[-1])
     return rows
 

@@ -1,64 +1,95 @@
-"""What alternating is worth where inference and stepping take equal time, on environments that sleep."""
+"""What alternating is worth where inference and stepping take equal time.
+
+The environments sleep, in processes that step their columns one after the other as those of Python environments do:
+half the columns take half the time to step, and (the network is large enough for it) half the time to act for.
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from statistics import median
+from typing import TYPE_CHECKING
 
-COLUMNS, STEPS, PAIRS = 256, 20, 7
-HIDDEN = 512  # units of both layers: inference is then bound by arithmetic, and half the columns take half the time
+if TYPE_CHECKING:
+    from hpc_rl.job import Job
+    from hpc_rl.samplers.vector import Vector
+
+COLUMNS, PROCESSES, STEPS, PAIRS = 128, 8, 10, 7
+HIDDEN = 2048  # units of both layers: inference is then bound by arithmetic
 
 
 def measure() -> dict[str, float]:
-    """Seconds of a step of the environments, of one inference, and of a move by either sampler; medians of pairs."""
-    import numpy as np
+    """Seconds of one step of all environments, of one inference, and of a move by either sampler; medians of pairs."""
     import torch
 
     from hpc_rl import job as jobs
-    from hpc_rl.envs.make import make
-    from hpc_rl.samplers.base import Split, episode_seeds, streams
-    from hpc_rl.samplers.lanes import Lane
-    from hpc_rl.samplers.vector import Vector
-    from hpc_rl.types import allocate, trajectory_schema
 
     torch.set_num_threads(1)
     job = jobs.load("a2c_latency_step", [f"a2c.hidden=[{HIDDEN}, {HIDDEN}]"])
-    algorithm, config = jobs.algorithm(job.algorithm), jobs.method_config(job)
-
-    def sampler(lanes: int, step_s: float, split: Split) -> Vector:
-        made = []
-        for columns in np.array_split(np.arange(COLUMNS), lanes):
-            arguments = {"step_s": step_s, "cv": 0.0, "reset_s": 0.0, "end_probability": 0.0}
-            environment = make("toy/latency", arguments, len(columns))
-            policy = algorithm.policy(config, environment.spec)
-            lane = Lane(environment, policy, columns, streams(1, "act", columns.tolist(), 0))
-            lane.start(episode_seeds(1, "episode", columns.tolist(), 0))
-            made.append(lane)
-        return Vector(made, split)
-
-    def move_s(made: Vector) -> float:
-        lane = made.lanes[0]
-        schema = trajectory_schema(lane.environment.spec, lane.policy.extras, lane.policy.carry)
-        tree = allocate(schema, STEPS, COLUMNS, 1)
-        made.collect(tree, lambda: 0)
-        begin = time.perf_counter()
-        made.collect(tree, lambda: 0)
-        return (time.perf_counter() - begin) / STEPS
-
-    split = Split()
-    alone = sampler(1, 1e-9, split)
-    move_s(alone)
-    split.seconds["infer"] = 0.0
-    move_s(alone)
-    infer_s = split.seconds["infer"] / (2 * STEPS)
-    pairs = [(move_s(sampler(1, infer_s, Split())), move_s(sampler(2, infer_s, Split()))) for _ in range(PAIRS)]
+    alone = _sampler(job, 1, 1e-9)
+    try:
+        move, split = _mover(alone), alone.split
+        move()
+        split.seconds["infer"] = 0.0
+        move()
+        infer_s = split.seconds["infer"] / STEPS
+    finally:
+        alone.close()
+    both = [_sampler(job, lanes, infer_s * PROCESSES / COLUMNS) for lanes in (1, 2)]
+    try:
+        vector, alternating = (_mover(sampler) for sampler in both)
+        vector(), alternating()
+        pairs = [(vector(), alternating()) for _ in range(PAIRS)]
+    finally:
+        for sampler in both:
+            sampler.close()
+    vector_s = median(a for a, _ in pairs)
     return {
-        "step_s": infer_s,
+        "step_s": vector_s - infer_s,
         "infer_s": infer_s,
-        "vector_s": median(a for a, _ in pairs),
+        "vector_s": vector_s,
         "alternating_s": median(b for _, b in pairs),
         "ratio": median(a / b for a, b in pairs),
     }
+
+
+def _sampler(job: Job, lanes: int, step_s: float) -> Vector:
+    """All columns in ``lanes`` lanes with PROCESSES processes each, which sleep ``step_s`` for each column in turn."""
+    import numpy as np
+
+    from hpc_rl import job as jobs
+    from hpc_rl.envs.make import make
+    from hpc_rl.envs.shares import Processes
+    from hpc_rl.samplers.base import Split, episode_seeds, streams
+    from hpc_rl.samplers.lanes import Lane
+    from hpc_rl.samplers.vector import Vector
+
+    algorithm, config = jobs.algorithm(job.algorithm), jobs.method_config(job)
+    arguments = {"step_s": step_s, "cv": 0.0, "reset_s": 0.0, "end_probability": 0.0}
+    made = []
+    for columns in np.array_split(np.arange(COLUMNS), lanes):
+        environment = make("toy/latency", arguments, len(columns), processes=Processes(PROCESSES))
+        policy = algorithm.policy(config, environment.spec)
+        made.append(Lane(environment, policy, columns, streams(1, "act", columns.tolist(), 0)))
+        made[-1].start(episode_seeds(1, "episode", columns.tolist(), 0))
+    return Vector(made, Split())
+
+
+def _mover(sampler: Vector) -> Callable[[], float]:
+    """A function that fills one fragment and gives the seconds of one move of all columns."""
+    from hpc_rl.types import allocate, trajectory_schema
+
+    lane = sampler.lanes[0]
+    schema = trajectory_schema(lane.environment.spec, lane.policy.extras, lane.policy.carry)
+    tree = allocate(schema, STEPS, COLUMNS, 1)
+
+    def move() -> float:
+        begin = time.perf_counter()
+        sampler.collect(tree, lambda: 0)
+        return (time.perf_counter() - begin) / STEPS
+
+    return move
 
 
 def render(found: dict[str, float]) -> str:

@@ -40,7 +40,9 @@ def env_worker(seat: Seat) -> None:
         observation, made = moves.observation, made + int((~moves.first).sum())
         tree = {name: getattr(moves, name) for name in tree}
         if reporter.due():
-            reporter.report(made, {"answer_s": split.seconds["wait"] / max(1, asked)})
+            waited = split.seconds["wait"] - reporter.before["wait"]
+            reporter.report(made, {"answer_s": waited / max(1, asked)})
+            asked = 0
     outbox.flush()
     reporter.report(made, {})
     reporter.close()

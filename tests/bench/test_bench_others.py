@@ -7,16 +7,28 @@ import pytest
 from hpc_rl.bench import mpi, samplers
 
 
-def test_the_exchange_is_measured_by_two_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_exchange_is_measured_by_two_ranks() -> None:
     rows = mpi.measure(2)
     assert [row["size"] for row in rows] == list(mpi.SIZES)
     assert all(float(row["raw_s"]) > 0 and float(row["ours_s"]) > 0 and float(row["ratio"]) > 0 for row in rows)
     assert "Nature" in mpi.render(rows, 2)
 
 
+def test_an_exchange_that_fails_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mpi, "LIMIT_S", 0.01)
+    with pytest.raises(mpi.NoExchange, match=r"2 ranks took more than 0\.01 s; use as many as there are cores"):
+        mpi.measure(2)
+    monkeypatch.setattr("sys.executable", "/bin/false")
+    monkeypatch.setattr(mpi, "LIMIT_S", 60)
+    with pytest.raises(mpi.NoExchange, match=r"-n 2 ended with 1 .*hpc-rl doctor"):
+        mpi.measure(2)
+
+
 def test_alternating_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(samplers, "PAIRS", 1)
     monkeypatch.setattr(samplers, "COLUMNS", 8)
+    monkeypatch.setattr(samplers, "PROCESSES", 1)
+    monkeypatch.setattr(samplers, "HIDDEN", 64)
     found = samplers.measure()
     assert found["vector_s"] > found["step_s"] > 0 and found["ratio"] > 0
     assert "alternating is faster" in samplers.render(found)

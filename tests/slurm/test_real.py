@@ -175,7 +175,7 @@ def tell(site: Site, run: RunDir, before: int, kept: int) -> None:
 def time_limit(site: Site) -> None:
     """Wall limit → signal → agreed save → exit → requeue → resume → finished."""
     job, run = site.submit(
-        "time limit $(x)", "--nodes", 3, "--time", 1, "--lead-s", 20, "--set", "budget.env_steps=9000"
+        "time limit $(x)", "--nodes", 3, "--time", 1, "--lead-s", 20, "--set", "budget.env_steps=6000"
     )
     site.until(lambda: run.read_state()["attempt"] >= 1, "a second attempt", run)
     site.until(lambda: run.read_state()["state"] == "done", "the end", run)
