@@ -45,7 +45,8 @@ def draw(rows: list[dict[str, Any]], out: Path) -> None:
         at = [i + (k - (len(jobs) - 1) / 2) * wide for i, c in enumerate(columns) if c in mine]
         found = [mine[c] for c in columns if c in mine]
         bars = axes.bar(at, [row["env_steps_per_s"] for row in found], 0.9 * wide, label=NAMES[job])
-        axes.bar_label(bars, [f"{row['env_steps_per_s'] / row['ideal']:.0%}" for row in found], fontsize=7, padding=3)
+        shares = [f"{row['env_steps_per_s'] / row['ideal']:.0%}" for row in found]
+        axes.bar_label(bars, shares, label_type="center", color="white", fontsize=7)  # above, the line would cross it
         for x, row in zip(at, found, strict=True):
             axes.hlines(row["ideal"], x - wide / 2, x + wide / 2, colors="black", linewidth=1.2)
     axes.hlines([], 0, 0, colors="black", linewidth=1.2, label="ideal")

@@ -21,7 +21,11 @@ if TYPE_CHECKING:  # login-node commands read jobs and must start without torch
 PACKAGE = Path(__file__).parent
 SAMPLERS = ("vector", "alternating", "central")
 SCHEDULES = ("free", "deterministic")
-CHANGEABLE_ON_RESUME = ("budget", "output", "checkpoint", "evaluate", "resources.ranks", "environment.processes")
+CHANGEABLE_ON_RESUME = (
+    *("budget", "output", "checkpoint", "evaluate"),
+    *("resources.ranks", "resources.reduction", "environment.processes"),
+)
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text in quotes", dict: "a table"}
 
 
 class BadJob(ValueError):
@@ -129,7 +133,7 @@ def find(source: str) -> Path:
     shipped = shipped_jobs()
     if source in shipped:
         return shipped[source]
-    raise BadJob(f"no job file {source!r}" + nearest(source, shipped, "job") + "; `hpc-rl list` shows all")
+    raise BadJob(f"no job file {source!r} (`hpc-rl list` shows all)" + nearest(source, shipped, "job"))
 
 
 def share(folder: str) -> Path:
@@ -194,7 +198,31 @@ def _check(job: Job) -> None:
         raise BadJob(f"seed = {job.seed!r} must be a whole number from 0 to 2147483647")
     if not job.environment.id:
         raise BadJob('environment.id is missing; add id = "CartPole-v1" below [environment]')
+    _check_meant(job)
     check_reduction(job.resources.reduction, job.resources.device)
+
+
+def _check_meant(job: Job) -> None:
+    """Refuse what would promise something that this job's topology and sampler do not keep."""
+    given, here, central = job.resources, job.topology, job.sampler == "central"
+    actors = central and given.inference == "actor"
+    keys = [  # key, its value, the value that asks for nothing, whether it means something here, where it does
+        ("resources.learners", given.learners, 1, here == "actor_learner", 'topology = "actor_learner"'),
+        ("resources.quorum", given.quorum, 0, here == "parameter_server", 'topology = "parameter_server"'),
+        ("resources.inference", given.inference, "learner", central, 'sampler = "central"'),
+        (
+            *("resources.servers", given.servers, 1, here == "parameter_server" or actors),
+            'topology = "parameter_server", or to sampler = "central" with resources.inference = "actor"',
+        ),
+        ("schedule", job.schedule, "free", here == "actor_learner", 'topology = "actor_learner"'),
+        (
+            *("resources.reduction", given.reduction, "mpi", here != "parameter_server"),
+            'topology = "allreduce" or "actor_learner"',
+        ),
+    ]
+    for key, value, nothing, meant, where in keys:
+        if value != nothing and not meant:
+            raise BadJob(f"{key} = {value!r} means nothing here, it belongs to {where}; leave it out")
 
 
 def check_reduction(reduction: str, device: str) -> None:
@@ -234,8 +262,8 @@ def resumed(saved: Job, wanted: Job) -> Job:
             keys = [section]
         if keys:
             raise BadJob(
-                f"{keys[0]} cannot change on --resume; only budget, output, checkpoint, evaluate, "
-                "resources.ranks and environment.processes can. Start a new run with another --out for the rest"
+                f"{keys[0]} cannot change on --resume; only {', '.join(CHANGEABLE_ON_RESUME[:-1])} and "
+                f"{CHANGEABLE_ON_RESUME[-1]} can. Start a new run with another --out for the rest"
             )
     return wanted
 
@@ -334,8 +362,8 @@ def convert(key: str, value: Any, hint: Any) -> Any:
             return tuple(value)
         if isinstance(origin, type) and isinstance(value, origin) and not (origin is int and isinstance(value, bool)):
             return value
-    wanted = " or ".join(kind.__name__ for kind in kinds if kind is not types.NoneType)
-    raise BadJob(f"{key} = {value!r} must be {wanted}")
+    wanted = [_KINDS.get(typing.get_origin(kind) or kind, "a list") for kind in kinds if kind is not types.NoneType]
+    raise BadJob(f"{key} = {value!r} is of the wrong kind; write {' or '.join(wanted)}")
 
 
 def _in_range(key: str, value: Any, comment: str) -> None:

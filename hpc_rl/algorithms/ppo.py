@@ -91,7 +91,7 @@ class Samples:
     advantage: Tensor
     target: Tensor
     weight: Tensor
-    carry: Tensor | None = None  # [n, 2, H] before row 0
+    carry: Tensor | None = None  # [n, 2 for each LSTM, H] before row 0
 
     def at(self, index: Tensor) -> Samples:
         """The moves ``index`` [m] of n, in that order; the columns ``index`` where there is a carry."""

@@ -43,7 +43,9 @@ def measure(ranks: int) -> list[dict[str, float | str]]:
 
 
 def render(rows: list[dict[str, float | str]], ranks: int) -> str:
-    lines = [f"all-reduce over {ranks} ranks, ms   {'raw MPI':>9} {'ours':>9} {'ratio':>7}"]
+    lines = [
+        f"all-reduce over {ranks} ranks, ms   {'raw MPI':>9} {'ours':>9} {'ratio':>7}  (each the median of rounds)"
+    ]
     for row in rows:
         raw, ours = 1e3 * float(row["raw_s"]), 1e3 * float(row["ours_s"])
         lines.append(f"{row['size']:<28} {raw:>12.3f} {ours:>9.3f} {float(row['ratio']):>7.2f}")

@@ -101,8 +101,8 @@ def _factory(id: str, arguments: dict[str, Any]) -> Callable[[], gymnasium.Env[A
     if id not in gymnasium.registry:
         names = [*gymnasium.registry, *toys.TOYS]
         raise BadEnvironment(
-            f"{id} is no id of Gymnasium's registry; {_nearest(id, names)}, "
-            "or write my_package.my_module:function for an environment of your own"
+            f"{id} is no id of Gymnasium's registry (an environment of your own is my_package.my_module:function); "
+            f"{_nearest(id, names)}"
         )
     entry = gymnasium.spec(id).entry_point
     if entry is not None:

@@ -44,8 +44,9 @@ def finish(
     peaks = {seat.place.name: reporter.peak}
     splits = {seat.place.name: dict(split.seconds)}
     for other in others:
-        name = seat.plan.places[other["rank"]].name
-        peaks[name] = int(other["peak_rss_bytes"])
+        place = seat.plan.places[other["rank"]]
+        peaks[place.name] = int(other["peak_rss_bytes"])
+        name = f"{place.name}/inference" if place.role == "learner" else place.name  # a server in its learner's process
         splits[name] = dict(zip(ACTIVITIES, other["split_s"], strict=True))
     summary = {
         "name": seat.job.name,

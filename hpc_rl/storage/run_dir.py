@@ -118,8 +118,8 @@ def create(path: Path, toml_text: str) -> RunDir:
 
 def _taken(path: Path) -> str:
     return (
-        f"{path} holds another run; go on with it (hpc-rl run JOB --resume, or hpc-rl resume {path} on SLURM), "
-        "or choose another --out"
+        f"{path} holds a run already; go on with it (hpc-rl run JOB --out {path} --resume, "
+        f"or hpc-rl resume {path} on SLURM), or choose another --out"
     )
 
 

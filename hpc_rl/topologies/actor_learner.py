@@ -53,9 +53,14 @@ def _whole(job: Job, places: list[Place], sends: dict[int, int], width: int) -> 
     """Check the batch, and tell every learner who sends to it."""
     count = job.resources.learners
     batch = int(job.method.get("batch_columns", 0)) or width * count
-    if job.schedule == "deterministic" and (job.sampler == "central" or batch != width * len(sends)):
+    if job.schedule == "deterministic" and job.sampler == "central":
         raise BadJob(
-            f'schedule = "deterministic" takes one fragment of every actor for each update; use sampler = "vector" and '
+            'schedule = "deterministic" needs actors that step their own columns; '
+            'use sampler = "vector" or "alternating"'
+        )
+    if job.schedule == "deterministic" and batch != width * len(sends):
+        raise BadJob(
+            f'schedule = "deterministic" takes one fragment of every actor for each update; use '
             f"{job.algorithm}.batch_columns = {width * len(sends)} instead of {batch}"
         )
     if batch % (width * count):

@@ -69,8 +69,8 @@ def share_columns(job: Job, parts: int, what: str) -> list[range]:
     size = total // parts
     if job.sampler == "alternating" and size % 2:
         raise BadJob(
-            f'sampler = "alternating" steps half of a rank\'s columns at a time and each of the {parts} {what} has '
-            f'{size}; set environment.columns to a multiple of {2 * parts}, or sampler = "vector"'
+            f'sampler = "alternating" steps half of a rank\'s columns at a time and {parts} {what} have '
+            f'{size} each; set environment.columns to a multiple of {2 * parts}, or sampler = "vector"'
         )
     return [range(k * size, (k + 1) * size) for k in range(parts)]
 
@@ -87,7 +87,10 @@ def in_process(job: Job) -> None:
 def split_evenly(ranks: Sequence[int], to: Sequence[int], what: str) -> dict[int, int]:
     """For each of ``ranks`` one of ``to``, equally many, neighbours together. Raises BadJob if they do not divide."""
     if to and len(ranks) % len(to):
-        raise BadJob(f"{len(ranks)} {what} cannot be shared equally by {len(to)} ranks; change resources.ranks")
+        raise BadJob(
+            f"{len(ranks)} {what} cannot be shared equally by {len(to)} ranks; "
+            f"set resources.ranks so that there are {len(to)} of them or a multiple"
+        )
     return {rank: to[k * len(to) // len(ranks)] for k, rank in enumerate(ranks)}
 
 

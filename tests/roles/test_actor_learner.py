@@ -29,6 +29,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "central, two learners": {"sampler": "central", "resources": {"ranks": 4, "learners": 2}},
     "central, actors": {"sampler": "central", "resources": {"ranks": 5, "inference": "actor", "servers": 2}},
 }
+BESIDE = ("central", "central, batches", "central, two learners")  # inference servers in a learner's process
 
 
 def table_for(way: dict[str, Any], env_steps: int = 600, **environment: Any) -> dict[str, Any]:
@@ -53,6 +54,8 @@ def test_no_step_is_lost_doubled_or_reordered(way: str, tmp_path: Path) -> None:
     assert meta["env_steps"] == sum(through.values()) >= 600, "steps were booked twice or not at all"
     assert all(0 < through[column] <= moves[column] for column in moves)
     assert len(files) > 1, "no checkpoint was written on the way"
+    splits = json.loads(ran.run.summary_file.read_text())["split_s"]
+    assert splits["learner-0"]["learn"] > 0 and ("learner-0/inference" in splits) == (way in BESIDE)
     learners = list(ran.learners.values())
     assert len(learners) == table["resources"].get("learners", 1)
     assert all(torch.equal(x.flat.parameter, learners[0].flat.parameter) for x in learners)
@@ -104,11 +107,16 @@ REFUSED = [
     ({"schedule": "deterministic", "sampler": "central", "resources": {"ranks": 3}}, 'sampler = "vector"'),
     ({"topology": "allreduce", "sampler": "central", "resources": {"ranks": 2}}, "no place on topology allreduce"),
     ({"topology": "allreduce", "resources": {"ranks": 3}}, "columns = 4 cannot be shared by 3 ranks"),
+    ({"topology": "allreduce", "resources": {"ranks": 2, "learners": 2}}, "learners = 2 means nothing here"),
+    ({"resources": {"ranks": 3, "quorum": 2}}, 'quorum = 2 .*belongs to topology = "parameter_server"'),
+    ({"resources": {"ranks": 3, "inference": "actor"}}, "inference = 'actor' .*belongs to sampler = \"central\""),
+    ({"resources": {"ranks": 3, "servers": 2}}, "servers = 2 .*leave it out"),
+    ({"topology": "solo", "resources": {"ranks": 1}, "schedule": "deterministic"}, "schedule = 'deterministic' means"),
 ]
 
 
 @pytest.mark.parametrize(("way", "words"), REFUSED)
 def test_what_cannot_be_is_refused_in_a_sentence(way: dict[str, Any], words: str) -> None:
-    job = jobs.parse(table_for(way), "test")
     with pytest.raises(BadJob, match=words):
+        job = jobs.parse(table_for(way), "test")
         jobs.topology(job.topology).plan(job)

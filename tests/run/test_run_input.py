@@ -15,7 +15,7 @@ CASES: dict[str, tuple[list[str], list[str]]] = {  # --set …  ->  words of the
     "wrong topology": (["topology=actor_learner"], ["ppo cannot run on topology 'actor_learner'", "solo, allreduce"]),
     "out of range": (["ppo.discount=1.5"], ["ppo.discount = 1.5", "0..1"]),
     "below its range": (["budget.env_steps=0"], ["budget.env_steps = 0", ">= 1"]),
-    "wrong type": (["ppo.unroll=many"], ["ppo.unroll = 'many'", "must be int"]),
+    "wrong type": (["ppo.unroll=many"], ["ppo.unroll = 'many'", "write a whole number"]),
     "no choice": (["resources.device=tpu"], ["'tpu'", "auto, cpu, cuda"]),
     "no GPU to sum on": (
         ["resources.reduction=nccl"],

@@ -76,7 +76,7 @@ def test_a_submission_keeps_script_options_and_id(slurm: Path, tmp_path: Path) -
     assert submit(tasks("impala_catch", (), None, ()), run, OPTIONS, False) == "12"
     assert job_ids(RunDir(run)) == ["12"] and RunDir(run).read_state()["state"] == "pending"
     assert "--time=10" in (run / "submit" / "job.sbatch").read_text()
-    with pytest.raises(BadRun, match="holds another run"):
+    with pytest.raises(BadRun, match="holds a run already"):
         submit(tasks("impala_catch", (), None, ()), run, OPTIONS, False)
 
 

@@ -31,7 +31,7 @@ def test_an_empty_folder_may_become_a_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize("file", ["job.toml", "state.json"])
 def test_another_run_is_not_overwritten(tmp_path: Path, file: str) -> None:
     (tmp_path / file).write_text("{}")
-    with pytest.raises(BadRun, match=r"holds another run; go on with it .*--resume.*or choose another --out"):
+    with pytest.raises(BadRun, match=r"holds a run already; go on with it .*--resume.*or choose another --out"):
         create(tmp_path, "")
 
 
