@@ -1,7 +1,7 @@
 """What alternating is worth where inference and stepping take equal time.
 
-The environments sleep, in processes that step their columns one after the other as those of Python environments do:
-half the columns take half the time to step, and (the network is large enough for it) half the time to act for.
+The environments sleep as long as their columns would take to step one after the other, as Python environments do: half
+the columns take half the time to step, and (the network is large enough for it) half the time to act for.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from hpc_rl.job import Job
     from hpc_rl.samplers.vector import Vector
 
-COLUMNS, PROCESSES, STEPS, PAIRS = 128, 8, 10, 7
-HIDDEN = 2048  # units of both layers: inference is then bound by arithmetic
+COLUMNS, STEPS, PAIRS = 256, 20, 7
+HIDDEN = (512,) * 8  # inference is then bound by arithmetic, and weights stay in the cache
 
 
 def measure() -> dict[str, float]:
@@ -26,7 +26,7 @@ def measure() -> dict[str, float]:
     from hpc_rl import job as jobs
 
     torch.set_num_threads(1)
-    job = jobs.load("a2c_latency_step", [f"a2c.hidden=[{HIDDEN}, {HIDDEN}]"])
+    job = jobs.load("a2c_latency_step", [f"a2c.hidden={list(HIDDEN)}"])
     alone = _sampler(job, 1, 1e-9)
     try:
         move, split = _mover(alone), alone.split
@@ -36,7 +36,7 @@ def measure() -> dict[str, float]:
         infer_s = split.seconds["infer"] / STEPS
     finally:
         alone.close()
-    both = [_sampler(job, lanes, infer_s * PROCESSES / COLUMNS) for lanes in (1, 2)]
+    both = [_sampler(job, lanes, infer_s) for lanes in (1, 2)]
     try:
         vector, alternating = (_mover(sampler) for sampler in both)
         vector(), alternating()
@@ -55,21 +55,20 @@ def measure() -> dict[str, float]:
 
 
 def _sampler(job: Job, lanes: int, step_s: float) -> Vector:
-    """All columns in ``lanes`` lanes with PROCESSES processes each, which sleep ``step_s`` for each column in turn."""
+    """All columns in ``lanes`` lanes, which share ``step_s``: a lane's step lasts its share of the columns of it."""
     import numpy as np
 
     from hpc_rl import job as jobs
     from hpc_rl.envs.make import make
-    from hpc_rl.envs.shares import Processes
     from hpc_rl.samplers.base import Split, episode_seeds, streams
     from hpc_rl.samplers.lanes import Lane
     from hpc_rl.samplers.vector import Vector
 
     algorithm, config = jobs.algorithm(job.algorithm), jobs.method_config(job)
-    arguments = {"step_s": step_s, "cv": 0.0, "reset_s": 0.0, "end_probability": 0.0}
+    arguments = {"step_s": step_s / lanes, "cv": 0.0, "reset_s": 0.0, "end_probability": 0.0}
     made = []
     for columns in np.array_split(np.arange(COLUMNS), lanes):
-        environment = make("toy/latency", arguments, len(columns), processes=Processes(PROCESSES))
+        environment = make("toy/latency", arguments, len(columns))
         policy = algorithm.policy(config, environment.spec)
         made.append(Lane(environment, policy, columns, streams(1, "act", columns.tolist(), 0)))
         made[-1].start(episode_seeds(1, "episode", columns.tolist(), 0))

@@ -27,8 +27,7 @@ def test_an_exchange_that_fails_says_what_to_do(monkeypatch: pytest.MonkeyPatch)
 def test_alternating_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(samplers, "PAIRS", 1)
     monkeypatch.setattr(samplers, "COLUMNS", 8)
-    monkeypatch.setattr(samplers, "PROCESSES", 1)
-    monkeypatch.setattr(samplers, "HIDDEN", 64)
+    monkeypatch.setattr(samplers, "HIDDEN", (64,))
     found = samplers.measure()
     assert found["vector_s"] > found["step_s"] > 0 and found["ratio"] > 0
     assert "alternating is faster" in samplers.render(found)
