@@ -25,6 +25,14 @@ CHANGEABLE_ON_RESUME = (
     *("budget", "output", "checkpoint", "evaluate"),
     *("resources.ranks", "resources.reduction", "environment.processes"),
 )
+_MEANT: dict[str, tuple[Any, tuple[str, ...]]] = {  # key -> what asks for nothing, topologies where more has a meaning
+    "schedule": ("free", ("actor_learner",)),
+    "resources.learners": (1, ("actor_learner",)),
+    "resources.inference": ("learner", ("actor_learner",)),
+    "resources.servers": (1, ("parameter_server", "actor_learner")),
+    "resources.quorum": (0, ("parameter_server",)),
+    "resources.reduction": ("mpi", ("solo", "allreduce", "actor_learner")),
+}
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text in quotes", dict: "a table"}
 
 
@@ -204,25 +212,20 @@ def _check(job: Job) -> None:
 
 def _check_meant(job: Job) -> None:
     """Refuse what would promise something that this job's topology and sampler do not keep."""
-    given, here, central = job.resources, job.topology, job.sampler == "central"
-    actors = central and given.inference == "actor"
-    keys = [  # key, its value, the value that asks for nothing, whether it means something here, where it does
-        ("resources.learners", given.learners, 1, here == "actor_learner", 'topology = "actor_learner"'),
-        ("resources.quorum", given.quorum, 0, here == "parameter_server", 'topology = "parameter_server"'),
-        ("resources.inference", given.inference, "learner", central, 'sampler = "central"'),
-        (
-            *("resources.servers", given.servers, 1, here == "parameter_server" or actors),
-            'topology = "parameter_server", or to sampler = "central" with resources.inference = "actor"',
-        ),
-        ("schedule", job.schedule, "free", here == "actor_learner", 'topology = "actor_learner"'),
-        (
-            *("resources.reduction", given.reduction, "mpi", here != "parameter_server"),
-            'topology = "allreduce" or "actor_learner"',
-        ),
-    ]
-    for key, value, nothing, meant, where in keys:
-        if value != nothing and not meant:
-            raise BadJob(f"{key} = {value!r} means nothing here, it belongs to {where}; leave it out")
+    for key, (nothing, topologies) in _MEANT.items():
+        section, _, name = key.rpartition(".")
+        value = getattr(job.resources if section else job, name)
+        if value != nothing and job.topology not in topologies:
+            _refuse(key, value, f"topology {' or '.join(topologies)}")
+    given = job.resources
+    if given.inference == "actor" and job.sampler != "central":
+        _refuse("resources.inference", given.inference, 'sampler = "central"')
+    if given.servers > 1 and job.topology == "actor_learner" and given.inference != "actor":
+        _refuse("resources.servers", given.servers, 'resources.inference = "actor"')
+
+
+def _refuse(key: str, value: Any, where: str) -> None:
+    raise BadJob(f"{key} = {value!r} means nothing here, it belongs to {where}; leave it out")
 
 
 def check_reduction(reduction: str, device: str) -> None:

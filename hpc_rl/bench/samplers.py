@@ -28,22 +28,14 @@ def measure() -> dict[str, float]:
     torch.set_num_threads(1)
     job = jobs.load("a2c_latency_step", [f"a2c.hidden={list(HIDDEN)}"])
     alone = _sampler(job, 1, 1e-9)
-    try:
-        move, split = _mover(alone), alone.split
-        move()
-        split.seconds["infer"] = 0.0
-        move()
-        infer_s = split.seconds["infer"] / STEPS
-    finally:
-        alone.close()
-    both = [_sampler(job, lanes, infer_s) for lanes in (1, 2)]
-    try:
-        vector, alternating = (_mover(sampler) for sampler in both)
-        vector(), alternating()
-        pairs = [(vector(), alternating()) for _ in range(PAIRS)]
-    finally:
-        for sampler in both:
-            sampler.close()
+    move = _mover(alone)
+    move()
+    alone.split.seconds["infer"] = 0.0
+    move()
+    infer_s = alone.split.seconds["infer"] / STEPS
+    vector, alternating = (_mover(_sampler(job, lanes, infer_s)) for lanes in (1, 2))
+    vector(), alternating()
+    pairs = [(vector(), alternating()) for _ in range(PAIRS)]
     vector_s = median(a for a, _ in pairs)
     return {
         "step_s": vector_s - infer_s,
