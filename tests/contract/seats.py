@@ -28,17 +28,18 @@ class Ran:
     run: run_dir.RunDir
     job: Any
     plan: Any
+    token: str  # of the attempt, part of the names of what its ranks share
     learners: dict[int, Any] = field(default_factory=dict)  # rank -> its Learner
 
 
 def run_job(table: dict[str, Any], folder: Path) -> Ran:
     """Run the job of a TOML-like ``table`` in ``folder`` to its end."""
     job = jobs.parse(table, "test")
-    ran = Ran(run_dir.create(folder, jobs.dumps(job)), job, jobs.topology(job.topology).plan(job))
-    lock, token = threading.Lock(), uuid.uuid4().hex
+    plan, token = jobs.topology(job.topology).plan(job), uuid.uuid4().hex
+    ran, lock = Ran(run_dir.create(folder, jobs.dumps(job)), job, plan, token), threading.Lock()
 
     def rank(link: LocalLink) -> None:
-        jobs.topology(job.topology).run(_seat(ran, link, lock, token))
+        jobs.topology(job.topology).run(_seat(ran, link, lock))
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -49,7 +50,12 @@ def run_job(table: dict[str, Any], folder: Path) -> Ran:
     return ran
 
 
-def _seat(ran: Ran, link: LocalLink, lock: threading.Lock, token: str) -> Seat:
+def left_over(ran: Ran) -> list[Path]:
+    """Shared memory that nobody removed."""
+    return list(Path("/dev/shm").glob(f"hpc_rl-{ran.token}-*"))
+
+
+def _seat(ran: Ran, link: LocalLink, lock: threading.Lock) -> Seat:
     job, place = ran.job, ran.plan.places[link.rank]
     environment = job.environment
     algorithm, config = jobs.algorithm(job.algorithm), jobs.method_config(job)
@@ -71,7 +77,7 @@ def _seat(ran: Ran, link: LocalLink, lock: threading.Lock, token: str) -> Seat:
         ports=Ports(link, Waiting(DEADLINE_S / 2)),
         run=ran.run,
         attempt=0,
-        token=token,
+        token=ran.token,
         nodes=link.nodes(),
         device="cpu",
         spec=spec,

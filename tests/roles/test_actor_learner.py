@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from seats import Ran, run_job
+from seats import Ran, left_over, run_job
 from test_witness import check_column, column_of, table_of
 
 from hpc_rl import job as jobs
@@ -45,7 +45,6 @@ def table_for(way: dict[str, Any], env_steps: int = 600, **environment: Any) -> 
 def test_no_step_is_lost_doubled_or_reordered(way: str, tmp_path: Path) -> None:
     table = table_for(WAYS[way])
     table["checkpoint"] = {"interval_s": 0.1}
-    before = set(Path("/dev/shm").glob("hpc_rl-*"))
     ran = run_job(table, tmp_path / "run")
     moves = {column: check_column(column_of(ran.run.path, column)) for column in range(4)}
     files = sorted(ran.run.checkpoints.glob("0*.h5"))
@@ -59,7 +58,7 @@ def test_no_step_is_lost_doubled_or_reordered(way: str, tmp_path: Path) -> None:
     learners = list(ran.learners.values())
     assert len(learners) == table["resources"].get("learners", 1)
     assert all(torch.equal(x.flat.parameter, learners[0].flat.parameter) for x in learners)
-    assert set(Path("/dev/shm").glob("hpc_rl-*")) <= before
+    assert left_over(ran) == []
 
 
 def trained(folder: Path, ranks: int, learners: int = 1) -> Ran:

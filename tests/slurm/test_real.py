@@ -484,10 +484,12 @@ def site(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReques
 
 
 def say(site: Site, plugins: Any) -> None:
+    if (reporter := plugins.getplugin("terminalreporter")) is None:
+        return  # this process is one of many of `make test`, and has no terminal
     rows = [("run", "job", "jobs", "restarts", "steps before", "after", "segments kept", "in the end"), *site.table]
     with plugins.getplugin("capturemanager").global_and_fixture_disabled():
         for row in rows:
-            plugins.getplugin("terminalreporter").write_line("  ".join(f"{cell!s:>13}" for cell in row))
+            reporter.write_line("  ".join(f"{cell!s:>13}" for cell in row))
 
 
 @pytest.fixture(scope="module")
