@@ -1,15 +1,13 @@
-"""Order of the files: those that mostly wait come first, so that two processes end together."""
+"""Which tests watch the clock: `make test` runs them by themselves, after all others have run in two processes."""
 
 from __future__ import annotations
 
 import pytest
 
-LONG = ("tests/slurm/test_real.py", "tests/run/test_run_faults.py", "tests/run/test_run_signals.py")
+ALONE = ("tests/bench/", "tests/mpi/", "tests/run/", "tests/slurm/test_real.py", "tests/envs/test_envs_processes.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    def place(item: pytest.Item) -> int:
-        file = item.nodeid.split("::")[0]
-        return LONG.index(file) if file in LONG else len(LONG)
-
-    items.sort(key=place)
+    for item in items:
+        if item.nodeid.startswith(ALONE):
+            item.add_marker("alone")

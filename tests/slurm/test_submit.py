@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -282,7 +284,8 @@ def test_cancel_of_many_asks_and_waits_for_all_at_once(
         found[0].write_state(state="stopped", reason="stopped: asked to stop")
         answer(slurm, "squeue", "12_1|RUNNING|None|N/A|n1")
 
-    monkeypatch.setattr("hpc_rl.submit.time.sleep", save)
+    # In place of the module: `subprocess` sleeps by time.sleep as well, while it waits for a child.
+    monkeypatch.setattr("hpc_rl.submit.time", SimpleNamespace(sleep=save, monotonic=time.monotonic))
     monkeypatch.setattr("hpc_rl.submit.STOP_S", 0.5)
     said = cancel(found)
     assert [line.partition(": ")[2] for line in said] == [
