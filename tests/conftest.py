@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-ALONE = ("tests/bench/", "tests/mpi/", "tests/run/", "tests/slurm/test_real.py", "tests/envs/test_envs_processes.py")
+ALONE = (
+    "tests/envs/test_envs_processes.py",
+    "tests/mpi/",
+    "tests/run/test_run_faults.py",
+    "tests/run/test_run_resume.py",
+    "tests/run/test_run_signals.py",
+    "tests/slurm/test_real.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
