@@ -22,8 +22,13 @@ PACKAGE = Path(__file__).parent
 SAMPLERS = ("vector", "alternating", "central")
 SCHEDULES = ("free", "deterministic")
 CHANGEABLE_ON_RESUME = (
-    *("budget", "output", "checkpoint", "evaluate"),
-    *("resources.ranks", "resources.reduction", "environment.processes"),
+    "budget",
+    "output",
+    "checkpoint",
+    "evaluate",
+    "resources.ranks",
+    "resources.reduction",
+    "environment.processes",
 )
 _MEANT: dict[str, tuple[Any, tuple[str, ...]]] = {  # key -> what asks for nothing, topologies where more has a meaning
     "schedule": ("free", ("actor_learner",)),

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from hpc_rl.nets.actions import Head
 from hpc_rl.nets.normalizers import Standardize
 from hpc_rl.nets.recurrent import Lstm
-from hpc_rl.nets.sizes import carried, images, remembered
+from hpc_rl.nets.sizes import carried, images, lstms, remembered
 from hpc_rl.nets.torsos import ConvTorso, MlpTorso, orthogonal
 from hpc_rl.types import Act, Schema, Spec, Step
 
@@ -29,8 +29,8 @@ class ActorCritic(nn.Module):
         self.standardize = Standardize(self.shape) if standardize and not conv else None
         self.torso = ConvTorso(self.shape, network) if conv else MlpTorso(self.shape, hidden)
         self.critic = None if conv else MlpTorso(self.shape, hidden)
-        self.units, torsos = lstm, 1 if conv else 2
-        self.lstms = nn.ModuleList(Lstm(self.torso.features, lstm) for _ in range(torsos if lstm else 0))
+        self.units = lstm
+        self.lstms = nn.ModuleList(Lstm(self.torso.features, lstm) for _ in range(lstms(spec) if lstm else 0))
         features = lstm or self.torso.features
         head = Head(spec.actions)
         box = spec.actions.kind == "box"

@@ -30,13 +30,13 @@ def actor_critic(
         torsos, features = 2 * sum(a * b + b for a, b in pairwise(widths)), widths[-1]
         torsos += 2 * widths[0] * standardize
     if lstm:
-        torsos, features = torsos + _lstms(spec) * 4 * lstm * (features + 1 + lstm), lstm
+        torsos, features = torsos + lstms(spec) * 4 * lstm * (features + 1 + lstm), lstm
     return torsos + features * outputs + outputs + log_std + features + 1
 
 
 def carried(spec: Spec, lstm: int, filtered: bool) -> Schema:
     """What a policy over ``ActorCritic`` takes from row to row, so that a fragment can be replayed from its start."""
-    shape, text = (2 * _lstms(spec), lstm), "hidden and cell state of each LSTM before row 0"
+    shape, text = (2 * lstms(spec), lstm), "hidden and cell state of each LSTM before row 0"
     state = {"lstm": Leaf(shape, "float32", "fragment", "", text)} if lstm else {}
     text = "the discounted sum of rewards of the row before row 0"
     return {**state, **({"filtered_return": Leaf((), "float32", "fragment", "", text)} if filtered else {})}
@@ -50,7 +50,7 @@ def remembered(extras: Schema, filtered: bool) -> Schema:
 
 def activations(spec: Spec, hidden: tuple[int, ...], network: str = "nature", lstm: int = 0) -> int:
     """Numbers that ``ActorCritic`` keeps for one sample until its backward pass, its input as float32 included."""
-    gates = _lstms(spec) * 11 * lstm  # four gates before and after their squashing, both states, the cell's tanh
+    gates = lstms(spec) * 11 * lstm  # four gates before and after their squashing, both states, the cell's tanh
     if images(spec):
         return prod(spec.observation) + _convolutions(spec.observation, network)[1] + gates
     return prod(spec.observation) + 2 * sum(hidden) + gates
@@ -62,8 +62,8 @@ def images(spec: Spec) -> bool:
     return len(shape) == 3 and spec.dtype == "uint8" and min(shape[1:]) >= SMALLEST
 
 
-def _lstms(spec: Spec) -> int:
-    """Policy and value share one over images, as they share the torso; over vectors each has its own."""
+def lstms(spec: Spec) -> int:
+    """How many a recurrent network has: policy and value share one over images, as the torso; over vectors not."""
     return 1 if images(spec) else 2
 
 
