@@ -93,9 +93,10 @@ def run(
     if resume:
         directory = run_dir.open_run(folder)
         extra = (f"resources.ranks={ranks}",) if ranks else ()
-        wanted = jobs.load(directory.job_file, (*overrides, *extra))
-        wanted = jobs.resumed(jobs.load(directory.job_file), wanted)
+        saved = jobs.load(directory.job_file)
+        wanted = jobs.resumed(saved, jobs.load(directory.job_file, (*overrides, *extra)))
         _same_work(jobs.load(job), wanted, folder)
+        run_dir.refuse_done(directory, wanted.budget == saved.budget)
         local.take_over(directory)
     else:
         wanted = _load(job, ranks, overrides)

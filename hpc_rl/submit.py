@@ -29,7 +29,7 @@ from hpc_rl.launchers.script import (
     word,
 )
 from hpc_rl.status import single
-from hpc_rl.storage.run_dir import BadRun, RunDir, create, write_json, write_text
+from hpc_rl.storage.run_dir import BadRun, RunDir, create, refuse_done, write_json, write_text
 
 MOST_TASKS = 100_000
 STOP_S, LOOK_S = 180.0, 2.0  # how long cancel waits for a clean stop, and between its looks
@@ -131,8 +131,7 @@ def resume(folder: Path, overrides: Sequence[str], cluster: str | None, given: d
         raise BadRun(f"{folder} is still {active[0].state.lower()} as job {active[0].job}; cancel that first")
     saved = jobs.load(run.job_file)
     wanted = jobs.resumed(saved, jobs.load(run.job_file, overrides))
-    if run.read_state()["state"] == "done" and wanted.budget == saved.budget:
-        raise BadRun(f"{folder} is {run.read_state()['reason']}; raise that limit to go on (--set budget.…)")
+    refuse_done(run, wanted.budget == saved.budget)
     options = changed(_options(run), cluster, given)
     plan = jobs.topology(wanted.topology).plan(wanted)
     text = render(for_run(wanted, folder), wanted, plan, slurm.resolved(options))

@@ -133,6 +133,13 @@ def open_run(path: Path) -> RunDir:
     return run
 
 
+def refuse_done(run: RunDir, same_budget: bool) -> None:
+    """Raises BadRun where the run is done and its budget is still the same: there is nothing left to do."""
+    state = run.read_state()
+    if state["state"] == "done" and same_budget:
+        raise BadRun(f"{run.path} is {state['reason']}; raise that limit to go on (--set budget.…)")
+
+
 def write_json(path: Path, value: Any) -> None:
     """Replace ``path`` by ``value`` as JSON; readers see the old file or the new one, never a part. Raises OSError."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")

@@ -77,6 +77,14 @@ def test_a_method_key_cannot_change_on_resume(halves: tuple[Path, Path, Path]) -
     assert (two / "job.toml").read_bytes() == before
 
 
+def test_a_run_that_is_done_is_not_resumed_within_its_budget(halves: tuple[Path, Path, Path]) -> None:
+    job, two, _ = halves
+    before = checkpoints(two)
+    done = hpc_rl("run", job, "--out", two, "--resume")
+    assert done.code == 2 and done.out == "" and len(done.err.splitlines()) == 1
+    assert "done: budget of 2000 env steps used; raise that limit" in done.err and checkpoints(two) == before
+
+
 def test_impala_resumes_on_fewer_ranks_without_gaps(tmp_path: Path) -> None:
     job, run = write_job(tmp_path, "impala", 3, environment="toy/counter"), tmp_path / "run"
     with started("run", job, "--out", run) as process:
