@@ -143,7 +143,7 @@ def _messages(figures: Figures) -> str:
     rows = [("messages", "bytes", "")]
     if "env_worker" in roles:
         each = figures.columns * (math.prod(figures.spec.frame) * (1 if figures.spec.dtype == "uint8" else 4) + 10)
-        rows.append(("answer", _size(each), "environment worker → its server, one every move; an action comes back"))
+        rows.append(("observation", _size(each), "environment worker → its server, every move; an action comes back"))
     if "actor" in roles:
         rows.append(("fragment", _size(figures.message_bytes), "actor → learner, one every T moves"))
         rows.append(("weights", weights, "learner → each node, one every update at most"))
