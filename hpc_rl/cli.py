@@ -344,10 +344,18 @@ def _say(checks: Iterable[Check]) -> int:
     return int(failed)
 
 
+def _seconds(context: click.Context, parameter: click.Parameter, value: float) -> float:
+    if not 0 < value < float("inf"):  # nan is neither
+        raise click.BadParameter(f"{value} is not a number of seconds above 0")
+    return value
+
+
 @cli.command()
 @click.option("-n", "ranks", default=3, show_default=True, type=click.IntRange(min=2), help="MPI ranks.")
 @click.option("--out", type=click.Path(path_type=Path), help="Run directory [default: runs/selftest-<time>].")
-@click.option("--wait", "queue_s", default=600.0, show_default=True, help="Longest wait in the queue, s.")
+@click.option(
+    "--wait", "queue_s", default=600.0, callback=_seconds, show_default=True, help="Longest wait in the queue, s."
+)
 @slurm_options
 def selftest(ranks: int, out: Path | None, queue_s: float, cluster: str | None, **given: Any) -> int:
     """A two-minute job on this cluster: ranks, signal, save, requeue, resume, stop, HDF5 locks."""
@@ -364,7 +372,7 @@ def bench() -> None:
 
 @bench.command()
 @job_options
-@click.option("--seconds", default=12.0, show_default=True, help="Measuring time.")
+@click.option("--seconds", default=12.0, callback=_seconds, show_default=True, help="Measuring time.")
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 def roofline(job: str, ranks: int | None, overrides: tuple[str, ...], seconds: float, as_json: bool) -> None:
     """Env steps per second that this machine's cores could reach on JOB if nothing were lost."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import copy
 import dataclasses
 import difflib
 import importlib
 import json
+import math
 import tomllib
 import types
 import typing
@@ -39,6 +41,7 @@ _MEANT: dict[str, tuple[Any, tuple[str, ...]]] = {  # key -> what asks for nothi
     "resources.reduction": ("mpi", ("solo", "allreduce", "actor_learner")),
 }
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text in quotes", dict: "a table"}
+_ITEMS = {int: "whole numbers", float: "numbers", str: "texts in quotes"}
 
 
 class BadJob(ValueError):
@@ -131,7 +134,7 @@ def load(source: str | Path, overrides: Iterable[str] = ()) -> Job:
     path = find(str(source))
     try:
         table = tomllib.loads(path.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # also what is no UTF-8, and a number of thousands of digits
         raise BadJob(f"{path} is not a TOML file: {error}") from None
     except OSError as error:
         raise BadJob(f"cannot read {path}: {error.strerror}") from None
@@ -162,7 +165,7 @@ def shipped_jobs() -> dict[str, Path]:
 
 def override(table: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
     """The table with each dotted ``key=value`` set; the value is TOML, or a bare string."""
-    table = json.loads(json.dumps(table))
+    table = copy.deepcopy(table)
     for item in overrides:
         key, equals, text = item.partition("=")
         if not equals:
@@ -175,7 +178,7 @@ def override(table: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
                 raise BadJob(f"--set {item!r}: {name} is a value, not a table")
         try:
             place[at] = tomllib.loads(f"v = {text}")["v"]
-        except tomllib.TOMLDecodeError:
+        except ValueError:
             place[at] = text
     return table
 
@@ -183,7 +186,7 @@ def override(table: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
 def parse(table: Mapping[str, Any], name: str = "job") -> Job:
     """A checked job from a TOML table. Raises BadJob."""
     table = dict(table)
-    name = str(table.pop("name", name))
+    name = convert("name", table.pop("name", name), str)
     for key in ("algorithm", "topology"):
         if key not in table:
             raise BadJob(f'the job has no {key}; add {key} = "…" (choose from {", ".join(_choices(key))})')
@@ -207,12 +210,43 @@ def parse(table: Mapping[str, Any], name: str = "job") -> Job:
 
 
 def _check(job: Job) -> None:
-    if not isinstance(job.seed, int) or not 0 <= job.seed < 2**31:
+    if not 0 <= convert("seed", job.seed, int) < 2**31:
         raise BadJob(f"seed = {job.seed!r} must be a whole number from 0 to 2147483647")
     if not job.environment.id:
         raise BadJob('environment.id is missing; add id = "CartPole-v1" below [environment]')
+    _check_arguments("environment.arguments", job.environment.arguments)
     _check_meant(job)
     check_reduction(job.resources.reduction, job.resources.device)
+
+
+def _check_arguments(key: str, value: Any) -> None:
+    """Refuse what job.toml could not give back as it is: dates, nan, integers beyond 64 bits, broken text.
+
+    An infinite number may be an argument: some environments take it for "no bound".
+    """
+    if isinstance(value, Mapping):
+        for name, x in value.items():
+            _check_arguments(f"{key}.{convert(key, name, str)}", x)
+    elif isinstance(value, list | tuple):
+        for k, x in enumerate(value):
+            _check_arguments(f"{key}[{k}]", x)
+    elif isinstance(value, float) and math.isnan(value):
+        raise BadJob(f"{key} = nan is not a number; write the number, or leave the argument out")
+    elif isinstance(value, bool | int | float | str):
+        _written(key, value)
+    else:
+        kind = type(value).__name__
+        raise BadJob(
+            f"{key} = {value} is a {kind}; an argument is a number, text in quotes, true, false, list or table"
+        )
+
+
+def _written(key: str, value: object) -> None:
+    """Refuse what TOML cannot carry."""
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise BadJob(f"{key} does not fit into 64 bits; write a smaller number")
+    if isinstance(value, str) and not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise BadJob(f"{key} = {value!r} is not Unicode text; write it in UTF-8")
 
 
 def _check_meant(job: Job) -> None:
@@ -361,21 +395,45 @@ def _section(name: str, kind: type[Any], table: Any) -> Any:
 
 
 def convert(key: str, value: Any, hint: Any) -> Any:
+    """The value as its type ``hint`` wants it. Raises BadJob: another type, a number that is not finite, bad text."""
     kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if isinstance(value, int | str):
+        _written(key, value)
     for kind in kinds:
-        origin = typing.get_origin(kind) or kind
-        if origin is float and isinstance(value, int) and not isinstance(value, bool):
-            return float(value)
-        if origin is tuple and isinstance(value, list):
-            return tuple(value)
-        if isinstance(origin, type) and isinstance(value, origin) and not (origin is int and isinstance(value, bool)):
-            return value
-    wanted = [_KINDS.get(typing.get_origin(kind) or kind, "a list") for kind in kinds if kind is not types.NoneType]
+        if _is_a(kind, value):
+            if typing.get_origin(kind) is tuple:
+                return tuple(convert(f"{key}[{k}]", x, typing.get_args(kind)[0]) for k, x in enumerate(value))
+            if isinstance(value, float) and not math.isfinite(value):
+                raise BadJob(f"{key} = {value!r} is not a finite number; write the number itself")
+            return float(value) if kind is float else value
+    wanted = [_kind(kind) for kind in kinds if kind is not types.NoneType]
     raise BadJob(f"{key} = {value!r} is of the wrong kind; write {' or '.join(wanted)}")
 
 
+def _is_a(kind: Any, value: Any) -> bool:
+    """Whether ``value`` may stand for a ``kind``: a whole number for a number, a list for a tuple, true for neither."""
+    origin = typing.get_origin(kind) or kind
+    if isinstance(value, bool):
+        return origin is bool
+    return isinstance(value, {float: (int, float), tuple: (list, tuple)}.get(origin, origin))
+
+
+def _kind(kind: Any) -> str:
+    """In words: "a whole number", "a list of whole numbers"."""
+    inner = typing.get_args(kind)
+    if typing.get_origin(kind) is tuple:
+        return f"a list of {_ITEMS[inner[0]]}"
+    return _KINDS[typing.get_origin(kind) or kind]
+
+
 def _in_range(key: str, value: Any, comment: str) -> None:
-    """Check the range that the comment beside a field states: ``>= 1``, ``> 0``, ``0..1`` or ``one | two``."""
+    """Check the range that the comment beside a field states: ``>= 1``, ``> 0``, ``< 1``, ``0..1`` or ``one | two``.
+
+    The range of a list is that of each of its items.
+    """
+    if isinstance(value, tuple):
+        for k, x in enumerate(value):
+            _in_range(f"{key}[{k}]", x, comment)
     if isinstance(value, bool):
         return
     words = comment.replace(",", " ").split()
@@ -394,8 +452,8 @@ def _in_range(key: str, value: Any, comment: str) -> None:
         between = dots and _number(low) is not None and _number(high) is not None
         if between and not float(low) <= value <= float(high):
             raise BadJob(f"{key} = {value!r} is out of range; it must lie in {here}")
-        bound = _number(following) if here in (">", ">=") else None
-        if bound is not None and (value < bound or (here == ">" and value == bound)):
+        bound = _number(following) if here in (">", ">=", "<") else None
+        if bound is not None and not {">": value > bound, ">=": value >= bound, "<": value < bound}[here]:
             raise BadJob(f"{key} = {value!r} is out of range; it must be {here} {following}")
 
 
@@ -422,9 +480,9 @@ def _toml(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False)
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_toml(x) for x in value) + "]"
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{json.dumps(k)} = {_toml(v)}" for k, v in value.items()) + "}"
+        return "{" + ", ".join(f"{_toml(k)} = {_toml(v)}" for k, v in value.items()) + "}"
     return repr(value)

@@ -51,7 +51,7 @@ class Config:
     anneal: bool = True  # learning rate falls linearly to 0 over the budget
     optimizer: str = "rmsprop"  # rmsprop | adam
     epsilon: float = 1e-5  # > 0, added outside the root
-    decay: float = 0.99  # 0..1, RMSProp's α or Adam's β₂
+    decay: float = 0.99  # 0..1 and < 1, RMSProp's α or Adam's β₂
     discount: float = 0.99  # γ, 0..1
     lambda_: float = 1.0  # 0..1, 1 is the n-step return
     entropy_cost: float = 0.01  # >= 0
@@ -61,7 +61,7 @@ class Config:
     normalize_observation: bool = False  # by running mean and variance; vectors only
     normalize_reward: bool = False  # by the running spread of filtered returns
     network: str = "nature"  # nature | shallow, for images
-    hidden: tuple[int, ...] = (64, 64)  # units per layer for vector observations
+    hidden: tuple[int, ...] = (64, 64)  # >= 1 units per layer for vector observations
     lstm: int = 0  # >= 0, units of a recurrent layer; 0 has none
 
 

@@ -59,8 +59,8 @@ class Config:
     anneal: bool = True  # learning rate falls linearly to 0 over the budget
     optimizer: str = "adam"  # adam | rmsprop
     epsilon: float = 1e-5  # > 0, added outside the root
-    decay: float = 0.99  # 0..1, RMSProp's α or Adam's β₂
-    momentum: float = 0.0  # 0..1, RMSProp's momentum or Adam's β₁
+    decay: float = 0.99  # 0..1 and < 1, RMSProp's α or Adam's β₂
+    momentum: float = 0.0  # 0..1 and < 1, RMSProp's momentum or Adam's β₁
     loss: str = "mean"  # mean | sum over T·B
     discount: float = 0.99  # γ, 0..1
     lambda_: float = 1.0  # 0..1, leak of the traces c
@@ -76,7 +76,7 @@ class Config:
     normalize_advantage: bool = False  # divide advantages by their root mean square over the global minibatch
     reward_clip: float = 1.0  # >= 0, 0 leaves rewards raw
     network: str = "nature"  # nature | shallow, for images
-    hidden: tuple[int, ...] = (64, 64)  # units per layer for vector observations
+    hidden: tuple[int, ...] = (64, 64)  # >= 1 units per layer for vector observations
     lstm: int = 0  # >= 0, units of a recurrent layer; 0 has none
 
 

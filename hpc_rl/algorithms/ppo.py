@@ -75,7 +75,7 @@ class Config:
     normalize_observation: bool = False  # by running mean and variance; vectors only
     normalize_reward: bool = False  # by the running spread of filtered returns
     network: str = "nature"  # nature | shallow, for images
-    hidden: tuple[int, ...] = (64, 64)  # units per layer for vector observations
+    hidden: tuple[int, ...] = (64, 64)  # >= 1 units per layer for vector observations
     lstm: int = 0  # >= 0, units of a recurrent layer; 0 has none
 
 

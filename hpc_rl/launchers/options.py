@@ -150,8 +150,7 @@ def _profile(name: str) -> dict[str, Any]:
 def _hint(key: str) -> Any:
     from typing import get_type_hints
 
-    hint = get_type_hints(Options)[key]
-    return tuple if str(hint).startswith("tuple") else hint
+    return get_type_hints(Options)[key]
 
 
 def _check(options: Options) -> None:
