@@ -12,7 +12,8 @@ What ale_py 0.12.1 does (measured; tests/envs/test_envs_atari.py looks again at 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from hpc_rl.types import Actions, Array, Spec
 
 @dataclass(frozen=True)
 class Options:
-    """The task behind ALE/<Game>-v5."""
+    """The task behind ALE/<Game>-v5; LIMITS has the ranges."""
 
     repeat_action_probability: float = 0.25  # sticky actions, what v5 means
     frameskip: int = 4  # frames per env step
@@ -34,6 +35,47 @@ class Options:
     size: int = 84  # pixels, both ways
     max_frames: int = 108_000  # frames per episode, then a truncation
     life_loss_ends: bool = False  # discount 0 at a lost life; the game and its return go on
+
+
+# Beyond these ale_py hangs, takes all memory, or accepts what means nothing: a noop_max beyond a game's length plays
+# games before each reset, and the console has 210 × 160 pixels.
+LIMITS: dict[str, tuple[float, float]] = {
+    "repeat_action_probability": (0, 1),
+    "frameskip": (1, 1000),
+    "noop_max": (0, 1000),
+    "stack": (1, 32),
+    "size": (8, 512),
+    "max_frames": (1, 2**31 - 1),
+}
+_OLD_NAME = re.compile(r"([A-Z]\w*?)(-ram)?(NoFrameskip|Deterministic)?-(v0|v4)")
+
+
+def options_of(id: str, arguments: dict[str, Any]) -> Options:
+    """The Options of a job's arguments, whose names are known to be right.
+
+    Raises:
+        BadEnvironment: a value is of another kind, or out of LIMITS.
+    """
+    kinds = {item.name: type(item.default) for item in fields(Options)}
+    for name, value in arguments.items():
+        low, high = LIMITS.get(name, (0, 1))
+        allowed = {bool: "true or false", int: f"a whole number from {low} to {high}", float: f"from {low} to {high}"}
+        kind = kinds[name]
+        fits = isinstance(value, (int, kind)) and isinstance(value, bool) == (kind is bool)
+        if not (fits and low <= value <= high):
+            raise BadEnvironment(f"{id}: {name} = {value!r} is refused; it must be {allowed[kind]}")
+    return Options(**arguments)
+
+
+def old_name(id: str) -> str | None:
+    """The remedy for a game under one of Gymnasium's older names, such as PongNoFrameskip-v4; None for other ids."""
+    parts = _OLD_NAME.fullmatch(id)
+    if parts is None or (new := f"ALE/{parts[1]}-v5") not in games():
+        return None
+    sticky = " and arguments = { repeat_action_probability = 0.0 }" if parts[4] == "v4" else ""
+    ram = "; it shows images, the console's memory cannot be observed" if parts[2] else ""
+    frames = "; frameskip = 4 and the usual preprocessing are part of it" if parts[3] == "NoFrameskip" else ""
+    return f'{id} is the old name of a game of ale_py; write id = "{new}"{sticky}{ram}{frames}'
 
 
 def games() -> dict[str, str]:

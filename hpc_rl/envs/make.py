@@ -3,7 +3,11 @@
 ``ALE/Pong-v5``          Atari by ale_py's C++ vector environment (atari.py)
 ``toy/counter``          the environments of our own tests (toys.py)
 ``my_pkg.my_module:make``  a user's function that returns one gymnasium.Env (gym.py)
+``my_pkg:Task-v0``       an id of Gymnasium's registry, once the module before the colon is imported (gym.py)
 anything else            an id of Gymnasium's registry (gym.py)
+
+Modules are imported from where Python is told to look, and last from the working directory: the folder in which the
+command was given, wherever the job file lies.
 """
 
 from __future__ import annotations
@@ -73,14 +77,15 @@ def _told(id: str, arguments: dict[str, Any]) -> Iterator[None]:
     except BadEnvironment:
         raise
     except Exception as error:
-        raise BadEnvironment(f"{id} cannot be made with {arguments}: {type(error).__name__}: {error}") from error
+        told = " ".join(f"{type(error).__name__}: {error}".split())
+        raise BadEnvironment(f"{id} cannot be made with {arguments}: {told}") from error
 
 
 def _options(id: str, arguments: dict[str, Any]) -> atari.Options:
     if id not in (games := atari.games()):
         raise BadEnvironment(f"{id} is no game of ale_py; {_nearest(id, games)} (written ALE/<Game>-v5)")
     _check(id, arguments, atari.Options)
-    return atari.Options(**arguments)
+    return atari.options_of(id, arguments)
 
 
 def _rules(id: str, arguments: dict[str, Any]) -> toys.Rules:
@@ -91,28 +96,32 @@ def _rules(id: str, arguments: dict[str, Any]) -> toys.Rules:
 
 
 def _factory(id: str, arguments: dict[str, Any]) -> Callable[[], gymnasium.Env[Any, Any]]:
-    if ":" in id:
-        function = _users(id)
-        _check(id, arguments, function)
-        return lambda: function(**arguments)
     import gymnasium
     from gymnasium.envs.registration import load_env_creator
 
-    if id not in gymnasium.registry:
+    name = id
+    if ":" in id:
+        function, name = _users(id)
+        if function is not None:
+            _check(id, arguments, function)
+            return lambda: function(**arguments)
+    elif (remedy := atari.old_name(id)) is not None:  # else accepted once something has imported ale_py
+        raise BadEnvironment(remedy)
+    if name not in gymnasium.registry:
         names = [*gymnasium.registry, *toys.TOYS]
         raise BadEnvironment(
             f"{id} is no id of Gymnasium's registry (an environment of your own is my_package.my_module:function); "
             f"{_nearest(id, names)}"
         )
-    entry = gymnasium.spec(id).entry_point
+    entry = gymnasium.spec(name).entry_point
     if entry is not None:
         _check(id, arguments, entry if callable(entry) else load_env_creator(entry), ("max_episode_steps",))
     # Gymnasium's checker looks at every step and changes nothing
-    return lambda: gymnasium.make(id, **{"disable_env_checker": True, **arguments})
+    return lambda: gymnasium.make(name, **{"disable_env_checker": True, **arguments})
 
 
-def _users(id: str) -> Callable[..., Any]:
-    """The function behind ``package.module:function``; the job's directory counts as importable."""
+def _users(id: str) -> tuple[Callable[..., Any] | None, str]:
+    """Import the module of ``module:name``; its function of that name, else None and a name of Gymnasium's registry."""
     module_name, _, attribute = id.partition(":")
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # last, so that no file there hides an installed package
@@ -122,13 +131,19 @@ def _users(id: str) -> Callable[..., Any]:
         if error.name is None or not (module_name + ".").startswith(error.name + "."):
             raise  # the module is there and lacks something itself
         raise BadEnvironment(
-            f"{id}: there is no module {error.name}; start where it can be imported from or install it"
+            f"{id}: there is no module {error.name}; start in the folder that holds it or install it"
         ) from error
     function = getattr(module, attribute, None)
-    if not callable(function):
-        names = [name for name, value in vars(module).items() if callable(value)]
-        raise BadEnvironment(f"{id}: {module_name} has no function {attribute!r}; {_nearest(attribute, names)}")
-    return function  # type: ignore[no-any-return]
+    if callable(function):
+        return function, attribute
+    import gymnasium
+
+    if attribute in gymnasium.registry:
+        return None, attribute
+    names = [name for name, value in vars(module).items() if callable(value)]
+    raise BadEnvironment(
+        f"{id}: {module_name} has no function {attribute!r} and registers no such id; {_nearest(attribute, names)}"
+    )
 
 
 def _check(id: str, arguments: dict[str, Any], target: Callable[..., Any], also: tuple[str, ...] = ()) -> None:

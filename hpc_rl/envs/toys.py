@@ -18,6 +18,8 @@ import numpy as np
 from hpc_rl.envs.base import BadEnvironment, Moves
 from hpc_rl.types import Actions, Array, Spec
 
+LARGEST = 1000  # of a toy's lengths
+
 Memory = dict[str, Array]
 Generators = list[np.random.Generator]
 Outcome = tuple[Array, Array, Array]
@@ -131,6 +133,13 @@ def _one_hot(index: Array, size: int) -> Array:
     return np.eye(size, dtype=np.float32)[index]
 
 
+def _within(id: str, **limits: tuple[float, float, float]) -> None:
+    """Raise BadEnvironment for the first argument whose (value, lowest, highest) is out of order."""
+    for name, (value, low, high) in limits.items():
+        if not low <= value <= high:
+            raise BadEnvironment(f"{id}: {name} = {value!r} is refused; it must be from {low:g} to {high:g}")
+
+
 # ---- counter: the witness -------------------------------------------------------------------------------------------
 
 
@@ -202,6 +211,7 @@ def _strike(how: str, at: int) -> None:
 def chain(*, length: int = 8) -> Rules:
     """``length`` states one-hot; action 1 goes right, 0 left; the right end pays 1 and terminates; a time limit of
     4 × length moves truncates."""
+    _within("toy/chain", length=(length, 1, LARGEST))
 
     def begin(memory: Memory, at: Array, generators: Generators) -> None:
         memory["place"][at] = memory["step"][at] = 0
@@ -239,6 +249,8 @@ def latency(
 
     With ``once`` = a file name, the process that creates that file takes ``slow`` times as long for everything.
     """
+    _within("toy/latency", length=(length, 1, LARGEST), end_probability=(end_probability, 0, 1), cv=(cv, 0, 100))
+    _within("toy/latency", step_s=(step_s, 1e-9, 3600), reset_s=(reset_s, 0, 3600), slow=(slow, 0, LARGEST))
     times: list[float] = []  # found out at the first reset: whoever only asks for the Spec must not take the turn
 
     def factor() -> float:
@@ -278,6 +290,7 @@ def catch(*, rows: int = 10, columns: int = 5, pixels: bool = False, stack: int 
     """
     if stack > 1 and not pixels:
         raise BadEnvironment("toy/catch: stack needs pixels = true")
+    _within("toy/catch", rows=(rows, 2, LARGEST), columns=(columns, 1, LARGEST), stack=(stack, 1, 32))
 
     def begin(memory: Memory, at: Array, generators: Generators) -> None:
         memory["ball"][at] = [generators[column].integers(columns) for column in at]

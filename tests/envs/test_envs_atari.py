@@ -56,6 +56,35 @@ def test_options_reach_ale_py(monkeypatch):
     assert seen["max_num_frames_per_episode"] == 999
 
 
+@pytest.mark.parametrize(
+    ("name", "values", "words"),
+    [
+        ("stack", [0, -1, 1_000_000, 4.0, True, "4"], "a whole number from 1 to 32"),
+        ("size", [0, -1, 100_000, 84.0], "a whole number from 8 to 512"),
+        ("noop_max", [-1, 1_000_000, True], "a whole number from 0 to 1000"),
+        ("frameskip", [0, -4, 1_000_000, True], "a whole number from 1 to 1000"),
+        ("max_frames", [0, -1, 2**31, 1e5], "a whole number from 1 to 2147483647"),
+        ("repeat_action_probability", [2.0, -0.1, float("nan"), False, "0.25"], "from 0 to 1"),
+        ("life_loss_ends", ["no", 0, 1], "true or false"),
+        ("use_fire_reset", ["no", 3], "true or false"),
+        ("full_action_space", [2], "true or false"),
+    ],
+)
+def test_arguments_out_of_range(name, values, words):
+    for value in values:
+        with pytest.raises(BadEnvironment, match=f"ALE/Pong-v5: {name} = .*; it must be {words}$"):
+            describe("ALE/Pong-v5", {name: value})
+
+
+def test_the_ends_of_the_ranges_work():
+    for end in (0, 1):
+        edges = {name: limits[end] for name, limits in atari.LIMITS.items() if name != "max_frames" or not end}
+        env = make("ALE/Pong-v5", edges, 1)
+        assert env.reset(np.array([1])).shape == (1, *env.spec.observation)
+        env.send(np.array([0]))
+        assert env.recv().ended.shape == (1,)
+
+
 def test_spec_and_names():
     spec = describe("ALE/MsPacman-v5", {})
     assert (spec.frame, spec.dtype, spec.stack, spec.padding, spec.action_repeat) == ((84, 84), "uint8", 4, "zeros", 4)
