@@ -44,6 +44,7 @@ from hpc_rl.types import Leaf, Schema, Spec, Trajectory, Update, beside
 
 FIGURES = ("policy_loss", "value_loss", "entropy", "rho")
 TOPOLOGIES = ("actor_learner", "solo", "allreduce")
+MINIBATCH = "columns"
 EXTRAS: Schema = {
     "log_prob": Leaf((), "float32", "step", "nat", "log-probability of the action under the acting weights")
 }

@@ -45,6 +45,7 @@ from hpc_rl.types import Leaf, Schema, Spec, Trajectory, Update
 
 FIGURES = ("policy_loss", "value_loss", "entropy", "clip_fraction", "kl")
 TOPOLOGIES = ("solo", "allreduce", "parameter_server")
+MINIBATCH = "moves"  # a part of every column's moves; of whole columns where the network is recurrent
 EXTRAS: Schema = {
     "log_prob": Leaf((), "float32", "step", "nat", "log-probability of the action under the acting weights"),
     "value": Leaf((), "float32", "step", "", "V(x) of the acting weights"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hpc_rl.job import BadJob, Job
-from hpc_rl.topologies.base import Place, Plan, need, share_columns, split_evenly
+from hpc_rl.topologies.base import Place, Plan, check_minibatches, need, share_columns, split_evenly
 
 if TYPE_CHECKING:
     from hpc_rl.roles.base import Seat
@@ -28,12 +28,12 @@ def plan(job: Job) -> Plan:
     learning = [Place(r, "learner", r, range(0), resources.threads, True, ()) for r in learners]
     columns = dict(zip(steppers, shares, strict=True))
     if not central:
-        actors = _bound(steppers, learners, "actor", columns)
+        actors = _bound(steppers, learners, "actor", columns, "learners")
         return _whole(job, [*learning, *actors], {a.rank: a.peers[0] for a in actors}, len(shares[0]))
-    workers = _bound(steppers, front or learners, "env_worker", columns)
+    workers = _bound(steppers, front or learners, "env_worker", columns, "servers" if front else "learners")
     served = {r: [w.columns for w in workers if w.peers == (r,)] for r in front}
     spans = {r: range(found[0].start, found[-1].stop) for r, found in served.items()}
-    actors = _bound(front, learners, "actor", spans)
+    actors = _bound(front, learners, "actor", spans, "learners")
     sends = {a.rank: a.peers[0] for a in actors} or {r: r for r in learners}
     return _whole(job, [*learning, *actors, *workers], sends, len(shares[0]))
 
@@ -43,9 +43,12 @@ def _minimum(learners: int, servers: int, stepping: str) -> str:
     return " and ".join(f"{n} {name}{'s' * (n > 1)}" for n, name in parts if n)
 
 
-def _bound(ranks: tuple[int, ...], to: tuple[int, ...], role: str, columns: dict[int, range]) -> list[Place]:
-    """Places of ``role``, each with one peer; neighbours share it."""
-    peers = split_evenly(ranks, to, f"{role}s")
+def _bound(
+    ranks: tuple[int, ...], to: tuple[int, ...], role: str, columns: dict[int, range], those: str
+) -> list[Place]:
+    """Places of ``role``, each with one peer, one of ``those``; neighbours share it."""
+    what = {"actor": "actors", "env_worker": "environment workers"}[role]
+    peers = split_evenly(ranks, to, what, those)
     return [Place(r, role, k, columns[r], 1, False, (peers[r],)) for k, r in enumerate(ranks)]
 
 
@@ -69,6 +72,7 @@ def _whole(job: Job, places: list[Place], sends: dict[int, int], width: int) -> 
             f"{job.algorithm}.batch_columns = {batch} is not a multiple of {each}; "
             f"use {width * count} or a multiple, or another number of ranks"
         )
+    check_minibatches(job, int(job.method["unroll"]), batch)
     peers = {k: tuple(r for r, to in sends.items() if to == k) for k in range(count)}
     whole = [place.to(peers[place.rank]) if place.role == "learner" else place for place in places]
     return Plan(job.topology, tuple(whole), int(job.method["unroll"]), batch, width)

@@ -5,18 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hpc_rl.job import Job
-from hpc_rl.topologies.base import Place, Plan, in_process, need, share_columns
+from hpc_rl.topologies.base import Place, Plan, check_minibatches, in_process, need, share_columns
 
 if TYPE_CHECKING:
     from hpc_rl.roles.base import Seat
 
 
 def plan(job: Job) -> Plan:
-    """Raises WorldTooSmall, and BadJob when the ranks cannot share the columns equally."""
+    """Raises WorldTooSmall, and BadJob when ranks cannot share the columns, or minibatches the batch."""
     need(job, 1, "workers")
     in_process(job)
     ranks = job.resources.ranks
     shares = share_columns(job, ranks, "ranks")
+    check_minibatches(job, int(job.method["unroll"]), job.environment.columns)
     peers = tuple(range(ranks))
     places = tuple(Place(r, "worker", r, shares[r], job.resources.threads, True, peers) for r in range(ranks))
     return Plan(job.topology, places, int(job.method["unroll"]), job.environment.columns, len(shares[0]))

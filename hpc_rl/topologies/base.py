@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from hpc_rl.job import BadJob, Job
+from hpc_rl.job import BadJob, Job, literal, ranges
 
 
 class WorldTooSmall(BadJob):
@@ -84,12 +84,16 @@ def in_process(job: Job) -> None:
         )
 
 
-def split_evenly(ranks: Sequence[int], to: Sequence[int], what: str) -> dict[int, int]:
-    """For each of ``ranks`` one of ``to``, equally many, neighbours together. Raises BadJob if they do not divide."""
+def split_evenly(ranks: Sequence[int], to: Sequence[int], what: str, those: str) -> dict[int, int]:
+    """For each of ``ranks``, the ``what``, one of ``to``, the ``those``: equally many, neighbours together.
+
+    Raises:
+        BadJob: they do not divide.
+    """
     if to and len(ranks) % len(to):
         raise BadJob(
-            f"{len(ranks)} {what} cannot be shared equally by {len(to)} ranks; "
-            f"set resources.ranks so that there are {len(to)} of them or a multiple"
+            f"{len(ranks)} {what} cannot be shared equally by {len(to)} {those}; "
+            f"set resources.ranks so that there are {len(to)} {what} or a multiple"
         )
     return {rank: to[k * len(to) // len(ranks)] for k, rank in enumerate(ranks)}
 
@@ -98,6 +102,20 @@ def nodes_of(ranks: int, nodes: int) -> list[int]:
     """For each rank the number of its node, as SLURM's block distribution lays 10 tasks on 3 nodes: 4, 3, 3."""
     least, more = divmod(ranks, nodes)
     return [node for node in range(nodes) for _ in range(least + (node < more))]
+
+
+def check_minibatches(job: Job, steps: int, columns: int) -> None:
+    """Raise BadJob where an optimiser step would have no data: ``steps`` and ``columns`` of all that learn together."""
+    if "minibatches" not in ranges(job.algorithm):
+        return
+    count = int(job.method["minibatches"])
+    whole = literal(job.algorithm, "MINIBATCH") == "columns" or job.method.get("lstm")
+    parts, what = (columns, "columns") if whole else (steps, "moves of a column")
+    if count > parts:
+        raise BadJob(
+            f"{job.algorithm}.minibatches = {count} is more than the {parts} {what} of a batch that they share; "
+            f"use at most {parts}"
+        )
 
 
 def need(job: Job, minimum: int, roles: str) -> None:

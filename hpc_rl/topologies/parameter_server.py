@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hpc_rl.job import BadJob, Job
-from hpc_rl.topologies.base import Place, Plan, in_process, need, share_columns
+from hpc_rl.topologies.base import Place, Plan, check_minibatches, in_process, need, share_columns
 
 if TYPE_CHECKING:
     from hpc_rl.roles.base import Seat
@@ -22,6 +22,7 @@ def plan(job: Job) -> Plan:
     in_process(job)
     _check(job, servers, quorum, workers)
     shares = share_columns(job, workers, "workers")
+    check_minibatches(job, int(job.method["unroll"]), len(shares[0]))
     ranks = tuple(range(servers, servers + workers))
     serving = [Place(r, "parameter_server", r, range(0), 1, False, ranks) for r in range(servers)]
     peers = tuple(range(servers))

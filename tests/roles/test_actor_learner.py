@@ -100,7 +100,22 @@ REFUSED = [
     ({"sampler": "alternating", "environment": {"columns": 6}, "resources": {"ranks": 3}}, "multiple of 4"),
     ({"sampler": "central", "resources": {"ranks": 1}}, "1 learner and 1 environment worker"),
     ({"sampler": "central", "resources": {"ranks": 2, "inference": "actor"}}, "1 learner and 1 actor and"),
-    ({"resources": {"ranks": 5, "learners": 2}, "environment": {"columns": 6}}, "3 actors cannot be shared"),
+    (
+        {"resources": {"ranks": 5, "learners": 2}, "environment": {"columns": 6}},
+        "3 actors .* by 2 learners; .* 2 actors",
+    ),
+    (
+        {
+            "sampler": "central",
+            "resources": {"ranks": 6, "inference": "actor", "servers": 2},
+            "environment": {"columns": 6},
+        },
+        "3 environment workers .* by 2 servers",
+    ),
+    (
+        {"sampler": "central", "resources": {"ranks": 5, "learners": 2}, "environment": {"columns": 6}},
+        "3 environment workers .* by 2 learners",
+    ),
     ({"resources": {"ranks": 4, "learners": 2}, "impala": {"batch_columns": 6}}, "times 2 learners"),
     ({"schedule": "deterministic", "resources": {"ranks": 3}}, "batch_columns = 4 instead of 2"),
     ({"schedule": "deterministic", "sampler": "central", "resources": {"ranks": 3}}, 'sampler = "vector"'),
