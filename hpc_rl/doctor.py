@@ -112,20 +112,26 @@ def _hdf5() -> Check:
 
 
 def _locking() -> Check:
-    from hpc_rl.storage.locking import check_locking
+    return locking(Path.cwd())
 
-    name, here = "HDF5 locking", Path.cwd()
-    try:
-        found = check_locking(here)
-    except OSError as error:
-        return Check(name, False, f"{here} cannot be written ({error.strerror}); start where you may write")
-    harmless = (
-        "files are opened with best-effort locking and have one writer each, so never start two runs in one folder"
-    )
+
+def locking(here: Path) -> Check:
+    """Whether files in ``here`` can be locked; in a child, for a dead lock service never answers."""
+    from hpc_rl.storage.h5 import LOCKING_VARIABLE
+
+    name = "HDF5 locking"
+    done, said = _child([sys.executable, "-m", "hpc_rl.storage.locking", str(here)])
+    if not done:
+        return Check(name, False, f"{_last(said)}; start where you may write, on a file system whose lock service runs")
+    found, why = json.loads(said.splitlines()[-1])
+    ours = "runs go on without: each file has one writer, and readers take no lock; never start two runs in one folder"
+    forced = os.environ.get(LOCKING_VARIABLE, "FALSE")
+    if found == "absent" and forced.upper() not in ("FALSE", "0"):
+        return Check(name, False, f"{here} has no file locks ({why}) and {LOCKING_VARIABLE}={forced}; unset it")
     texts = {
         "works": f"works in {here}",
-        "ignored": f"{here} grants a lock twice (usual on network file systems); {harmless}",
-        "absent": f"{here} has no locks; {harmless}",
+        "ignored": f"{here} grants a lock twice (usual on network file systems); {ours}",
+        "absent": f"{here} has no file locks ({why}); {ours}; for other programs set {LOCKING_VARIABLE}=FALSE",
     }
     return Check(name, True if found == "works" else None, texts[found])
 

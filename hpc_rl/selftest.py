@@ -109,11 +109,9 @@ def _stop(trial: Trial) -> Check:
 
 
 def _locking(folder: Path) -> Check:
-    from hpc_rl.storage.locking import check_locking
+    from hpc_rl.doctor import locking
 
-    found = check_locking(folder)
-    note = "" if found == "works" else "; files have one writer each, so never start two jobs in one folder"
-    return Check("HDF5 locking", True if found == "works" else None, f"{found}{note}")
+    return locking(folder)
 
 
 def _check(name: str, wrong: str, right: str) -> Check:

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 
 ALONE = (
@@ -13,8 +19,38 @@ ALONE = (
     "tests/slurm/test_real.py",
 )
 
+# The file locks of a network file system without a lock service, for processes that are started with it preloaded.
+_FLOCK = """
+#include <errno.h>
+#include <stdlib.h>
+int flock(int descriptor, int operation) { errno = atoi(getenv("TEST_FLOCK_ERRNO")); return -1; }
+"""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.nodeid.startswith(ALONE):
             item.add_marker("alone")
+
+
+@pytest.fixture(scope="session")
+def flock_shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A shared library whose flock always fails."""
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler here, so a file system without locks cannot be played")
+    folder = tmp_path_factory.mktemp("flock")
+    (folder / "flock.c").write_text(_FLOCK)
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", "flock.so", "flock.c"], cwd=folder, check=True)
+    return folder / "flock.so"
+
+
+@pytest.fixture
+def without_locks(flock_shim: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Call it with an errno: in every process started from then on, flock fails with it."""
+
+    def from_now_on(number: int) -> None:
+        monkeypatch.setenv("LD_PRELOAD", f"{flock_shim} {os.environ.get('LD_PRELOAD', '')}".strip())
+        monkeypatch.setenv("TEST_FLOCK_ERRNO", str(number))
+
+    return from_now_on

@@ -6,12 +6,14 @@ import errno
 import fcntl
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from hpc_rl import doctor
 from hpc_rl.job import BadJob
+from hpc_rl.storage.h5 import LOCKING_VARIABLE
 from hpc_rl.storage.locking import check_locking
 
 LIGHT = (doctor._versions, doctor._cores, doctor._hdf5, doctor._zstd, doctor._locking)
@@ -66,16 +68,39 @@ def test_little_space_names_the_remedy(tmp_path: Path) -> None:
 
 
 def test_locking_that_is_ignored_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert check_locking(tmp_path) == "works"
+    assert check_locking(tmp_path) == ("works", "")
     assert not list(tmp_path.iterdir())
     with monkeypatch.context() as patch:
         patch.setattr(fcntl, "flock", lambda descriptor, how: None)
-        assert check_locking(tmp_path) == "ignored"
+        assert check_locking(tmp_path) == ("ignored", "")
 
     def refuse(*args: object, **options: object) -> None:
         raise OSError(errno.ENOLCK, "unable to lock file")
 
     monkeypatch.setattr("h5py.File", refuse)
-    assert check_locking(tmp_path) == "absent"
+    assert check_locking(tmp_path) == ("absent", "ENOLCK, No locks available")
     with pytest.raises(OSError):
         check_locking(tmp_path / "absent")
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS], ids=errno.errorcode.get)
+@pytest.mark.parametrize("forced", ["", "FALSE", "TRUE", "BEST_EFFORT"])
+def test_a_file_system_without_locks(
+    number: int, forced: str, without_locks: Callable[[int], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_locks(number)
+    monkeypatch.delenv(LOCKING_VARIABLE, raising=False)
+    if forced:
+        monkeypatch.setenv(LOCKING_VARIABLE, forced)
+    found = doctor.locking(tmp_path)
+    assert f"{tmp_path} has no file locks ({errno.errorcode[number]}" in found.text
+    if forced in ("TRUE", "BEST_EFFORT"):
+        assert found.ok is False and found.text.endswith(f"and {LOCKING_VARIABLE}={forced}; unset it")
+    else:
+        assert found.ok is None and "runs go on without" in found.text
+
+
+def test_a_dead_lock_service_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "DEADLINE_S", 0.005)  # no child can start in that time
+    found = doctor.locking(tmp_path)
+    assert found.ok is False and "did not end within" in found.text and "lock service" in found.text

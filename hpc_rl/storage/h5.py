@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,14 +17,32 @@ with suppress(ImportError):  # registers the zstd filter for readers, too
     hdf5plugin = import_module("hdf5plugin")
 
 FORMAT = 1
+LOCKING_VARIABLE = "HDF5_USE_FILE_LOCKING"  # of HDF5, stronger than what a program asks for
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # what flock answers where there are none
 
 
 def open_h5(path: Path) -> Any:
     """An ``h5py.File`` for reading. Raises OSError where it cannot be opened.
 
-    Locking is best effort because network file systems often have none; a file with this name is complete anyway.
+    No lock is taken: a file with this name is complete and never written again, and network file systems without a
+    lock service answer ENOLCK or EOPNOTSUPP, which HDF5's "best-effort" does not forgive.
     """
-    return h5py.File(path, "r", locking="best-effort")
+    try:
+        return h5py.File(path, "r", locking=False)
+    except OSError as error:
+        forced = os.environ.get(LOCKING_VARIABLE)
+        if error.errno not in NO_LOCKS or forced is None:
+            raise
+        sentence = f"{LOCKING_VARIABLE}={forced} asks for file locks, which {path.parent} does not have; unset it"
+        raise OSError(error.errno, sentence) from error
+
+
+def remedy(error: BaseException) -> str:
+    """What to do about a file that could not be written."""
+    number = error.errno if isinstance(error, OSError) else None
+    if number in NO_LOCKS:
+        return "look at hpc-rl doctor"
+    return "free space" if number in (errno.ENOSPC, errno.EDQUOT) else "free space or make the folder writable"
 
 
 def create_h5(path: Path) -> tuple[Any, Sink]:

@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from hpc_rl.storage.h5 import FORMAT, Sink, compressed, create_h5, discard, finish, open_h5
+from hpc_rl.storage.h5 import FORMAT, Sink, compressed, create_h5, discard, finish, open_h5, remedy
 from hpc_rl.storage.run_dir import publish
 from hpc_rl.types import Array, Leaf, Schema, Spec, Tree
 
@@ -164,7 +164,7 @@ class Recorder:
             path = self._path(temporary=True)
             reason = str(error).rstrip(".")
             self._failed = (
-                f"{path} cannot be written ({reason}); free space or lower output.record, then resume the run"
+                f"{path} cannot be written ({reason}); {remedy(error)} or lower output.record, then resume the run"
             )
             if self._sink is not None:
                 discard(self._file, self._sink, path)

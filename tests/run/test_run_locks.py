@@ -1,0 +1,34 @@
+"""A run on a file system where nothing can be locked ends as it does anywhere else."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from program import checkpoints, hpc_rl, summary, write_job
+
+from hpc_rl.storage import checkpoint, trajectories
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP], ids=errno.errorcode.get)
+def test_a_run_needs_no_locks(number: int, without_locks: Callable[[int], None], tmp_path: Path) -> None:
+    job, run = write_job(tmp_path, "ppo", 1, env_steps=500, topology="solo"), tmp_path / "run"
+    without_locks(number)
+    first = hpc_rl("run", job, "--out", run)
+    assert first.code == 0, first.err
+    again = hpc_rl("run", job, "--out", run, "--resume", "--set", "budget.env_steps=1000")
+    assert again.code == 0, again.err
+    assert summary(run)["env_steps"] >= 1000
+    assert all(checkpoint.load(path) for path in checkpoints(run)) and len(trajectories.segments(run)) == 2
+
+
+def test_locks_that_are_forced_are_named_and_not_the_disk(
+    without_locks: Callable[[int], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HDF5_USE_FILE_LOCKING", "TRUE")
+    without_locks(errno.ENOLCK)
+    done = hpc_rl("run", write_job(tmp_path, "ppo", 1, 500, topology="solo"), "--out", tmp_path / "run")
+    assert done.code == 1 and "HDF5_USE_FILE_LOCKING=TRUE asks for file locks" in done.last and "unset it" in done.last
+    assert "free space" not in done.last
