@@ -266,7 +266,7 @@ def _decide(job: Any, plan: Any, run: Any, spec: Any) -> dict[str, Any]:
     from hpc_rl.storage import checkpoint, provenance
     from hpc_rl.storage.run_dir import write_text
 
-    found = checkpoint.newest(run, lambda text: print(f"warning: {text}", flush=True))
+    found = checkpoint.newest(run, lambda text: print(f"warning: {text}", flush=True), set_aside=True)
     cores = len(os.sched_getaffinity(0))
     workers = len([p for p in plan.places if p.gpu])
     threads = job.resources.threads or max(1, cores // len(plan.places) if len(plan.places) > 1 else cores // workers)

@@ -8,6 +8,7 @@ are no strings of variable length in the file: HDF5 keeps them without a checksu
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import zlib
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hpc_rl.storage.h5 import FORMAT, compressed, create_h5, discard, finish, open_h5
+from hpc_rl.storage.h5 import FORMAT, compressed, create_h5, discard, finish, open_h5, remedy
 from hpc_rl.storage.run_dir import RunDir, publish, write_json
 from hpc_rl.types import Array
 
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
 _JSON = "json"
 _MARK = "$array"
 _BIG_BYTES = 1 << 20  # arrays above this are compressed if they hold bytes (replayed pixels); weights do not compress
+_IN_FLIGHT = "state/sampler/"  # what environments returned last, whatever it was: a record, nothing that was learned
 _MAY_BE_NAN = "episode_return"  # a replayed fragment says NaN where no episode ended
+_TORN = ".torn"  # suffix of a damaged file that a resumed run has passed over
 
 
 class NonFinite(ValueError):
@@ -54,15 +57,19 @@ def save(run: RunDir, number: int, state: State, meta: Mapping[str, Any]) -> Pat
     """Write checkpoints/<number>.h5: complete under its name, or not there at all.
 
     ``state`` and ``meta`` are nested dicts and lists of tensors, arrays, numbers, strings and None; tuples return as
-    lists, keys must be strings. Leaves named "episode_return" may hold NaN.
+    lists, keys must be strings. Leaves named "episode_return" and the state of samplers may hold NaN and infinity:
+    one infinite reward in flight must not cost a checkpoint of weights that are good.
 
     Raises:
-        NonFinite: an array holds NaN or infinity; names its key.
+        NonFinite: any other array holds NaN or infinity; names its key.
         TypeError: a leaf is something else; names its key.
         SaveFailed: the disk is full or cannot be written.
     """
     arrays: dict[str, tuple[Array, str]] = {}
     tree = {"state": encode(state, "state", arrays), "meta": encode(meta, "meta", arrays)}
+    for key, (array, dtype) in arrays.items():
+        if not key.startswith(_IN_FLIGHT) and not key.endswith(_MAY_BE_NAN):
+            _refuse_non_finite(key, array, dtype)
     path = run.checkpoints / f"{number:09d}.h5"
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -72,7 +79,7 @@ def save(run: RunDir, number: int, state: State, meta: Mapping[str, Any]) -> Pat
         publish(temporary, path)
     except (OSError, RuntimeError, Torn) as error:
         temporary.unlink(missing_ok=True)
-        raise SaveFailed(f"{path} cannot be written ({error}); free space, then resume the run") from error
+        raise SaveFailed(f"{path} cannot be written ({error}); {remedy(error)}, then resume the run") from error
     return path
 
 
@@ -94,20 +101,28 @@ def load(path: Path) -> tuple[State, dict[str, Any]]:
         raise Torn(f"{path} is torn: {error}") from error
 
 
-def newest(run: RunDir, warn: Callable[[str], None]) -> tuple[Path, State, dict[str, Any]] | None:
+def newest(
+    run: RunDir, warn: Callable[[str], None], set_aside: bool = False
+) -> tuple[Path, State, dict[str, Any]] | None:
     """The newest checkpoint that can be read, with its state and meta; None where none was ever written.
+
+    ``set_aside``: torn ones that are newer get the suffix .torn, for a run that goes on from an older one counts its
+    updates from there, and `prune` must not take a torn file with a higher number for the newest.
 
     Raises:
         NoUsableCheckpoint: there are some and all are torn.
         Misfit: the newest intact one has another format.
     """
-    paths = _numbered(run)
+    paths, torn = _numbered(run), list[Path]()
     for path in reversed(paths):
         try:
             state, meta = load(path)
         except Torn as error:
             warn(f"{error}; falling back to the checkpoint before")
+            torn.append(path)
             continue
+        for damaged in torn if set_aside else ():
+            damaged.replace(damaged.with_name(damaged.name + _TORN))
         return path, state, meta
     if not paths:
         return None
@@ -118,10 +133,17 @@ def newest(run: RunDir, warn: Callable[[str], None]) -> tuple[Path, State, dict[
 
 
 def prune(run: RunDir, keep: int, best: Path | None = None) -> None:
-    """Remove all numbered checkpoints but the last ``keep`` >= 1 and ``best``, and what interrupted writes left."""
+    """Remove all numbered checkpoints but the last ``keep`` >= 1 and ``best``, and what interrupted writes left.
+
+    A torn one that was set aside stays until ``keep`` good ones with higher numbers exist.
+    """
     if keep < 1:
         raise ValueError(f"keep = {keep} would remove every checkpoint; keep at least 1")
-    for path in [*_numbered(run)[:-keep], *run.checkpoints.glob("[0-9]*.h5.tmp")]:
+    numbered = _numbered(run)
+    oldest = int(numbered[-keep:][0].stem) if len(numbered) >= keep else 0
+    aside = [path for path in run.checkpoints.glob(f"*.h5{_TORN}") if path.name.split(".")[0].isdigit()]
+    passed = [path for path in aside if int(path.name.split(".")[0]) < oldest]
+    for path in [*numbered[:-keep], *passed, *run.checkpoints.glob("[0-9]*.h5.tmp")]:
         if best is None or path.name != best.name:
             path.unlink(missing_ok=True)
 
@@ -137,6 +159,17 @@ def mark_best(run: RunDir, path: Path, score: float) -> Path:
     publish(temporary, best)
     write_json(run.checkpoints / "best.json", {"file": path.name, "score": score})
     return best
+
+
+def best_score(run: RunDir) -> float:
+    """Score of checkpoints/best.h5; -inf where there is none, or no note of its score that can be read."""
+    if not (run.checkpoints / "best.h5").is_file():
+        return -math.inf
+    try:
+        score = json.loads((run.checkpoints / "best.json").read_text())["score"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return -math.inf
+    return float(score) if isinstance(score, int | float) and math.isfinite(score) else -math.inf
 
 
 def fit(expected: Mapping[str, Any], found: Mapping[str, Any], prefix: str = "") -> None:
@@ -192,10 +225,16 @@ def _as_array(value: Any, key: str) -> tuple[Array, str]:
     if not isinstance(value, torch.Tensor | np.ndarray):
         raise TypeError(f"{key} is a {type(value).__name__}; a checkpoint holds arrays, numbers, strings and None")
     tensor = torch.as_tensor(value).detach().cpu().contiguous()
-    if tensor.is_floating_point() and not key.endswith(_MAY_BE_NAN) and not bool(tensor.isfinite().all()):
-        raise NonFinite(f"{key} holds NaN or infinity; the checkpoint was not written, the one before is still good")
     name = str(tensor.dtype).removeprefix("torch.")
     return (tensor.view(torch.int16) if name == "bfloat16" else tensor).numpy(), name
+
+
+def _refuse_non_finite(key: str, array: Array, dtype: str) -> None:
+    import torch
+
+    tensor = _true_type(torch.from_numpy(array), dtype)
+    if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+        raise NonFinite(f"{key} holds NaN or infinity; the checkpoint was not written, the one before is still good")
 
 
 def _write(temporary: Path, text: str, arrays: Mapping[str, tuple[Array, str]]) -> None:

@@ -14,6 +14,7 @@ import torch
 
 from hpc_rl.storage import checkpoint
 from hpc_rl.storage.checkpoint import Misfit, NonFinite, NoUsableCheckpoint, SaveFailed, Torn
+from hpc_rl.storage.packing import from_bytes, to_bytes
 from hpc_rl.storage.run_dir import RunDir, create
 
 
@@ -205,3 +206,47 @@ def test_a_misfit_names_key_values_and_remedy() -> None:
         checkpoint.fit(job, {})
     with pytest.raises(Misfit, match="extra is 3"):
         checkpoint.fit({}, {"extra": 3})
+
+
+def test_keep_one_after_a_torn_newest_keeps_the_new_one(run: RunDir) -> None:
+    good = checkpoint.save(run, 5, {"n": 5}, {})
+    torn = checkpoint.save(run, 10, {"n": 10}, {})
+    torn.write_bytes(torn.read_bytes()[:-100])
+    assert checkpoint.newest(run, lambda text: None) and torn.exists()  # who only reads renames nothing
+    found = checkpoint.newest(run, lambda text: None, set_aside=True)
+    assert found is not None and found[0] == good
+    assert sorted(path.name for path in run.checkpoints.iterdir()) == ["000000005.h5", "000000010.h5.torn"]
+    checkpoint.save(run, 7, {"n": 7}, {})  # what a run writes that went on from 5
+    checkpoint.prune(run, 1)
+    assert sorted(path.name for path in run.checkpoints.iterdir()) == ["000000007.h5", "000000010.h5.torn"]
+    found = checkpoint.newest(run, pytest.fail)
+    assert found is not None and found[1] == {"n": 7}
+    checkpoint.save(run, 12, {}, {})
+    checkpoint.prune(run, 1)
+    assert [path.name for path in run.checkpoints.iterdir()] == ["000000012.h5"]
+
+
+def test_all_torn_stay_where_they_are(run: RunDir) -> None:
+    for number in (1, 2):
+        checkpoint.save(run, number, {}, {}).write_bytes(b"")
+    for _ in range(2):  # renamed, they would make the second start begin afresh
+        with pytest.raises(NoUsableCheckpoint, match="none of the 2"):
+            checkpoint.newest(run, lambda text: None, set_aside=True)
+
+
+def test_what_is_in_flight_may_be_infinite_and_what_was_learned_may_not(run: RunDir) -> None:
+    flight = {"reward": torch.tensor([math.inf]), "carry": {"lstm": torch.tensor([math.nan])}}
+    path = checkpoint.save(run, 1, {"learner": {"w": torch.ones(1)}, "sampler": flight}, {})
+    assert same(flight["reward"], checkpoint.load(path)[0]["sampler"]["reward"])
+    with pytest.raises(NonFinite, match="state/learner/reward"):
+        checkpoint.save(run, 2, {"learner": flight}, {})
+    assert not same(from_bytes(to_bytes({"sampler": flight})), {})  # a rank's part is judged where it is written
+
+
+def test_the_score_of_the_best_is_read_back(run: RunDir) -> None:
+    assert checkpoint.best_score(run) == -math.inf
+    checkpoint.mark_best(run, checkpoint.save(run, 1, {}, {}), 3.5)
+    assert checkpoint.best_score(run) == 3.5
+    for text in ("[1]", '{"score": null}', '{"score": "x"}', "{", '{"score": NaN}'):
+        (run.checkpoints / "best.json").write_text(text)
+        assert checkpoint.best_score(run) == -math.inf
