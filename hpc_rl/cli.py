@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from hpc_rl.storage.run_dir import RunDir
     from hpc_rl.topologies.base import Plan
 
+_OF_THE_USER = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP,
+                errno.ENOTDIR)  # fmt: skip
 ROOFLINE_FROM_S = 120.0  # shorter runs are not worth half a minute of measuring
 
 
@@ -50,7 +52,7 @@ def main() -> None:
     except click.Abort:
         sys.exit(130)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+        if error.errno not in _OF_THE_USER:
             raise
         _talk(f"error: {error.filename or 'a file'} cannot be written or read ({error.strerror})")
         sys.exit(2)
@@ -239,15 +241,18 @@ def submit(
     if then_analyze and options.resume_mode == "chain":
         raise click.UsageError("--then-analyze waits for one job, and a chain is many; use --resume-mode requeue")
     if dry_run:
-        click.echo(submission.script_for(found, folder, options, array), nl=False)
+        pieces = submission.parts(found, folder, options, array)
+        if len(pieces) > 1:
+            _talk(f"{len(pieces)} arrays of at most {len(pieces[0].tasks)} tasks, this site's limit; here is the first")
+        click.echo(pieces[0].script, nl=False)
         return
-    number = submission.submit(found, folder, options, array)
+    sent = submission.submit(found, folder, options, array)
     first = folder / "0000" if array else folder
-    _talk(f"{folder}: job {number}, {len(found)} run(s); hpc-rl status {folder} · hpc-rl logs -f {first}")
-    click.echo(number)
+    _talk(f"{folder}: job {', '.join(sent)}, {len(found)} run(s); hpc-rl status {folder} · hpc-rl logs -f {first}")
+    click.echo("\n".join(sent))
     if then_analyze:
         runs = [folder / f"{task.index:04d}" for task in found] if array else [folder]
-        later = submission.analyze_after(number, runs, options, folder)
+        later = submission.analyze_after(sent, runs, options, folder)
         _talk(f"analysis: job {later}, draws {folder}/learning_curve.png")
 
 
