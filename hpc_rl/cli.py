@@ -26,9 +26,14 @@ if TYPE_CHECKING:
     from hpc_rl.storage.run_dir import RunDir
     from hpc_rl.topologies.base import Plan
 
-_OF_THE_USER = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP,
-                errno.ENOTDIR)  # fmt: skip
+SUMMARY_FIELDS = {
+    "reason": str, "env_steps": int, "wall_s": float, "env_steps_per_s": float, "mean_return_100": float | None,
+}  # fmt: skip
 ROOFLINE_FROM_S = 120.0  # shorter runs are not worth half a minute of measuring
+
+# A disk that takes nothing more, rights, and something else in the place of a file or folder of ours.
+_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR,
+             errno.ELOOP, errno.ENXIO)  # fmt: skip
 
 
 def _talk(text: str) -> None:
@@ -52,7 +57,7 @@ def main() -> None:
     except click.Abort:
         sys.exit(130)
     except OSError as error:
-        if error.errno not in _OF_THE_USER:
+        if error.errno not in _REFUSALS:
             raise
         _talk(f"error: {error.filename or 'a file'} cannot be written or read ({error.strerror})")
         sys.exit(2)
@@ -146,8 +151,9 @@ def _check_environment(job: Job, plan: Plan) -> None:
 def _report(directory: RunDir, roofline: bool | None) -> None:
     """One line of figures; with the share of what these cores could do, measured now that they are free."""
     from hpc_rl.storage.run_dir import write_json
+    from hpc_rl.storage.untrusted import read_json
 
-    summary = json.loads(directory.summary_file.read_text())
+    summary = read_json(directory.summary_file, SUMMARY_FIELDS, needed=SUMMARY_FIELDS)
     share = ""
     if roofline or (roofline is None and summary["wall_s"] >= ROOFLINE_FROM_S):
         from hpc_rl.bench.roofline import measure
@@ -241,18 +247,15 @@ def submit(
     if then_analyze and options.resume_mode == "chain":
         raise click.UsageError("--then-analyze waits for one job, and a chain is many; use --resume-mode requeue")
     if dry_run:
-        pieces = submission.parts(found, folder, options, array)
-        if len(pieces) > 1:
-            _talk(f"{len(pieces)} arrays of at most {len(pieces[0].tasks)} tasks, this site's limit; here is the first")
-        click.echo(pieces[0].script, nl=False)
+        click.echo(submission.script_for(found, folder, options, array), nl=False)
         return
-    sent = submission.submit(found, folder, options, array)
+    number = submission.submit(found, folder, options, array)
     first = folder / "0000" if array else folder
-    _talk(f"{folder}: job {', '.join(sent)}, {len(found)} run(s); hpc-rl status {folder} · hpc-rl logs -f {first}")
-    click.echo("\n".join(sent))
+    _talk(f"{folder}: job {number}, {len(found)} run(s); hpc-rl status {folder} · hpc-rl logs -f {first}")
+    click.echo(number)
     if then_analyze:
         runs = [folder / f"{task.index:04d}" for task in found] if array else [folder]
-        later = submission.analyze_after(sent, runs, options, folder)
+        later = submission.analyze_after(number, runs, options, folder)
         _talk(f"analysis: job {later}, draws {folder}/learning_curve.png")
 
 

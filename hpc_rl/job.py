@@ -9,6 +9,7 @@ import difflib
 import importlib
 import json
 import math
+import os
 import tomllib
 import types
 import typing
@@ -16,6 +17,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from hpc_rl.storage.untrusted import Unreadable, parse_toml, read_toml
 
 if TYPE_CHECKING:  # login-node commands read jobs and must start without torch
     from hpc_rl.algorithms.base import Algorithm
@@ -133,20 +136,17 @@ def load(source: str | Path, overrides: Iterable[str] = ()) -> Job:
     """
     path = find(str(source))
     try:
-        table = tomllib.loads(path.read_text())
-    except ValueError as error:  # also what is no UTF-8, and a number of thousands of digits
-        raise BadJob(f"{path} is not a TOML file: {error}") from None
-    except OSError as error:
-        raise BadJob(f"cannot read {path}: {error.strerror}") from None
+        table = read_toml(path)
+    except (Unreadable, FileNotFoundError) as error:
+        raise BadJob(str(error)) from None
     return parse(override(table, overrides), path.stem)
 
 
 def find(source: str) -> Path:
     """The file of a job: a path as it is, else a shipped job's name."""
-    path = Path(source)
-    if path.is_file():
-        return path
     shipped = shipped_jobs()
+    if os.path.isfile(source) or (source not in shipped and os.path.exists(source)):  # never raise, unlike Path's
+        return Path(source)
     if source in shipped:
         return shipped[source]
     raise BadJob(f"no job file {source!r} (`hpc-rl list` shows all)" + nearest(source, shipped, "job"))
@@ -177,7 +177,7 @@ def override(table: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
             if not isinstance(place, dict):
                 raise BadJob(f"--set {item!r}: {name} is a value, not a table")
         try:
-            place[at] = tomllib.loads(f"v = {text}")["v"]
+            place[at] = parse_toml(f"v = {text}")["v"]
         except ValueError:
             place[at] = text
     return table

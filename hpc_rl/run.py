@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpc_rl.launchers import shared_memory
 from hpc_rl.launchers.base import END_VARIABLE, TOKEN_VARIABLE
+from hpc_rl.storage.untrusted import Unreadable, created, read_json
 
 if TYPE_CHECKING:
     from hpc_rl.envs.base import Environment
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 STOP_POLL_S = 0.5
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+_TRACE = 100_000  # letters of a traceback that are kept; a message may hold a whole array
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 
 
@@ -320,11 +322,15 @@ def _traces() -> dict[str, Any]:
 def _note(folder: Path, rank: int, fields: dict[str, Any]) -> None:
     """Merge fields into logs/rank-NNN.json, which the launcher reads when a rank dies."""
     path = folder / "logs" / f"rank-{rank:03d}.json"
+    known: dict[str, Any] = {}
+    if "pid" not in fields:
+        with contextlib.suppress(FileNotFoundError, Unreadable):
+            known = read_json(path, {})
     with contextlib.suppress(OSError):
-        known = json.loads(path.read_text()) if path.exists() and "pid" not in fields else {}
         path.parent.mkdir(exist_ok=True)
         temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps({**known, **fields}))
+        with os.fdopen(created(temporary), "w") as file:
+            file.write(json.dumps({**known, **fields}))
         temporary.replace(path)
 
 
@@ -335,7 +341,7 @@ def _fail(folder: Path, rank: int, error: BaseException) -> None:
     sentence = str(error) if expected else f"{type(error).__name__}: {error}"
     if disk:
         sentence = f"{folder} cannot be written ({error}); free space or make it writable, then resume the run"
-    trace = "".join(traceback.format_exception(error))
+    trace = "".join(traceback.format_exception(error))[-_TRACE:]
     end = {"ended": "error", "time": time.time(), "error": sentence, "bug": not expected, "trace": trace}
     _note(folder, rank, end)
     with contextlib.suppress(OSError):  # the log may lie on the very disk that is full

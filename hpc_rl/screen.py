@@ -50,7 +50,7 @@ class Screen:
             self.live.stop()
 
     def _show(self, sentence: str) -> None:
-        lines = {name: row for name, row in last(self.run.metrics).items() if row["time"] >= self.started}
+        lines = {name: row for name, row in last(self.run.metrics).items() if row.get("time", 0.0) >= self.started}
         figures = self._figures(lines)
         if self.live is not None:
             self.live.update(_panel(self.run, self.job, self.plan, lines, figures, sentence), refresh=True)
@@ -61,7 +61,7 @@ class Screen:
         """Rank 0's newest line, and what follows from it: rate (env steps/s), frames, seconds elapsed and left."""
         head = lines.get(self.plan.places[0].name, {})
         elapsed = time.time() - self.started
-        if not head:
+        if "env_steps" not in head:
             return {"elapsed_s": elapsed}
         if not self.seen or self.seen[-1][0] != head["time"]:
             self.seen.append((head["time"], head["env_steps"]))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import time
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -15,9 +17,11 @@ from hpc_rl.launchers.batch import job_ids
 from hpc_rl.launchers.slurm import Seen
 from hpc_rl.storage.metrics import CHIEFS, last_line
 from hpc_rl.storage.run_dir import BadRun, RunDir
+from hpc_rl.storage.untrusted import MOST_LINE_BYTES, Unreadable, opened, printable, read_end, read_lines
 
-OVER = ("stopped", "done", "failed", "lost")
+OVER = ("stopped", "done", "failed", "lost", "unreadable")
 TAIL_BYTES = 4096
+_TASK = {"run": str, "changes": list[str]}
 ASK_EVERY = 20  # looks at the files, one a second, for each question to SLURM
 
 
@@ -88,7 +92,8 @@ def render(lines: Sequence[Status]) -> str:
         notes.append("; ".join(text for text in (line.changes, start, line.reason) if text))
     widths = [max(len(row[k]) for row in rows) for k in range(7)]
     text = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join(row + (f"\n    {note}" if note else "") for row, note in zip(text, notes, strict=True))
+    both = zip(map(printable, text), map(printable, notes), strict=True)
+    return "\n".join(row + (f"\n    {note}" if note else "") for row, note in both)
 
 
 def as_json(lines: Sequence[Status]) -> str:
@@ -123,23 +128,26 @@ def _talking(run: RunDir, known: Container[Path]) -> list[Path]:
 
 def _near_the_end(file: Path) -> int:
     """Where the last TAIL_BYTES begin, at the beginning of a line."""
-    with file.open("rb") as stream:
-        stream.seek(max(0, file.stat().st_size - TAIL_BYTES - 1))
+    with opened(file) as stream:
+        stream.seek(max(0, stream.seek(0, os.SEEK_END) - TAIL_BYTES - 1))
         if stream.tell():
             stream.readline()
         return stream.tell()
 
 
 def _fresh(file: Path, at: int) -> tuple[list[str], int]:
-    with file.open("rb") as stream:
+    with opened(file) as stream:
         stream.seek(at)
-        data = stream.read()
-    whole = data[: data.rfind(b"\n") + 1]
+        data = stream.read(MOST_LINE_BYTES)
+    whole = data if len(data) == MOST_LINE_BYTES else data[: data.rfind(b"\n") + 1]
     return whole.decode(errors="replace").splitlines(), at + len(whole)
 
 
 def _line(run: RunDir, seen: Sequence[Seen], ids: Sequence[str], known: bool) -> Status:
-    state = run.read_state()
+    try:
+        state = run.read_state()
+    except BadRun as error:  # one such run among many
+        return Status(str(run.path), "", "unreadable", ids[-1] if ids else "", "", 0, None, 0, "", str(error))
     active = [item for item in seen if item.active]
     candidates = active or list(seen)
     shown = next((item for item in active if item.state != "PENDING"), candidates[-1] if candidates else None)
@@ -164,22 +172,26 @@ def _line(run: RunDir, seen: Sequence[Seen], ids: Sequence[str], known: bool) ->
 def _live(run: RunDir) -> dict[str, Any]:
     """Rank 0's newest metrics, which are younger than the last checkpoint."""
     files = (run.metrics / f"{name}.jsonl" for name in CHIEFS)
-    return next((last_line(file) or {} for file in files if file.exists()), {})
+    with contextlib.suppress(FileNotFoundError, Unreadable):
+        return next((last_line(file) or {} for file in files if file.exists()), {})
+    return {}
 
 
 @cache
 def _tasks(folder: Path) -> dict[str, str]:
     """Run -> what it changes, of an array's folder; of any other folder nothing."""
     try:
-        lines = (folder / "submit" / "tasks.jsonl").read_text().splitlines()
-    except OSError:
+        tasks = list(read_lines(folder / "submit" / "tasks.jsonl", _TASK, needed=_TASK))
+    except (FileNotFoundError, Unreadable):
         return {}
-    return {task["run"]: " ".join(task["changes"]) for task in map(json.loads, lines)}
+    return {task["run"]: " ".join(task["changes"]) for task in tasks}
 
 
 def _last_words(run: RunDir) -> str:
     """The end of the batch script's output: there a shell says what it could not find."""
     scripts = _talking(run, ())
-    lines = scripts[-1].read_text(errors="replace").split("\n") if scripts else []
+    lines: list[str] = []
+    with contextlib.suppress(FileNotFoundError, Unreadable):
+        lines = read_end(scripts[-1], TAIL_BYTES).split("\n") if scripts else []
     said = next((line.strip() for line in reversed(lines) if line.strip()), "")
     return f" after it said: {said[:160]}" if said else ""

@@ -8,7 +8,8 @@ list of its SLURM jobs.
 from __future__ import annotations
 
 import argparse
-import json
+import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,10 @@ from hpc_rl.job import BadJob
 from hpc_rl.launchers.blame import all_records, blame, rank_records
 from hpc_rl.launchers.local import processes, sweep
 from hpc_rl.storage.run_dir import BUDGET_SPENT, BadRun, RunDir, create, open_run, write_json
+from hpc_rl.storage.untrusted import Unreadable, appended, read_end, read_json, read_text
 
 IDLE_RESTARTS = 3  # attempts in a row without progress that end a run of signals; after a failure one does
+_ATTEMPT = {"token": str, "env_steps": int, "log_bytes": int, "idle": int, "ended": bool}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -33,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             asked = bool(given.asked)
             print(end(given.run, given.token, given.code, asked, given.restarts, given.max_restarts, given.mode))
-    except (BadJob, BadRun) as error:
+    except (BadJob, BadRun, Unreadable) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
@@ -112,16 +115,19 @@ def end(folder: Path, token: str, code: int, asked: bool, restarts: int, most: i
 def note_job(run: RunDir, job_id: str) -> None:
     """Add a SLURM job to the run's list: a line at its end, for login node and job may write at the same time."""
     (run.path / "submit").mkdir(exist_ok=True)
-    with (run.path / "submit" / "jobs").open("a") as file:
+    with os.fdopen(appended(run.path / "submit" / "jobs"), "a") as file:
         file.write(f"{job_id}\n")
 
 
 def job_ids(run: RunDir) -> list[str]:
-    """SLURM jobs of this run, oldest first; ``<array>_<task>`` for a task of an array."""
+    """SLURM jobs of this run, oldest first; ``<array>_<task>`` for a task of an array. What is no job is left out:
+    scancel would take it for an option.
+    """
     try:
-        return list(dict.fromkeys((run.path / "submit" / "jobs").read_text().split()))
-    except OSError:
+        words = read_text(run.path / "submit" / "jobs").split()
+    except (FileNotFoundError, Unreadable):
         return []
+    return list(dict.fromkeys(word for word in words if re.fullmatch(r"[0-9]+(_[0-9]+)?", word)))
 
 
 def _check(run: RunDir, ranks: int) -> None:
@@ -170,18 +176,16 @@ def _take_over(run: RunDir) -> None:
 
 def _attempt(run: RunDir) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads((run.path / "submit" / "attempt.json").read_text())
-    except (OSError, ValueError):
+        found: dict[str, Any] = read_json(run.path / "submit" / "attempt.json", _ATTEMPT, needed=_ATTEMPT)
+    except (FileNotFoundError, Unreadable):
         return {}
     return found
 
 
 def _said(run: RunDir, started: dict[str, Any]) -> str:
     try:
-        with (run.logs / "ranks.log").open("rb") as log:
-            log.seek(started.get("log_bytes", 0))
-            return log.read().decode(errors="replace")
-    except OSError:
+        return read_end(run.logs / "ranks.log", begin=started.get("log_bytes", 0))
+    except (FileNotFoundError, Unreadable):
         return ""
 
 

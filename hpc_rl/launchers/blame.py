@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 from typing import Any
 
 from hpc_rl.storage.run_dir import RunDir
+from hpc_rl.storage.untrusted import Unreadable, read_json
 
 _ENDS = "Killed|Out Of Memory|Aborted|Bus error|Illegal instruction|[A-Z][a-z]+ fault|Floating point exception"
+_FIELDS = {
+    "role": str, "host": str, "pid": int, "token": str, "shared": list[str],
+    "ended": str, "time": float, "error": str, "bug": bool, "trace": str,
+}  # fmt: skip
+_SEATED, _FAILED = ("pid", "role", "host", "token"), ("ended", "time", "error", "bug")  # come together
 
 
 def rank_records(run: RunDir) -> list[dict[str, Any]]:
@@ -18,12 +23,22 @@ def rank_records(run: RunDir) -> list[dict[str, Any]]:
 
 
 def all_records(run: RunDir) -> list[dict[str, Any]]:
-    """logs/rank-NNN.json of every rank that wrote one, by rank; a torn file is left out."""
+    """logs/rank-NNN.json of every rank that wrote one, by rank; a file that is torn or something else is left out."""
     records = []
     for path in sorted(run.logs.glob("rank-*.json")):
-        with contextlib.suppress(OSError, json.JSONDecodeError):
-            records.append({"rank": int(path.stem.split("-")[1]), **json.loads(path.read_text())})
+        number = re.fullmatch(r"rank-([0-9]{3,9})", path.stem)
+        with contextlib.suppress(FileNotFoundError, Unreadable):
+            record = read_json(path, _FIELDS)
+            if number and _whole(record):
+                records.append({**record, "rank": int(number[1])})
     return records
+
+
+def _whole(record: dict[str, Any]) -> bool:
+    """Of fields that come together there are all; a process number is one that a signal may be sent to."""
+    seated, failed = "pid" in record, record.get("ended") == "error"
+    there = all(key in record for key in (*_SEATED * seated, *_FAILED * failed))
+    return there and (not seated or record["pid"] > 1)
 
 
 def blame(run: RunDir, said: str, code: int, dead: dict[int, float]) -> str:
@@ -34,7 +49,7 @@ def blame(run: RunDir, said: str, code: int, dead: dict[int, float]) -> str:
     if failed and (not dead or failed[0]["time"] <= min(dead.values())):
         first = failed[0]
         where = f"; the traceback is in {run.logs}/rank-{first['rank']:03d}.json" if first["bug"] else ""
-        return f"{_whose(first)} failed: {first['error'].splitlines()[0]}{where}"
+        return f"{_whose(first)} failed: {_first_line(first['error'])}{where}"
     silent = {r["pid"]: r for r in records if "ended" not in r and (not dead or r["pid"] in dead)}
     if victim := _victim_of_srun(records, said):
         return victim
@@ -59,6 +74,10 @@ def _victim_of_srun(records: list[dict[str, Any]], said: str) -> str | None:
             memory = " by the node's memory limit" if word == "Killed" and re.search("oom.kill", said) else ""
             return f"{_whose(record)} ended: {word.lower()}{memory}"
     return None
+
+
+def _first_line(text: str) -> str:
+    return next((line for line in text.splitlines() if line.strip()), "without a word")
 
 
 def _whose(record: dict[str, Any]) -> str:

@@ -22,6 +22,7 @@ from hpc_rl.launchers import shared_memory
 from hpc_rl.launchers.base import TOKEN_VARIABLE, Outcome, rank_command
 from hpc_rl.launchers.blame import blame, rank_records
 from hpc_rl.storage.run_dir import BadRun, RunDir
+from hpc_rl.storage.untrusted import appended, read_end
 
 GRACE_S = 120.0  # between being asked to stop and being killed
 _LITTLE_BYTES = 1 << 20  # a disk with less is full: a segment's chunk or a checkpoint no longer fits
@@ -67,7 +68,7 @@ def launch(job: Job, run: RunDir, tick: Callable[[], None] = lambda: None) -> Ou
     environment.setdefault("OMP_NUM_THREADS", "1")
     before = shared_memory.present()
     requests = _watch_signals()  # before anything starts: a signal from here on stops the run and orphans nobody
-    with (run.logs / "ranks.log").open("ab") as log:
+    with os.fdopen(appended(run.logs / "ranks.log"), "ab") as log:
         begin = log.tell()
         process = subprocess.Popen(
             command(run.path, ranks), stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment,
@@ -101,8 +102,8 @@ def take_over(run: RunDir) -> None:
             f"{run.path} is still being worked on by process {min(living)}; stop it first (touch {run.path}/STOP)"
         )
     sweep(tokens, None, run)
-    for record in records:
-        (run.logs / f"rank-{record['rank']:03d}.json").unlink()
+    for path in run.logs.glob("rank-*.json"):  # also those that no record could be read from
+        path.unlink()
 
 
 def _watch_signals() -> dict[str, Any]:
@@ -194,9 +195,7 @@ def _outcome(run: RunDir, code: int, begin: int, requests: dict[str, Any], full:
     state = run.read_state()
     if code == 0 and state.get("state") in ("done", "stopped"):
         return Outcome(0, f"{state['reason']} ({state.get('env_steps', 0):,} env steps)")
-    with (run.logs / "ranks.log").open("rb") as log:
-        log.seek(begin)
-        said = log.read().decode(errors="replace")
+    said = read_end(run.logs / "ranks.log", begin=begin)
     if requests["count"] > 1:
         sentence, status = "aborted by a second signal; the last checkpoint stands", "stopped"
     else:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from hpc_rl.job import BadJob, convert, nearest, share
+from hpc_rl.storage.untrusted import Unreadable, read_json, read_toml
 
 MODES = ("requeue", "chain", "none")
 LAYOUTS = ("one", "het")
@@ -86,6 +86,11 @@ def load(cluster: str | None, given: Mapping[str, Any]) -> Options:
     return made
 
 
+def kept(path: Path) -> Options:
+    """The options that an earlier submission wrote to ``path``. Raises BadJob, Unreadable, FileNotFoundError."""
+    return Options(**_typed(read_json(path, {}), path))
+
+
 def changed(saved: Options, cluster: str | None, given: Mapping[str, Any]) -> Options:
     """The options of an earlier submission, over them a profile and what was ``given``; lists replace lists.
 
@@ -135,9 +140,13 @@ def _profile(name: str) -> dict[str, Any]:
         raise BadJob(f"no cluster profile {name!r}" + nearest(name, known, "profile") + f"; write one in {where}")
     path = known[name]
     try:
-        table = tomllib.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        return _typed(read_toml(path), path)
+    except (FileNotFoundError, Unreadable) as error:
         raise BadJob(f"{path} is not a cluster profile: {error}") from None
+
+
+def _typed(table: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The values as their fields' types want them. Raises BadJob."""
     kinds = {item.name: item.type for item in fields(Options)}
     values = {}
     for key, value in table.items():

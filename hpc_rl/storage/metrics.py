@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -11,23 +12,25 @@ from pathlib import Path
 from typing import Any
 
 from hpc_rl.storage.run_dir import plain
+from hpc_rl.storage.untrusted import MOST_LINE_BYTES, Unreadable, appended, opened, parse_line, read_lines
 
 CHIEFS = ("learner-0", "parameter_server-0", "worker-0")
 """Names that rank 0 may have, whose metrics are the whole run's; where servers learn, worker-0 is another rank."""
+_FIELDS = {"step": int, "time": float, "env_steps": int}
 
 
 class Metrics:
     """Appends to ``directory``/``name``.jsonl: {"step": …, "time": unix seconds, metric: value or null}.
 
     ``tensorboard`` also writes an event file below ``directory``/tensorboard/``name``/, or nothing where the package is
-    not installed. Raises OSError.
+    not installed. Raises OSError, and Unreadable where something else has the file's name.
     """
 
     def __init__(self, directory: Path, name: str, tensorboard: bool = False) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         path = directory / f"{name}.jsonl"
         torn = path.exists() and not _ends_with_newline(path)
-        self._file = path.open("a", encoding="utf-8")
+        self._file = os.fdopen(appended(path), "a", encoding="utf-8")
         if torn:  # the attempt before died in mid-line; ours must not become part of it
             self._file.write("\n")
         self._events = _event_writer(directory / "tensorboard" / name) if tensorboard else None
@@ -49,41 +52,39 @@ class Metrics:
 
 def last(directory: Path) -> dict[str, dict[str, Any]]:
     """File name without suffix -> its last whole line, for every file that has one. Reads only the ends of files."""
-    found = {path.stem: last_line(path) for path in sorted(directory.glob("*.jsonl"))}
+    found = {}
+    for path in sorted(directory.glob("*.jsonl")):
+        with contextlib.suppress(FileNotFoundError, Unreadable):
+            found[path.stem] = last_line(path)
     return {name: row for name, row in found.items() if row is not None}
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
-    """Every whole line of a file; torn ones are left out. Raises OSError."""
-    with path.open("rb") as file:
-        return [row for row in map(_parsed, file) if row is not None]
-
-
-def _parsed(line: bytes) -> dict[str, Any] | None:
-    if not line.endswith(b"\n"):  # still being written: "12" may be the beginning of "123"
-        return None
-    try:
-        row = json.loads(line)
-    except ValueError:
-        return None
-    return row if isinstance(row, dict) else None
+    """Every whole line of a file; torn ones are left out. Raises FileNotFoundError, Unreadable."""
+    return [_figures(row) for row in read_lines(path, _FIELDS)]
 
 
 def last_line(path: Path, window: int = 1 << 16) -> dict[str, Any] | None:
-    size = path.stat().st_size
-    while True:
-        with path.open("rb") as file:
+    """The last whole line of the file's last MiB, if there is one. Raises FileNotFoundError, Unreadable."""
+    with opened(path) as file:
+        size = file.seek(0, os.SEEK_END)
+        while True:
             file.seek(max(0, size - window))
-            lines = file.read().splitlines(keepends=True)
-        whole = lines if window >= size else lines[1:]
-        row = next((row for row in map(_parsed, reversed(whole)) if row is not None), None)
-        if row is not None or window >= size:
-            return row
-        window *= 8
+            lines = file.read(window).splitlines(keepends=True)
+            whole = reversed(lines if window >= size else lines[1:])
+            row = next((row for line in whole if (row := parse_line(line, _FIELDS)) is not None), None)
+            if row is not None or window >= min(size, MOST_LINE_BYTES):
+                return None if row is None else _figures(row)
+            window *= 8
+
+
+def _figures(row: dict[str, Any]) -> dict[str, Any]:
+    """What of a line can be counted with: numbers, and null for those that were not finite."""
+    return {name: value for name, value in row.items() if value is None or isinstance(value, int | float)}
 
 
 def _ends_with_newline(path: Path) -> bool:
-    with path.open("rb") as file:
+    with opened(path) as file:
         if file.seek(0, os.SEEK_END) == 0:
             return True
         file.seek(-1, os.SEEK_END)

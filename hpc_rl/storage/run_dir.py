@@ -11,8 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hpc_rl.storage.untrusted import Unreadable, created, read_json
+
 STATES = ("pending", "running", "stopped", "done", "failed")
 BUDGET_SPENT = "stopped: time limit of"  # how a reason begins when the job's own time limit ended it
+
+
+STATE_FIELDS = {"state": str, "env_steps": int, "updates": int, "attempt": int, "reason": str, "updated": float}
 
 
 class BadRun(ValueError):
@@ -64,11 +69,15 @@ class RunDir:
     def read_state(self) -> dict[str, Any]:
         """state, env_steps, updates, attempt, reason, updated (unix time, s). Raises BadRun where it is unreadable."""
         try:
-            state: dict[str, Any] = json.loads(self.state_file.read_text())
+            state: dict[str, Any] = read_json(self.state_file, STATE_FIELDS)
+            if state.get("state", "pending") not in STATES:
+                raise Unreadable(f"{self.state_file}: a run is never {state['state']!r}")
         except FileNotFoundError:
             state = {}
-        except (OSError, ValueError) as error:
-            raise BadRun(f"{self.state_file} cannot be read ({error}); remove it and resume the run") from error
+        except Unreadable as error:
+            raise BadRun(
+                f"the state of {self.path} cannot be read: {error}; remove that file and resume the run"
+            ) from None
         return {"state": "pending", "env_steps": 0, "updates": 0, "attempt": 0, "reason": "", "updated": 0.0} | state
 
     def write_state(self, **fields: Any) -> None:
@@ -79,10 +88,11 @@ class RunDir:
 
     def next_attempt(self) -> int:
         """How often this run has been started so far: the number of its provenance files."""
-        return max((int(file.stem) + 1 for file in self.provenance.glob("[0-9]*.json")), default=0)
+        return max((int(file.stem) + 1 for file in self.provenance.glob("*.json") if _numeral(file.stem)), default=0)
 
     def request_stop(self) -> None:
-        self.stop_file.touch()
+        if not self.stop_requested():  # a link that leads nowhere is replaced, not followed
+            os.close(created(self.stop_file))
 
     def stop_requested(self) -> bool:
         return self.stop_file.exists()
@@ -144,7 +154,7 @@ def write_json(path: Path, value: Any) -> None:
     """Replace ``path`` by ``value`` as JSON; readers see the old file or the new one, never a part. Raises OSError."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(json.dumps(plain(value), indent=1, allow_nan=False) + "\n")
+        _write(temporary, json.dumps(plain(value), indent=1, allow_nan=False) + "\n")
         publish(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -179,7 +189,7 @@ def _holds_run(run: RunDir) -> bool:
 
 def _fill(run: RunDir, toml_text: str) -> None:
     """job.toml first and exclusively: of two jobs that start in one folder, one gets it."""
-    with run.job_file.open("x") as file:
+    with run.job_file.open("x", encoding="utf-8") as file:
         try:
             file.write(toml_text)
             file.flush()
@@ -209,5 +219,14 @@ def _sync(path: Path) -> None:
 def write_text(path: Path, text: str) -> None:
     """Atomic replace of a text file."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text)
+    _write(temporary, text)
     publish(temporary, path)
+
+
+def _write(temporary: Path, text: str) -> None:
+    with os.fdopen(created(temporary), "w", encoding="utf-8") as file:
+        file.write(text)
+
+
+def _numeral(text: str) -> bool:
+    return text.isascii() and text.isdigit()
