@@ -1,7 +1,7 @@
 """The import law and the brakes of the house plan, read from the source.
 
 Mutations seen to fail: mpi4py, pickle or a room above imported in nets/; a method named outside job.py; h5py in cli.py;
-``isend`` in transport/mpi.py.
+``isend`` in transport/mpi.py; ``.cpu()``, ``.numpy()``, ``.to(device=…)``, ``torch.from_numpy`` in a role.
 """
 
 from __future__ import annotations
@@ -148,6 +148,36 @@ def test_mpi_moves_buffers_only() -> None:
     calls = [n.func.attr for n in ast.walk(TREES["transport/mpi.py"]) if isinstance(n, ast.Call) and
              isinstance(n.func, ast.Attribute)]  # fmt: skip
     assert "Isend" in calls and not pickling & set(calls)
+
+
+CROSSINGS = {"numpy", "cpu", "cuda", "to", "pin_memory", "from_numpy", "as_tensor", "asarray", "frombuffer"}
+MAY_CROSS = {
+    "types.py": CROSSINGS,  # to_host, write_back, to_device
+    "run.py": {"to"},  # a rank's policy, once, before its parameters become one buffer
+    "nets/precision.py": {"to"},  # the torso that is measured
+    "topologies/actor_learner.py": {"to"},  # Place.to
+}
+
+
+def crossings(tree: ast.AST) -> set[str]:
+    """Calls that bring a tensor to another device, or its memory to NumPy; a memory format is neither."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in CROSSINGS:
+            by_numpy = isinstance(node.func.value, ast.Name) and node.func.value.id == "np"
+            if not by_numpy and (node.args or not node.keywords or {k.arg for k in node.keywords} - {"memory_format"}):
+                found.add(node.func.attr)
+    return found
+
+
+def test_tensors_change_device_in_named_functions_only() -> None:
+    for name, tree in TREES.items():
+        wrong = crossings(tree) - MAY_CROSS.get(name, set())
+        assert not wrong, f"{name} calls {wrong}; use to_host, to_device or write_back of types.py"
+    for name, allowed in MAY_CROSS.items():
+        assert allowed == CROSSINGS or crossings(TREES[name]) == allowed, f"{name} needs no exception"
+    text = "x.cpu(); y.to(device); torch.from_numpy(z); x.numpy(); x.to(device=d); x.to(memory_format=m); np.asarray(z)"
+    assert crossings(ast.parse(text)) == {"cpu", "to", "from_numpy", "numpy"}
 
 
 SUBMIT = ["submit", "impala_catch", "--dry-run", "--seeds", "0-3", "--time", "10"]

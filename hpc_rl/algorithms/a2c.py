@@ -36,7 +36,7 @@ from hpc_rl.formulas.value import half_squared
 from hpc_rl.nets.actions import Head
 from hpc_rl.nets.actor_critic import ActorCritic, StochasticPolicy
 from hpc_rl.nets.normalizers import Normalizers
-from hpc_rl.types import Schema, Spec, Trajectory, Update
+from hpc_rl.types import Schema, Spec, Trajectory, Update, to_device
 
 FIGURES = ("policy_loss", "value_loss", "entropy")
 TOPOLOGIES = ("solo", "allreduce", "parameter_server", "actor_learner")
@@ -77,7 +77,7 @@ def loss(
     value_loss = half_squared(value[:-1], advantage + fixed[:-1], weight)
     bonus = (weight * entropy).sum()
     total = policy_loss + config.value_cost * value_loss - config.entropy_cost * bonus
-    return total, [x.detach().cpu() for x in (policy_loss, value_loss, bonus)]
+    return total, [to_device(x.detach(), "cpu") for x in (policy_loss, value_loss, bonus)]
 
 
 def policy(config: Config, spec: Spec) -> StochasticPolicy:

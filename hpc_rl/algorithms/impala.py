@@ -40,7 +40,7 @@ from hpc_rl.formulas.returns import vtrace
 from hpc_rl.formulas.value import half_squared
 from hpc_rl.nets.actions import Head
 from hpc_rl.nets.actor_critic import ActorCritic, StochasticPolicy
-from hpc_rl.types import Leaf, Schema, Spec, Trajectory, Update, beside
+from hpc_rl.types import Leaf, Schema, Spec, Trajectory, Update, beside, moved, to_device
 
 FIGURES = ("policy_loss", "value_loss", "entropy", "rho")
 TOPOLOGIES = ("actor_learner", "solo", "allreduce")
@@ -111,7 +111,7 @@ def loss(
     value_loss = half_squared(value[:-1], target, weight)
     bonus = (weight * entropy).sum()
     total = policy_loss + config.value_cost * value_loss - config.entropy_cost * bonus
-    return total, [x.detach().sum().cpu() for x in (policy_loss, value_loss, bonus, rho * weight)]
+    return total, [to_device(x.detach().sum(), "cpu") for x in (policy_loss, value_loss, bonus, rho * weight)]
 
 
 def policy(config: Config, spec: Spec) -> StochasticPolicy:
@@ -189,7 +189,9 @@ class Learner:
     def load(self, state: State) -> None:
         self.flat.parameter.data.copy_(state["parameters"])
         load_optimizer(self.optimizer, state["optimizer"])
-        self.round, self.queue = state["round"], [Trajectory(**columns) for columns in state["queue"]]
+        device = self.flat.parameter.device
+        self.round = state["round"]
+        self.queue = [moved(Trajectory(**columns), device) for columns in state["queue"]]
 
 
 ALGORITHM = Algorithm(config=Config, policy=policy, learner=Learner)

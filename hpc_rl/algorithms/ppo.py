@@ -41,7 +41,7 @@ from hpc_rl.formulas.value import clipped_half_squared, explained_variance, half
 from hpc_rl.nets.actions import Head
 from hpc_rl.nets.actor_critic import ActorCritic, StochasticPolicy
 from hpc_rl.nets.normalizers import Normalizers
-from hpc_rl.types import Leaf, Schema, Spec, Trajectory, Update
+from hpc_rl.types import Leaf, Schema, Spec, Trajectory, Update, to_device
 
 FIGURES = ("policy_loss", "value_loss", "entropy", "clip_fraction", "kl")
 TOPOLOGIES = ("solo", "allreduce", "parameter_server")
@@ -96,7 +96,7 @@ class Samples:
 
     def at(self, index: Tensor) -> Samples:
         """The moves ``index`` [m] of n, in that order; the columns ``index`` where there is a carry."""
-        index = index.to(self.observation.device)
+        index = to_device(index, self.observation.device)
         rows = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "carry"}
         if self.carry is None:
             return Samples(**{name: _taken(x, index) for name, x in rows.items()})
@@ -129,7 +129,7 @@ def loss(
     total = policy_loss + config.value_cost * value_loss - config.entropy_cost * bonus
     clipped = (((log_ratio.exp() - 1).abs() > config.clip) * part.weight).sum()
     sums = torch.stack([policy_loss, value_loss, bonus, clipped, kl, part.weight.sum()])
-    return total, sums.detach().cpu()
+    return total, to_device(sums.detach(), "cpu")
 
 
 def policy(config: Config, spec: Spec) -> StochasticPolicy:
@@ -213,11 +213,11 @@ class Learner:
         count, low, width = self.config.minibatches, self.group.rank * mine, self.group.size * mine
         if self.config.lstm:
             chunks = np.array_split(shuffle.permutation(width), count)
-            return [torch.from_numpy(c[(c >= low) & (c < low + mine)] - low) for c in chunks]
+            return [to_device(c[(c >= low) & (c < low + mine)] - low, "cpu") for c in chunks]
         order = shuffle.permuted(np.tile(np.arange(steps), (width, 1)), axis=1)[low : low + mine]
         parts = [np.array_split(times * mine + column, count) for column, times in enumerate(order)]
         turns = [[part[(k + low + column) % count] for column, part in enumerate(parts)] for k in range(count)]
-        return [torch.from_numpy(np.concatenate(turn)) for turn in turns]
+        return [to_device(np.concatenate(turn), "cpu") for turn in turns]
 
     def _samples(self, batch: Trajectory) -> Samples:
         """Advantages and targets of this rank's columns, advantages normalised over the global batch."""

@@ -132,10 +132,10 @@ def _step(environment: Environment, seed: int) -> Work:
 def _infer(policy: Policy, observation: Array) -> Work:
     import torch
 
-    from hpc_rl.types import Step
+    from hpc_rl.types import Step, to_device
 
     columns = len(observation)
-    step = Step(torch.from_numpy(observation.copy()), torch.zeros(columns, dtype=torch.bool), torch.zeros(columns))
+    step = Step(to_device(observation.copy(), "cpu"), torch.zeros(columns, dtype=torch.bool), torch.zeros(columns))
     carry, exploration, noise = policy.initial_carry(columns), torch.ones(columns), torch.rand(columns, policy.noise)
 
     def work() -> int:

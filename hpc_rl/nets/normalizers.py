@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hpc_rl.types import Trajectory
+from hpc_rl.types import Trajectory, to_device
 
 LIMIT = 10.0  # standard deviations kept, as in OpenAI Baselines' VecNormalize
 
@@ -40,7 +40,7 @@ class Running:
         Deviations are taken from the old mean, which all ranks share, so one reduction of sums gives the exact result
         (Chan, Golub and LeVeque 1979) without the cancellation of raw squares.
         """
-        away = x.double().cpu() - self.mean
+        away = to_device(x.double(), "cpu") - self.mean
         rows = torch.tensor([float(len(x))], dtype=torch.float64)
         sums = torch.cat([rows, away.sum(0).flatten(), away.square().sum(0).flatten()])
         count, first, second = torch.split(total(sums), [1, self.mean.numel(), self.mean.numel()])

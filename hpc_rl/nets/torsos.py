@@ -55,7 +55,7 @@ class ConvTorso(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         with torch.autocast(image.device.type, dtype=torch.bfloat16, enabled=self.compute == torch.bfloat16):
             # Channels innermost is how the convolutions want them; images that already lie so are not copied.
-            x = image.movedim(-3, -1).reshape(self.rows).to(self.compute).movedim(-1, 1)
+            x = image.movedim(-3, -1).reshape(self.rows).type(self.compute).movedim(-1, 1)
             first: Any = self.convolutions[0]
             # Dividing 32 kernels by 255 costs less than dividing every pixel of the batch.
             x = F.relu(F.conv2d(x, first.weight / 255, first.bias, self.stride), inplace=True)

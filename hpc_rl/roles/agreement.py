@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from hpc_rl.algorithms.base import Group
 from hpc_rl.roles.base import Seat
 from hpc_rl.roles.tally import OUT_OF_TIME, Tally
 from hpc_rl.storage.run_dir import BUDGET_SPENT
-from hpc_rl.types import Array, Tree
+from hpc_rl.types import Array, Tree, to_device, to_host
 
 CHECK_EVERY = 100  # updates between comparisons of all ranks' parameters
 
@@ -47,7 +46,7 @@ def booked(group: Group, tally: Tally, trees: Sequence[Tree], seat: Seat, save: 
     heads[3, mine] = together("closed") if "closed" in trees[0] else 0
     late = bool(limit) and time.monotonic() - seat.started > limit
     wishes = np.array([seat.stop(), late, seat.out_of_time(), save], float)
-    reduced = group.sum(torch.from_numpy(np.concatenate([rows.ravel(), heads.ravel(), wishes]))).numpy()
+    reduced = to_host(group.sum(to_device(np.concatenate([rows.ravel(), heads.ravel(), wishes]), "cpu")))
     moves, sums, ended = reduced[: rows.size].reshape(rows.shape)
     columns, through, lags, closed = reduced[rows.size : -4].reshape(heads.shape)
     tally.book(int(moves.sum()), columns, through, np.where(ended > 0, sums, np.nan).ravel(), float(lags.mean()))

@@ -15,6 +15,7 @@ from hpc_rl.roles.base import Seat
 from hpc_rl.roles.messages import WEIGHTS, parameters_layout
 from hpc_rl.transport.base import Inbox, Outbox
 from hpc_rl.transport.weights import Weights, made, shared_path
+from hpc_rl.types import to_host, write_back
 
 
 def relays(seat: Seat) -> dict[int, int]:
@@ -44,7 +45,7 @@ class Publisher:
 
     def publish(self, version: int) -> None:
         """Make ``version`` the newest."""
-        data = self.parameter.detach().cpu().numpy().view(np.uint8)
+        data = to_host(self.parameter).view(np.uint8)
         if self.weights is not None:
             self.weights.write(data, version)
         for relay in self.relays:
@@ -61,7 +62,9 @@ class Relay:
 
     def __init__(self, seat: Seat, flat: Flat) -> None:
         link, rank, waiting = seat.ports.link, seat.place.rank, seat.ports.waiting
-        self.bytes = flat.parameter.data.numpy().view(np.uint8)
+        self.parameter = flat.parameter.data
+        self.host = to_host(self.parameter)  # the policy's own memory, unless it acts on a GPU
+        self.bytes = self.host.view(np.uint8)
         source = rank if rank in seat.plan.learners else relays(seat)[seat.nodes[rank]]
         self.mine = source == rank and rank not in seat.plan.learners
         self.inbox, self.version = None, -1
@@ -81,7 +84,10 @@ class Relay:
 
     def newest(self, exactly: int | None = None) -> int:
         """Put the newest weights (or ``exactly`` a version) into the policy; the version it now holds, -1 at first."""
-        self.version = self.weights.read(self.bytes, self.version, exactly)
+        version = self.weights.read(self.bytes, self.version, exactly)
+        if version != self.version:
+            write_back(self.host, self.parameter)
+        self.version = version
         return self.version
 
     def close(self) -> None:

@@ -19,7 +19,7 @@ from hpc_rl.algorithms.base import (
 from hpc_rl.roles.base import Seat
 from hpc_rl.transport.base import Inbox, Message, Outbox
 from hpc_rl.transport.parameters import GRADIENTS, PARAMETERS, gradient_layout, parameter_layout
-from hpc_rl.types import Tree
+from hpc_rl.types import Tree, to_device, to_host
 
 
 class Share:
@@ -53,7 +53,7 @@ class Share:
         count, scale, max_norm, rate = tree["head"][0].tolist()
         if not self.held:
             self.flat.reduction.zero_()
-        self.flat.reduction[:-2] += torch.from_numpy(tree["gradient"][0])
+        self.flat.reduction[:-2] += to_device(tree["gradient"][0], self.flat.reduction.device)
         self.flat.reduction[-2] += count
         self.held.append(peer)
         if len(self.held) < self.quorum:
@@ -111,6 +111,6 @@ class Desk:
         self._answer(workers)
 
     def _answer(self, workers: list[int]) -> None:
-        tree = {"parameters": self.share.flat.parameter.data.numpy()[None], "env_steps": np.array([self.env_steps])}
+        tree = {"parameters": to_host(self.share.flat.parameter)[None], "env_steps": np.array([self.env_steps])}
         for worker in workers:
             self.answers[worker].put(tree, self.share.version)

@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from hpc_rl.types import to_device
+
 
 def merged(parts: list[Any]) -> Any:
     """Per-column states of several lanes or ranks as one: arrays and lists are joined along the columns."""
@@ -14,7 +16,7 @@ def merged(parts: list[Any]) -> Any:
         return {name: merged([part[name] for part in parts]) for name in head}
     if isinstance(head, list):
         return [x for part in parts for x in part]
-    return None if head is None else torch.cat([torch.as_tensor(part) for part in parts])
+    return None if head is None else torch.cat([to_device(part, "cpu") for part in parts])
 
 
 def chosen(state: Any, rows: list[int]) -> Any:

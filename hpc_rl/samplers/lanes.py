@@ -13,7 +13,7 @@ from torch import Tensor
 from hpc_rl.algorithms.base import Policy
 from hpc_rl.envs.base import Environment
 from hpc_rl.samplers.base import Split
-from hpc_rl.types import Array, Step, Tree, part
+from hpc_rl.types import Array, Step, Tree, part, to_device, to_host
 
 
 class Lane:
@@ -53,7 +53,7 @@ class Lane:
         self.noise = np.stack(draws, 1)
         tree["column"][:], tree["start"][:], tree["attempt"][:] = self.columns, self.steps, self.attempt
         for name, x in part(tree, "carry").items():
-            x[:] = self.carry[name].cpu().numpy()
+            x[:] = to_host(self.carry[name])
         if (stack := self.environment.spec.stack) > 1:
             tree["observation"][: stack - 1] = self.observation.swapaxes(0, 1)[:-1]
         self._look()
@@ -109,7 +109,7 @@ class Lane:
         if state["environment"] is None:
             return
         self.observation = self.environment.load(state["environment"])
-        self.carry = {name: x.clone() for name, x in state["carry"].items()}
+        self.carry = {name: to_device(x.clone(), self.device) for name, x in state["carry"].items()}
         for name in ("first", "reward", "running_return", "running_length"):
             setattr(self, name, np.asarray(state[name]).copy())
 
@@ -120,7 +120,7 @@ def act(lanes: Sequence[Lane], version: int, split: Split) -> None:
     policy, device = lanes[0].policy, lanes[0].device
 
     def together(arrays: list[Array]) -> Tensor:
-        return torch.from_numpy(arrays[0] if len(arrays) == 1 else np.concatenate(arrays)).to(device)
+        return to_device(arrays[0] if len(arrays) == 1 else np.concatenate(arrays), device)
 
     names = ("observation", "first", "reward")
     step = Step(*(together([getattr(lane, name) for lane in lanes]) for name in names))
@@ -128,8 +128,8 @@ def act(lanes: Sequence[Lane], version: int, split: Split) -> None:
     carry = {name: torch.cat([lane.carry[name] for lane in lanes]) for name in policy.carry}
     exploration = torch.cat([lane.exploration for lane in lanes])
     found = policy.act(step, carry, exploration, noise)
-    action = found.action.cpu().numpy()
-    extras = {name: x.cpu().numpy() for name, x in found.extras.items()}
+    action = to_host(found.action)
+    extras = {name: to_host(x) for name, x in found.extras.items()}
     now = split.timed("infer", now)
     low = 0
     for lane in lanes:

@@ -20,7 +20,7 @@ import numpy as np
 
 from hpc_rl.storage.h5 import FORMAT, compressed, create_h5, discard, finish, open_h5, remedy
 from hpc_rl.storage.run_dir import RunDir, publish, write_json
-from hpc_rl.types import Array
+from hpc_rl.types import Array, to_device, to_host
 
 if TYPE_CHECKING:
     from hpc_rl.algorithms.base import State
@@ -224,15 +224,13 @@ def _as_array(value: Any, key: str) -> tuple[Array, str]:
 
     if not isinstance(value, torch.Tensor | np.ndarray):
         raise TypeError(f"{key} is a {type(value).__name__}; a checkpoint holds arrays, numbers, strings and None")
-    tensor = torch.as_tensor(value).detach().cpu().contiguous()
+    tensor = to_device(value, "cpu").detach().contiguous()
     name = str(tensor.dtype).removeprefix("torch.")
-    return (tensor.view(torch.int16) if name == "bfloat16" else tensor).numpy(), name
+    return to_host(tensor.view(torch.int16) if name == "bfloat16" else tensor), name
 
 
 def _refuse_non_finite(key: str, array: Array, dtype: str) -> None:
-    import torch
-
-    tensor = _true_type(torch.from_numpy(array), dtype)
+    tensor = _true_type(to_device(array, "cpu"), dtype)
     if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
         raise NonFinite(f"{key} holds NaN or infinity; the checkpoint was not written, the one before is still good")
 
@@ -289,9 +287,7 @@ def decode(value: Any, fetch: Callable[[str], Any]) -> Any:
 
 
 def _as_tensor(data: Any, name: str) -> Any:
-    import torch
-
-    return torch.from_numpy(_checked(data, name))
+    return to_device(_checked(data, name), "cpu")
 
 
 def _true_type(tensor: Any, dtype: str) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from hpc_rl.storage.checkpoint import decode, encode
-from hpc_rl.types import Array
+from hpc_rl.types import Array, to_device
 
 
 def to_bytes(state: dict[str, Any]) -> bytes:
@@ -24,8 +24,6 @@ def to_bytes(state: dict[str, Any]) -> bytes:
 
 def from_bytes(data: bytes) -> dict[str, Any]:
     """The inverse; arrays come back as tensors. Raises ValueError on anything that would need a pickle."""
-    import torch
-
     with np.load(io.BytesIO(data), allow_pickle=False) as file:
-        found: dict[str, Any] = decode(json.loads(file["text"].tobytes()), lambda key: torch.from_numpy(file[key]))
+        found: dict[str, Any] = decode(json.loads(file["text"].tobytes()), lambda key: to_device(file[key], "cpu"))
     return found

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hpc_rl.algorithms.base import Alone, Group, Optimizer, accumulate, finish
 from hpc_rl.transport.ports import Ports
+from hpc_rl.types import to_device, to_host, write_back
 
 Reduce = Callable[[Tensor], None]
 """Sums a contiguous tensor in place over the members. Raises Deadline."""
@@ -46,10 +47,10 @@ class AllReduce:
         return norm
 
     def check_identical(self, data: Tensor) -> None:
-        bits = data.detach().cpu().numpy().view(np.int32).astype(np.int64)
+        bits = to_host(data).view(np.int32).astype(np.int64)
         mine = np.array([int(bits.sum()), int((bits * np.arange(1, bits.size + 1)).sum() % (1 << 40))], np.int64)
         table = torch.zeros((self.size, 2), dtype=torch.int64)
-        table[self.rank] = torch.from_numpy(mine)
+        table[self.rank] = to_device(mine, "cpu")
         self.reduce(table)
         for rank, sums in enumerate(table.tolist()):
             if sums != table[0].tolist():
@@ -62,10 +63,9 @@ def over_link(ports: Ports, members: Sequence[int]) -> Reduce:
     """Reductions over the link, by way of the host for what lies on a GPU."""
 
     def reduce(data: Tensor) -> None:
-        host = data.cpu()  # the tensor itself if it is there already
-        ports.reduce(host.numpy(), members)
-        if host is not data:
-            data.copy_(host)
+        host = to_host(data)
+        ports.reduce(host, members)
+        write_back(host, data)
 
     return reduce
 

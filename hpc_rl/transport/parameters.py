@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from hpc_rl.algorithms.base import Optimizer, accumulate, clip, skip
@@ -13,7 +12,7 @@ from hpc_rl.transport.base import Inbox, Outbox
 from hpc_rl.transport.layout import Layout
 from hpc_rl.transport.ports import Ports
 from hpc_rl.transport.waiting import Done
-from hpc_rl.types import Leaf
+from hpc_rl.types import Leaf, to_device, to_host
 
 GRADIENTS, PARAMETERS = 60, 70  # tags; roles/messages.py lists the others
 
@@ -63,7 +62,7 @@ class ParameterClient:
         """Wait for every server's newer parameters. Raises Stopped, Deadline: see `Waiting.until`."""
         for k, (inbox, part) in enumerate(zip(self.parameters, self.parts, strict=True)):
             message = inbox.get(self.give_up)
-            parameter[part].copy_(torch.from_numpy(message.tree["parameters"][0]))
+            parameter[part].copy_(to_device(message.tree["parameters"][0], parameter.device))
             self.versions[k], self.env_steps = message.version, int(message.tree["env_steps"].item())
             inbox.release(message)
 
@@ -81,7 +80,7 @@ class ParameterClient:
             norm, head = clip(flat, max_norm, scale), np.array([1.0, 1.0, np.inf, rate])
         self.skipped = skip(norm, self.skipped)
         if not self.skipped:
-            gradient = flat.reduction[:-2].cpu().numpy()
+            gradient = to_host(flat.reduction[:-2])
             for outbox, part, version in zip(self.gradients, self.parts, self.versions, strict=True):
                 outbox.put({"gradient": gradient[None, part], "head": head[None]}, version, self.give_up)
             self.pull(flat.parameter.data)

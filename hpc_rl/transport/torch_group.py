@@ -20,6 +20,7 @@ from torch import Tensor
 
 from hpc_rl.transport.ports import Ports
 from hpc_rl.transport.waiting import Deadline
+from hpc_rl.types import to_device
 
 _LONGER_S = 60.0  # the backend's patience beyond ours, so that the sentence at a deadline is ours
 _NEEDS = {"gloo": "it needs TCP between the hosts", "nccl": "it needs CUDA, and for each learner a GPU of its own"}
@@ -56,7 +57,7 @@ class TorchReduce:
 
     def __call__(self, data: Tensor) -> None:
         """Raises Deadline, naming who is missing, when the time is up or the backend has lost somebody."""
-        here = data.to(self.home)  # the tensor itself if it is there already
+        here = to_device(data, self.home)  # the tensor itself if it is there already
         work: Any = None
         try:
             work = dist.all_reduce(here, async_op=True)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import threading
 import uuid
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
+from fake_gpu import FakeGpu
 
 from hpc_rl import job as jobs
 from hpc_rl.envs.make import describe, make
+from hpc_rl.roles import beside
 from hpc_rl.roles.base import Seat
 from hpc_rl.storage import run_dir
 from hpc_rl.transport.local import LocalLink, run_threads
@@ -28,23 +32,33 @@ class Ran:
     run: run_dir.RunDir
     job: Any
     plan: Any
+    spec: Any
     token: str  # of the attempt, part of the names of what its ranks share
     learners: dict[int, Any] = field(default_factory=dict)  # rank -> its Learner
+    policies: dict[int, list[Any]] = field(default_factory=dict)  # rank -> its policies; the last one acts
 
 
-def run_job(table: dict[str, Any], folder: Path) -> Ran:
-    """Run the job of a TOML-like ``table`` in ``folder`` to its end."""
+def run_job(
+    table: dict[str, Any], folder: Path, gpu: bool = False, resume: tuple[Any, dict[str, Any]] | None = None
+) -> Ran:
+    """Run the job of a TOML-like ``table`` in ``folder`` to its end; with ``gpu`` learning ranks have a `FakeGpu`."""
     job = jobs.parse(table, "test")
     plan, token = jobs.topology(job.topology).plan(job), uuid.uuid4().hex
-    ran, lock = Ran(run_dir.create(folder, jobs.dumps(job)), job, plan, token), threading.Lock()
+    spec = describe(job.environment.id, job.environment.arguments)
+    ran, lock = Ran(run_dir.create(folder, jobs.dumps(job)), job, plan, spec, token), threading.Lock()
+
+    def entered(body: Any, argument: Any) -> None:
+        with FakeGpu() if gpu else nullcontext():
+            body(argument)
 
     def rank(link: LocalLink) -> None:
-        jobs.topology(job.topology).run(_seat(ran, link, lock))
+        entered(jobs.topology(job.topology).run, _seat(ran, link, lock, gpu, resume))
 
-    threads = torch.get_num_threads()
+    threads, inference = torch.get_num_threads(), beside.actor
     torch.set_num_threads(1)
     try:
-        run_threads(len(ran.plan.places), rank, DEADLINE_S)
+        with mock.patch.object(beside, "actor", lambda seat: entered(inference, seat)):  # it has a thread of its own
+            run_threads(len(ran.plan.places), rank, DEADLINE_S)
     finally:
         torch.set_num_threads(threads)
     return ran
@@ -55,16 +69,19 @@ def left_over(ran: Ran) -> list[Path]:
     return list(Path("/dev/shm").glob(f"hpc_rl-{ran.token}-*"))
 
 
-def _seat(ran: Ran, link: LocalLink, lock: threading.Lock) -> Seat:
+def _seat(ran: Ran, link: LocalLink, lock: threading.Lock, gpu: bool, resume: Any) -> Seat:
     job, place = ran.job, ran.plan.places[link.rank]
-    environment = job.environment
+    environment, device = job.environment, f"cuda:{place.index}" if gpu and place.gpu else "cpu"
     algorithm, config = jobs.algorithm(job.algorithm), jobs.method_config(job)
-    spec = describe(environment.id, environment.arguments)
+    spec = ran.spec
 
     def make_policy() -> Any:
         with lock:  # threads share torch's generator; ranks of MPI have one each
             torch.manual_seed(job.seed)
-            return algorithm.policy(config, spec)
+            policy = algorithm.policy(config, spec)
+            policy.net.to(device)  # type: ignore[attr-defined]
+            ran.policies.setdefault(place.rank, []).append(policy)
+            return policy
 
     def make_learner(*arguments: Any) -> Any:
         ran.learners[place.rank] = algorithm.learner(*arguments)
@@ -79,11 +96,11 @@ def _seat(ran: Ran, link: LocalLink, lock: threading.Lock) -> Seat:
         attempt=0,
         token=ran.token,
         nodes=link.nodes(),
-        device="cpu",
+        device=device,
         spec=spec,
         algorithm=replace(algorithm, learner=make_learner),
         config=config,
-        resume=None,
+        resume=resume,
         stop=lambda: False,
         make_environment=lambda columns, n: make(environment.id, environment.arguments, columns, n),
         make_policy=make_policy,

@@ -1,0 +1,122 @@
+"""Every method on a device that is not the host: learning, acting beside it, messages, checkpoints.
+
+There is no GPU where these tests run; `FakeGpu` is one in what it refuses.
+
+Mutations seen to fail: ``Relay`` reading weights into the policy's own memory; no ``write_back`` there; a queue or a
+carry taken from a checkpoint as it comes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from batches import NAMES
+from fake_gpu import FakeGpu, lying_on
+from seats import Ran, run_job
+
+from hpc_rl import job as jobs
+from hpc_rl.storage import checkpoint
+from hpc_rl.types import to_device, to_host, write_back
+
+COLUMNS = 4
+PIXELS = {"environment": {"id": "toy/catch", "columns": COLUMNS, "arguments": {"pixels": True, "stack": 4}}}
+
+
+def ways() -> list[Any]:
+    """(method, topology, ranks, keys of the job, keys of the method), all that the folder has, by what they carry."""
+    found = []
+    whole = {"lstm": 4, "normalize_observation": True, "normalize_reward": True, "replay": 0.5, "objective": "kl"}
+    for name in NAMES:
+        known = jobs.config_class(name).__dataclass_fields__
+        carried = {key: value for key, value in whole.items() if key in known}
+        for topology in jobs.literal(name, "TOPOLOGIES"):
+            more = carried
+            if topology == "parameter_server":
+                more = {key: value for key, value in carried.items() if not key.startswith("normalize")}
+            ranks = {"solo": 1, "allreduce": 2}.get(topology, 3)
+            found.append(pytest.param(name, topology, ranks, {}, more, id=f"{name}-{topology}"))
+            if topology == "solo":
+                found.append(pytest.param(name, topology, 1, PIXELS, carried, id=f"{name}-pixels"))
+            if topology == "actor_learner":
+                found.append(pytest.param(name, topology, ranks, {"sampler": "central"}, more, id=f"{name}-central"))
+    return found
+
+
+def test_the_fake_refuses_what_a_gpu_refuses() -> None:
+    with FakeGpu():
+        here, host = torch.zeros(3, device="cuda:1"), torch.ones(3)
+        refused: list[Callable[[], Any]] = [
+            here.numpy,
+            lambda: here[1:].detach().numpy(),
+            lambda: here + host,
+            lambda: torch.cat([here, host]),
+            lambda: here.index_select(0, torch.tensor([0])),
+        ]
+        for call in refused:
+            with pytest.raises((TypeError, RuntimeError), match="device"):
+                call()
+        assert float((here + torch.tensor(2.0)).sum()) == 6.0  # scalars may lie anywhere
+        assert str((here + 1)[1:].device) == "cuda:1" and host.device.type == here.cpu().device.type == "cpu"
+
+
+def test_a_tensor_goes_to_the_host_and_back() -> None:
+    plain = torch.arange(3.0)
+    to_host(plain)[0] = 7.0
+    assert plain[0] == 7.0 and to_device(plain, "cpu") is plain  # no copy on the host
+    with FakeGpu():
+        far = to_device(plain, "cuda:0")
+        host = to_host(far)
+        host[0] = 8.0
+        assert far.tolist() == [7.0, 1.0, 2.0]
+        write_back(host, far)
+        assert far.tolist() == [8.0, 1.0, 2.0] and str(far.device) == "cuda:0"
+
+
+def job_of(name: str, topology: str, ranks: int, keys: dict[str, Any], method: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "algorithm": name,
+        "topology": topology,
+        "environment": {"id": "toy/catch", "columns": COLUMNS},
+        "budget": {"env_steps": 400},
+        "evaluate": {"every_steps": 200, "episodes": 2},
+        "resources": {"ranks": ranks, "threads": 1},
+        name: {"unroll": 10, "hidden": [8], **method},
+        **keys,
+    }
+
+
+def newest(ran: Ran) -> tuple[Any, dict[str, Any]]:
+    return checkpoint.load(sorted(ran.run.checkpoints.glob("0*.h5"))[-1])
+
+
+@pytest.mark.parametrize(("name", "topology", "ranks", "keys", "method"), ways())
+def test_a_job_whose_learners_have_a_gpu_runs_and_is_resumed(
+    name: str, topology: str, ranks: int, keys: dict[str, Any], method: dict[str, Any], tmp_path: Path
+) -> None:
+    table = job_of(name, topology, ranks, keys, method)
+    begun = run_job(table, tmp_path / "begun", gpu=True)
+    table["budget"] = {"env_steps": 800}
+    ran = run_job(table, tmp_path / "resumed", gpu=True, resume=newest(begun))
+    learners = [place for place in ran.plan.places if place.gpu]
+    assert learners
+    torch.manual_seed(ran.job.seed)
+    before = list(jobs.algorithm(name).policy(jobs.method_config(ran.job), ran.spec).net.parameters())
+    for place in learners:
+        acting = list(ran.policies[place.rank][-1].net.parameters())
+        with FakeGpu():
+            assert {str(x.device) for x in acting} == {f"cuda:{place.index}"}
+        assert not all(torch.equal(x, y) for x, y in zip(acting, before, strict=True)), "it acts by its first weights"
+    state, meta = newest(ran)
+    assert meta["env_steps"] >= 800 and lying_on(state) == {"cpu"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_device_changes_no_bit(name: str, tmp_path: Path) -> None:
+    """On one device a result does not depend on what was moved to it and from it."""
+    table = job_of(name, "solo", 1, {}, {})
+    states = [newest(run_job(table, tmp_path / str(gpu), gpu))[0]["learner"]["parameters"] for gpu in (False, True)]
+    assert torch.equal(*states)
