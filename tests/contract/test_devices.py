@@ -29,7 +29,14 @@ PIXELS = {"environment": {"id": "toy/catch", "columns": COLUMNS, "arguments": {"
 def ways() -> list[Any]:
     """(method, topology, ranks, keys of the job, keys of the method), all that the folder has, by what they carry."""
     found = []
-    whole = {"lstm": 4, "normalize_observation": True, "normalize_reward": True, "replay": 0.5, "objective": "kl"}
+    whole = {
+        "lstm": 4,
+        "minibatches": 2,
+        "normalize_observation": True,
+        "normalize_reward": True,
+        "replay": 0.5,
+        "objective": "kl",
+    }
     for name in NAMES:
         known = jobs.config_class(name).__dataclass_fields__
         carried = {key: value for key, value in whole.items() if key in known}
