@@ -12,7 +12,7 @@ from hpc_rl import job as jobs
 from hpc_rl.algorithms.base import Policy, State, flatten
 from hpc_rl.envs.base import Environment
 from hpc_rl.envs.make import describe, make
-from hpc_rl.roles.tally import fit
+from hpc_rl.roles.fit import fit
 from hpc_rl.samplers.base import Split, episode_seeds, streams
 from hpc_rl.samplers.lanes import Lane
 from hpc_rl.samplers.vector import Vector

@@ -150,7 +150,7 @@ def _seat(job: Any, plan: Any, place: Any, ports: Ports, run: Any, stop: StopFla
     from hpc_rl.envs.shares import shares
     from hpc_rl.nets.precision import set_precision
     from hpc_rl.roles.base import Seat
-    from hpc_rl.roles.tally import fit
+    from hpc_rl.roles.fit import fit
     from hpc_rl.storage import checkpoint
 
     everyone = range(ports.link.size)

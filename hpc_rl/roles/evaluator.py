@@ -16,19 +16,22 @@ class Evaluation:
     """Runs on the first learner; the others wait for it at their next reduction."""
 
     def __init__(self, seat: Seat) -> None:
-        self.seat, self.next = seat, seat.job.evaluate.every_steps
+        self.seat = seat
 
     def maybe(self, policy: Policy, tally: Tally) -> bool:
-        """Evaluate when due; True where the mean raw return is the best so far, so that this policy should be saved."""
-        every = self.seat.job.evaluate.every_steps
-        if not every or tally.env_steps < self.next or self.seat.place.rank != 0:
+        """Evaluate when due; True where the mean raw return is the best so far, so that this policy should be saved.
+
+        Called once for every policy there is: what was judged before was another one.
+        """
+        tally.judged, every = None, self.seat.job.evaluate.every_steps
+        if not every or tally.env_steps < tally.judged_at + every or self.seat.place.rank != 0:
             return False
         begin = time.monotonic()
-        self.next = tally.env_steps + every
+        tally.judged_at = tally.env_steps
         returns = greedy_returns(
             self.seat.make_environment, policy, self.seat.job.seed, self.seat.job.evaluate.episodes
         )
-        tally.evaluated = float(np.mean(returns))
+        tally.evaluated = tally.judged = float(np.mean(returns))
         took = time.monotonic() - begin
         print(f"evaluation at {tally.env_steps} env steps: {tally.evaluated:.2f} in {len(returns)} games, {took:.1f} s")
-        return tally.evaluated > tally.best
+        return tally.judged > tally.best

@@ -19,7 +19,8 @@ from hpc_rl.roles.messages import TRAJECTORIES
 from hpc_rl.roles.orders import Command
 from hpc_rl.roles.relay import Publisher
 from hpc_rl.roles.reporter import Reporter, figures
-from hpc_rl.roles.saving import Saver, Snapshots, learner_state
+from hpc_rl.roles.saving import Saver, learner_state
+from hpc_rl.roles.snapshots import Snapshots
 from hpc_rl.roles.summary import finish, steady
 from hpc_rl.roles.tally import Tally, complete, reason_to_stop
 from hpc_rl.roles.update import update as updated
@@ -43,7 +44,7 @@ def learner(seat: Seat) -> None:
     publisher.publish(tally.updates)
     beside = Beside(seat) if seat.place.rank in actors else None
     waiting.pulse = beside.check if beside else waiting.pulse
-    saver, reporter, evaluation = Saver(seat), Reporter(seat, split), Evaluation(seat)
+    saver, reporter, evaluation = Saver(seat, tally), Reporter(seat, split), Evaluation(seat)
     snapshots = Snapshots(saver, command.order)
     chief, give_up = group.rank == 0, seat.stop if group.size == 1 else lambda: False
     early: list[Message] = []
@@ -72,8 +73,8 @@ def learner(seat: Seat) -> None:
             reporter.report(tally.env_steps, figures(tally) | update.metrics)
         snapshots.closed |= wishes.closed
         if wishes.save:
-            snapshots.begin(tally, learner_state(learn) if chief else None)
-        snapshots.write(tally)
+            snapshots.begin(learner_state(learn) if chief else None)
+        snapshots.write()
         reason = complete(seat.job, tally) or wishes.stop
     command.order(snapshots.rolls + 1, stop=True)
     words = command.last_words(inbox)
@@ -85,7 +86,7 @@ def learner(seat: Seat) -> None:
     if not chief:
         reporter.close()
         return
-    saver.save(learner_state(learn), tally, tally.meta(seat), last=True)
+    snapshots.finish(learner_state(learn))
     finish(seat, tally, reason, reporter, saver, split, [word for part in parts for word in json.loads(part)])
 
 

@@ -15,8 +15,9 @@ from hpc_rl.roles.evaluator import Evaluation
 from hpc_rl.roles.messages import REPORTS, closed_of, report_schema
 from hpc_rl.roles.orders import Command, Orders
 from hpc_rl.roles.reporter import Reporter, figures
-from hpc_rl.roles.saving import Saver, Snapshots
+from hpc_rl.roles.saving import Saver
 from hpc_rl.roles.share import Desk, Share, joined
+from hpc_rl.roles.snapshots import Snapshots
 from hpc_rl.roles.summary import finish, steady
 from hpc_rl.roles.tally import Tally, reason_to_stop
 from hpc_rl.samplers.base import Split
@@ -48,7 +49,7 @@ def _chief(seat: Seat, learn: Learner, desk: Desk, tally: Tally, servers: list[i
     layout = Layout(report_schema(sent), seat.plan.steps, seat.plan.fragment_columns)
     reports = Inbox(seat.ports.link, workers, REPORTS, layout, seat.ports.waiting)
     command, others = Command(seat, workers), Command(seat, servers[1:])
-    saver, reporter, evaluation = Saver(seat), Reporter(seat, split), Evaluation(seat)
+    saver, reporter, evaluation = Saver(seat, tally), Reporter(seat, split), Evaluation(seat)
     snapshots = Snapshots(saver, command.order)
 
     def state(stop: bool = False) -> State:
@@ -68,15 +69,15 @@ def _chief(seat: Seat, learn: Learner, desk: Desk, tally: Tally, servers: list[i
         steady(tally, seat.started)
         saver.asked |= evaluation.maybe(learn.policy, tally)
         if snapshots.wanted():
-            snapshots.begin(tally, state())
-        snapshots.write(tally)
+            snapshots.begin(state())
+        snapshots.write()
         if reporter.due():
             reporter.report(tally.env_steps, figures(tally) | share.figures())
         reason = reason_to_stop(seat, tally)
         split.timed("learn", now)
     command.order(snapshots.rolls + 1, stop=True)
     last = command.last_words(desk.gradients, reports)
-    saver.save(state(stop=True), tally, tally.meta(seat), last=True)
+    snapshots.finish(state(stop=True))
     reporter.report(tally.env_steps, figures(tally) | share.figures())
     finish(seat, tally, reason, reporter, saver, split, last)
 

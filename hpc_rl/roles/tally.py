@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
 from hpc_rl.job import Job
 from hpc_rl.roles.base import Seat
+from hpc_rl.roles.fit import fit
+from hpc_rl.roles.schedule import schedule
 from hpc_rl.storage.run_dir import BUDGET_SPENT
-from hpc_rl.types import Array, Spec, Tree
+from hpc_rl.types import Array, Tree
 
 OUT_OF_TIME = "stopped: the allocation ends"
 
@@ -27,8 +29,10 @@ class Tally:
     recent: deque[float] = field(default_factory=lambda: deque(maxlen=100))
     through: dict[int, int] = field(default_factory=dict)  # column -> env-step number learned from, exclusive
     lags: deque[float] = field(default_factory=lambda: deque(maxlen=100))
-    best: float = -np.inf
+    best: float = -np.inf  # score of the best checkpoint, written or under way
     evaluated: float | None = None  # mean return of the last evaluation
+    judged: float | None = None  # the same where the policy has not changed since
+    judged_at: int = 0  # env steps at the last evaluation
     steady: tuple[float, int] | None = None  # (time, env steps) once start-up is over
     latest: tuple[float, int] | None = None  # of the last update: what follows, draining and saving, is no training
 
@@ -54,9 +58,12 @@ class Tally:
         return float(np.mean(self.recent)) if self.recent else float("nan")
 
     def score(self, job: Job) -> float | None:
-        """What picks the best checkpoint: evaluations where the job asks for them, else the mean of 100 games."""
+        """What picks the best checkpoint: an evaluation of this very policy, else the mean of 100 games; None: no say.
+
+        A job that asks for evaluations is judged by them alone.
+        """
         if job.evaluate.every_steps:
-            return self.evaluated
+            return self.judged
         return self.mean_return if len(self.recent) == 100 else None
 
     def meta(self, seat: Seat) -> dict[str, Any]:
@@ -68,6 +75,9 @@ class Tally:
             "recent": list(self.recent),
             "best": None if self.best == -np.inf else self.best,
             "score": self.score(seat.job),
+            "evaluated": self.evaluated,
+            "judged_at": self.judged_at,
+            "schedule": asdict(schedule(seat)),
             "steps": {str(column): self.through.get(column, 0) for column in range(seat.job.environment.columns)},
             "attempt": seat.attempt,
             "fit": fit(seat.job, seat.spec),
@@ -78,20 +88,7 @@ class Tally:
         self.env_steps, self.updates, self.episodes = meta["env_steps"], meta["updates"], meta["episodes"]
         self.recent.extend(meta["recent"])
         self.through = {int(column): step for column, step in meta["steps"].items()}
-        self.best = -np.inf if meta["best"] is None else meta["best"]
-
-
-def fit(job: Job, spec: Spec) -> dict[str, Any]:
-    """What a checkpoint must agree on with the job that takes it up."""
-    return {
-        "algorithm": job.algorithm,
-        "environment": {"id": spec.id, "columns": job.environment.columns, "frame": list(spec.frame)},
-        "stack": spec.stack,
-        "actions": {"kind": spec.actions.kind, "sizes": list(spec.actions.sizes)},
-        "hidden": list(job.method.get("hidden", [])),
-        "network": job.method.get("network"),
-        "lstm": job.method.get("lstm", 0),
-    }
+        self.evaluated, self.judged_at = meta.get("evaluated"), meta.get("judged_at", self.env_steps)
 
 
 def complete(job: Job, tally: Tally) -> str | None:

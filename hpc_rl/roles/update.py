@@ -6,6 +6,7 @@ import torch
 
 from hpc_rl.algorithms.base import Diverged, Learner
 from hpc_rl.roles.base import Seat
+from hpc_rl.roles.schedule import schedule
 from hpc_rl.roles.tally import Tally
 from hpc_rl.types import Trajectory, Update
 
@@ -13,7 +14,7 @@ from hpc_rl.types import Trajectory, Update
 def update(seat: Seat, learn: Learner, batch: Trajectory, tally: Tally) -> Update:
     """Raises Diverged, naming method, update and the columns whose data are not finite (else all of the batch)."""
     try:
-        return learn.update(batch, min(1.0, tally.env_steps / seat.job.budget.env_steps))
+        return learn.update(batch, schedule(seat).progress(tally.env_steps))
     except Diverged as error:
         raise Diverged(f"{seat.job.algorithm}, update {tally.updates}, {_suspects(batch)}: {error}") from None
 

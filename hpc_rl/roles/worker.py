@@ -36,7 +36,7 @@ def worker(seat: Seat) -> None:
         tally.take_up(seat.resume[1])
         vector.load(seat.resume[0]["sampler"])
     record = Records(seat, recorded, [vector.columns], [seat.place.name])
-    saver, reporter, evaluation = Saver(seat), Reporter(seat, split), Evaluation(seat)
+    saver, reporter, evaluation = Saver(seat, tally), Reporter(seat, split), Evaluation(seat)
     tree = allocate(recorded, seat.plan.steps, len(seat.place.columns), seat.spec.stack)
     reason = None
     while reason is None:
@@ -56,7 +56,7 @@ def worker(seat: Seat) -> None:
         reason = complete(seat.job, tally) or wishes.stop
         if reason or wishes.save:
             record.roll()
-            _save(seat, saver, learner_state(learn), vector, tally, last=bool(reason))
+            _save(seat, saver, learner_state(learn), vector, last=bool(reason))
         split.timed("send", now)
         if reporter.due():
             reporter.report(int(tally.env_steps), figures(tally) | update.metrics)
@@ -66,13 +66,13 @@ def worker(seat: Seat) -> None:
     vector.close()
 
 
-def _save(seat: Seat, saver: Saver, state: dict[str, Any], vector: Vector, tally: Tally, last: bool) -> None:
+def _save(seat: Seat, saver: Saver, state: dict[str, Any], vector: Vector, last: bool) -> None:
     """Gather every rank's columns at rank 0, which writes the one file."""
     members = seat.plan.learners
     parts = seat.ports.gather(to_bytes(vector.state()), members)
     if parts:
         columns = merged([from_bytes(part) for part in parts])
-        saver.save({**state, "sampler": columns}, tally, tally.meta(seat), last)
+        saver.save({**state, "sampler": columns}, saver.meta(), last)
     saver.last = time.monotonic()
     seat.ports.barrier(members)
 

@@ -52,6 +52,12 @@ def test_two_halves_equal_the_whole_bitwise(halves: tuple[Path, Path, Path]) -> 
     assert checkpoints(two)[-1].name == checkpoints(one)[-1].name
     (mine, my_meta), (other, other_meta) = (checkpoint.load(checkpoints(run)[-1]) for run in (two, one))
     assert my_meta.pop("attempt") == 1 and other_meta.pop("attempt") == 0
+    mine_along, other_along = (
+        my_meta.pop("schedule"),
+        other_meta.pop("schedule"),
+    )  # progress, which this job reads nowhere
+    assert mine_along["begin"] >= 1000 and mine_along["reached"] == 1.0 and mine_along["budget"] == 2000
+    assert other_along == {"budget": 2000, "begin": 0, "reached": 0.0}
     for meta in (my_meta, other_meta):
         del meta["best"]  # of the checkpoints that were written, and when they are is a matter of seconds
     assert_equal(my_meta, other_meta)

@@ -1,0 +1,21 @@
+"""What a checkpoint must agree on with the job that takes it up."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hpc_rl.job import Job
+from hpc_rl.types import Spec
+
+
+def fit(job: Job, spec: Spec) -> dict[str, Any]:
+    """Values to be compared by `storage.checkpoint.fit`."""
+    return {
+        "algorithm": job.algorithm,
+        "environment": {"id": spec.id, "columns": job.environment.columns, "frame": list(spec.frame)},
+        "stack": spec.stack,
+        "actions": {"kind": spec.actions.kind, "sizes": list(spec.actions.sizes)},
+        "hidden": list(job.method.get("hidden", [])),
+        "network": job.method.get("network"),
+        "lstm": job.method.get("lstm", 0),
+    }

@@ -1,0 +1,181 @@
+"""Which checkpoint is the best, and when one is written.
+
+Mutations seen to fail: the score of the last evaluation for any later policy; a snapshot replaced whenever an
+evaluation beats what is on disk; the snapshot under way dropped at the end; no new interval after a checkpoint that was
+not finite; the first evaluation counted from 0 again; the best score taken from the checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import torch
+
+from hpc_rl import job as jobs
+from hpc_rl.envs.make import describe
+from hpc_rl.roles import evaluator
+from hpc_rl.roles.base import Seat
+from hpc_rl.roles.evaluator import Evaluation
+from hpc_rl.roles.saving import Saver
+from hpc_rl.roles.snapshots import Snapshots
+from hpc_rl.roles.tally import Tally
+from hpc_rl.storage import checkpoint
+from hpc_rl.storage.checkpoint import NonFinite
+from hpc_rl.storage.run_dir import create
+
+TABLE = {
+    "algorithm": "impala",
+    "topology": "actor_learner",
+    "environment": {"id": "toy/catch", "columns": 2},
+    "resources": {"ranks": 2},
+    "budget": {"env_steps": 1000},
+}
+
+
+class Desk:
+    """A learner's bookkeeping without a learner: policies are numbers, and so are their scores."""
+
+    def __init__(self, folder: Path, every: int, resume: Any = None, interval_s: float = 1e9, keep: int = 3) -> None:
+        changes = {"evaluate": {"every_steps": every}, "checkpoint": {"interval_s": interval_s, "keep": keep}}
+        job = jobs.parse({**TABLE, **changes}, "test")
+        run = create(folder, jobs.dumps(job)) if resume is None else checkpoint.RunDir(folder)
+        seat = SimpleNamespace(
+            job=job, run=run, attempt=0, resume=resume, spec=describe("toy/catch", {}), save_s=0.0,
+            place=SimpleNamespace(rank=0), make_environment=None, plan=SimpleNamespace(places=[]),
+        )  # fmt: skip
+        self.run, self.tally = run, Tally()
+        if resume:
+            self.tally.take_up(resume[1])
+        self.saver, self.evaluation = Saver(cast(Seat, seat), self.tally), Evaluation(cast(Seat, seat))
+        self.snapshots = Snapshots(self.saver, lambda number: None)
+
+    def state(self) -> dict[str, Any]:
+        return {"learner": {"parameters": torch.tensor([float(self.tally.updates)])}}
+
+    def update(self, closed: bool = False) -> None:
+        """Ten env steps, as the learner's loop goes; with ``closed`` every segment is closed."""
+        self.tally.env_steps += 10
+        self.saver.asked |= self.evaluation.maybe(cast(Any, None), self.tally)
+        self.tally.updates += 1
+        self.tally.through = {0: self.tally.env_steps // 2, 1: self.tally.env_steps // 2}
+        if self.snapshots.wanted():
+            self.snapshots.begin(self.state())
+        if closed:
+            self.snapshots.closed = {0: 10**9, 1: 10**9}
+        self.snapshots.write()
+
+    def best(self) -> tuple[float, float] | None:
+        """(number of the update, score) of best.h5."""
+        path = self.run.checkpoints / "best.h5"
+        if not path.exists():
+            return None
+        note = json.loads((self.run.checkpoints / "best.json").read_text())
+        return float(checkpoint.load(path)[0]["learner"]["parameters"]), note["score"]
+
+
+@pytest.fixture
+def scores(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What the next evaluations find, in order."""
+    found: list[float] = []
+    monkeypatch.setattr(evaluator, "greedy_returns", lambda *arguments: [found.pop(0)])
+    return found
+
+
+def test_a_better_snapshot_under_way_is_not_replaced_by_a_worse_policy(tmp_path: Path, scores: list[float]) -> None:
+    desk, scores[:] = Desk(tmp_path / "run", every=10), [1.0, 7.0, 5.0]
+    for _ in range(3):
+        desk.update()
+    assert desk.best() is None and not scores  # no segment is closed yet
+    scores.append(6.0)
+    desk.update(closed=True)
+    assert desk.best() == (2.0, 7.0)
+    assert desk.tally.best == 7.0
+
+
+def test_the_last_policy_is_not_the_best_by_an_older_score(tmp_path: Path, scores: list[float]) -> None:
+    desk, scores[:] = Desk(tmp_path / "run", every=20), [7.0]
+    for _ in range(3):
+        desk.update()
+    desk.snapshots.finish(desk.state())  # the snapshot of update 2 waits for segments, which are closed by now
+    assert desk.best() == (2.0, 7.0)
+    assert sorted(path.name for path in desk.run.checkpoints.glob("0*")) == ["000000002.h5", "000000003.h5"]
+    assert checkpoint.load(desk.run.checkpoints / "000000003.h5")[1]["score"] is None
+
+
+def test_the_best_at_the_end_survives_keep_one(tmp_path: Path, scores: list[float]) -> None:
+    desk, scores[:] = Desk(tmp_path / "run", every=20, keep=1), [7.0]
+    for _ in range(3):
+        desk.update()
+    desk.snapshots.finish(desk.state())
+    assert desk.best() == (2.0, 7.0)
+    assert [path.name for path in desk.run.checkpoints.glob("0*")] == ["000000003.h5"]
+
+
+def test_the_last_policy_is_the_best_where_it_was_judged(tmp_path: Path, scores: list[float]) -> None:
+    desk, scores[:] = Desk(tmp_path / "run", every=10), [1.0, 7.0]
+    for _ in range(2):
+        desk.update()
+    desk.snapshots.finish(desk.state())
+    assert desk.best() == (2.0, 7.0)
+
+
+def test_without_evaluations_the_mean_of_a_hundred_games_decides(tmp_path: Path) -> None:
+    desk = Desk(tmp_path / "run", every=0, interval_s=1e-9)
+    desk.update(closed=True)
+    assert desk.best() is None
+    desk.tally.recent.extend([3.0] * 100)
+    desk.update(closed=True)
+    assert desk.best() == (2.0, 3.0)
+    desk.tally.recent.extend([2.0] * 100)
+    desk.update(closed=True)
+    assert desk.best() == (2.0, 3.0)
+
+
+def test_after_a_state_that_is_not_finite_the_next_try_waits(tmp_path: Path, scores: list[float]) -> None:
+    desk, scores[:] = Desk(tmp_path / "run", every=10), [7.0, 5.0]
+    desk.saver.seat.job.checkpoint.__dict__["interval_s"] = 1e9
+    desk.saver.last -= 2e9
+    good, desk.state = desk.state, lambda: {"learner": {"parameters": torch.tensor([math.nan])}}  # type: ignore[method-assign]
+    desk.update(closed=True)
+    assert not list(desk.run.checkpoints.iterdir())
+    assert not desk.saver.due(), "a save would be tried at every update"
+    desk.state = good  # type: ignore[method-assign]
+    desk.update(closed=True)  # the policy of score 7 was never written, so this one is the best there is
+    assert desk.best() == (2.0, 5.0)
+    desk.state = lambda: {"learner": {"parameters": torch.tensor([math.inf])}}  # type: ignore[method-assign]
+    with pytest.raises(NonFinite):
+        desk.snapshots.finish(desk.state())
+
+
+def test_a_resumed_run_evaluates_when_it_is_time(tmp_path: Path, scores: list[float]) -> None:
+    desk, scores[:] = Desk(tmp_path / "run", every=30), [7.0]
+    for _ in range(5):
+        desk.update(closed=True)
+    desk.snapshots.finish(desk.state())
+    _, state, meta = checkpoint.newest(desk.run, pytest.fail)  # type: ignore[misc]
+    assert meta["env_steps"] == 50 and meta["judged_at"] == 30
+    again = Desk(tmp_path / "run", every=30, resume=(state, meta))
+    assert again.tally.evaluated == 7.0 and again.tally.best == 7.0
+    scores.append(3.0)
+    again.update(closed=True)
+    assert scores == [] and again.tally.env_steps == 60
+    assert again.best() == (3.0, 7.0)
+    del meta["judged_at"], meta["evaluated"]  # written by a version that did not note them
+    older = Desk(tmp_path / "run", every=30, resume=(state, meta))
+    older.update(closed=True)
+    assert older.tally.evaluated is None
+
+
+def test_a_run_that_fell_back_keeps_the_best_of_the_time_after(tmp_path: Path, scores: list[float]) -> None:
+    desk, scores[:] = Desk(tmp_path / "run", every=10), [5.0, 10.0]
+    for _ in range(2):
+        desk.update(closed=True)
+    older = checkpoint.load(desk.run.checkpoints / "000000001.h5")
+    again, scores[:] = Desk(tmp_path / "run", every=10, resume=older), [7.0]
+    again.update(closed=True)
+    assert again.best() == (2.0, 10.0)

@@ -1,0 +1,52 @@
+"""What is annealed never goes back where a resumed run has another budget.
+
+Mutation seen to fail: progress as env steps over the budget of today.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from hpc_rl.roles.base import Seat
+from hpc_rl.roles.schedule import Schedule, schedule
+
+
+def attempt(budget: int, env_steps: int = 0, before: Schedule | None = None) -> Schedule:
+    """The schedule of an attempt that begins at ``env_steps``, where a checkpoint said so."""
+    meta: dict[str, Any] = {"env_steps": env_steps}
+    if before is not None:
+        meta["schedule"] = vars(before)
+    resume = ({}, meta) if env_steps else None
+    budgets = SimpleNamespace(budget=SimpleNamespace(env_steps=budget))
+    return schedule(cast(Seat, SimpleNamespace(job=budgets, resume=resume)))
+
+
+def test_one_budget_is_a_straight_line_bit_for_bit() -> None:
+    plain = attempt(977)
+    for steps in (0, 1, 3, 333, 976, 977, 1200):
+        assert plain.progress(steps) == min(1.0, steps / 977)
+    assert attempt(977, 333, plain) == plain
+
+
+@pytest.mark.parametrize("budget", [600, 1000, 4000])
+def test_another_budget_goes_on_from_where_it_is_and_ends_at_one(budget: int) -> None:
+    first = attempt(1000)
+    second = attempt(budget, 500, first)
+    assert second.progress(500) == first.progress(500) == 0.5
+    line = [second.progress(steps) for steps in range(500, budget + 10)]
+    assert line == sorted(line) and line[-1] == 1.0 and line[-11] < 1.0
+    assert second.progress((500 + budget) // 2) == pytest.approx(0.75)
+    third = attempt(2 * budget, budget - 50, second)
+    assert third.progress(budget - 50) == second.progress(budget - 50)
+
+
+def test_what_has_come_to_its_end_stays_there() -> None:
+    assert attempt(4000, 1010, attempt(1000)).progress(2000) == 1.0
+    assert attempt(900, 1010, attempt(2000)).progress(1010) == 1.0
+
+
+def test_a_checkpoint_without_a_schedule_is_taken_by_the_budget_of_today() -> None:
+    assert attempt(1000, 500) == Schedule(1000)
