@@ -137,6 +137,24 @@ def test_a_chain_whose_successor_was_refused_asks_again(box: Box) -> None:
     assert [call.split()[3] for call in box.calls("sbatch")] == ["--dependency=afternotok:7", "--dependency=afterany:7"]
 
 
+def test_a_chain_at_the_limit_of_jobs_goes_on_in_its_own(box: Box) -> None:
+    """MaxSubmitJobs leaves no room for a successor while all tasks of the array run: none of them is lost."""
+    box.stub("sbatch", "1 ")
+    box.stub("scontrol", "0 ", f"0 {RUNNING}", "0 ")
+    assert box.end("again", "chain", array=True)[0] == 0
+    assert box.calls("scontrol")[0] == "scontrol update JobId=6_4 Requeue=1"
+    assert box.calls("scontrol")[-1] == "scontrol requeue 6_4"
+
+
+def test_a_chain_asks_for_its_successor_as_patiently_as_for_a_requeue(box: Box) -> None:
+    box.stub("sbatch", *["1 "] * 6, "0 14")
+    box.stub("scontrol", "1 ", f"0 {FIXED}")  # a job that its site lets nobody requeue
+    assert box.end("again", "chain", array=True)[0] == 0
+    assert len(box.calls("sbatch")) == 7 and any(call.endswith("--job 14_4") for call in box.calls("py"))
+
+
 def test_a_chain_without_successor_fails(box: Box) -> None:
     box.stub("sbatch", "1 ")
-    assert box.end("again", "chain")[0] == 1
+    box.stub("scontrol", "1 ")
+    code, said = box.end("again", "chain")
+    assert code == 1 and f"go on with: hpc-rl resume {box.folder}/run" in said
