@@ -14,6 +14,9 @@ One termination and one truncation, as they look in a column (next-step autorese
 
 So a time limit bootstraps from V(LAST'), a termination from nothing (its discount is 0), and every recursion is cut at
 ``valid == 0`` because the following row belongs to another episode. ``*`` may hold any finite number; it is never used.
+
+A move whose reward, or either of whose observations, is not finite is not valid either (`Trajectory.finite`): the moves
+before it bootstrap from the last row that is. It stays an env step, and its numbers are 0 for who learns.
 """
 
 from __future__ import annotations
@@ -119,7 +122,7 @@ class Act:
     extras: dict[str, Tensor]
 
 
-ROWS = ("observation", "first", "action", "reward", "discount", "extras", "version")
+ROWS = ("observation", "first", "action", "reward", "discount", "extras", "version", "finite")
 """Fields of a Trajectory that have a row per move or observation; the others have one value per column."""
 
 
@@ -135,13 +138,14 @@ class Trajectory:
     extras: dict[str, Tensor]  # [T, b, …]
     carry: dict[str, Tensor]  # [b, …] before row 0
     version: Tensor  # [T, b] int64, learner update of the acting weights
+    finite: Tensor  # [T, b] bool, reward and both observations were finite; what was not is 0 here
     column: Tensor  # [b] int32
     start: Tensor  # [b] int64, the column's env-step number at row 0
 
     @property
     def valid(self) -> Tensor:
-        """[T, b] bool: False for the move LAST -> FIRST, which never happened."""
-        return ~self.first[1:]
+        """[T, b] bool: False for the move LAST -> FIRST, which never happened, and where numbers are missing."""
+        return ~self.first[1:] & self.finite
 
     def columns(self, keep: slice) -> Trajectory:
         """The same moves of some columns only."""
@@ -218,7 +222,7 @@ def trajectory_schema(spec: Spec, extras: Schema, carry: Schema) -> Schema:
         "observation": Leaf(spec.frame, spec.dtype, rows, "", "single frames; stacks are rebuilt by `stacked`"),
         "first": Leaf((), "bool", "edge", "", "this observation opens an episode"),
         "action": Leaf(spec.actions.shape, spec.actions.dtype, "step", "", "what the policy chose"),
-        "reward": Leaf((), "float32", "step", "", "raw reward of the move"),
+        "reward": Leaf((), "float32", "step", "", "raw reward of the move, as it came"),
         "discount": Leaf((), "float32", "step", "", "0 iff the move terminated the episode, else 1"),
         "version": Leaf((), "int64", "step", "update", "learner update of the acting weights"),
         "episode_return": Leaf((), "float32", "step", "", "raw return of the whole episode this move ended, else NaN"),
@@ -282,5 +286,18 @@ def trajectory(trees: list[Tree], spec: Spec, device: str = "cpu") -> Trajectory
     observation = joined("observation")
     if spec.stack > 1:
         observation = stacked(observation, first, spec.stack, spec.padding)
-    plain = {name: joined(name) for name in ("action", "reward", "discount", "version", "column", "start")}
-    return Trajectory(observation=observation, first=first, extras=family("extras"), carry=family("carry"), **plain)
+    plain = {name: joined(name) for name in ("action", "discount", "version", "column", "start")}
+    observation, reward, finite = _cleaned(observation, joined("reward"))
+    rows = {"observation": observation, "first": first, "reward": reward, "finite": finite}
+    return Trajectory(**rows, extras=family("extras"), carry=family("carry"), **plain)
+
+
+def _cleaned(observation: Tensor, reward: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """observation [T+1, b, *O] and reward [T, b] with 0 for what is not finite; [T, b] which moves needed none."""
+    finite = reward.isfinite()
+    if observation.is_floating_point():
+        row = observation.isfinite().flatten(2).all(2)
+        finite = finite & row[:-1] & row[1:]
+    if not finite.all():
+        observation, reward = (x.nan_to_num(0.0, 0.0, 0.0) for x in (observation, reward))
+    return observation, reward, finite

@@ -44,6 +44,7 @@ class Learner(Protocol):
     policy: Any
     flat: Flat
     optimizer: Optimizer
+    group: Group
 
     def update(self, batch: Trajectory, progress: float) -> Update:
         """progress in [0, 1] = env steps over budget: all that an annealed value may depend on."""
@@ -59,7 +60,7 @@ class Group(Protocol):
 
     rank: int
     size: int
-    skipped: int  # steps in a row that were dropped because the reduced gradient was not finite
+    dropped: int  # steps so far that were not taken because the reduced gradient was not finite
     stop: bool  # set before a step to ask for a stop; after the step every member reads the same answer
 
     def broadcast_(self, data: Tensor) -> None:
@@ -77,11 +78,9 @@ class Group(Protocol):
     ) -> float:
         """One optimiser step on the gradient of scale · Σ loss / Σ count over all members, clipped to ``max_norm``.
 
-        A member without samples passes None and 0 and still takes part. A non-finite norm skips the step for everyone
-        and is counted in ``skipped``. Returns the global gradient norm before clipping.
-
-        Raises:
-            Diverged: ten steps in a row were not finite.
+        A member without samples passes None and 0 and still takes part; a count of 0 over all members is no step. A
+        norm that is not finite drops the step for everyone and is counted in ``dropped``. Returns the global gradient
+        norm before clipping.
         """
         ...
 
@@ -91,7 +90,7 @@ class Group(Protocol):
 
 
 class Diverged(RuntimeError):
-    """The loss or the gradient stayed non-finite; the run ends as failed."""
+    """Update after update had a gradient that was not finite; the run ends as failed."""
 
 
 class Flat:
@@ -134,7 +133,7 @@ class Optimizer:
 class Alone:
     """The group of one: what a solo learner uses, and the base case that the contract tests compare with."""
 
-    rank, size, skipped, stop = 0, 1, 0, False
+    rank, size, dropped, stop = 0, 1, 0, False
 
     def broadcast_(self, data: Tensor) -> None:
         pass
@@ -152,7 +151,8 @@ class Alone:
         self, optimizer: Optimizer, loss_sum: Tensor | None, count: int, max_norm: float, scale: float = 1.0
     ) -> float:
         accumulate(optimizer.flat, loss_sum, count, self.stop)
-        norm, self.stop, self.skipped = finish(optimizer, max_norm, scale, self.skipped)
+        norm, self.stop, dropped = finish(optimizer, max_norm, scale)
+        self.dropped += dropped
         return norm
 
 
@@ -175,25 +175,19 @@ def clip(flat: Flat, max_norm: float, scale: float) -> float:
     return norm
 
 
-def skip(norm: float, skipped: int) -> int:
-    """Steps in a row that were dropped, this one included; 0 where ``norm`` is finite. Raises Diverged at ten."""
-    skipped = 0 if norm < inf else skipped + 1
-    if skipped >= 10:
-        raise Diverged("ten updates in a row had a non-finite gradient; lower the learning rate or check the rewards")
-    return skipped
-
-
-def finish(optimizer: Optimizer, max_norm: float, scale: float, skipped: int) -> tuple[float, bool, int]:
+def finish(optimizer: Optimizer, max_norm: float, scale: float) -> tuple[float, bool, bool]:
     """The second half of ``apply_gradients``, once ``reduction`` holds the sums: scale, clip, step.
 
-    Returns (gradient norm before clipping, somebody wants to stop, skipped steps in a row).
+    Returns (gradient norm before clipping, somebody wants to stop, the step was dropped). Without samples there is
+    neither a step nor a drop: an optimiser with momentum would move on a gradient of zeros.
     """
     stop = bool(optimizer.flat.reduction[-1] > 0)
+    samples = bool(optimizer.flat.reduction[-2] > 0)
     norm = clip(optimizer.flat, max_norm, scale)
-    skipped = skip(norm, skipped)
-    if not skipped:
+    finite = norm < inf
+    if finite and samples:
         optimizer.torch.step()
-    return norm, stop, skipped
+    return norm, stop, not finite
 
 
 def make_optimizer(

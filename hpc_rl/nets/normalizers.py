@@ -84,12 +84,12 @@ class Normalizers:
         return reward.clamp(-clip, clip) if clip else reward
 
     def add(self, batch: Trajectory, total: Callable[[Tensor], Tensor]) -> None:
-        """Make the statistics of the next version from this batch; ``total`` sums a tensor over all ranks."""
+        """Make the statistics of the next version from this batch's finite rows; ``total`` sums over all ranks."""
         if self.seen is not None and self.standardize is not None:
-            self.seen.add(batch.observation[:-1].flatten(0, 1), total)
+            self.seen.add(batch.observation[:-1][batch.finite], total)
             self.seen.write(self.standardize)
         if self.returns is not None:
-            self.returns.add(batch.extras["filtered_return"].flatten(), total)
+            self.returns.add(batch.extras["filtered_return"][batch.finite], total)
 
     def state(self) -> dict[str, Any]:
         both = {"observation": self.seen, "return": self.returns}

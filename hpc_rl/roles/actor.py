@@ -61,7 +61,7 @@ def actor(seat: Seat) -> None:
         pass
     record.close()
     outbox.flush()
-    reporter.report(int(made.steps.sum()) - began, {"recorded_bytes": float(record.bytes_written)})
+    reporter.report(int(made.steps.sum()) - began, {"recorded_bytes": float(record.bytes_written), **made.figures()})
     made.close()
     orders.last_word(split, reporter)
     reporter.close()

@@ -48,13 +48,14 @@ def gradient_worker(seat: Seat) -> None:
             reports.put(tree, client.version, orders.stopping)
             split.timed("send", now)
             if reporter.due():
-                reporter.report(int(vector.steps.sum()) - began, update.metrics)
+                reporter.report(int(vector.steps.sum()) - began, update.metrics | vector.figures())
     except Stopped:
         pass
     client.flush()
     reports.flush()
     record.close()
-    reporter.report(int(vector.steps.sum()) - began, {"recorded_bytes": float(record.bytes_written)})
+    more = {"recorded_bytes": float(record.bytes_written), **vector.figures()}
+    reporter.report(int(vector.steps.sum()) - began, more)
     orders.last_word(split, reporter)
     reporter.close()
     vector.close()

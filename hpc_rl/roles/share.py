@@ -7,19 +7,14 @@ from collections import deque
 import numpy as np
 import torch
 
-from hpc_rl.algorithms.base import (
-    Flat,
-    Learner,
-    Optimizer,
-    State,
-    finish,
-    load_optimizer,
-    optimizer_state,
-)
+from hpc_rl.algorithms.base import Flat, Learner, Optimizer, State, finish, load_optimizer, optimizer_state
 from hpc_rl.roles.base import Seat
+from hpc_rl.roles.update import in_a_row
 from hpc_rl.transport.base import Inbox, Message, Outbox
 from hpc_rl.transport.parameters import GRADIENTS, PARAMETERS, gradient_layout, parameter_layout
 from hpc_rl.types import Tree, to_device, to_host
+
+_OVERFLOW = "Workers' gradients were finite, their sum or its norm was not: lower the learning rate, or clip rewards"
 
 
 class Share:
@@ -37,14 +32,14 @@ class Share:
         load_optimizer(self.optimizer, {name: x[part] if _spread(x) else x for name, x in whole.items()})
         self.quorum, self.version = quorum, version
         self.held: list[int] = []  # workers whose gradients wait for the others of this version
-        self.late = self.skipped = 0
+        self.late = self.dropped = self.bad = 0  # gradients too late; steps dropped, and how many in a row just now
         self.staleness: deque[int] = deque(maxlen=1000)
 
     def take(self, tree: Tree, version: int, peer: int) -> list[int]:
         """Apply, hold or drop one gradient made with parameters ``version``; the workers to answer now.
 
         Raises:
-            Diverged: ten steps in a row were not finite.
+            Diverged: ten steps in a row were dropped, although workers push what is finite only.
         """
         if self.quorum and version < self.version:
             self.late += 1
@@ -59,7 +54,9 @@ class Share:
         if len(self.held) < self.quorum:
             return []
         self.optimizer.torch.param_groups[0]["lr"] = rate
-        _, _, self.skipped = finish(self.optimizer, max_norm, scale, self.skipped)
+        _, _, dropped = finish(self.optimizer, max_norm, scale)
+        self.dropped += dropped
+        self.bad = in_a_row(self.bad, dropped, f"server, update {self.version}", lambda: _OVERFLOW)
         self.version += 1
         answered, self.held = self.held, []
         return answered
@@ -71,7 +68,8 @@ class Share:
     def figures(self) -> dict[str, float]:
         """Staleness in updates of this server, between a gradient's parameters and its use."""
         ages = np.array(self.staleness or [0])
-        return {"staleness": float(ages.mean()), "staleness_max": float(ages.max()), "late_gradients": float(self.late)}
+        counts = {"late_gradients": float(self.late), "dropped_steps": float(self.dropped)}
+        return {"staleness": float(ages.mean()), "staleness_max": float(ages.max()), **counts}
 
 
 def joined(parts: list[State]) -> State:

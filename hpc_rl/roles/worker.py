@@ -59,9 +59,9 @@ def worker(seat: Seat) -> None:
             _save(seat, saver, learner_state(learn), vector, last=bool(reason))
         split.timed("send", now)
         if reporter.due():
-            reporter.report(int(tally.env_steps), figures(tally) | update.metrics)
+            reporter.report(int(tally.env_steps), figures(tally) | update.metrics | vector.figures())
     record.close()
-    reporter.report(tally.env_steps, figures(tally))
+    reporter.report(tally.env_steps, figures(tally) | vector.figures())
     _end(seat, tally, reason, reporter, saver, split)
     vector.close()
 

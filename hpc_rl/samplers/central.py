@@ -145,8 +145,10 @@ class Central:
         act(lanes, version, self.split)
 
     def figures(self) -> dict[str, float]:
-        """Requests so far, and how many were answered at a time."""
-        return {"requests": float(self.requests), "inference_batch": self.requests / max(1, self.inferences)}
+        """Requests so far, how many were answered at a time, and rows so far that were not finite."""
+        bad = float(sum(lane.bad_rows.count for lane in self.lanes))
+        batch = self.requests / max(1, self.inferences)
+        return {"requests": float(self.requests), "inference_batch": batch, "bad_rows": bad}
 
     def _who(self) -> str:
         return self.waiting.who(remote.peer for remote in self.remotes)

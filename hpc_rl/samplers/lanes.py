@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hpc_rl.algorithms.base import Policy
 from hpc_rl.envs.base import Environment
+from hpc_rl.samplers.bad_rows import BadRows
 from hpc_rl.samplers.base import Split
 from hpc_rl.types import Array, Step, Tree, part, to_device, to_host
 
@@ -30,6 +31,7 @@ class Lane:
         self.columns = columns
         self.steps = np.zeros(len(columns), np.int64)  # env steps of each column so far, over all attempts
         self.attempt = 0
+        self.bad_rows = BadRows(environment.spec.id, columns)
         self.device = next(policy.net.parameters()).device
         self.carry: dict[str, Tensor] = policy.initial_carry(len(columns))
         self.exploration = torch.ones(len(columns), device=self.device)
@@ -40,9 +42,8 @@ class Lane:
     def start(self, seeds: Array) -> None:
         """Open a new episode in every column from seeds [b]."""
         width = len(self.columns)
-        self.observation = self.environment.reset(seeds)
         self.first = np.ones(width, bool)
-        self.reward = np.zeros(width, np.float32)
+        self._see(self.environment.reset(seeds), np.zeros(width, np.float32))
         self.running_return = np.zeros(width, np.float64)
         self.running_length = np.zeros(width, np.int32)
 
@@ -55,7 +56,7 @@ class Lane:
         for name, x in part(tree, "carry").items():
             x[:] = to_host(self.carry[name])
         if (stack := self.environment.spec.stack) > 1:
-            tree["observation"][: stack - 1] = self.observation.swapaxes(0, 1)[:-1]
+            tree["observation"][: stack - 1] = self.shown.swapaxes(0, 1)[:-1]
         self._look()
 
     @property
@@ -68,22 +69,28 @@ class Lane:
         moves = self.environment.recv()
         t, tree = self.row, self.tree
         tree["reward"][t], tree["discount"][t] = moves.reward, moves.discount
-        self.running_return += moves.reward
+        self._see(moves.observation, moves.reward)
+        self.running_return += self.reward
         self.running_length += ~moves.first
         # Raw returns of whole games, at the move that ended them.
         tree["episode_return"][t] = np.where(moves.ended, self.running_return, np.nan)
         tree["episode_length"][t] = np.where(moves.ended, self.running_length, 0)
         self.running_return[moves.ended] = 0
         self.running_length[moves.ended] = 0
-        self.observation, self.first, self.reward = moves.observation, moves.first, moves.reward
+        self.first = moves.first
         self.steps = self.steps + ~moves.first
         self.row += 1
         self._look()
 
+    def _see(self, shown: Array, reward: Array) -> None:
+        """What the environments show is what is recorded; the policy sees 0 where it is not finite."""
+        self.shown = shown
+        self.observation, self.reward = self.bad_rows.cleaned(shown, reward, self.steps)
+
     def _look(self) -> None:
         stack = self.environment.spec.stack
         self.tree["first"][self.row] = self.first
-        newest = self.observation[:, -1] if stack > 1 else self.observation
+        newest = self.shown[:, -1] if stack > 1 else self.shown
         self.tree["observation"][self.row + stack - 1] = newest
 
     def state(self) -> dict[str, Any]:
@@ -108,9 +115,9 @@ class Lane:
             stream.bit_generator.state = saved
         if state["environment"] is None:
             return
-        self.observation = self.environment.load(state["environment"])
+        self._see(self.environment.load(state["environment"]), np.asarray(state["reward"]).copy())
         self.carry = {name: to_device(x.clone(), self.device) for name, x in state["carry"].items()}
-        for name in ("first", "reward", "running_return", "running_length"):
+        for name in ("first", "running_return", "running_length"):
             setattr(self, name, np.asarray(state[name]).copy())
 
 

@@ -45,8 +45,8 @@ class Vector:
             self.pulse()
 
     def figures(self) -> dict[str, float]:
-        """Nothing that a role does not know."""
-        return {}
+        """Rows so far that were not finite."""
+        return {"bad_rows": float(sum(lane.bad_rows.count for lane in self.lanes))}
 
     def state(self) -> dict[str, Any]:
         """Everything `load` needs, per column."""

@@ -22,7 +22,7 @@ class AllReduce:
     def __init__(self, ports: Ports, members: Sequence[int], reduce: Reduce | None = None) -> None:
         self.members, self.reduce = list(members), reduce or over_link(ports, members)
         self.rank, self.size = self.members.index(ports.link.rank), len(members)
-        self.skipped, self.stop = 0, False
+        self.dropped, self.stop = 0, False
 
     def broadcast_(self, data: Tensor) -> None:
         if self.rank:
@@ -43,7 +43,8 @@ class AllReduce:
     ) -> float:
         accumulate(optimizer.flat, loss_sum, count, self.stop)
         self.reduce(optimizer.flat.reduction)
-        norm, self.stop, self.skipped = finish(optimizer, max_norm, scale, self.skipped)
+        norm, self.stop, dropped = finish(optimizer, max_norm, scale)
+        self.dropped += dropped
         return norm
 
     def check_identical(self, data: Tensor) -> None:

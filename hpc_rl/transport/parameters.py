@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
-from hpc_rl.algorithms.base import Optimizer, accumulate, clip, skip
+from hpc_rl.algorithms.base import Optimizer, accumulate, clip
 from hpc_rl.transport.base import Inbox, Outbox
 from hpc_rl.transport.layout import Layout
 from hpc_rl.transport.ports import Ports
@@ -41,7 +41,7 @@ class ParameterClient:
     server adds the sums of several workers, and divides and clips them itself.
     """
 
-    rank, size, skipped, stop = 0, 1, 0, False
+    rank, size, dropped, stop = 0, 1, 0, False
 
     def __init__(self, ports: Ports, servers: Sequence[int], length: int, quorum: int, give_up: Done) -> None:
         self.quorum, self.give_up = quorum, give_up
@@ -69,7 +69,10 @@ class ParameterClient:
     def apply_gradients(
         self, optimizer: Optimizer, loss_sum: Tensor | None, count: int, max_norm: float, scale: float = 1.0
     ) -> float:
-        """As `Group`; the step is the servers'. A gradient that is not finite is not pushed. Also raises Stopped."""
+        """As `Group`; the step is the servers'. Also raises Stopped.
+
+        A gradient that is not finite is not pushed; one without samples is, for others may wait for it, and is no step.
+        """
         flat = optimizer.flat
         accumulate(flat, loss_sum, count, False)
         rate = optimizer.torch.param_groups[0]["lr"]
@@ -77,9 +80,10 @@ class ParameterClient:
         if self.quorum:
             norm = float(flat.reduction[:-2].norm()) * scale / max(count, 1)
         else:
-            norm, head = clip(flat, max_norm, scale), np.array([1.0, 1.0, np.inf, rate])
-        self.skipped = skip(norm, self.skipped)
-        if not self.skipped:
+            norm, head = clip(flat, max_norm, scale), np.array([float(count > 0), 1.0, np.inf, rate])
+        if not norm < np.inf:
+            self.dropped += 1
+        else:
             gradient = to_host(flat.reduction[:-2])
             for outbox, part, version in zip(self.gradients, self.parts, self.versions, strict=True):
                 outbox.put({"gradient": gradient[None, part], "head": head[None]}, version, self.give_up)

@@ -13,7 +13,7 @@ from hpc_rl.envs.make import make
 from hpc_rl.samplers.base import Split, episode_seeds, streams
 from hpc_rl.samplers.lanes import Lane
 from hpc_rl.samplers.vector import Vector
-from hpc_rl.types import Actions, Spec, Step, Trajectory, allocate, trajectory, trajectory_schema
+from hpc_rl.types import Actions, Spec, Step, Trajectory, Tree, allocate, trajectory, trajectory_schema
 
 NAMES = jobs.algorithms()
 SPECS = {
@@ -54,15 +54,21 @@ def step_of(spec: Spec, columns: int, seed: int = 0) -> Step:
 
 def sampled(name: str, id: str, rounds: int, steps: int = STEPS, config: Any = None) -> tuple[Spec, list[Trajectory]]:
     """Batches that the method's own first policy collected; the counter's hold both kinds of end."""
+    spec, trees = sampled_trees(name, id, rounds, steps, config)
+    return spec, [trajectory([tree], spec) for tree in trees]
+
+
+def sampled_trees(name: str, id: str, rounds: int, steps: int = STEPS, config: Any = None) -> tuple[Spec, list[Tree]]:
+    """The same as they are sent and recorded."""
     environment = make(id, {}, COLUMNS)
     policy, spec = policy_of(name, environment.spec, config), environment.spec
     columns = range(COLUMNS)
     lane = Lane(environment, policy, np.array(columns), streams(3, "act", columns, 0))
     lane.start(episode_seeds(3, "episode", columns, 0))
     vector = Vector([lane], Split())
-    batches = []
+    trees = []
     for version in range(rounds):
         tree = allocate(trajectory_schema(spec, policy.extras, policy.carry), steps, COLUMNS, spec.stack)
         vector.collect(tree, lambda: version)  # noqa: B023  # called before the next round
-        batches.append(trajectory([tree], spec))
-    return spec, batches
+        trees.append(tree)
+    return spec, trees

@@ -1,12 +1,13 @@
 """Parameter servers: one worker learns as it would alone, slices as a whole, and a quorum leaves the late ones out.
 
 Mutations seen to fail: a slice's optimiser without its state; counts not added; the late gradient applied; everybody
-answered at each gradient; the learning rate of the server's own optimiser; the clip per server.
+answered at each gradient; the learning rate of the server's own optimiser; the clip per server; a step without samples.
 """
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -14,11 +15,12 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
-from batches import learner_of, policy_of, sampled
+from batches import config_of, learner_of, policy_of, sampled
 from seats import run_job
 from test_witness import check_column, column_of, table_of
 
-from hpc_rl.algorithms.base import Alone
+from hpc_rl import job as jobs
+from hpc_rl.algorithms.base import Alone, Diverged
 from hpc_rl.roles.share import Desk, Share, joined
 from hpc_rl.transport.local import LocalLink, run_threads
 from hpc_rl.transport.parameters import ParameterClient, shares
@@ -61,6 +63,74 @@ def test_a_quorum_is_one_step_by_its_mean_and_the_late_one_is_dropped() -> None:
     assert share.take(gradient(share, 1e9), 0, 9) == [9]
     assert share.late == 1 and share.version == 1
     assert torch.allclose(share.flat.parameter.data, before - 0.1 * 2, atol=1e-6)
+
+
+@pytest.mark.parametrize("quorum", [0, 2])
+def test_no_samples_are_no_step_but_an_answer(quorum: int) -> None:
+    """Whose minibatch holds nothing pushes all the same, for others may wait for it; momentum must not move on that."""
+    spec, batches = sampled("a2c", "toy/catch", 1)
+    learn = learner_of("a2c", spec, config_of("a2c", optimizer="adam"))
+    learn.update(batches[0], 0.0)
+    share = Share(learn, slice(0, learn.flat.parameter.numel()), quorum, 0)
+    before, moments = share.flat.parameter.data.clone(), share.state()["optimizer"]
+    for worker in range(max(1, quorum)):
+        answered = share.take(gradient(share, 0.0, count=0), 0, worker)
+    assert answered == list(range(max(1, quorum))) and share.dropped == 0
+    assert torch.equal(share.flat.parameter.data, before)
+    for key, x in share.state()["optimizer"].items():
+        assert torch.equal(torch.as_tensor(x), torch.as_tensor(moments[key])), key
+    for worker in range(max(1, quorum)):
+        share.take(gradient(share, 1.0), 1, worker)
+    assert not torch.equal(share.flat.parameter.data, before)
+
+
+@pytest.mark.parametrize("quorum", [0, 1])
+def test_a_worker_without_samples_says_so(quorum: int) -> None:
+    spec, (batch,) = sampled("ppo", "toy/catch", 1)
+    policy, counts = policy_of("ppo", spec), []
+
+    def rank(link: LocalLink) -> None:
+        ports = Ports(link, Waiting(20.0))
+        if link.rank == 0:
+            learn = learner_of("ppo", spec)
+            share = Share(learn, slice(0, learn.flat.parameter.numel()), quorum, 0)
+            desk = Desk(cast(Any, SimpleNamespace(ports=ports, place=SimpleNamespace(peers=(1,)))), share)
+            desk.open(0)
+            for _ in range(16):
+                message = desk.gradients.get()
+                counts.append(float(message.tree["head"][0, 0]))
+                desk.serve(message)
+            return
+        length = sum(p.numel() for p in policy.net.parameters())
+        client = ParameterClient(ports, [0], length, quorum, lambda: False)
+        learn = jobs.algorithm("ppo").learner(config_of("ppo"), spec, policy, client)
+        client.pull(learn.flat.parameter.data)
+        before = learn.flat.parameter.data.clone()
+        learn.update(replace(batch, first=torch.ones_like(batch.first)), 0.0)  # not one valid move
+        assert torch.equal(learn.flat.parameter.data, before)
+        client.flush()
+
+    run_threads(2, rank, 30.0)
+    assert counts == [0.0] * 16
+
+
+def test_ten_sums_in_a_row_that_overflow_end_the_run() -> None:
+    share = plain(2)
+    before = share.flat.parameter.data.clone()
+
+    def overflow() -> None:
+        for worker in (7, 8):
+            share.take(gradient(share, 3e38), share.version, worker)
+
+    for _ in range(9):
+        overflow()
+    assert share.figures()["dropped_steps"] == 9 and torch.equal(share.flat.parameter.data, before)
+    for worker in (7, 8):
+        share.take(gradient(share, 1.0), share.version, worker)
+    for _ in range(9):
+        overflow()
+    with pytest.raises(Diverged, match=r"server, update 19: 10 updates in a row .* lower the learning rate"):
+        overflow()
 
 
 @pytest.mark.parametrize("servers", [1, 3])

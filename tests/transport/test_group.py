@@ -1,6 +1,6 @@
 """How a gradient becomes new parameters: the mean over all samples of all members, clipped, in one step.
 
-Mutations seen to fail: divided by another count; not clipped; a mean of means.
+Mutations seen to fail: divided by another count; not clipped; a mean of means; a step without samples.
 """
 
 from __future__ import annotations
@@ -67,3 +67,34 @@ def test_a_mean_is_a_sum_over_a_sum() -> None:
     run_threads(3, rank, 20.0)
     assert set(found.values()) == {1.0}
     assert float(Alone().mean(torch.tensor(0.0), torch.tensor(0.0))) == 0.0
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_no_samples_anywhere_is_no_step(size: int) -> None:
+    """Adam's momentum would move the parameters on a gradient of zeros. It is no drop either: nothing was wrong."""
+    found = {}
+
+    def rank(link: LocalLink) -> None:
+        group = learners(Ports(link, Waiting(10.0)), range(size), "mpi", "cpu", "")
+        module = nn.Linear(2, 1, bias=False)
+        nn.init.ones_(module.weight)
+        flat = flatten(module)
+        optimizer = Optimizer(flat, torch.optim.Adam([flat.parameter], 0.1))
+        group.apply_gradients(optimizer, module(DATA).sum(), len(DATA), 100.0)
+        before = flat.parameter.data.clone()
+        for loss in (None, 0 * module(DATA).sum()):
+            assert group.apply_gradients(optimizer, loss, 0, 100.0) == 0.0
+        state = optimizer.torch.state_dict()["state"][0]
+        found[link.rank] = torch.equal(flat.parameter.data, before) and int(state["step"]) == 1 and group.dropped == 0
+
+    run_threads(size, rank, 20.0)
+    assert len(found) == size and all(found.values())
+
+
+def test_a_norm_that_is_not_finite_drops_the_step_and_is_counted() -> None:
+    group = Alone()
+    for value in (torch.nan, torch.inf, 3e38):
+        parameters, _, _ = one_step(group, torch.full((2, 2), value), 1.0)
+        assert (parameters == 0).all()
+    assert group.dropped == 3
+    assert (one_step(group, DATA, 1.0)[0] != 0).all() and group.dropped == 3

@@ -1,0 +1,50 @@
+"""Rows that are not finite: NaN or an infinite number in an observation, or in the reward that led to it.
+
+They are recorded and sent as the environment gave them. The policy sees 0 in their place, and so does what a column
+carries on (returns of games, the filtered return); `types.trajectory` takes the moves on either side of such an
+observation, or of such a reward, out of everything that is learned.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hpc_rl.types import Array
+
+
+class BadRows:
+    """Names the first bad row of each column, and counts all of them."""
+
+    def __init__(self, id: str, columns: Array) -> None:
+        self.id, self.columns = id, columns
+        self.named = np.zeros(len(columns), bool)
+        self.count = 0
+
+    def cleaned(self, observation: Array, reward: Array, steps: Array) -> tuple[Array, Array]:
+        """Observation [b, *O] and reward [b] with 0 for what is not finite; ``steps`` [b] are env steps so far."""
+        strange = ~np.isfinite(reward)
+        if observation.dtype.kind == "f":
+            strange |= ~np.isfinite(observation).reshape(len(observation), -1).all(1)
+        if not strange.any():
+            return observation, reward
+        self.count += int(strange.sum())
+        for k in np.flatnonzero(strange & ~self.named):
+            self.named[k] = True
+            where = f"{self.id}, column {self.columns[k]}, env step {steps[k]}"
+            print(
+                f"warning: {where}: {_what(observation[k], reward[k])}. Such rows are recorded and not learned from; "
+                "mend the environment. Later ones of this column are only counted (metric bad_rows)",
+                flush=True,
+            )
+        if observation.dtype.kind == "f":
+            observation = np.nan_to_num(observation, nan=0.0, posinf=0.0, neginf=0.0)
+        return observation, np.nan_to_num(reward, nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _what(observation: Array, reward: float) -> str:
+    """In words, of one column's row."""
+    if not np.isfinite(reward):
+        return f"the reward is {reward}"
+    places = np.argwhere(~np.isfinite(observation))
+    at = places[0].tolist()
+    return f"{len(places)} of {observation.size} numbers of the observation are not finite, the first at {at}"

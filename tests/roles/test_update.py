@@ -1,0 +1,104 @@
+"""Ten bad updates in a row end a run, however many optimiser steps each has; the sentence names the likely cause.
+
+Mutations seen to fail: steps counted instead of updates; eleven instead of ten; a good update that does not begin the
+count anew; the cause looked for on this rank alone; the env step of the fragment's first row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from batches import COLUMNS, STEPS, config_of, learner_of, sampled
+
+from hpc_rl.algorithms.base import Diverged
+from hpc_rl.roles.tally import Tally
+from hpc_rl.roles.update import update
+from hpc_rl.transport.group import AllReduce
+from hpc_rl.transport.local import LocalLink, run_threads
+from hpc_rl.transport.ports import Ports
+from hpc_rl.transport.waiting import Waiting
+from hpc_rl.types import Trajectory
+
+JOB = SimpleNamespace(algorithm="ppo", budget=SimpleNamespace(env_steps=1000))
+SEAT = cast(Any, SimpleNamespace(job=JOB, resume=None))
+
+
+def ppo() -> tuple[Any, Trajectory]:
+    spec, (batch,) = sampled("ppo", "toy/counter", 1)
+    return learner_of("ppo", spec, config_of("ppo", epochs=2, minibatches=2, normalize_advantage=False)), batch
+
+
+def huge(batch: Trajectory, t: int, column: int, value: float) -> Trajectory:
+    reward = batch.reward.clone()
+    reward[t, column] = value
+    return replace(batch, reward=reward)
+
+
+def test_ten_bad_updates_end_the_run_and_nine_do_not() -> None:
+    learn, batch = ppo()
+    bad, tally = huge(batch, 7, 1, 3e38), Tally(updates=40)
+    for _ in range(9):
+        metrics = update(SEAT, learn, bad, tally).metrics
+    assert metrics["dropped_steps"] >= 9, "counted in the metrics"
+    assert update(SEAT, learn, batch, tally).metrics["dropped_steps"] == metrics["dropped_steps"]
+    for _ in range(9):
+        update(SEAT, learn, bad, tally)
+    with pytest.raises(Diverged) as told:
+        update(SEAT, learn, bad, tally)
+    step = int(batch.start[1]) + int((~batch.first[1:8, 1]).sum())
+    assert str(told.value).startswith("ppo, update 40: 10 updates in a row had a gradient that was not finite. ")
+    assert f"a reward of size 3e+38 in column 1 at env step {step}; clip or normalise rewards" in str(told.value)
+
+
+def test_a_large_observation_and_else_the_learning_rate_are_blamed() -> None:
+    learn, batch = ppo()
+    observation = batch.observation.clone()
+    observation[3, 2, 0] = -3e38
+    nan = torch.full_like(batch.extras["log_prob"], torch.nan)
+    for bad, words in (
+        (
+            replace(batch, observation=observation, extras={**batch.extras, "log_prob": nan}),
+            "an observation of size 3e+38 in column 2 at env step",
+        ),
+        (replace(batch, extras={**batch.extras, "log_prob": nan}), "the learning rate, for the data of columns 0-3"),
+    ):
+        tally = Tally()
+        with pytest.raises(Diverged, match="Likely cause: ") as told:
+            for _ in range(10):
+                update(SEAT, learn, bad, tally)
+        assert words in str(told.value)
+
+
+def test_every_rank_blames_the_same_column() -> None:
+    _, batch = ppo()
+    bad, told = huge(batch, 2, 3, 2e38), {}
+    learners = [ppo()[0] for _ in range(2)]
+
+    def rank(link: LocalLink) -> None:
+        learn, tally = learners[link.rank], Tally()
+        learn.group = AllReduce(Ports(link, Waiting(20.0)), range(2))
+        mine = bad.columns(slice(2 * link.rank, 2 * link.rank + 2))
+        try:
+            for _ in range(10):
+                update(SEAT, learn, mine, tally)
+        except Diverged as error:
+            told[link.rank] = str(error)
+
+    run_threads(2, rank, 30.0)
+    assert told[0] == told[1] and "a reward of size 2e+38 in column 3 " in told[0]
+
+
+def test_the_step_is_counted_from_the_columns_start() -> None:
+    learn, batch = ppo()
+    batch = replace(batch, start=batch.start + 100)
+    for t in (0, STEPS - 1):
+        column = next(k for k in range(COLUMNS) if bool(batch.valid[t, k]))
+        tally, step = Tally(), 100 + int((~batch.first[1 : t + 1, column].numpy()).astype(np.int64).sum())
+        with pytest.raises(Diverged, match=f"column {column} at env step {step};"):
+            for _ in range(10):
+                update(SEAT, learn, huge(batch, t, column, 3e38), tally)
