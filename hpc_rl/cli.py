@@ -33,7 +33,7 @@ ROOFLINE_FROM_S = 120.0  # shorter runs are not worth half a minute of measuring
 
 # A disk that takes nothing more, rights, and something else in the place of a file or folder of ours.
 _REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR,
-             errno.ELOOP, errno.ENXIO)  # fmt: skip
+             errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO)  # fmt: skip
 
 
 def _talk(text: str) -> None:
@@ -247,15 +247,18 @@ def submit(
     if then_analyze and options.resume_mode == "chain":
         raise click.UsageError("--then-analyze waits for one job, and a chain is many; use --resume-mode requeue")
     if dry_run:
-        click.echo(submission.script_for(found, folder, options, array), nl=False)
+        pieces = submission.parts(found, folder, options, array)
+        if len(pieces) > 1:
+            _talk(f"{len(pieces)} arrays of at most {len(pieces[0].tasks)} tasks, this site's limit; here is the first")
+        click.echo(pieces[0].script, nl=False)
         return
-    number = submission.submit(found, folder, options, array)
+    sent = submission.submit(found, folder, options, array)
     first = folder / "0000" if array else folder
-    _talk(f"{folder}: job {number}, {len(found)} run(s); hpc-rl status {folder} · hpc-rl logs -f {first}")
-    click.echo(number)
+    _talk(f"{folder}: job {', '.join(sent)}, {len(found)} run(s); hpc-rl status {folder} · hpc-rl logs -f {first}")
+    click.echo("\n".join(sent))
     if then_analyze:
         runs = [folder / f"{task.index:04d}" for task in found] if array else [folder]
-        later = submission.analyze_after(number, runs, options, folder)
+        later = submission.analyze_after(sent, runs, options, folder)
         _talk(f"analysis: job {later}, draws {folder}/learning_curve.png")
 
 

@@ -145,11 +145,22 @@ def load(source: str | Path, overrides: Iterable[str] = ()) -> Job:
 def find(source: str) -> Path:
     """The file of a job: a path as it is, else a shipped job's name."""
     shipped = shipped_jobs()
-    if os.path.isfile(source) or (source not in shipped and os.path.exists(source)):  # never raise, unlike Path's
+    if os.path.isfile(source) or (source not in shipped and _there(source)):
         return Path(source)
     if source in shipped:
         return shipped[source]
     raise BadJob(f"no job file {source!r} (`hpc-rl list` shows all)" + nearest(source, shipped, "job"))
+
+
+def _there(source: str) -> bool:
+    """Something has this name, or it cannot be looked for: then reading the file says why."""
+    try:
+        os.stat(source)
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def share(folder: str) -> Path:

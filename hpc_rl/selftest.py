@@ -53,7 +53,7 @@ def selftest(folder: Path, options: Options, ranks: int, queue_s: float) -> Iter
     """
     sent = time.monotonic()
     found = tasks(JOB, (*CHANGES, f"resources.ranks={ranks}"), None, ())
-    job = submit(found, folder, replace(options, resume_mode="requeue", max_restarts=MOST_RESTARTS), False)
+    (job,) = submit(found, folder, replace(options, resume_mode="requeue", max_restarts=MOST_RESTARTS), False)
     trial = Trial(RunDir(folder), job, sent)
     yield Check("submit", True, f"job {job} in {folder}")
     steps: tuple[Callable[[], Check], ...] = (

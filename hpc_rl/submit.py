@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import math
+import re
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from hpc_rl import job as jobs
 from hpc_rl.job import BadJob, Job
 from hpc_rl.launchers import slurm
 from hpc_rl.launchers.batch import job_ids, note_job
-from hpc_rl.launchers.options import Options, changed, kept
+from hpc_rl.launchers.options import Options, changed, dependency, kept
 from hpc_rl.launchers.script import (
     command_line,
     for_array,
@@ -59,59 +61,117 @@ def tasks(source: str, overrides: Sequence[str], seeds: str | None, sweeps: Sequ
         axes.append([f"{key}={value}" for value in _split(values)])
     if seeds is not None:
         axes.append([f"seed={seed}" for seed in _seeds(seeds)])
-    combined = list(itertools.product(*axes))
-    if len(combined) > MOST_TASKS:
-        raise BadJob(f"{len(combined)} tasks are more than {MOST_TASKS}; submit a part of the sweep")
-    return [Task(k, changes, jobs.load(source, (*overrides, *changes))) for k, changes in enumerate(combined)]
+    if (count := math.prod(len(axis) for axis in axes)) > MOST_TASKS:
+        raise BadJob(f"{count} tasks are more than {MOST_TASKS}; submit a part of the sweep")
+    combined = enumerate(itertools.product(*axes))
+    return [Task(k, changes, jobs.load(source, (*overrides, *changes))) for k, changes in combined]
 
 
-def script_for(found: Sequence[Task], folder: Path, options: Options, array: bool) -> str:
-    """The script of these tasks. Raises BadJob; also where the tasks do not ask for the same ranks."""
+@dataclass(frozen=True)
+class Part:
+    """Tasks that SLURM gets as one job, and the script of that job."""
+
+    tasks: tuple[Task, ...]
+    script: str
+
+
+def parts(found: Sequence[Task], folder: Path, options: Options, array: bool) -> list[Part]:
+    """One job, or as many arrays as the site's limit on the size of one asks for.
+
+    Raises BadJob; also where the tasks do not ask for the same ranks.
+    """
     first = found[0].job
     plans = [jobs.topology(task.job.topology).plan(task.job) for task in found]
     if len({(len(plan.places), task.job.resources) for plan, task in zip(plans, found, strict=True)}) > 1:
         raise BadJob("the tasks of a sweep must ask SLURM for the same: no key of [resources]; submit them one by one")
-    script = for_array(first, folder, len(found), options.parallel) if array else for_run(first, folder)
-    return render(script, first, plans[0], slurm.resolved(options))
+    resolved = slurm.resolved(options)
+    if not array:
+        return [Part(tuple(found), render(for_run(first, folder), first, plans[0], resolved))]
+    size = slurm.largest_array() or len(found)
+    made = []
+    for start in range(0, len(found), size):
+        group = tuple(found[start : start + size])
+        script = for_array(first, folder, len(group), options.parallel, start)
+        made.append(Part(group, render(script, first, plans[0], resolved)))
+    return made
 
 
-def submit(found: Sequence[Task], folder: Path, options: Options, array: bool) -> str:
-    """Make the run folder(s), keep the script and the choices in them, send the script; the job's id.
+def submit(found: Sequence[Task], folder: Path, options: Options, array: bool) -> list[str]:
+    """Make the run folder(s), keep the scripts and the choices in them, send the scripts; the jobs' ids.
 
     Raises:
         BadJob, BadRun: before anything is written. Refused: what was made is removed again. SlurmError: it stays, for
             a job may have been queued.
     """
-    text = script_for(found, folder, options, array)
+    pieces = parts(found, folder, options, array)
     if array and (folder / "job.toml").exists():
         raise BadRun(f"{folder} holds a single run, so no array can be made in it; choose another --out")
-    if array:
-        runs = [create(folder / f"{task.index:04d}", jobs.dumps(task.job)) for task in found]
-    else:
-        runs = [create(folder, jobs.dumps(found[0].job))]
-    script = _keep(folder, text, options)
-    if array:
-        lines = [json.dumps({"task": t.index, "run": f"{t.index:04d}", "changes": list(t.changes)}) for t in found]
-        write_text(folder / "submit" / "tasks.jsonl", "\n".join(lines) + "\n")
+    runs: list[RunDir] = []
     try:
-        job = slurm.sbatch(script)
+        for task in found:
+            runs.append(create(folder / f"{task.index:04d}" if array else folder, jobs.dumps(task.job)))
+        scripts = _keep(folder, [piece.script for piece in pieces], options)
+        if array:
+            lines = [json.dumps({"task": t.index, "run": f"{t.index:04d}", "changes": list(t.changes)}) for t in found]
+            write_text(folder / "submit" / "tasks.jsonl", "\n".join(lines) + "\n")
+            _link(folder, pieces)
+    except BaseException:
+        _unmake(folder, runs)
+        raise
+    try:
+        return _send(scripts, pieces, {task.index: run for task, run in zip(found, runs, strict=True)}, options, array)
     except slurm.Refused as error:
         _unmake(folder, runs)
         if "job array" in str(error):
             limit = f"{len(runs)} tasks may be more than this site's MaxArraySize (scontrol show config)"
             raise slurm.Refused(f"{error}; {limit}: submit the seeds in several parts") from None
         raise
-    for task, run in zip(found, runs, strict=True):
-        note_job(run, f"{job}_{task.index}" if array else job)
-    return job
 
 
-def analyze_after(job: str, runs: Sequence[Path], options: Options, home: Path) -> str:
-    """A job of one task that draws the learning curve once ``job`` is over; its id. Raises SlurmError."""
+def _link(folder: Path, pieces: Sequence[Part]) -> None:
+    """An output's name knows the place in its array alone: a later array has a folder of links to its runs."""
+    for piece in pieces[1:]:
+        links = folder / "submit" / f"from-{piece.tasks[0].index:04d}"
+        links.mkdir(parents=True)
+        for place, task in enumerate(piece.tasks):
+            (links / f"{place:04d}").symlink_to(Path("..") / ".." / f"{task.index:04d}")
+
+
+def _send(
+    scripts: Sequence[Path], pieces: Sequence[Part], runs: Mapping[int, RunDir], options: Options, array: bool
+) -> list[str]:
+    """All jobs or none: several are held until the last one is accepted. Raises Refused, SlurmError."""
+    sent: list[str] = []
+    try:
+        for script, piece in zip(scripts, pieces, strict=True):
+            arguments = ["--hold"] if len(pieces) > 1 else []
+            if sent and options.parallel:  # the limit is one of all tasks, and SLURM knows it of one array alone
+                arguments.append(f"--dependency={dependency((*options.after, f'any:{sent[-1]}'))}")
+            sent.append(slurm.sbatch(script, *arguments))
+            for place, task in enumerate(piece.tasks):
+                note_job(runs[task.index], f"{sent[-1]}_{place}" if array else sent[-1])
+        if len(sent) > 1:
+            slurm.release(sent)
+    except slurm.SlurmError as error:
+        if len(sent) == len(pieces) or not isinstance(error, slurm.Refused):
+            held = f"; jobs {','.join(sent)} are held (scontrol release {','.join(sent)})" if sent else ""
+            raise slurm.SlurmError(f"{error}{held}") from None
+        slurm.cancel(sent)
+        if sent:
+            raise slurm.Refused(f"{error}; array {len(sent) + 1} of {len(pieces)}, so none is queued") from None
+        raise
+    return sent
+
+
+def analyze_after(after: Sequence[str], runs: Sequence[Path], options: Options, home: Path) -> str:
+    """A job of one task that draws the learning curve once these jobs are over; its id. Raises SlurmError."""
     keys = ("partition", "account", "qos", "reservation")
     given = {"time": "30", **{key: getattr(options, key) for key in keys if getattr(options, key)}}
     directives = [f"--{key}={word(value)}" for key, value in given.items()]
-    directives += [f"--dependency=afterany:{job}", f"--output={word(pattern(home.absolute()))}/submit/analysis-%j.out"]
+    directives += [
+        f"--dependency=afterany:{':'.join(after)}",
+        f"--output={word(pattern(home.absolute()))}/submit/analysis-%j.out",
+    ]
     folders, out = command_line([str(run.absolute()) for run in runs]), home.absolute() / "learning_curve.png"
     text = render_analysis(directives, interpreter(options), folders, quote(out), options)
     script = home / "submit" / "analysis.sbatch"
@@ -142,7 +202,7 @@ def resume(folder: Path, overrides: Sequence[str], cluster: str | None, given: d
         for file in (run.job_file, run.state_file, submitted / "job.sbatch", submitted / "options.json")
     }
     write_text(run.job_file, jobs.dumps(wanted))
-    script = _keep(folder, text, options)
+    (script,) = _keep(folder, [text], options)
     run.clear_stop()
     run.write_state(state="pending", reason="submitted again")  # not after sbatch: the job may have begun by then
     try:
@@ -199,13 +259,15 @@ def _cancelled(run: RunDir, ended: Sequence[str], waiting: set[str], late: set[s
     return f"{run.path}: {sentence}"
 
 
-def _keep(home: Path, text: str, options: Options) -> Path:
-    """submit/job.sbatch as sent and submit/options.json, so that resume sends the same."""
+def _keep(home: Path, scripts: Sequence[str], options: Options) -> list[Path]:
+    """submit/job.sbatch as sent (job-1.sbatch … of further arrays), and submit/options.json: resume sends the same."""
     folder = home / "submit"
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "job.sbatch", text)
+    files = [folder / (f"job-{k}.sbatch" if k else "job.sbatch") for k in range(len(scripts))]
+    for file, text in zip(files, scripts, strict=True):
+        write_text(file, text)
     write_json(folder / "options.json", asdict(options))
-    return folder / "job.sbatch"
+    return files
 
 
 def _options(run: RunDir) -> Options:
@@ -227,13 +289,16 @@ def _unmake(home: Path, runs: Sequence[RunDir]) -> None:
 
 
 def _seeds(text: str) -> list[int]:
-    """``0-4`` or ``1,3,5-7``. Raises BadJob."""
+    """``0-4`` or ``1,3,5-7``. Raises BadJob; of too many before any of them is made."""
     found: list[int] = []
     for part in text.split(","):
-        low, dash, high = part.partition("-")
-        if not low.isdigit() or (dash and not high.isdigit()):
+        bounds = re.fullmatch(r"([0-9]{1,18})(?:-([0-9]{1,18}))?", part)
+        if not bounds:
             raise BadJob(f"--seeds {text!r} is not understood; write 0-4 or 1,3,5")
-        found += range(int(low), int(high or low) + 1)
+        seeds = range(int(bounds[1]), int(bounds[2] or bounds[1]) + 1)
+        if len(found) + len(seeds) > MOST_TASKS:
+            raise BadJob(f"--seeds {text!r} names more than {MOST_TASKS} seeds; submit a part of them")
+        found += seeds
     if not found or len(set(found)) != len(found):
         raise BadJob(f"--seeds {text!r} names {'no seed' if not found else 'a seed twice'}")
     return found

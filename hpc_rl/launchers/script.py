@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from collections import Counter
@@ -37,13 +38,15 @@ def for_run(job: Job, run: Path) -> Script:
     )  # fmt: skip
 
 
-def for_array(job: Job, base: Path, tasks: int, parallel: int | None) -> Script:
-    """``tasks`` runs in base/0000, base/0001 …"""
+def for_array(job: Job, base: Path, tasks: int, parallel: int | None, first: int = 0) -> Script:
+    """``tasks`` runs in base/0000 …; a later array begins with base/<first>, linked in submit/from-<first>."""
     path = base.absolute()
+    place = '"$SLURM_ARRAY_TASK_ID"' if not first else f"$(({first} + SLURM_ARRAY_TASK_ID))"
+    output = pattern(path) + (f"/submit/from-{first:04d}" if first else "")
     return Script(
         f"hpc_rl: {one_line(job.name)}: {job.algorithm} on {job.topology}, {tasks} tasks", job.name,
-        (f'run={shlex.quote(str(path))}/$(printf %04d "$SLURM_ARRAY_TASK_ID")',),
-        f"{pattern(path)}/%4a/logs/slurm-%A_%a.out",
+        (f"run={shlex.quote(str(path))}/$(printf %04d {place})",),
+        f"{output}/%4a/logs/slurm-%A_%a.out",
         array=f"0-{tasks - 1}" + (f"%{parallel}" if parallel else ""),
     )  # fmt: skip
 
@@ -55,8 +58,7 @@ def render(script: Script, job: Job, plan: Plan, options: Options) -> str:
         BadJob: the options do not fit the job (het layout in an array …), or the template cannot be read or used.
     """
     het = options.layout == "het"
-    if options.nodes and options.nodes > len(plan.places):
-        raise BadJob(f"nodes = {options.nodes} for {len(plan.places)} rank(s); use fewer nodes, or -n for more ranks")
+    nodes_of(len(plan.places), options.nodes or 1)  # refuses more nodes than ranks
     if het and script.array:
         raise BadJob("a heterogeneous job cannot be an array; submit the seeds one by one, or use --layout one")
     components = _het(script, job, plan, options) if het else [_directives(script, job, plan, options)]
@@ -169,8 +171,10 @@ def _het(script: Script, job: Job, plan: Plan, options: Options) -> list[list[st
     threads = plan.places[0].threads
     first = {**values, "gpus-per-node": None, "nodes": None, "cpus-per-task": max(1, threads), **own}
     second = {**values, "gpus-per-node": None, "cpus-per-task": options.cpus_per_task or 1}
-    nodes = int(own.get("nodes", 1))
-    first["gpus-per-node"] = own.get("gpus-per-node") or options.gpus_per_node or _gpus(job, plan, nodes)
+    nodes = re.match(r"[1-9]\d{0,5}(?!\d)", own.get("nodes", "1"))  # "2-4" is a range
+    if not nodes:
+        raise BadJob(f"learners = 'nodes={own['nodes']}' is not understood; write nodes=2")
+    first["gpus-per-node"] = own.get("gpus-per-node") or options.gpus_per_node or _gpus(job, plan, int(nodes[0]))
     extra = [_directive(item) for item in options.sbatch]
     return [
         [*_head(script, options), f"--ntasks={len(learners)}", *_typed(first), *extra],

@@ -18,6 +18,7 @@ from hpc_rl.launchers.local import find_mpiexec
 from hpc_rl.launchers.options import Options
 
 ANSWER_S = 60.0  # the longest that a controller may take
+LINE_BYTES = 60_000  # of ids in one command
 ENDED = ("COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "BOOT_FAIL", "DEADLINE",
          "OUT_OF_MEMORY")  # fmt: skip
 
@@ -109,12 +110,20 @@ def look(ids: Sequence[str]) -> dict[str, Seen]:
     """
     if not ids or not here():
         return {}
-    found = queued(_ask(_squeue(ids), but="nvalid job id"))
-    missing = [job for job in ids if job not in found]
-    if missing and shutil.which("sacct"):
+    asked = set(ids)
+    found: dict[str, Seen] = {}
+    for batch in batches(_whole(ids)):
+        found |= queued(_ask(_squeue(batch), but="nvalid job id"))
+    if shutil.which("sacct"):
         with contextlib.suppress(SlurmError):
-            found |= accounted(_ask(_sacct(missing)))
-    return found
+            for batch in batches(_whole([job for job in ids if job not in found])):
+                found |= accounted(_ask(_sacct(batch)))
+    return {job: seen for job, seen in found.items() if job in asked}
+
+
+def _whole(ids: Sequence[str]) -> list[str]:
+    """The ids; where they are too many for one query, an array's id, which stands for all its tasks."""
+    return list(ids) if len(",".join(ids)) < LINE_BYTES else list(dict.fromkeys(job.partition("_")[0] for job in ids))
 
 
 def queued(said: str) -> dict[str, Seen]:
@@ -146,8 +155,53 @@ def state_word(text: str) -> str:
 
 def cancel(ids: Sequence[str]) -> None:
     """End jobs now. Raises SlurmError."""
-    if ids:
-        _ask(["scancel", *ids])
+    for batch in batches(together(ids)):
+        _ask(["scancel", *batch])
+
+
+def release(ids: Sequence[str]) -> None:
+    """Let held jobs begin. Raises SlurmError."""
+    for job in ids:
+        _ask(["scontrol", "release", job])
+
+
+def largest_array() -> int | None:
+    """Tasks that one array may have at this site; None where SLURM is not here or does not tell."""
+    if shutil.which("scontrol") is None:
+        return None
+    try:
+        said = _ask(["scontrol", "show", "config"])
+    except SlurmError:
+        return None
+    limits = re.findall(r"(?m)^MaxArraySize\s*=\s*(\d+)|\bmax_array_tasks=(\d+)", said)
+    return min((int(size or most) for size, most in limits if int(size or most)), default=None)
+
+
+def together(ids: Sequence[str]) -> list[str]:
+    """The same jobs with the tasks of an array as one word, ``12_[0,1,5]``, which scancel sends as one request."""
+    arrays: dict[str, list[str]] = {}
+    for job in ids:
+        array, _, task = job.partition("_")
+        arrays.setdefault(array, []).extend([task] if task else [])
+    words = []
+    for array, tasks in arrays.items():
+        for part in batches(tasks):
+            words.append(f"{array}_[{','.join(part)}]" if len(part) > 1 else f"{array}_{part[0]}")
+        words += [] if tasks else [array]
+    return words
+
+
+def batches(words: Sequence[str]) -> list[list[str]]:
+    """The words in parts that a command line can carry: Linux takes 128 KiB in one argument, 2 MiB in all of them."""
+    made: list[list[str]] = []
+    room = 0
+    for word in words:
+        if len(word) + 1 > room:
+            made.append([])
+            room = LINE_BYTES
+        made[-1].append(word)
+        room -= len(word) + 1
+    return made
 
 
 def signal_batch(job: str) -> None:

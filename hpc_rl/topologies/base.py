@@ -99,7 +99,12 @@ def split_evenly(ranks: Sequence[int], to: Sequence[int], what: str, those: str)
 
 
 def nodes_of(ranks: int, nodes: int) -> list[int]:
-    """For each rank the number of its node, as SLURM's block distribution lays 10 tasks on 3 nodes: 4, 3, 3."""
+    """For each rank the number of its node, as SLURM's block distribution lays 10 tasks on 3 nodes: 4, 3, 3.
+
+    Raises BadJob where a node would have no rank.
+    """
+    if nodes > ranks:
+        raise BadJob(f"nodes = {nodes} for {ranks} rank(s); use fewer nodes, or -n for more ranks")
     least, more = divmod(ranks, nodes)
     return [node for node in range(nodes) for _ in range(least + (node < more))]
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from fake import answer, calls
 
 from hpc_rl import job as jobs
 from hpc_rl import status as states
@@ -25,29 +26,8 @@ from hpc_rl.submit import analyze_after, cancel, resume, submit, tasks
 OPTIONS = Options(launcher="srun", mpi="pmi2", time="10")
 
 
-@pytest.fixture
-def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of fake commands, first on PATH; their calls are lines of `calls`."""
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
-    for name, said in {"sbatch": "12", "squeue": "", "sacct": "", "scancel": "", "srun": "pmi2"}.items():
-        answer(folder, name, said)
-    return folder
-
-
-def answer(folder: Path, name: str, said: str, code: int = 0) -> None:
-    file = folder / name
-    file.write_text(f"#!/bin/sh\necho \"{name} $*\" >> {folder}/calls\ncat <<'E'\n{said}\nE\nexit {code}\n")
-    file.chmod(0o755)
-
-
 def unwarned(text: str) -> None:
     raise AssertionError(text)
-
-
-def calls(folder: Path) -> list[str]:
-    return (folder / "calls").read_text().splitlines() if (folder / "calls").exists() else []
 
 
 def test_seeds_and_sweeps_multiply(slurm: Path) -> None:
@@ -75,7 +55,7 @@ def test_bad_ranges(seeds: str | None, sweeps: list[str], said: str) -> None:
 
 def test_a_submission_keeps_script_options_and_id(slurm: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    assert submit(tasks("impala_catch", (), None, ()), run, OPTIONS, False) == "12"
+    assert submit(tasks("impala_catch", (), None, ()), run, OPTIONS, False) == ["12"]
     assert job_ids(RunDir(run)) == ["12"] and RunDir(run).read_state()["state"] == "pending"
     assert "--time=10" in (run / "submit" / "job.sbatch").read_text()
     with pytest.raises(BadRun, match="holds a run already"):
@@ -298,6 +278,6 @@ def test_cancel_of_many_asks_and_waits_for_all_at_once(
 
 def test_the_analysis_waits_for_the_runs(slurm: Path, tmp_path: Path) -> None:
     (tmp_path / "submit").mkdir()
-    assert analyze_after("11", [tmp_path / "a b"], OPTIONS, tmp_path) == "12"
+    assert analyze_after(["11"], [tmp_path / "a b"], OPTIONS, tmp_path) == "12"
     text = (tmp_path / "submit" / "analysis.sbatch").read_text()
     assert "#SBATCH --dependency=afterany:11" in text and f"runs=('{tmp_path}/a b')" in text
