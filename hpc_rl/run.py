@@ -279,7 +279,7 @@ def _decide(job: Any, plan: Any, run: Any, spec: Any) -> dict[str, Any]:
     precision = job.resources.precision
     if precision == "auto":
         torch.set_num_threads(threads)
-        precision = faster_precision(spec.observation, device)
+        precision = faster_precision(spec, device)
     settled = jobs.with_resources(job, threads=threads, device=device, precision=precision)
     write_text(run.job_file, jobs.dumps(settled))
     attempt = run.next_attempt()

@@ -112,11 +112,35 @@ def _head(figures: Figures) -> str:
     shape = "×".join(map(str, spec.observation)) or "one number"
     return (
         f"{job.name}: {job.algorithm} on {plan.topology}, {job.environment.id} × {job.environment.columns} columns\n"
-        f"observation {shape} {spec.dtype}, actions {spec.actions.kind} {list(spec.actions.sizes)}; "
-        f"{figures.parameters:,} parameters\n"
+        f"observation {shape} {spec.dtype}, {_network(figures)}; {figures.parameters:,} parameters\n"
+        f"actions {spec.actions.kind} {list(spec.actions.sizes)}{_scaled(figures)}\n"
         f"T = {plan.steps} moves per fragment, {plan.batch_columns} columns per update "
         f"({plan.steps * plan.batch_columns:,} samples)"
     )
+
+
+def _network(figures: Figures) -> str:
+    """Which network the observations go through: a user who set ``network`` sees whether it counts."""
+    spec, method = figures.spec, figures.job.method
+    planes = sizes.image(spec.observation, spec.dtype)
+    if planes is not None:
+        return f"as images of {'×'.join(map(str, planes))} through the {method.get('network', 'nature')} network"
+    many = math.prod(spec.observation)
+    why = f" (images are bytes, {sizes.SMALLEST} pixels or more a side)" if len(spec.observation) > 1 else ""
+    return f"as {many:,} numbers{why} through hidden = {list(method.get('hidden', ()))}"
+
+
+def _scaled(figures: Figures) -> str:
+    """How a box's −1..1 becomes what the environment takes."""
+    actions = figures.spec.actions
+    if actions.kind != "box":
+        return ""
+    told = ""
+    for span, same in groupby(actions.scaled_to):
+        count = len(list(same))
+        what = "handed on as they are" if span is None else f"scaled from −1..1 to {span[0]:g}..{span[1]:g}"
+        told += f", {count} {what}"
+    return f"{told}; σ begins at {figures.job.method.get('initial_std', 1.0):g}"
 
 
 def _ranks(plan: Plan, nodes: int) -> str:

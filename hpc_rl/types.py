@@ -21,6 +21,7 @@ before it bootstrap from the last row that is. It stays an env step, and its num
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
@@ -68,7 +69,10 @@ def fragment_bytes(schema: Schema, steps: int, columns: int, stack: int) -> int:
 
 @dataclass(frozen=True)
 class Actions:
-    """What a policy may choose: ``sizes`` are category counts (discrete, multidiscrete) or the box's dimension."""
+    """What a policy may choose: ``sizes`` are category counts (discrete, multidiscrete) or the box's dimension.
+
+    ``low`` and ``high`` are what the environment takes; where both are finite a policy's −1..1 is scaled to them.
+    """
 
     kind: Literal["discrete", "multidiscrete", "box"]
     sizes: tuple[int, ...]
@@ -79,6 +83,14 @@ class Actions:
     def shape(self) -> tuple[int, ...]:
         """Shape of one action: () for discrete, (choices,) for multidiscrete, (dimension,) for a box."""
         return {"discrete": (), "multidiscrete": (len(self.sizes),), "box": self.sizes}[self.kind]
+
+    @property
+    def scaled_to(self) -> tuple[tuple[float, float] | None, ...]:
+        """Of each entry of a box the bounds that −1..1 is scaled to; None without two, or where float32 cannot hold
+        the distance between them."""
+        largest = float(np.finfo(np.float32).max)
+        bounds = zip(self.low, self.high, strict=True)
+        return tuple((low, high) if high - low <= largest else None for low, high in bounds)
 
     @property
     def dtype(self) -> str:
@@ -221,7 +233,7 @@ def trajectory_schema(spec: Spec, extras: Schema, carry: Schema) -> Schema:
     schema = {
         "observation": Leaf(spec.frame, spec.dtype, rows, "", "single frames; stacks are rebuilt by `stacked`"),
         "first": Leaf((), "bool", "edge", "", "this observation opens an episode"),
-        "action": Leaf(spec.actions.shape, spec.actions.dtype, "step", "", "what the policy chose"),
+        "action": Leaf(spec.actions.shape, spec.actions.dtype, "step", "", _chosen(spec.actions)),
         "reward": Leaf((), "float32", "step", "", "raw reward of the move, as it came"),
         "discount": Leaf((), "float32", "step", "", "0 iff the move terminated the episode, else 1"),
         "version": Leaf((), "int64", "step", "update", "learner update of the acting weights"),
@@ -234,6 +246,15 @@ def trajectory_schema(spec: Spec, extras: Schema, carry: Schema) -> Schema:
     schema |= {f"extras/{name}": leaf for name, leaf in extras.items()}
     schema |= {f"carry/{name}": leaf for name, leaf in carry.items()}
     return schema
+
+
+def _chosen(actions: Actions) -> str:
+    """What a reader of recorded actions must know."""
+    text = "what the policy chose"
+    if actions.kind != "box":
+        return text
+    bounds = [list(span) if span else None for span in actions.scaled_to]
+    return f"{text}; the environment got its −1..1 scaled to {json.dumps(bounds)}, null as it was"
 
 
 def allocate(schema: Schema, steps: int, columns: int, stack: int) -> Tree:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -45,6 +46,40 @@ def test_page_of_an_asynchronous_job() -> None:
     assert ["1–2", "actor", "0–1", "0", "0–15", "(8", "each)", "1", "CPU"] in rows
     for word in ("T = 20 moves", "8 columns per update", "actor → learner", "weights", "checkpoint", "free disk"):
         assert word in text, word
+
+
+@pytest.mark.parametrize(
+    ("id", "arguments", "words"),
+    [
+        ("Pendulum-v1", {}, ["actions box [1], 1 scaled from −1..1 to -2..2; σ begins at 0.5", "as 3 numbers through"]),
+        ("ALE/Pong-v5", {"stack": 1}, ["observation 84×84 uint8, as images of 1×84×84 through the shallow network"]),
+        ("ALE/Pong-v5", {"size": 20}, ["as 1,600 numbers (images are bytes, 36 pixels or more a side) through hidden"]),
+        (
+            "show_spaces:make",
+            {},
+            ["3×40×50 uint8, as images of 3×40×50", "2 handed on as they are, 1 scaled"],
+        ),
+    ],
+)
+def test_what_becomes_of_observations_and_actions(
+    id: str, arguments: dict[str, Any], words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "show_spaces.py").write_text(SPACES)
+    monkeypatch.syspath_prepend(tmp_path)
+    table = {"algorithm": "a2c", "topology": "solo", "a2c": {"network": "shallow", "initial_std": 0.5}}
+    text = render(jobs.parse({**table, "environment": {"id": id, "arguments": arguments}}))
+    for word in words:
+        assert word in text, text
+
+
+SPACES = """
+import gymnasium, numpy as np
+from gymnasium.spaces import Box
+
+class make(gymnasium.Env):
+    observation_space = Box(0, 255, (40, 50, 3), np.uint8)
+    action_space = Box(np.array([-np.inf, 0, 0]), np.array([1, np.inf, 1000]), dtype=np.float64)
+"""
 
 
 def test_nodes_are_filled_one_after_the_other() -> None:

@@ -63,6 +63,7 @@ class Config:
     network: str = "nature"  # nature | shallow, for images
     hidden: tuple[int, ...] = (64, 64)  # >= 1 units per layer for vector observations
     lstm: int = 0  # >= 0, units of a recurrent layer; 0 has none
+    initial_std: float = 1.0  # > 0, σ of a box's actions at the start, in the scale of −1..1
 
 
 def loss(
@@ -82,7 +83,8 @@ def loss(
 
 def policy(config: Config, spec: Spec) -> StochasticPolicy:
     """Acts by sampling π."""
-    net = ActorCritic(spec, tuple(config.hidden), config.network, config.lstm, config.normalize_observation)
+    shape = (tuple(config.hidden), config.network, config.lstm, config.normalize_observation, config.initial_std)
+    net = ActorCritic(spec, *shape)
     return StochasticPolicy(net, spec, EXTRAS, config.discount if config.normalize_reward else None)
 
 

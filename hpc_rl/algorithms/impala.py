@@ -79,6 +79,7 @@ class Config:
     network: str = "nature"  # nature | shallow, for images
     hidden: tuple[int, ...] = (64, 64)  # >= 1 units per layer for vector observations
     lstm: int = 0  # >= 0, units of a recurrent layer; 0 has none
+    initial_std: float = 1.0  # > 0, σ of a box's actions at the start, in the scale of −1..1
 
 
 def loss(
@@ -116,7 +117,8 @@ def loss(
 
 def policy(config: Config, spec: Spec) -> StochasticPolicy:
     """Acts by sampling π; remembers log μ(a|x) for V-trace."""
-    return StochasticPolicy(ActorCritic(spec, tuple(config.hidden), config.network, config.lstm), spec, EXTRAS)
+    net = ActorCritic(spec, tuple(config.hidden), config.network, config.lstm, std=config.initial_std)
+    return StochasticPolicy(net, spec, EXTRAS)
 
 
 class Learner:

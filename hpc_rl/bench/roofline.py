@@ -170,7 +170,7 @@ def _precision(job: Job, spec: Spec) -> str:
     from hpc_rl.nets.precision import faster_precision
 
     precision = job.resources.precision
-    return faster_precision(spec.observation, "cpu") if precision == "auto" else precision
+    return faster_precision(spec, "cpu") if precision == "auto" else precision
 
 
 def _policy(job: Job, config: Any, precision: str, spec: Spec) -> Policy:
@@ -200,12 +200,10 @@ def _experience(spec: Spec, policy: Policy, steps: int, columns: int, seed: int)
 
 
 def _random(actions: Actions, lead: tuple[int, ...], generator: Any) -> Array:
-    """Uniform actions [*lead, *A]; unbounded directions of a box between -1 and 1."""
+    """Uniform actions [*lead, *A]; of a box between -1 and 1."""
     import numpy as np
 
     if actions.kind == "box":
-        low, high = (np.reshape(x, actions.shape) for x in (actions.low, actions.high))
-        low, high = np.where(np.isfinite(low), low, -1), np.where(np.isfinite(high), high, 1)
-        return np.asarray(generator.uniform(low, high, (*lead, *actions.shape)), np.float32)
+        return np.asarray(generator.uniform(-1, 1, (*lead, *actions.shape)), np.float32)
     chosen = generator.integers(0, actions.sizes, (*lead, len(actions.sizes)))
     return np.asarray(chosen[..., 0] if actions.kind == "discrete" else chosen)

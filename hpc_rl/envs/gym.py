@@ -1,7 +1,12 @@
-"""Any gymnasium.Env, one copy per column, stepped one after the other by SyncVectorEnv."""
+"""Any gymnasium.Env, one copy per column, stepped one after the other by SyncVectorEnv.
+
+Images of bytes, H×W×C, are moved to C×H×W, whatever lies before (a stack). An entry of a Box action that has two finite
+bounds is scaled to them from −1..1; one that has not is handed on, cut at the bound that it has.
+"""
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Callable
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -23,7 +28,9 @@ def describe(id: str, factory: Callable[[], AnyEnv]) -> Spec:
     Raises:
         BadEnvironment: its spaces or its way of resetting are not supported.
     """
-    env = adapted(id, factory())
+    from hpc_rl.envs.guard import guarded
+
+    env = guarded(id, factory())
     try:
         return spec_of(id, env.observation_space, env.action_space)
     finally:
@@ -38,34 +45,28 @@ def make(id: str, factory: Callable[[], AnyEnv], columns: int) -> Gym:
     """
     from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-    copies = [lambda: adapted(id, factory())] * columns
-    return Gym(id, SyncVectorEnv(copies, autoreset_mode=AutoresetMode.NEXT_STEP))
+    from hpc_rl.envs.guard import guarded
 
-
-def adapted(id: str, env: Any) -> AnyEnv:
-    """The environment with a Box observation: all but a Box goes through FlattenObservation (Discrete is one-hot)."""
-    import gymnasium
-    from gymnasium.spaces import Box, Space
-
-    if not isinstance(env, gymnasium.Env):
-        raise BadEnvironment(f"{id} gives a {type(env).__name__}; it must return one gymnasium.Env")
-    inner: Any = env
-    while isinstance(inner, gymnasium.Wrapper):
-        if isinstance(inner, gymnasium.wrappers.Autoreset):
-            raise BadEnvironment(f"{id} resets itself (wrapper Autoreset); leave that wrapper out")
-        inner = inner.env
-    space: Space[Any] = env.observation_space
-    if isinstance(space, Box):
-        return env
-    if not space.is_np_flattenable:
-        raise BadEnvironment(f"{id}: observations {space} have no fixed size; wrap it to give a Box of numbers")
-    return gymnasium.wrappers.FlattenObservation(env)
+    copies = [lambda: guarded(id, factory())] * columns
+    vector = SyncVectorEnv(copies, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)  # `_shaped` makes the copy
+    if len({builtins.id(env.unwrapped) for env in vector.envs}) < columns:
+        raise BadEnvironment(f"{id} returned one environment twice; it must make a new one at every call")
+    return Gym(id, vector)
 
 
 def spec_of(id: str, observation: Any, action: Any) -> Spec:
-    """Spec from the two spaces of one adapted environment; a scalar Box is seen as [1], integers as float32."""
+    """Spec from the two spaces of one guarded environment; a scalar Box is seen as [1], integers as float32."""
     dtype = "uint8" if observation.dtype == np.uint8 else "float32"
-    return Spec(id=id, frame=observation.shape or (1,), dtype=dtype, actions=_actions(id, action))
+    frame = tuple(observation.shape[axis] for axis in axes_of(observation)) or (1,)
+    return Spec(id=id, frame=frame, dtype=dtype, actions=_actions(id, action))
+
+
+def axes_of(space: Any) -> tuple[int, ...]:
+    """The order that turns images [.., H, W, C] into [.., C, H, W]: bytes whose last axis is the shortest of three."""
+    last, shape = len(space.shape) - 1, space.shape
+    if space.dtype == np.uint8 and last >= 2 and shape[last] < min(shape[last - 2 : last]):
+        return (*range(last - 2), last, last - 2, last - 1)
+    return tuple(range(last + 1))
 
 
 def _actions(id: str, space: Any) -> Actions:
@@ -81,6 +82,18 @@ def _actions(id: str, space: Any) -> Actions:
     raise BadEnvironment(f"{id}: actions {space} are not supported; Discrete, flat MultiDiscrete and float Box are")
 
 
+def _scaling(space: Any, actions: Actions) -> tuple[Array, Array, Array, Array] | None:
+    """(middle, half, low, high) of each entry: the environment gets middle + half · a for a clipped to low..high."""
+    if actions.kind != "box":
+        return None
+    both = np.reshape([span is not None for span in actions.scaled_to], space.shape)
+    low, high = np.where(both, space.low, 0), np.where(both, space.high, 0)
+    middle, half = low + (high - low) / 2, np.where(both, (high - low) / 2, 1)
+    ends = (np.where(both, -1, space.low), np.where(both, 1, space.high))
+    found = tuple(x.astype(space.dtype) for x in (middle, half, *ends))
+    return found  # type: ignore[return-value]
+
+
 class Gym:
     """b Gymnasium environments; see `Environment`."""
 
@@ -92,6 +105,8 @@ class Gym:
             raise BadEnvironment(f"{id} resets in mode {mode}; only AutoresetMode.NEXT_STEP keeps the last observation")
         self.spec = spec_of(id, vector.single_observation_space, vector.single_action_space)
         self.columns: int = vector.num_envs
+        self._axes = (0, *(axis + 1 for axis in axes_of(vector.single_observation_space)))
+        self._scaled = _scaling(vector.single_action_space, self.spec.actions)
         self._vector = vector
         self._action: Array | None = None
         self._ended = np.zeros(self.columns, bool)
@@ -107,7 +122,7 @@ class Gym:
         self._action = self._native(np.asarray(action))
 
     def recv(self) -> Moves:
-        """Step every environment; a box action was clipped to the bounds."""
+        """Step every environment."""
         observation, reward, terminated, truncated, _ = self._vector.step(self._action)
         first = self._ended
         self._ended = terminated | truncated
@@ -120,15 +135,17 @@ class Gym:
         )
 
     def _native(self, action: Array) -> Array:
-        """What the policy chose, as the environment counts and shapes it."""
+        """What the policy chose, as the environment counts, scales and shapes it."""
         space = self._vector.single_action_space
-        if self.spec.actions.kind != "box":
+        if self._scaled is None:
             return action + space.start  # type: ignore[no-any-return]
-        shaped = action.reshape(self.columns, *space.shape).astype(space.dtype)
-        return np.clip(shaped, space.low, space.high)  # type: ignore[no-any-return]
+        middle, half, low, high = self._scaled
+        scaled = middle + half * np.clip(action.reshape(self.columns, *space.shape).astype(space.dtype), low, high)
+        return np.clip(scaled, space.low, space.high)  # type: ignore[no-any-return]  # rounding
 
     def _shaped(self, observation: Array) -> Array:
-        return observation.reshape(self.columns, *self.spec.frame).astype(self.spec.dtype)
+        moved = observation.transpose(self._axes)
+        return moved.reshape(self.columns, *self.spec.frame).astype(self.spec.dtype)
 
     def state(self) -> dict[str, Any]:
         raise BadEnvironment(f"{self.spec.id} cannot be cloned: Gymnasium has no call for it")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from math import log
+
 import torch
 from torch import Tensor, nn
 
 from hpc_rl.nets.actions import Head
 from hpc_rl.nets.normalizers import Standardize
 from hpc_rl.nets.recurrent import Lstm
-from hpc_rl.nets.sizes import carried, images, lstms, remembered
+from hpc_rl.nets.sizes import carried, image, lstms, remembered
 from hpc_rl.nets.torsos import ConvTorso, MlpTorso, orthogonal
 from hpc_rl.types import Act, Schema, Spec, Step
 
@@ -17,25 +19,32 @@ class ActorCritic(nn.Module):
     """observation [.., *O] -> (head output [.., P], value [..]); images share a torso, vectors get one each.
 
     With ``lstm`` units each torso is followed by its own LSTM, and rows are time-major: [T, b, *O]. ``standardize``
-    applies to vectors.
+    applies to vectors. A box's σ begins at ``std``, in the scale of −1..1.
     """
 
     def __init__(
-        self, spec: Spec, hidden: tuple[int, ...], network: str = "nature", lstm: int = 0, standardize: bool = False
+        self,
+        spec: Spec,
+        hidden: tuple[int, ...],
+        network: str = "nature",
+        lstm: int = 0,
+        standardize: bool = False,
+        std: float = 1.0,
     ) -> None:
         super().__init__()
         self.shape = spec.observation
-        conv = images(spec)
-        self.standardize = Standardize(self.shape) if standardize and not conv else None
-        self.torso = ConvTorso(self.shape, network) if conv else MlpTorso(self.shape, hidden)
-        self.critic = None if conv else MlpTorso(self.shape, hidden)
+        self.planes = image(spec.observation, spec.dtype)
+        vector = self.planes is None
+        self.standardize = Standardize(self.shape) if standardize and vector else None
+        self.torso = MlpTorso(self.shape, hidden) if self.planes is None else ConvTorso(self.planes, network)
+        self.critic = MlpTorso(self.shape, hidden) if vector else None
         self.units = lstm
         self.lstms = nn.ModuleList(Lstm(self.torso.features, lstm) for _ in range(lstms(spec) if lstm else 0))
         features = lstm or self.torso.features
         head = Head(spec.actions)
         box = spec.actions.kind == "box"
         self.policy = orthogonal(nn.Linear(features, head.outputs // 2 if box else head.outputs), 0.01)
-        self.log_std = nn.Parameter(torch.zeros(head.outputs // 2)) if box else None
+        self.log_std = nn.Parameter(torch.full((head.outputs // 2,), log(std))) if box else None
         self.value = orthogonal(nn.Linear(features, 1), 1.0)
 
     def forward(
@@ -43,7 +52,8 @@ class ActorCritic(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """LSTMs also want first [T, b] and their carries [b, 2 each, H] before row 0, and give those after the last."""
         lead = observation.shape[: observation.dim() - len(self.shape)]
-        x = observation if self.standardize is None else self.standardize(observation)
+        x = observation if self.planes is None else observation.reshape(*lead, *self.planes)
+        x = x if self.standardize is None else self.standardize(x)
         features = [self.torso(x)] if self.critic is None else [self.torso(x), self.critic(x)]
         if self.lstms:
             assert first is not None and carry is not None

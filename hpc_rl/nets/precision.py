@@ -7,8 +7,9 @@ import time
 import torch
 from torch import nn
 
-from hpc_rl.nets.sizes import SMALLEST
+from hpc_rl.nets.sizes import image
 from hpc_rl.nets.torsos import ConvTorso
+from hpc_rl.types import Spec
 
 _MIN_GAIN = 1.1  # bf16 loses digits, so it has to be worth it
 
@@ -20,9 +21,10 @@ def set_precision(module: nn.Module, precision: str) -> None:
             child.compute = torch.bfloat16 if precision == "bf16" else torch.float32
 
 
-def faster_precision(shape: tuple[int, ...], device: str, batch: int = 128) -> str:
+def faster_precision(spec: Spec, device: str, batch: int = 128) -> str:
     """ "bf16" where forward and backward of the image torso gain a tenth by it, else "fp32"; takes about 1 s."""
-    if len(shape) != 3 or min(shape[1:]) < SMALLEST:
+    shape = image(spec.observation, spec.dtype)
+    if shape is None:
         return "fp32"
     torso = ConvTorso(shape).to(device)
     images = torch.randint(0, 255, (batch, *shape), dtype=torch.uint8, device=device)

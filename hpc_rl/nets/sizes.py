@@ -23,8 +23,8 @@ def actor_critic(
     """Parameters of ``ActorCritic(spec, hidden, network, lstm, standardize)``."""
     outputs = prod(spec.actions.sizes) if spec.actions.kind == "box" else sum(spec.actions.sizes)
     log_std = outputs if spec.actions.kind == "box" else 0
-    if images(spec):
-        torsos, features = _convolutions(spec.observation, network)[0], NETWORKS[network][1]
+    if (shape := image(spec.observation, spec.dtype)) is not None:
+        torsos, features = _convolutions(shape, network)[0], NETWORKS[network][1]
     else:
         widths = [prod(spec.observation), *hidden]
         torsos, features = 2 * sum(a * b + b for a, b in pairwise(widths)), widths[-1]
@@ -51,15 +51,24 @@ def remembered(extras: Schema, filtered: bool) -> Schema:
 def activations(spec: Spec, hidden: tuple[int, ...], network: str = "nature", lstm: int = 0) -> int:
     """Numbers that ``ActorCritic`` keeps for one sample until its backward pass, its input as float32 included."""
     gates = lstms(spec) * 11 * lstm  # four gates before and after their squashing, both states, the cell's tanh
-    if images(spec):
-        return prod(spec.observation) + _convolutions(spec.observation, network)[1] + gates
+    if (shape := image(spec.observation, spec.dtype)) is not None:
+        return prod(shape) + _convolutions(shape, network)[1] + gates
     return prod(spec.observation) + 2 * sum(hidden) + gates
+
+
+def image(shape: tuple[int, ...], dtype: str) -> tuple[int, int, int] | None:
+    """[C, H, W] of observations that go through a convolutional network: bytes of SMALLEST pixels or more a side.
+
+    All axes before the last two are channels, a stack for example; none is one channel.
+    """
+    if dtype != "uint8" or len(shape) < 2 or min(shape[-2:]) < SMALLEST:
+        return None
+    return prod(shape[:-2]), shape[-2], shape[-1]
 
 
 def images(spec: Spec) -> bool:
     """Whether the observations go through a convolutional network."""
-    shape = spec.observation
-    return len(shape) == 3 and spec.dtype == "uint8" and min(shape[1:]) >= SMALLEST
+    return image(spec.observation, spec.dtype) is not None
 
 
 def lstms(spec: Spec) -> int:

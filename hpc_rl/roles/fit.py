@@ -10,11 +10,13 @@ from hpc_rl.types import Spec
 
 def fit(job: Job, spec: Spec) -> dict[str, Any]:
     """Values to be compared by `storage.checkpoint.fit`."""
+    bounds = [list(span) if span else None for span in spec.actions.scaled_to]
+    scaled = {"scaled_to": bounds} if spec.actions.kind == "box" else {}
     return {
         "algorithm": job.algorithm,
         "environment": {"id": spec.id, "columns": job.environment.columns, "frame": list(spec.frame)},
         "stack": spec.stack,
-        "actions": {"kind": spec.actions.kind, "sizes": list(spec.actions.sizes)},
+        "actions": {"kind": spec.actions.kind, "sizes": list(spec.actions.sizes), **scaled},
         "hidden": list(job.method.get("hidden", [])),
         "network": job.method.get("network"),
         "lstm": job.method.get("lstm", 0),

@@ -102,6 +102,18 @@ def test_cartpole_truncates_at_500():
     assert shown.dtype == np.float32
 
 
+def test_observations_are_fresh_arrays():
+    env = make("CartPole-v1", {}, 2)
+    held = [env.reset(np.arange(2))]
+    copies = [held[0].copy()]
+    for _ in range(30):
+        env.send(np.array([0, 1]))
+        moves = env.recv()
+        held += [moves.observation, moves.reward, moves.discount, moves.first, moves.ended]
+        copies += [x.copy() for x in held[-5:]]
+    assert all((x == y).all() for x, y in zip(held, copies, strict=True))
+
+
 def test_seeds():
     runs = []
     for seeds in ([1, 2], [1, 2], [3, 2]):
@@ -134,7 +146,12 @@ def test_truncation_of_a_users_environment(echo):
     [
         (spaces.Box(-1, 1, (3,), np.float64), (3,), "float32"),
         (spaces.Box(-1, 1, (), np.float32), (1,), "float32"),
-        (spaces.Box(0, 255, (8, 6, 3), np.uint8), (8, 6, 3), "uint8"),
+        (spaces.Box(0, 255, (8, 6, 3), np.uint8), (3, 8, 6), "uint8"),  # images: channels first
+        (spaces.Box(0, 255, (8, 6, 1), np.uint8), (1, 8, 6), "uint8"),
+        (spaces.Box(0, 255, (4, 8, 6, 3), np.uint8), (4, 3, 8, 6), "uint8"),  # a stack of four
+        (spaces.Box(0, 255, (3, 8, 6), np.uint8), (3, 8, 6), "uint8"),
+        (spaces.Box(0, 255, (8, 6), np.uint8), (8, 6), "uint8"),
+        (spaces.Box(0, 1, (8, 6, 3), np.float32), (8, 6, 3), "float32"),
         (spaces.Discrete(5), (5,), "float32"),
         (spaces.Dict(a=spaces.Discrete(3), b=spaces.Box(-1, 1, (2, 2))), (7,), "float32"),
         (spaces.Tuple((spaces.MultiBinary(2), spaces.Box(0, 255, (2,), np.uint8))), (4,), "float32"),
@@ -149,6 +166,30 @@ def test_observations(echo, space, frame, dtype):
     assert (env.spec.frame, env.spec.dtype) == (frame, dtype)
     if isinstance(space, spaces.Discrete):
         assert (first.sum(1) == 1).all()
+
+
+@pytest.mark.parametrize("shape", [(8, 6, 3), (8, 6, 1), (4, 8, 6, 3)])
+def test_images_are_moved_and_not_mixed_up(echo, shape):
+    env, _ = echo(spaces.Box(0, 255, shape, np.uint8), spaces.Discrete(2))
+    shown = env.reset(np.array([1, 2]))
+    own = spaces.Box(0, 255, shape, np.uint8, seed=2).sample()
+    assert np.array_equal(shown[1], np.moveaxis(own, -1, -3))
+
+
+@pytest.mark.parametrize("wrap", [lambda *parts: spaces.Tuple(parts), lambda a, b: spaces.Dict(a=a, b=b)])
+def test_bytes_beside_other_numbers_are_scaled(echo, wrap):
+    nested = spaces.Tuple((spaces.Box(0, 255, (2,), np.uint8), spaces.Discrete(2)))
+    env, _ = echo(wrap(spaces.Box(-9, 9, (2,), np.float32), nested), spaces.Discrete(2))
+    shown = np.concatenate([env.reset(np.arange(k, k + 2)) for k in range(0, 40, 2)])
+    assert np.abs(shown[:, :2]).max() > 1
+    assert 0.5 < shown[:, 2:4].max() <= 1
+    assert (shown[:, 4:].sum(1) == 1).all()
+
+
+def test_bytes_among_themselves_stay_bytes(echo):
+    part = spaces.Box(0, 255, (2,), np.uint8)
+    env, _ = echo(spaces.Dict(a=part, b=part), spaces.Discrete(2))
+    assert (env.spec.dtype, env.reset(np.arange(2)).max() > 1) == ("uint8", True)  # the network takes bytes as 0..1
 
 
 def test_discrete_actions_start_where_the_environment_counts(echo):
@@ -169,7 +210,36 @@ def test_multidiscrete_actions(echo):
     assert seen[0].tolist() == [3, 3]
 
 
-def test_box_actions_are_clipped_and_shaped(echo):
+LARGEST = float(np.finfo(np.float32).max)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "action", "native"),
+    [
+        (-2, 0.5, [-9, -1, 0, 1, 9], [-2, -2, -0.75, 0.5, 0.5]),
+        (0, 1000, [-1, -0.5, 0, 1, 3], [0, 250, 500, 1000, 1000]),
+        (-1, 1, [-1.5, -0.3, 0.1, 1, 2], [-1, -0.3, 0.1, 1, 1]),
+        (-np.inf, np.inf, [-9, -0.3, 0, 1, 9], [-9, -0.3, 0, 1, 9]),
+        (-LARGEST, LARGEST, [-9, -0.3, 0, 1, 9], [-9, -0.3, 0, 1, 9]),
+        (0, np.inf, [-9, -0.3, 0, 1, 9], [0, 0, 0, 1, 9]),
+        (-np.inf, 5, [-9, -0.3, 0, 1, 9], [-9, -0.3, 0, 1, 5]),
+        (3, 3, [-9, -0.3, 0, 1, 9], [3, 3, 3, 3, 3]),
+    ],
+)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_box_actions_are_scaled_to_the_bounds(echo, low, high, action, native, dtype):
+    env, seen = echo(ONE, spaces.Box(np.full((1, 5), low, dtype), np.full((1, 5), high, dtype), dtype=dtype))
+    env.reset(np.arange(2))
+    env.send(np.array([action, [0] * 5], np.float32))
+    env.recv()
+    assert env.spec.actions.shape == (5,)
+    assert seen[0].shape == (1, 5)
+    assert seen[0].dtype == dtype
+    assert seen[0][0].tolist() == pytest.approx(native, rel=1e-6)
+    assert env._vector.single_action_space.contains(seen[0])
+
+
+def test_each_entry_of_a_box_has_its_own_scale(echo):
     low, high = np.array([[-2.0, -np.inf]]), np.array([[0.5, np.inf]])
     env, seen = echo(ONE, spaces.Box(low, high, dtype=np.float64))
     env.reset(np.arange(2))
@@ -177,8 +247,8 @@ def test_box_actions_are_clipped_and_shaped(echo):
     env.recv()
     actions = env.spec.actions
     assert (actions.shape, actions.low, actions.high) == ((2,), (-2, -np.inf), (0.5, np.inf))
+    assert actions.scaled_to == ((-2, 0.5), None)
     assert seen[0].tolist() == [[0.5, 9]]
-    assert seen[0].dtype == np.float64
 
 
 def test_what_is_refused(echo):
