@@ -18,7 +18,7 @@ from hpc_rl.samplers.lanes import Lane
 from hpc_rl.samplers.vector import Vector
 from hpc_rl.storage import checkpoint
 from hpc_rl.storage.run_dir import BadRun, RunDir, open_run
-from hpc_rl.types import Array, allocate, trajectory_schema
+from hpc_rl.types import Array, Spec, allocate, trajectory_schema
 
 MAX_COLUMNS = 16
 
@@ -34,12 +34,13 @@ def greedy_returns(
 ) -> list[float]:
     """Raw returns of ``episodes`` whole games, each the first game of its own column, so that long games count as well.
 
-    ``watch`` is called with the observation [b, *O] before every move. A game longer than ``max_moves`` is cut.
+    ``watch`` is called with every observation [*O] of the first game, its last one included. A game longer than
+    ``max_moves`` is cut.
     """
     returns: list[float] = []
     for low in range(0, episodes, MAX_COLUMNS):
         columns = range(low, min(low + MAX_COLUMNS, episodes))
-        returns += _first_games(make_environment, policy, seed, columns, exploration, watch, max_moves)
+        returns += _first_games(make_environment, policy, seed, columns, exploration, None if low else watch, max_moves)
     return returns
 
 
@@ -61,10 +62,12 @@ def _first_games(
         schema = trajectory_schema(environment.spec, policy.extras, policy.carry)
         tree = allocate(schema, 1, len(columns), environment.spec.stack)
         found = np.full(len(columns), np.nan)
+        if watch is not None:
+            watch(lane.observation[0])
         for _ in range(max_moves):
-            if watch is not None:
-                watch(lane.observation)
             vector.collect(tree, lambda: 0)
+            if watch is not None and np.isnan(found[0]):
+                watch(lane.observation[0])
             ended = np.isnan(found) & np.isfinite(tree["episode_return"][0])
             found[ended] = tree["episode_return"][0][ended]
             if np.isfinite(found).all():
@@ -83,21 +86,22 @@ def evaluate_run(run: Path, episodes: int, file: Path | None, video: Path | None
     directory = open_run(run)
     job = jobs.load(directory.job_file)
     spec = describe(job.environment.id, job.environment.arguments)
+    if video:
+        check_video(video, spec)
     path, state, meta = _checkpoint(directory, file)
     checkpoint.fit(fit(job, spec), meta["fit"])
     policy = jobs.algorithm(job.algorithm).policy(jobs.method_config(job), spec)
     flatten(policy.net).parameter.data.copy_(state["learner"]["parameters"])
     film: list[Array] = []
 
-    def watch(observation: Array) -> None:
-        film.append(observation[0, -1] if spec.stack > 1 else observation[0])
-
     def make_environment(columns: int, threads: int) -> Environment:
         return make(job.environment.id, job.environment.arguments, columns, threads)
 
-    returns = np.array(greedy_returns(make_environment, policy, job.seed, episodes, watch=watch if video else None))
+    returns = np.array(
+        greedy_returns(make_environment, policy, job.seed, episodes, watch=film.append if video else None)
+    )
     if video:
-        write_gif(video, film, job.environment.id)
+        write_gif(video, film)
     half = 1.96 * returns.std(ddof=1) / len(returns) ** 0.5 if len(returns) > 1 else float("nan")
     figures = {"mean": float(returns.mean()), "low": float(returns.mean() - half), "high": float(returns.mean() + half)}
     return {**figures, "episodes": len(returns), "returns": returns.tolist(), "checkpoint": str(path)}
@@ -114,13 +118,26 @@ def _checkpoint(run: RunDir, file: Path | None) -> tuple[Path, State, dict[str, 
     return found
 
 
-def write_gif(path: Path, film: list[Array], name: str) -> None:
-    """Images [H, W] or [H, W, 3] uint8 as an animated GIF. Raises BadRun where observations are no images."""
+def check_video(path: Path, spec: Spec) -> None:
+    """Raise BadRun, before anything is played, where no GIF could be written to ``path``."""
+    if len(spec.frame) < 2 or spec.dtype != "uint8":
+        raise BadRun(
+            f"observations of {spec.id} are {spec.dtype} {list(spec.frame)}, not images; --video cannot show them"
+        )
+    if path.suffix.lower() != ".gif" or not path.parent.is_dir():
+        raise BadRun(f"--video {path} cannot be written; name a file that ends in .gif in a folder that exists")
+
+
+def write_gif(path: Path, film: list[Array]) -> None:
+    """Observations [.., H, W] or [.., 3, H, W] uint8 as an animated GIF; of a stack the newest frame is shown."""
     from PIL import Image
 
-    if film[0].ndim not in (2, 3) or film[0].dtype != np.uint8:
-        raise BadRun(
-            f"observations of {name} are {film[0].dtype} {film[0].shape}, not images; --video cannot show them"
-        )
-    frames = [Image.fromarray(x).resize((x.shape[1] * 3, x.shape[0] * 3)) for x in film]
+    frames = [Image.fromarray(x).resize((x.shape[1] * 3, x.shape[0] * 3)) for x in map(_picture, film)]
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=67, loop=0)
+
+
+def _picture(x: Array) -> Array:
+    """[H, W] or [H, W, 3]."""
+    while x.ndim > 3 or (x.ndim == 3 and len(x) != 3):
+        x = x[-1]
+    return np.ascontiguousarray(np.moveaxis(x, 0, -1)) if x.ndim == 3 else np.ascontiguousarray(x)
