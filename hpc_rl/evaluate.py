@@ -11,9 +11,10 @@ import numpy as np
 from hpc_rl import job as jobs
 from hpc_rl.algorithms.base import Policy, State, flatten
 from hpc_rl.envs.base import Environment
+from hpc_rl.envs.generators import seed_shared, shared_kept
 from hpc_rl.envs.make import describe, make
 from hpc_rl.roles.fit import fit
-from hpc_rl.samplers.base import Split, episode_seeds, streams
+from hpc_rl.samplers.base import PURPOSES, Split, episode_seeds, streams
 from hpc_rl.samplers.lanes import Lane
 from hpc_rl.samplers.vector import Vector
 from hpc_rl.storage import checkpoint
@@ -40,7 +41,11 @@ def greedy_returns(
     returns: list[float] = []
     for low in range(0, episodes, MAX_COLUMNS):
         columns = range(low, min(low + MAX_COLUMNS, episodes))
-        returns += _first_games(make_environment, policy, seed, columns, exploration, None if low else watch, max_moves)
+        with shared_kept():
+            seed_shared(seed, PURPOSES["evaluate"], low)
+            returns += _first_games(
+                make_environment, policy, seed, columns, exploration, None if low else watch, max_moves
+            )
     return returns
 
 

@@ -146,6 +146,7 @@ def _seat(job: Any, plan: Any, place: Any, ports: Ports, run: Any, stop: StopFla
     import torch
 
     from hpc_rl import job as jobs
+    from hpc_rl.envs.generators import seed_shared
     from hpc_rl.envs.make import describe
     from hpc_rl.envs.shares import shares
     from hpc_rl.nets.precision import set_precision
@@ -167,6 +168,7 @@ def _seat(job: Any, plan: Any, place: Any, ports: Ports, run: Any, stop: StopFla
     threads = decided["threads"] if place.gpu else place.threads
     torch.set_num_threads(threads)
     torch.manual_seed(job.seed)
+    seed_shared(job.seed, place.columns.start if place.columns else job.environment.columns, decided["attempt"])
     resume = None
     if decided["checkpoint"] is not None:
         resume = checkpoint.load(run.path / decided["checkpoint"])

@@ -17,6 +17,7 @@ import numpy as np
 
 from hpc_rl.envs.base import BadEnvironment, Environment, joined
 from hpc_rl.envs.forkserver import STOPS
+from hpc_rl.envs.generators import seed_shared
 from hpc_rl.envs.make import make
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ _ROUNDS: dict[str, tuple[Callable[[Environment, Any], Any], ...]] = {
 
 
 def serve(
-    pipe: Connection[Any, Any], id: str, arguments: dict[str, Any], columns: range, variables: dict[str, str]
+    pipe: Connection[Any, Any], id: str, arguments: dict[str, Any], columns: range, variables: dict[str, str], seed: int
 ) -> None:
     """Make one environment per column and carry out orders until the rank closes the pipe.
 
@@ -41,6 +42,7 @@ def serve(
     _die_with_the_rank()
     _ignore_stops()
     os.environ.update(variables)
+    seed_shared(seed, columns.start)  # what a fork server's child inherits is neither its own nor repeatable
     environments: list[Environment] = []
     try:
         environments += [make(id, arguments, 1) for _ in columns]

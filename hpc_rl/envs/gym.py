@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hpc_rl.envs.base import BadEnvironment, Moves
+from hpc_rl.envs.generators import seed_shared
 from hpc_rl.types import Actions, Array, Spec
 
 if TYPE_CHECKING:
@@ -113,6 +114,7 @@ class Gym:
 
     def reset(self, seeds: Array) -> Array:
         """First observations [b, *O]; later episodes go on with each environment's own generator."""
+        seed_shared(*(int(seed) for seed in seeds))  # for those that draw from them instead of their own
         observation, _ = self._vector.reset(seed=[int(seed) for seed in seeds])
         self._ended = np.zeros(self.columns, bool)
         return self._shaped(observation)

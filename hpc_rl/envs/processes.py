@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import random
 import signal
 import socket
 import struct
@@ -73,12 +74,14 @@ class Crew:
         from hpc_rl.envs.child import serve
 
         context = get_context("forkserver")
+        seed = random.getrandbits(63)  # of this rank's stream: other children each time, and the same in every run
         variables = {name: os.environ[name] for name in _INHERITED if name in os.environ}
         for share in self._shares:
             ours, theirs = context.Pipe()
             _limit(ours, self._deadline_s)
             # Not a daemon: those may not start processes themselves, and an environment might.
-            process = context.Process(target=serve, args=(theirs, self._id, arguments, share, variables), daemon=False)
+            given = (theirs, self._id, arguments, share, variables, seed)
+            process = context.Process(target=serve, args=given, daemon=False)
             process.start()
             theirs.close()
             self._pipes.append(ours)

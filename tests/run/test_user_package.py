@@ -77,3 +77,38 @@ def test_a_wrong_argument_names_the_right_ones(site: Path, tmp_path: Path) -> No
     wrong = {"environment": "light_switch.games:make", "arguments": "{ button = 4 }"}
     done = hpc_rl("run", write_job(tmp_path, "ppo", 1, **wrong), "--out", tmp_path / "run", PYTHONPATH=str(site))
     assert done.code == 2 and "takes no argument 'button'; it takes buttons" in done.err
+
+
+DICE = """
+import random
+import gymnasium, numpy as np
+
+
+class make(gymnasium.Env):
+    observation_space, action_space = gymnasium.spaces.Box(0, 1, (2,)), gymnasium.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        return self.show(), {}
+
+    def show(self):
+        return np.array([random.random(), np.random.random()], np.float32)
+
+    def step(self, action):
+        return self.show(), np.random.normal(), random.random() < 0.1, False, {}
+"""
+
+
+def test_a_run_repeats_where_an_environment_draws_from_shared_generators(tmp_path: Path) -> None:
+    """With evaluations between the updates, and from another folder than that of the job file."""
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "their_dice.py").write_text(DICE)
+    job = write_job(tmp_path, "ppo", 1, env_steps=1500, environment="their_dice:make", topology="solo")
+    runs = []
+    for name in ("a", "b"):
+        arguments = ("run", job, "--out", tmp_path / name, "--set", "evaluate.every_steps=400")
+        done = hpc_rl(*arguments, cwd=tmp_path / "work")
+        assert done.code == 0, done.err
+        runs.append(summary(tmp_path / name))
+    keys = ("env_steps", "episodes", "mean_return_100", "best_return")
+    assert [runs[0].get(key) for key in keys] == [runs[1].get(key) for key in keys]
+    assert runs[0]["mean_return_100"] != 0
