@@ -52,7 +52,7 @@ def make(
             return atari.make(id, _options(id, arguments), columns, threads)
         if id.startswith("toy/"):
             return toys.Toy(_rules(id, arguments), columns)
-        return gym.make(id, _factory(id, arguments), columns)
+        return gym.make(id, factory(id, arguments), columns)
 
 
 def describe(id: str, arguments: dict[str, Any]) -> Spec:
@@ -66,7 +66,7 @@ def describe(id: str, arguments: dict[str, Any]) -> Spec:
             return atari.describe(id, _options(id, arguments))
         if id.startswith("toy/"):
             return _rules(id, arguments).spec
-        return gym.describe(id, _factory(id, arguments))
+        return gym.describe(id, factory(id, arguments))
 
 
 @contextmanager
@@ -95,7 +95,7 @@ def _rules(id: str, arguments: dict[str, Any]) -> toys.Rules:
     return toys.TOYS[id](**arguments)
 
 
-def _factory(id: str, arguments: dict[str, Any]) -> Callable[[], gymnasium.Env[Any, Any]]:
+def factory(id: str, arguments: dict[str, Any]) -> Callable[[], gymnasium.Env[Any, Any]]:
     import gymnasium
     from gymnasium.envs.registration import load_env_creator
 

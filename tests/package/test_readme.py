@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from hpc_rl.envs.make import describe
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
@@ -36,7 +38,7 @@ def test_ten_lines_read_an_episode_back(tmp_path: Path) -> None:
     assert said.stdout.rstrip().endswith("discount 0.0")
 
 
-def test_user_environment(tmp_path: Path, monkeypatch: object) -> None:
+def test_user_environment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     package = tmp_path / "my_pkg"
     package.mkdir()
     (package / "__init__.py").touch()
@@ -44,6 +46,8 @@ def test_user_environment(tmp_path: Path, monkeypatch: object) -> None:
     sys.path.insert(0, str(tmp_path))
     try:
         assert describe("my_pkg.my_module:make", {"size": 3}).frame == (4,)
+        exec(block("from hpc_rl.testing"))
+        assert capsys.readouterr().out == "[]\n"
     finally:
         sys.path.remove(str(tmp_path))
         sys.modules.pop("my_pkg.my_module", None)
