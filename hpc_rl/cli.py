@@ -327,7 +327,7 @@ def evaluate(run: Path, episodes: int, checkpoint: Path | None, video: Path | No
     """Greedy episodes with the policy of RUN: mean raw return and its 95 % interval."""
     from hpc_rl.evaluate import evaluate_run
 
-    result = evaluate_run(run, episodes, checkpoint, video)
+    result = evaluate_run(run, episodes, checkpoint, video, lambda text: _talk(f"warning: {text}"))
     if as_json:
         click.echo(json.dumps(result))
     else:

@@ -14,6 +14,7 @@ from hpc_rl.envs.base import Environment
 from hpc_rl.envs.generators import seed_shared, shared_kept
 from hpc_rl.envs.make import describe, make
 from hpc_rl.roles.fit import fit
+from hpc_rl.roles.restoring import Check, usable
 from hpc_rl.samplers.base import PURPOSES, Split, episode_seeds, streams
 from hpc_rl.samplers.lanes import Lane
 from hpc_rl.samplers.vector import Vector
@@ -82,20 +83,24 @@ def _first_games(
         environment.close()
 
 
-def evaluate_run(run: Path, episodes: int, file: Path | None, video: Path | None) -> dict[str, Any]:
+def evaluate_run(
+    run: Path, episodes: int, file: Path | None, video: Path | None, warn: Callable[[str], None] = lambda text: None
+) -> dict[str, Any]:
     """Greedy returns of a run's best (else newest) checkpoint, or of ``file``; optionally the first game as a GIF.
 
+    Where the best is damaged, ``warn`` gets a sentence and the newest good one is played.
+
     Raises:
-        BadRun, NoUsableCheckpoint, Misfit: no run, no checkpoint that can be read, or one of another job.
+        BadRun, NoUsableCheckpoint, Torn, Misfit: no run, no checkpoint that can be read, or one of another job.
     """
     directory = open_run(run)
     job = jobs.load(directory.job_file)
     spec = describe(job.environment.id, job.environment.arguments)
     if video:
         check_video(video, spec)
-    path, state, meta = _checkpoint(directory, file)
-    checkpoint.fit(fit(job, spec), meta["fit"])
-    policy = jobs.algorithm(job.algorithm).policy(jobs.method_config(job), spec)
+    algorithm, config = jobs.algorithm(job.algorithm), jobs.method_config(job)
+    path, state, _ = _checkpoint(directory, file, usable(algorithm, config, spec, fit(job, spec)), warn)
+    policy = algorithm.policy(config, spec)
     flatten(policy.net).parameter.data.copy_(state["learner"]["parameters"])
     film: list[Array] = []
 
@@ -112,12 +117,18 @@ def evaluate_run(run: Path, episodes: int, file: Path | None, video: Path | None
     return {**figures, "episodes": len(returns), "returns": returns.tolist(), "checkpoint": str(path)}
 
 
-def _checkpoint(run: RunDir, file: Path | None) -> tuple[Path, State, dict[str, Any]]:
+def _checkpoint(
+    run: RunDir, file: Path | None, check: Check, warn: Callable[[str], None]
+) -> tuple[Path, State, dict[str, Any]]:
     best = run.checkpoints / "best.h5"
-    chosen = file or (best if best.exists() else None)
-    if chosen is not None:
-        return (chosen, *checkpoint.load(chosen))
-    found = checkpoint.newest(run, lambda text: None)
+    if file is not None:
+        return (file, *checkpoint.examined(file, check))
+    if best.exists():
+        try:
+            return (best, *checkpoint.examined(best, check))
+        except checkpoint.Torn as error:
+            warn(f"{error}; falling back to the newest checkpoint")
+    found = checkpoint.newest(run, warn, check=check)
     if found is None:
         raise BadRun(f"{run.path} holds no checkpoint yet; let it train for a while first")
     return found

@@ -267,10 +267,19 @@ def _decide(job: Any, plan: Any, run: Any, spec: Any) -> dict[str, Any]:
 
     from hpc_rl import job as jobs
     from hpc_rl.nets.precision import faster_precision
+    from hpc_rl.roles.fit import fit
+    from hpc_rl.roles.restoring import usable
     from hpc_rl.storage import checkpoint, provenance
     from hpc_rl.storage.run_dir import write_text
 
-    found = checkpoint.newest(run, lambda text: print(f"warning: {text}", flush=True), set_aside=True)
+    takes = usable(
+        jobs.algorithm(job.algorithm),
+        jobs.method_config(job),
+        spec,
+        fit(job, spec),
+        job.environment.columns if plan.places[0].role == "worker" else None,
+    )
+    found = checkpoint.newest(run, lambda text: print(f"warning: {text}", flush=True), set_aside=True, check=takes)
     cores = len(os.sched_getaffinity(0))
     workers = len([p for p in plan.places if p.gpu])
     threads = job.resources.threads or max(1, cores // len(plan.places) if len(plan.places) > 1 else cores // workers)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 import zlib
 from collections.abc import Callable, Mapping
@@ -18,8 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hpc_rl.storage.h5 import FORMAT, compressed, create_h5, discard, finish, open_h5, remedy
+from hpc_rl.storage.datasets import RATIO, Absent, Source, reading
+from hpc_rl.storage.h5 import FORMAT, compressed, create_h5, discard, finish, remedy
 from hpc_rl.storage.run_dir import RunDir, publish, write_json
+from hpc_rl.storage.untrusted import Unreadable, read_json
 from hpc_rl.types import Array, to_device, to_host
 
 if TYPE_CHECKING:
@@ -68,8 +71,7 @@ def save(run: RunDir, number: int, state: State, meta: Mapping[str, Any]) -> Pat
     arrays: dict[str, tuple[Array, str]] = {}
     tree = {"state": encode(state, "state", arrays), "meta": encode(meta, "meta", arrays)}
     for key, (array, dtype) in arrays.items():
-        if not key.startswith(_IN_FLIGHT) and not key.endswith(_MAY_BE_NAN):
-            _refuse_non_finite(key, array, dtype)
+        _refuse_non_finite(key, array, dtype)
     path = run.checkpoints / f"{number:09d}.h5"
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -77,7 +79,7 @@ def save(run: RunDir, number: int, state: State, meta: Mapping[str, Any]) -> Pat
         _write(temporary, json.dumps(tree), arrays)
         _verify(temporary, arrays)
         publish(temporary, path)
-    except (OSError, RuntimeError, Torn) as error:
+    except (OSError, RuntimeError, Torn, Unreadable) as error:
         temporary.unlink(missing_ok=True)
         raise SaveFailed(f"{path} cannot be written ({error}); {remedy(error)}, then resume the run") from error
     return path
@@ -91,32 +93,39 @@ def load(path: Path) -> tuple[State, dict[str, Any]]:
         Misfit: it was written by a version with another format.
     """
     try:
-        with open_h5(path) as file:
-            text = _checked(file[_JSON], _JSON)
-            if file.attrs["format"] != FORMAT:
-                raise Misfit(f"{path} has format {file.attrs['format']}, this version reads {FORMAT}; use that version")
-            tree = decode(json.loads(text.tobytes()), lambda key: _as_tensor(file[f"arrays/{key}"], key))
-            return tree["state"], tree["meta"]
-    except (OSError, KeyError, RuntimeError, TypeError) as error:
+        with reading(path) as source:
+            text, version = _checked(source, _JSON), source.number("format")
+            if version != FORMAT:
+                raise Misfit(f"{path} has format {version}, this version reads {FORMAT}; use that version")
+            tree = decode(json.loads(text.tobytes()), _once(lambda key: _as_tensor(source, key)))
+            for part in ("state", "meta"):
+                _refuse_hidden(tree[part], part)
+            return dict(tree["state"]), dict(tree["meta"])
+    except (FileNotFoundError, Unreadable, Absent) as error:
         raise Torn(f"{path} is torn: {error}") from error
 
 
 def newest(
-    run: RunDir, warn: Callable[[str], None], set_aside: bool = False
+    run: RunDir,
+    warn: Callable[[str], None],
+    set_aside: bool = False,
+    check: Callable[[State, Mapping[str, Any]], None] = lambda state, meta: None,
 ) -> tuple[Path, State, dict[str, Any]] | None:
     """The newest checkpoint that can be read, with its state and meta; None where none was ever written.
 
     ``set_aside``: torn ones that are newer get the suffix .torn, for a run that goes on from an older one counts its
     updates from there, and `prune` must not take a torn file with a higher number for the newest.
 
+    ``check`` looks at what was read, and raises Torn where the run could not go on with it.
+
     Raises:
         NoUsableCheckpoint: there are some and all are torn.
-        Misfit: the newest intact one has another format.
+        Misfit: the newest intact one has another format, or is of another job.
     """
     paths, torn = _numbered(run), list[Path]()
     for path in reversed(paths):
         try:
-            state, meta = load(path)
+            state, meta = examined(path, check)
         except Torn as error:
             warn(f"{error}; falling back to the checkpoint before")
             torn.append(path)
@@ -132,6 +141,16 @@ def newest(
     )
 
 
+def examined(path: Path, check: Callable[[State, Mapping[str, Any]], None]) -> tuple[State, dict[str, Any]]:
+    """`load`, then ``check``; what that refuses is Torn and names the file. Raises Torn, Misfit."""
+    state, meta = load(path)
+    try:
+        check(state, meta)
+    except Torn as error:
+        raise Torn(f"{path} cannot be taken up: {error}") from error
+    return state, meta
+
+
 def prune(run: RunDir, keep: int, best: Path | None = None) -> None:
     """Remove all numbered checkpoints but the last ``keep`` >= 1 and ``best``, and what interrupted writes left.
 
@@ -141,7 +160,7 @@ def prune(run: RunDir, keep: int, best: Path | None = None) -> None:
         raise ValueError(f"keep = {keep} would remove every checkpoint; keep at least 1")
     numbered = _numbered(run)
     oldest = int(numbered[-keep:][0].stem) if len(numbered) >= keep else 0
-    aside = [path for path in run.checkpoints.glob(f"*.h5{_TORN}") if path.name.split(".")[0].isdigit()]
+    aside = [path for path in run.checkpoints.glob(f"*.h5{_TORN}") if re.match(r"[0-9]+\.", path.name)]
     passed = [path for path in aside if int(path.name.split(".")[0]) < oldest]
     for path in [*numbered[:-keep], *passed, *run.checkpoints.glob("[0-9]*.h5.tmp")]:
         if best is None or path.name != best.name:
@@ -166,10 +185,9 @@ def best_score(run: RunDir) -> float:
     if not (run.checkpoints / "best.h5").is_file():
         return -math.inf
     try:
-        score = json.loads((run.checkpoints / "best.json").read_text())["score"]
-    except (OSError, ValueError, KeyError, TypeError):
+        return float(read_json(run.checkpoints / "best.json", {"score": float}, needed=("score",))["score"])
+    except (FileNotFoundError, Unreadable):
         return -math.inf
-    return float(score) if isinstance(score, int | float) and math.isfinite(score) else -math.inf
 
 
 def fit(expected: Mapping[str, Any], found: Mapping[str, Any], prefix: str = "") -> None:
@@ -190,7 +208,9 @@ def fit(expected: Mapping[str, Any], found: Mapping[str, Any], prefix: str = "")
 
 
 def _numbered(run: RunDir) -> list[Path]:
-    return sorted((path for path in run.checkpoints.glob("*.h5") if path.stem.isdigit()), key=lambda x: int(x.stem))
+    return sorted(
+        (path for path in run.checkpoints.glob("*.h5") if re.fullmatch("[0-9]+", path.stem)), key=lambda x: int(x.stem)
+    )
 
 
 def _comparable(value: Any) -> Any:
@@ -230,9 +250,22 @@ def _as_array(value: Any, key: str) -> tuple[Array, str]:
 
 
 def _refuse_non_finite(key: str, array: Array, dtype: str) -> None:
-    tensor = _true_type(to_device(array, "cpu"), dtype)
-    if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+    if not _may_stand(key, _true_type(to_device(array, "cpu"), dtype)):
         raise NonFinite(f"{key} holds NaN or infinity; the checkpoint was not written, the one before is still good")
+
+
+def _may_stand(key: str, tensor: Any) -> bool:
+    free = key.startswith(_IN_FLIGHT) or key.endswith(_MAY_BE_NAN)
+    return free or not tensor.is_floating_point() or bool(tensor.isfinite().all())
+
+
+def _refuse_hidden(value: Any, key: str) -> None:
+    """NaN behind a right checksum: it would come up ten updates later, as advice about the learning rate."""
+    if isinstance(value, dict | list):
+        for name, item in value.items() if isinstance(value, dict) else enumerate(value):
+            _refuse_hidden(item, f"{key}/{name}")
+    elif hasattr(value, "isfinite") and not _may_stand(key, value):
+        raise Unreadable(f"{key} holds NaN or infinity")
 
 
 def _write(temporary: Path, text: str, arrays: Mapping[str, tuple[Array, str]]) -> None:
@@ -251,9 +284,9 @@ def _write(temporary: Path, text: str, arrays: Mapping[str, tuple[Array, str]]) 
 
 def _verify(path: Path, arrays: Mapping[str, Any]) -> None:
     """Read every dataset back, one at a time: replay contents would not fit into memory twice."""
-    with open_h5(path) as file:
+    with reading(path) as source:
         for name in (_JSON, *(f"arrays/{key}" for key in arrays)):
-            _checked(file[name], name)
+            _checked(source, name)
 
 
 def _store(file: Any, name: str, array: Array) -> None:
@@ -261,14 +294,32 @@ def _store(file: Any, name: str, array: Array) -> None:
     if array.dtype == np.uint8 and array.nbytes > _BIG_BYTES:
         rows = max(1, _BIG_BYTES // max(array[0].nbytes, 1))
         options = {"chunks": (min(rows, len(array)), *array.shape[1:]), **compressed("zstd", 1)}
-    file.create_dataset(name, data=array, **options).attrs["crc32"] = _crc(array)
+    data = file.create_dataset(name, data=array, **options)
+    data.id.flush()  # before that chunks wait uncompressed
+    if options and array.nbytes > RATIO * data.id.get_storage_size():  # a reader would not believe it
+        del file[name]
+        data = file.create_dataset(name, data=array, **options | compressed("gzip", 1))
+    data.attrs["crc32"] = _crc(array)
 
 
-def _checked(data: Any, name: str) -> Array:
-    array: Array = np.asarray(data[()])
-    if _crc(array) != int(data.attrs["crc32"]):
-        raise Torn(f"{data.file.filename} is torn: the checksum of {name} does not match")
+def _checked(source: Source, name: str) -> Array:
+    array = source.read(name)
+    if _crc(array) != source.number("crc32", name):
+        raise Torn(f"{source.path} is torn: the checksum of {name.removeprefix('arrays/')} does not match")
     return array
+
+
+def _once(fetch: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Each array stands for one leaf: a text that names one a million times would fill memory."""
+    taken = set[str]()
+
+    def checked(key: str) -> Any:
+        if key in taken:
+            raise Unreadable(f"two leaves name the array {key}")
+        taken.add(key)
+        return fetch(key)
+
+    return checked
 
 
 def _crc(array: Array) -> int:
@@ -286,8 +337,8 @@ def decode(value: Any, fetch: Callable[[str], Any]) -> Any:
     return _true_type(fetch(value[_MARK]), value["dtype"])
 
 
-def _as_tensor(data: Any, name: str) -> Any:
-    return to_device(_checked(data, name), "cpu")
+def _as_tensor(source: Source, key: str) -> Any:
+    return to_device(_checked(source, f"arrays/{key}"), "cpu")
 
 
 def _true_type(tensor: Any, dtype: str) -> Any:

@@ -12,6 +12,8 @@ from typing import Any
 
 import h5py
 
+from hpc_rl.storage.untrusted import created
+
 hdf5plugin: Any = None
 with suppress(ImportError):  # registers the zstd filter for readers, too
     hdf5plugin = import_module("hdf5plugin")
@@ -77,7 +79,7 @@ class Sink:
     """
 
     def __init__(self, path: Path) -> None:
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
+        self._descriptor = created(path)
         self._at = self._size = 0
         self._error: OSError | None = None
 

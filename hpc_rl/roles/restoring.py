@@ -1,0 +1,101 @@
+"""Whether a checkpoint can be taken up: tried by one rank before the others hear of it, while older ones are at hand.
+
+A checksum tells that a file is as it was written, not that the right things were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from hpc_rl.algorithms.base import Algorithm, Alone, Learner, Policy, State
+from hpc_rl.storage import checkpoint
+from hpc_rl.storage.checkpoint import Torn
+from hpc_rl.storage.untrusted import checked
+from hpc_rl.types import Spec
+
+_META = {
+    "env_steps": int, "updates": int, "episodes": int, "recent": list[float], "best": float | None,
+    "score": float | None, "steps": dict[str, int], "attempt": int, "fit": dict,
+}  # fmt: skip
+_RAISED = (KeyError, IndexError, AttributeError, TypeError, ValueError, RuntimeError, ArithmeticError)
+
+Check = Callable[[State, Mapping[str, Any]], None]
+
+
+def usable(
+    algorithm: Algorithm, config: Any, spec: Spec, expected: Mapping[str, Any], columns: int | None = None
+) -> Check:
+    """A check of state and meta for `checkpoint.newest`: figures are there, a learner like ours takes the state.
+
+    ``expected`` is what the job must agree on; ``columns`` are those whose samplers the checkpoint has to hold, if any.
+
+    The check raises:
+        Torn: something is missing, or has another shape or kind. Misfit: it was written by another job.
+    """
+
+    def check(state: State, meta: Mapping[str, Any]) -> None:
+        try:
+            checked(meta, _META, _META, "meta")
+            if wrong := [name for name, step in meta["steps"].items() if not name.isdecimal() or step < 0]:
+                raise ValueError(f"steps of column {wrong[0]!r}")
+        except _RAISED as error:
+            raise Torn(_said(error)) from error
+        checkpoint.fit(expected, meta["fit"])
+        with torch.random.fork_rng(devices=[]):  # what is drawn later must not depend on this trial
+            policy = algorithm.policy(config, spec)
+            learn = algorithm.learner(config, spec, policy, Alone())
+        try:
+            _alike(_whole(learn), state["learner"], "learner")
+            learn.load(state["learner"])
+            if columns is not None:
+                _lanes(state["sampler"], policy, columns)
+        except _RAISED as error:
+            raise Torn(_said(error)) from error
+
+    return check
+
+
+def _whole(learn: Learner) -> State:
+    """The state of a learner that has stepped once, by nothing: an optimiser has no moments before."""
+    learn.optimizer.torch.step()
+    return learn.state()
+
+
+def _alike(ours: Any, theirs: Any, key: str) -> None:
+    """Shapes and kinds where both have a key. Keys that only one has are for `load` to judge. Raises ValueError."""
+    if isinstance(ours, torch.Tensor):
+        known = (theirs.dtype, tuple(theirs.shape)) if isinstance(theirs, torch.Tensor) else type(theirs).__name__
+        if known != (ours.dtype, tuple(ours.shape)):
+            raise ValueError(f"{key} is {known}, this job needs {ours.dtype}, {tuple(ours.shape)}")
+    elif isinstance(ours, dict):
+        if not isinstance(theirs, dict):
+            raise ValueError(f"{key} is a {type(theirs).__name__}")
+        for name in ours.keys() & theirs.keys():
+            _alike(ours[name], theirs[name], f"{key}/{name}")
+    elif isinstance(ours, int | float) and not isinstance(theirs, int | float):
+        raise ValueError(f"{key} is a {type(theirs).__name__}")
+
+
+def _lanes(state: Mapping[str, Any], policy: Policy, columns: int) -> None:
+    """Every column has its stream, its steps and, where environments were saved, what its policy saw last."""
+    if sorted(int(column) for column in state["columns"]) != list(range(columns)):
+        raise ValueError(f"sampler does not hold the columns 0 to {columns - 1}")
+    for name in ("steps", "first", "reward", "running_return", "running_length"):
+        if tuple(state[name].shape) != (columns,):
+            raise ValueError(f"sampler/{name} is {tuple(state[name].shape)}, this job needs ({columns},)")
+    if len(state["streams"]) != columns:
+        raise ValueError(f"sampler holds {len(state['streams'])} streams of {columns}")
+    for saved in state["streams"]:
+        np.random.PCG64(0).state = saved
+    if state["environment"] is not None:
+        if missing := policy.carry.keys() - state["carry"].keys():
+            raise ValueError(f"sampler/carry has no {min(missing)!r}")
+        _alike(policy.initial_carry(columns), state["carry"], "sampler/carry")
+
+
+def _said(error: BaseException) -> str:
+    return f"there is no {error}" if isinstance(error, KeyError) else str(error)

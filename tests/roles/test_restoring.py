@@ -1,0 +1,153 @@
+"""Whole checkpoints of wrong things fall back to older ones; those of another job stop the run.
+
+Mutations seen to fail: `usable` that looks at nothing; shapes not compared; the optimiser's moments not compared; the
+learner's own `load` not tried; samplers not looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from seats import run_job
+
+from hpc_rl import job as jobs
+from hpc_rl.envs.make import describe
+from hpc_rl.roles.fit import fit
+from hpc_rl.roles.restoring import usable
+from hpc_rl.storage import checkpoint
+from hpc_rl.storage.checkpoint import Misfit, Torn
+
+TABLES: dict[str, dict[str, Any]] = {
+    "ppo": {"topology": "solo", "ppo": {"unroll": 4, "hidden": [8], "normalize_observation": False}},
+    "impala": {"topology": "actor_learner", "impala": {"unroll": 4, "hidden": [8]}},
+    "a2c": {"topology": "solo", "a2c": {"unroll": 4, "hidden": [8], "lstm": 4, "normalize_observation": True}},
+}
+
+
+def trained(method: str, folder: Path) -> tuple[Any, Any, dict[str, Any], dict[str, Any], Any]:
+    """(job, run, state, meta, check) of a job that has learned a little."""
+    ranks = 2 if method == "impala" else 1
+    table = {
+        "algorithm": method,
+        "environment": {"id": "toy/catch", "columns": 4},
+        "budget": {"env_steps": 200},
+        "resources": {"ranks": ranks, "threads": 1, "precision": "fp32", "device": "cpu"},
+        **TABLES[method],
+    }
+    ran = run_job(table, folder)
+    found = checkpoint.newest(ran.run, pytest.fail)
+    assert found is not None
+    spec = describe("toy/catch", {})
+    algorithm, config = jobs.algorithm(method), jobs.method_config(ran.job)
+    columns = 4 if ranks == 1 else None
+    return ran.job, ran.run, found[1], found[2], usable(algorithm, config, spec, fit(ran.job, spec), columns)
+
+
+@pytest.mark.parametrize("method", TABLES)
+def test_what_a_run_wrote_is_taken(method: str, tmp_path: Path) -> None:
+    _, run, _, _, check = trained(method, tmp_path / "run")
+    assert checkpoint.newest(run, pytest.fail, check=check) is not None
+
+
+def _set(*path: Any) -> Callable[[Any], None]:
+    """Put the last item at the place that the others name; ... removes it."""
+
+    def change(parts: Any) -> None:
+        *keys, last, value = path
+        for key in keys:
+            parts = parts[key]
+        if value is ...:
+            del parts[last]
+        else:
+            parts[last] = value(parts[last]) if callable(value) else value
+
+    return change
+
+
+WRONG: dict[str, Callable[[Any], None]] = {
+    "no learner": _set("state", "learner", ...),
+    "a learner of another kind": _set("state", "learner", [1]),
+    "no parameters": _set("state", "learner", "parameters", ...),
+    "fewer parameters": _set("state", "learner", "parameters", lambda x: x[:-1]),
+    "one parameter": _set("state", "learner", "parameters", torch.zeros(1)),  # copy_ would spread it over all
+    "parameters of another shape": _set("state", "learner", "parameters", lambda x: x[None]),
+    "parameters of another type": _set("state", "learner", "parameters", lambda x: x.double()),
+    "parameters that are text": _set("state", "learner", "parameters", "weights"),
+    "no optimiser": _set("state", "learner", "optimizer", ...),
+    "an optimiser of another kind": _set("state", "learner", "optimizer", 3),
+    "moments of another shape": _set("state", "learner", "optimizer", "exp_avg", lambda x: x[:3]),
+    "a round of another kind": _set("state", "learner", "round", "third"),
+    "no env steps": _set("meta", "env_steps", ...),
+    "env steps of another kind": _set("meta", "env_steps", 1.5),
+    "columns of another kind": _set("meta", "steps", {"one": 1}),
+    "steps that are text": _set("meta", "steps", {"0": "1"}),
+    "no fit": _set("meta", "fit", ...),
+    "a fit of another kind": _set("meta", "fit", []),
+    "returns of another kind": _set("meta", "recent", "many"),
+    "no sampler": _set("state", "sampler", ...),
+    "a column twice": _set("state", "sampler", "columns", lambda x: x * 0),
+    "a column too many": _set("state", "sampler", "columns", lambda x: torch.arange(5)),
+    "no steps": _set("state", "sampler", "steps", ...),
+    "steps of another shape": _set("state", "sampler", "steps", lambda x: x[:2]),
+    "a stream too few": _set("state", "sampler", "streams", lambda x: x[:3]),
+    "a stream of another kind": _set("state", "sampler", "streams", 1, {"bit_generator": "PCG64", "state": 3}),
+    "a stream that is text": _set("state", "sampler", "streams", 1, "x"),
+    "no environment": _set("state", "sampler", "environment", ...),
+    "rewards of another shape": _set("state", "sampler", "reward", lambda x: x[:1]),
+}
+
+
+@pytest.fixture(scope="module")
+def ppo(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return trained("ppo", tmp_path_factory.mktemp("ppo") / "run")
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_wrong_one_falls_back_with_a_sentence(ppo: Any, wrong: str) -> None:
+    _, run, state, meta, check = ppo
+    for path in run.checkpoints.iterdir():
+        path.unlink()
+    good = checkpoint.save(run, 1, state, meta)
+    parts = {"state": _copy(state), "meta": _copy(meta)}
+    WRONG[wrong](parts)
+    bad = checkpoint.save(run, 2, parts["state"], parts["meta"])
+    said: list[str] = []
+    found = checkpoint.newest(run, said.append, check=check)
+    assert found is not None and found[0] == good
+    assert len(said) == 1 and said[0].startswith(f"{bad} cannot be taken up: ") and "falling back" in said[0]
+    with pytest.raises(Torn, match="cannot be taken up"):
+        checkpoint.examined(bad, check)
+
+
+def test_an_optimiser_that_never_stepped_is_taken(ppo: Any) -> None:
+    _, _, state, meta, check = ppo
+    check({**state, "learner": {**state["learner"], "optimizer": {}}}, meta)
+
+
+def test_one_of_another_job_stops(ppo: Any) -> None:
+    _, run, state, meta, check = ppo
+    checkpoint.save(run, 1, state, meta)
+    checkpoint.save(run, 2, state, {**meta, "fit": {**meta["fit"], "algorithm": "a2c"}})
+    with pytest.raises(Misfit, match="algorithm is 'a2c'"):
+        checkpoint.newest(run, pytest.fail, check=check)
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _copy(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_copy(item) for item in value]
+    return value.clone() if isinstance(value, torch.Tensor) else value
+
+
+def test_random_generators_are_as_they_were(ppo: Any) -> None:
+    """The trial makes a network: what draws after it must not depend on whether there was a checkpoint."""
+    _, _, state, meta, check = ppo
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist()
+    check(state, meta)
+    assert torch.equal(before[0], torch.get_rng_state()) and before[1] == np.random.get_state()[1].tolist()
