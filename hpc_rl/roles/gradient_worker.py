@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from hpc_rl.roles.base import Seat, sampler, schemas
+from hpc_rl.roles.kept import numbers, rows, take_up
 from hpc_rl.roles.messages import REPORTS, report_schema
 from hpc_rl.roles.orders import Orders
 from hpc_rl.roles.records import Records
@@ -26,12 +27,14 @@ def gradient_worker(seat: Seat) -> None:
     length = sum(p.numel() for p in policy.net.parameters() if p.requires_grad)
     client = ParameterClient(seat.ports, servers, length, seat.job.resources.quorum, orders.stopping)
     learn = seat.algorithm.learner(seat.config, seat.spec, policy, client)
+    take_up(seat, learn)
+    kept = len(numbers(learn))
     recorded, sent = schemas(policy, seat.spec)
     split, tally = Split(), Tally()
     vector = sampler(seat, policy, split, lambda: None, max(1, seat.place.threads))
     record, reporter = Records(seat, recorded, [vector.columns], [seat.place.name]), Reporter(seat, split)
     began = int(vector.steps.sum())
-    layout = Layout(report_schema(sent), plan.steps, plan.fragment_columns)
+    layout = Layout(report_schema(sent, kept), plan.steps, plan.fragment_columns)
     reports = Outbox(seat.ports.link, servers[0], REPORTS, layout, seat.ports.waiting)
     tree = allocate(sent, plan.steps, plan.fragment_columns, seat.spec.stack)
     try:
@@ -45,6 +48,7 @@ def gradient_worker(seat: Seat) -> None:
             update = updated(seat, learn, trajectory([tree], seat.spec, seat.device), tally)
             tally.updates += 1
             now = split.timed("learn", now)
+            tree |= {"kept": rows(learn, plan.fragment_columns)} if kept else {}
             reports.put(tree, client.version, orders.stopping)
             split.timed("send", now)
             if reporter.due():

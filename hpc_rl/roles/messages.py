@@ -21,9 +21,10 @@ REPLY_SCHEMA = {
 }
 
 
-def report_schema(sent: Schema) -> Schema:
-    """Those leaves of a fragment that a `Tally` books."""
-    return {name: sent[name] for name in ("first", "version", "episode_return", "column", "start", "closed")}
+def report_schema(sent: Schema, kept: int) -> Schema:
+    """Those leaves of a fragment that a `Tally` books, and ``kept`` numbers of the worker's own learner: kept.py."""
+    booked = {name: sent[name] for name in ("first", "version", "episode_return", "column", "start", "closed")}
+    return {**booked, "kept": Leaf((kept,), "float64", "fragment")} if kept else booked
 
 
 def closed_of(tree: Tree) -> dict[int, int]:

@@ -68,6 +68,10 @@ class Orders:
             self.control.release(message)
         return self.stop
 
+    def called(self) -> bool:
+        """Take new orders in; True while one is not carried out. Ends a wait for others, who may wait for the chief."""
+        return self.stopping() or self.roll > self.rolled
+
     def due(self) -> bool:
         """Whether segments are to be closed; once for every order."""
         due, self.rolled = self.roll > self.rolled, self.roll

@@ -12,6 +12,7 @@ from contextlib import suppress
 from hpc_rl.algorithms.base import Alone, Learner, State
 from hpc_rl.roles.base import Seat, schemas
 from hpc_rl.roles.evaluator import Evaluation
+from hpc_rl.roles.kept import Ledger
 from hpc_rl.roles.messages import REPORTS, closed_of, report_schema
 from hpc_rl.roles.orders import Command, Orders
 from hpc_rl.roles.reporter import Reporter, figures
@@ -46,7 +47,8 @@ def parameter_server(seat: Seat) -> None:
 def _chief(seat: Seat, learn: Learner, desk: Desk, tally: Tally, servers: list[int]) -> None:
     workers, share, split = list(seat.place.peers), desk.share, Split()
     _, sent = schemas(learn.policy, seat.spec)
-    layout = Layout(report_schema(sent), seat.plan.steps, seat.plan.fragment_columns)
+    ledger = Ledger(seat, learn)
+    layout = Layout(report_schema(sent, len(ledger.names)), seat.plan.steps, seat.plan.fragment_columns)
     reports = Inbox(seat.ports.link, workers, REPORTS, layout, seat.ports.waiting)
     command, others = Command(seat, workers), Command(seat, servers[1:])
     saver, reporter, evaluation = Saver(seat, tally), Reporter(seat, split), Evaluation(seat)
@@ -55,13 +57,15 @@ def _chief(seat: Seat, learn: Learner, desk: Desk, tally: Tally, servers: list[i
     def state(stop: bool = False) -> State:
         others.order(snapshots.rolls + (not stop), stop)  # who leaves reports by itself
         parts = seat.ports.gather(to_bytes(share.state()), servers)
-        return {"learner": {**learn.state(), **joined([from_bytes(part) for part in parts])}}
+        whole = {**learn.state(), **joined([from_bytes(part) for part in parts])}
+        return {"learner": whole, "workers": ledger.state()}
 
     reason = None
     while reason is None:
         now = _serve(seat, desk, split, seat.stop, reports)
         while (report := reports.poll()) is not None:
             tally.add(report.tree, share.version)
+            ledger.note(report.tree)
             snapshots.closed |= closed_of(report.tree)
             reports.release(report)
             desk.env_steps = tally.env_steps
@@ -86,7 +90,7 @@ def _other(seat: Seat, learn: Learner, desk: Desk, tally: Tally, servers: list[i
     split = Split()
     orders, reporter = Orders(seat, servers[0]), Reporter(seat, split)
     while not orders.stopping():
-        now = _serve(seat, desk, split, orders.stopping)
+        now = _serve(seat, desk, split, orders.called)
         if orders.due():
             seat.ports.gather(to_bytes(desk.share.state()), servers)
         if reporter.due():

@@ -73,9 +73,11 @@ class Share:
 
 
 def joined(parts: list[State]) -> State:
-    """All servers' parts as one learner's."""
-    optimizers = [part["optimizer"] for part in parts]
-    whole = {name: torch.cat([o[name] for o in optimizers]) if _spread(x) else x for name, x in optimizers[0].items()}
+    """All servers' parts as one learner's. The statistics of a server that has not stepped yet are zeros."""
+    whole: State = {}
+    for name, x in next((part["optimizer"] for part in parts if part["optimizer"]), {}).items():
+        slices = [part["optimizer"].get(name, torch.zeros_like(part["parameters"])) for part in parts]
+        whole[name] = torch.cat(slices) if _spread(x) else x
     return {"parameters": torch.cat([part["parameters"] for part in parts]), "optimizer": whole}
 
 

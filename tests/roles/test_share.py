@@ -186,6 +186,22 @@ def test_a_share_takes_up_its_part_of_a_saved_optimiser() -> None:
         assert torch.equal(torch.as_tensor(whole["optimizer"][key]), torch.as_tensor(x)), key
 
 
+@pytest.mark.parametrize("stepped", [0, 1, 2])
+@pytest.mark.parametrize("name", ["a2c", "ppo"])
+def test_a_server_that_has_not_stepped_yet_joins_the_others(name: str, stepped: int) -> None:
+    spec, _ = sampled(name, "toy/catch", 0)
+    learn = learner_of(name, spec)
+    servers = [Share(learn, part, 0, 0) for part in shares(learn.flat.parameter.numel(), 3)]
+    assert joined([share.state() for share in servers])["optimizer"] == {}
+    servers[stepped].take(gradient(servers[stepped], 1.0), 0, 7)
+    state = joined([share.state() for share in servers])
+    whole = [x for x in state["optimizer"].values() if torch.is_tensor(x) and x.dim()]
+    part = shares(learn.flat.parameter.numel(), 3)[stepped]
+    assert whole and all(x.shape == state["parameters"].shape for x in whole)
+    assert all((x[part] > 0).all() and x.sum() == pytest.approx(float(x[part].sum())) for x in whole)
+    learner_of(name, spec).load({**learn.state(), **state})
+
+
 @pytest.mark.parametrize(("servers", "quorum", "ranks"), [(3, 0, 5), (1, 1, 3), (1, 2, 3)])
 def test_whole_jobs_keep_every_step(servers: int, quorum: int, ranks: int, tmp_path: Path) -> None:
     table = table_of("a2c", "parameter_server", ranks)

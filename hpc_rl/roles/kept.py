@@ -1,0 +1,55 @@
+"""What each gradient worker's learner keeps for itself and no server ever has: counters, seeds, PPO's β.
+
+These are the plain numbers at the top of a learner's state. A worker reports them with every fragment; checkpoints hold
+them by column, so that they find their worker again whatever the number of ranks.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from hpc_rl.algorithms.base import Learner, State
+from hpc_rl.roles.base import Seat
+from hpc_rl.types import Array, Tree
+
+
+def numbers(learner: Learner) -> dict[str, int | float]:
+    """Those of a learner's state, by name."""
+    state = learner.state()
+    return {name: x for name, x in state.items() if isinstance(x, int | float) and not isinstance(x, bool)}
+
+
+def take_up(seat: Seat, learner: Learner) -> None:
+    """Give a worker's learner the numbers that belonged to its first column; older checkpoints have none."""
+    saved: dict[str, torch.Tensor] = seat.resume[0].get("workers", {}) if seat.resume else {}
+    own, column = numbers(learner), seat.place.columns[0]
+    found = {name: type(x)(saved[name][column].item()) for name, x in own.items() if name in saved}
+    if found:
+        learner.load({**learner.state(), **found})
+
+
+class Ledger:
+    """What all workers keep, where server 0 saves it."""
+
+    def __init__(self, seat: Seat, learner: Learner) -> None:
+        columns, own = seat.job.environment.columns, numbers(learner)
+        saved = seat.resume[0].get("workers", {}) if seat.resume else {}
+        self.names = list(own)
+        self.table = np.zeros((columns, len(own)))  # float64 holds seeds and counters exactly
+        for k, (name, x) in enumerate(own.items()):
+            self.table[:, k] = saved.get(name, x)
+
+    def note(self, tree: Tree) -> None:
+        """Take what a report says of its worker."""
+        if self.names:
+            self.table[tree["column"]] = tree["kept"]
+
+    def state(self) -> State:
+        """Name -> array [columns] float64."""
+        return {name: self.table[:, k].copy() for k, name in enumerate(self.names)}
+
+
+def rows(learner: Learner, columns: int) -> Array:
+    """The numbers of a worker's learner once for each of its columns, float64 [columns, numbers]."""
+    return np.tile(np.array(list(numbers(learner).values()), np.float64), (columns, 1))

@@ -1,0 +1,70 @@
+"""Several parameter servers take a checkpoint whatever the timing of their messages; workers go on from theirs.
+
+Mutations seen to fail: a wait for gradients that only an order to stop ends; a worker that takes nothing up; the
+numbers of the first column for all workers; reports that are not noted.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import seats
+from test_witness import check_column, column_of, table_of
+
+from hpc_rl.roles.orders import Command
+from hpc_rl.storage import checkpoint
+
+
+@pytest.mark.parametrize("servers", [2, 3])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_server_that_waits_for_gradients_sees_the_orders_of_the_chief(
+    servers: int, workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pause lets every worker come to the chief, which does not serve while it gathers the shares."""
+    order = Command.order
+
+    def late(self: Command, *arguments: Any, **options: Any) -> None:
+        time.sleep(0.1)
+        order(self, *arguments, **options)
+
+    monkeypatch.setattr(Command, "order", late)
+    monkeypatch.setattr(seats, "DEADLINE_S", 20.0)
+    table = table_of("a2c", "parameter_server", servers + workers)
+    table["resources"] |= {"servers": servers}
+    table["checkpoint"] = {"interval_s": 0.05}
+    ran = seats.run_job(table, tmp_path / "run")
+    assert all(check_column(column_of(ran.run.path, column)) for column in range(4))
+    assert len(list(ran.run.checkpoints.glob("0*.h5"))) > 1
+
+
+def newest(run: Path) -> tuple[Any, dict[str, Any]]:
+    return checkpoint.load(sorted(run.glob("checkpoints/0*.h5"))[-1])
+
+
+@pytest.mark.parametrize("quorum", [0, 2])
+def test_beta_and_shuffles_of_each_worker_go_on(quorum: int, tmp_path: Path) -> None:
+    """The target is so large that beta halves at every round, and so tells how many there were."""
+    table = table_of("ppo", "parameter_server", 3, objective="kl", kl_target=100.0, epochs=1, minibatches=1)
+    table["resources"] |= {"quorum": quorum}
+    seats.run_job(table, tmp_path / "run")
+    state, meta = newest(tmp_path / "run")
+    before = {name: x.tolist() for name, x in state["workers"].items()}
+    rounds = before["round"]
+    assert rounds[0] == rounds[1] and rounds[2] == rounds[3] and min(rounds) > 5  # two columns each
+    assert before["kl_cost"] == [0.5**k for k in rounds]
+    table["budget"] = {"env_steps": 900}
+    table["resources"] |= {"ranks": 5, "quorum": 0}  # one column each
+    seats.run_job(table, tmp_path / "again", resume=(state, meta))
+    after = {name: x.tolist() for name, x in newest(tmp_path / "again")[0]["workers"].items()}
+    assert all(new >= old for new, old in zip(after["round"], rounds, strict=True)) and sum(after["round"]) > sum(
+        rounds
+    )
+    assert after["kl_cost"] == [0.5**k for k in after["round"]] and after["seed"] == before["seed"]
+
+
+def test_a_method_that_keeps_nothing_reports_nothing(tmp_path: Path) -> None:
+    seats.run_job(table_of("a2c", "parameter_server", 2, env_steps=100), tmp_path / "run")
+    assert newest(tmp_path / "run")[0]["workers"] == {}
