@@ -7,10 +7,12 @@ on the latency environment, and what it could have made if nothing but the envir
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
+from hpc_rl.storage.untrusted import Unreadable, checked, parse_json, read_bytes
+
+ROW = {"job": str, "columns": int, "env_steps_per_s": float, "ideal": float}
 NAMES = {
     "a2c_latency_step": "A2C, sync-step",
     "a2c_latency_trajectory": "A2C, sync-trajectory",
@@ -23,9 +25,19 @@ NAMES = {
 def read(folder: Path) -> list[dict[str, Any]]:
     """The rows of table.json. Raises SystemExit with a sentence where there is none."""
     file = folder / "table.json"
-    if not file.is_file():
+    if not file.exists():
         raise SystemExit(f"{file} does not exist; measure first: python -m tests.learning.architectures --out {folder}")
-    rows: list[dict[str, Any]] = json.loads(file.read_text())
+    try:
+        rows: list[dict[str, Any]] = parse_json(read_bytes(file), str(file))
+        if not isinstance(rows, list):
+            raise Unreadable(f"{file} is not a list of rows")
+        for row in rows:
+            if checked(row, ROW, ROW, f"a row of {file}")["ideal"] <= 0:
+                raise Unreadable(f"{file} has a row whose ideal is not above 0")
+        if not any(row["job"] in NAMES for row in rows):
+            raise Unreadable(f"{file} has a row of none of {', '.join(NAMES)}")
+    except Unreadable as error:
+        raise SystemExit(f"{error}; measure again: python -m tests.learning.architectures --out {folder}") from None
     return rows
 
 

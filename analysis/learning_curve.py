@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy as np
 
 from hpc_rl.storage import metrics
 from hpc_rl.storage.trajectories import BadSegment, episodes, kept_from, segments
+from hpc_rl.storage.untrusted import Unreadable, checked, read_toml
 
 WINDOW = 100  # episodes
 WORKERS: dict[str, Any] = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
@@ -34,7 +34,8 @@ def read_runs(runs: list[Path]) -> list[dict[str, Any]]:
 
 def in_order(run: Path, parts: list[dict[str, Any]]) -> dict[str, Any]:
     """All episodes of a run. A column counts its own steps; as all move alike, the job's are that × columns."""
-    columns = tomllib.loads((run / "job.toml").read_text())["environment"]["columns"]
+    job = checked(read_toml(run / "job.toml"), {"environment": dict}, ("environment",), f"{run}/job.toml")
+    columns = checked(job["environment"], {"columns": int}, ("columns",), f"{run}/job.toml")["columns"]
     steps = (np.concatenate([part["step"] for part in parts]) + 1) * columns
     order = np.argsort(steps, kind="stable")
     returns = np.concatenate([part["return"] for part in parts])[order]
@@ -59,7 +60,7 @@ def clock(run: dict[str, Any]) -> tuple[Any, Any] | None:
     """(env steps, minutes of training) along a run, from the metrics of rank 0; pauses between attempts left out."""
     for name in metrics.CHIEFS:
         path = run["path"] / "metrics" / f"{name}.jsonl"
-        rows = metrics.rows(path) if path.exists() else []
+        rows = [row for row in metrics.rows(path) if {"step", "time"} <= row.keys()] if path.exists() else []
         if len(rows) > 1:
             steps = np.array([row["step"] for row in rows], float)
             gaps = np.diff([row["time"] for row in rows])
@@ -101,7 +102,7 @@ def main() -> None:
             sys.exit(f"error: {run} has no closed segments; record it (output.record > 0) and let it save once")
     try:
         runs = read_runs(wanted.runs)
-    except BadSegment as error:
+    except (BadSegment, Unreadable) as error:
         sys.exit(f"error: {error}")
     for run in runs:
         if not len(run["returns"]):

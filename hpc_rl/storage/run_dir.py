@@ -86,9 +86,13 @@ class RunDir:
             raise ValueError(f"state {fields['state']!r} is unknown; choose one of {', '.join(STATES)}")
         write_json(self.state_file, self.read_state() | fields | {"updated": time.time()})
 
+    def attempts(self) -> list[int]:
+        """The numbers of this run's attempts, by its provenance files."""
+        return sorted(int(file.stem) for file in self.provenance.glob("*.json") if _numeral(file.stem))
+
     def next_attempt(self) -> int:
-        """How often this run has been started so far: the number of its provenance files."""
-        return max((int(file.stem) + 1 for file in self.provenance.glob("*.json") if _numeral(file.stem)), default=0)
+        """How often this run has been started so far."""
+        return max(self.attempts(), default=-1) + 1
 
     def request_stop(self) -> None:
         if not self.stop_requested():  # a link that leads nowhere is replaced, not followed

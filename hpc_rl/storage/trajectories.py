@@ -23,13 +23,18 @@ from typing import Any, Literal
 
 import numpy as np
 
+from hpc_rl.storage.datasets import Absent, reading
 from hpc_rl.storage.h5 import FORMAT, Sink, compressed, create_h5, discard, finish, open_h5, remedy
-from hpc_rl.storage.run_dir import publish
+from hpc_rl.storage.run_dir import RunDir, publish
+from hpc_rl.storage.untrusted import Unreadable, checked, read_json
 from hpc_rl.types import Array, Leaf, Schema, Spec, Tree
 
 _CHUNK_BYTES = 1 << 20
 _BUFFER_BYTES = 32 << 20
-_FOLDER = re.compile(r"a(\d+)-(.+)-(\d+)")
+_FOLDER = re.compile(r"a([0-9]+)-(.+)-([0-9]+)")
+_FILE = re.compile(r"segment-([0-9]+)\.h5")
+_FROM = {"file": str | None, "steps": dict[str, int]}  # of a provenance file's "resumed_from"
+_PROVENANCE_BYTES = 16 << 20  # with a diff, and a step for each column
 
 
 class RecordingFailed(RuntimeError):
@@ -193,7 +198,7 @@ class Recorder:
     def _open(self, tree: Tree, start: Array) -> None:
         if self._number == 0:
             self._directory.mkdir(parents=True, exist_ok=True)
-            taken = [_number(path) for path in self._directory.glob("segment-*.h5")]
+            taken = [_number(path) for path in self._directory.iterdir() if _FILE.fullmatch(path.name)]
             self._number = max(taken, default=-1) + 1
         self._file, self._sink = create_h5(self._path(temporary=True))
         self._opened, self._start = time.monotonic(), start
@@ -291,7 +296,8 @@ Limits = Mapping[tuple[int, int], int]
 
 def segments(run: Path) -> list[Path]:
     """Closed segments of a run, by (attempt, role, index, number); files still being written are left out."""
-    found = [path for path in (run / "trajectories").glob("*/segment-*.h5") if _FOLDER.fullmatch(path.parent.name)]
+    below = (run / "trajectories").glob("*/segment-*.h5")
+    found = [path for path in below if _FOLDER.fullmatch(path.parent.name) and _FILE.fullmatch(path.name)]
     return sorted(found, key=lambda path: (*_origin(path), _number(path)))
 
 
@@ -299,14 +305,14 @@ def describe(path: Path) -> Segment:
     """Attempt, role, columns and steps of one segment. Raises BadSegment where it cannot be read."""
     try:
         attempt, role, index = _origin(path)
-        with open_h5(path) as file:
-            if file.attrs["format"] != FORMAT:
-                raise BadSegment(
-                    f"{path} has format {file.attrs['format']}, this version reads {FORMAT}; update hpc_rl"
-                )
-            start, stop = file.attrs["first_step"], file.attrs["last_step"]
-            columns = file["column"][()]
-    except (OSError, KeyError, AttributeError) as error:
+        with reading(path) as source:
+            if (version := source.number("format")) != FORMAT:
+                raise BadSegment(f"{path} has format {version}, this version reads {FORMAT}; update hpc_rl")
+            columns = source.read("column")
+            start, stop = (source.vector(name, columns.size) for name in ("first_step", "last_step"))
+        if columns.ndim != 1 or columns.dtype.kind != "i" or (start < 0).any() or (stop < start).any():
+            raise Unreadable("its columns and steps do not fit together")
+    except (FileNotFoundError, Unreadable, Absent) as error:
         raise BadSegment(f"{path} is not a readable segment ({error}); move it away to go on without it") from error
     return Segment(path, attempt, role, index, _number(path), columns, start, stop)
 
@@ -320,7 +326,7 @@ def kept_from(run: Path) -> Limits:
     seen = [describe(path) for path in segments(run)]
     columns = {int(column) for segment in seen for column in segment.columns}
     recorded = {segment.attempt for segment in seen}
-    started = sorted(recorded | {int(path.stem) for path in (run / "provenance").glob("[0-9]*.json")}, reverse=True)
+    started = sorted(recorded | set(RunDir(run).attempts()), reverse=True)
     limits: dict[tuple[int, int], int] = {}
     earliest: dict[int, int] = {}  # column -> where any later attempt began
     for attempt in started:
@@ -343,32 +349,57 @@ def kept_moves(path: Path, limits: Limits) -> Array:
 def episodes(path: Path, limits: Limits | None = None) -> Tree:
     """The episodes that ended in a segment, by row: column, step (env-step number of the last move), return, length.
 
-    With ``limits`` from ``kept_from`` abandoned ones are left out.
+    With ``limits`` from ``kept_from`` abandoned ones are left out. Raises BadSegment.
     """
     segment = describe(path)
-    score, length = read(path, "episode_return"), read(path, "episode_length")
+    valid, moves = _moves(segment)
+    score, length = _series_of(segment, "episode_return", "f"), _series_of(segment, "episode_length", "i")
+    if not score.shape == length.shape == valid.shape:
+        raise _unfit(segment, "its returns and lengths are not one for each move")
     ended = np.isfinite(score) & (kept_moves(path, limits) if limits is not None else True)
     row, column = np.nonzero(ended)
-    step = _moves(segment)[1]
     return {
         "column": segment.columns[column],
-        "step": step[row, column],
+        "step": moves[row, column],
         "return": score[row, column],
         "length": length[row, column],
     }
 
 
 def read(path: Path, name: str, rows: slice = slice(None)) -> Array:
-    """Rows of one leaf of a segment; of a "fragment" leaf, columns. Raises KeyError, OSError."""
-    with open_h5(path) as file:
-        data: Array = file[name][rows]
-    return data
+    """Rows of one leaf of a segment; of a "fragment" leaf, columns.
+
+    Raises:
+        KeyError: the segment has no such leaf. BadSegment: it cannot be read.
+    """
+    try:
+        with reading(path) as source:
+            return source.read(name, rows)
+    except (FileNotFoundError, Unreadable) as error:
+        raise BadSegment(f"{path}: {name} cannot be read ({error}); move it away to go on without it") from error
 
 
 def _moves(segment: Segment) -> tuple[Array, Array]:
-    """(valid, env-step number) of every move, both [N, b]."""
-    valid = ~read(segment.path, "first", slice(1, None))
+    """(valid, env-step number) of every move, both [N, b]. Raises BadSegment."""
+    valid = ~_series_of(segment, "first", "b")[1:]
+    if (segment.start + valid.sum(0) != segment.stop).any():
+        raise _unfit(segment, "its moves do not lead from its first to its last step")
     return valid, segment.start + np.cumsum(valid, 0) - valid
+
+
+def _series_of(segment: Segment, name: str, kind: str) -> Array:
+    """A leaf [rows, b] whose dtype is of this kind. Raises BadSegment."""
+    try:
+        data = read(segment.path, name)
+    except KeyError:
+        raise _unfit(segment, f"there is no {name} in it") from None
+    if data.ndim != 2 or data.shape[1] != len(segment.columns) or data.dtype.kind != kind:
+        raise _unfit(segment, f"{name} is {data.dtype} {list(data.shape)}")
+    return data
+
+
+def _unfit(segment: Segment, why: str) -> BadSegment:
+    return BadSegment(f"{segment.path} is not a readable segment ({why}); move it away to go on without it")
 
 
 def _starts(run: Path, attempt: int, seen: list[Segment], columns: set[int]) -> dict[int, int]:
@@ -379,17 +410,18 @@ def _starts(run: Path, attempt: int, seen: list[Segment], columns: set[int]) -> 
             for column, step in zip(segment.columns.tolist(), segment.start.tolist(), strict=True):
                 starts[column] = min(step, starts.get(column, step))
     try:
-        resumed = json.loads((run / "provenance" / f"{attempt:04d}.json").read_text())["resumed_from"]
-        told = {int(column): int(step) for column, step in resumed["steps"].items()}
+        path = run / "provenance" / f"{attempt:04d}.json"
+        resumed = checked(read_json(path, {}, most=_PROVENANCE_BYTES).get("resumed_from"), _FROM, _FROM, str(path))
+        told = {int(column): step for column, step in resumed["steps"].items()}
         beginning = dict.fromkeys(columns, 0) if resumed["file"] is None else {}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (FileNotFoundError, ValueError):  # Unreadable, and columns that are no numbers
         return starts
     return starts | beginning | told
 
 
 def _origin(path: Path) -> tuple[int, str, int]:
     match = _FOLDER.fullmatch(path.parent.name)
-    if match is None:
+    if match is None or not _FILE.fullmatch(path.name):
         raise BadSegment(f"{path} is not in a folder named a<attempt>-<role>-<index>; segments are found by it")
     return int(match[1]), match[2], int(match[3])
 
