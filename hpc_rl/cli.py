@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import errno
 import json
+import shlex
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,10 @@ _REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM,
 
 def _talk(text: str) -> None:
     click.echo(text, err=True)
+
+
+def _warn(text: str) -> None:
+    _talk(f"warning: {text}")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -230,12 +235,13 @@ def slurm_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--seeds", metavar="0-4", help="One run per seed, as a job array.")
 @click.option("--sweep", "sweeps", multiple=True, metavar="KEY=A,B", help="One run per value, as a job array.")
 @click.option("--then-analyze", is_flag=True, help="A job that waits for the end and draws the learning curves.")
+@click.option("--wait", is_flag=True, help="Report until all is over; the exit code is then that of the run.")
 @click.option("--dry-run", is_flag=True, help="Print the script; write and send nothing.")
 @slurm_options
 def submit(
     job: str, ranks: int | None, overrides: tuple[str, ...], out: Path | None, seeds: str | None,
-    sweeps: tuple[str, ...], then_analyze: bool, dry_run: bool, cluster: str | None, **given: Any,
-) -> None:  # fmt: skip
+    sweeps: tuple[str, ...], then_analyze: bool, wait: bool, dry_run: bool, cluster: str | None, **given: Any,
+) -> int:  # fmt: skip
     """Send JOB to SLURM; prints the job's id. It saves before its time is over, is requeued, and goes on."""
     from hpc_rl import submit as submission
 
@@ -251,33 +257,60 @@ def submit(
         if len(pieces) > 1:
             _talk(f"{len(pieces)} arrays of at most {len(pieces[0].tasks)} tasks, this site's limit; here is the first")
         click.echo(pieces[0].script, nl=False)
-        return
-    sent = submission.submit(found, folder, options, array)
-    first = folder / "0000" if array else folder
-    _talk(f"{folder}: job {', '.join(sent)}, {len(found)} run(s); hpc-rl status {folder} · hpc-rl logs -f {first}")
+        return 0
+    sent = submission.submit(found, folder, options, array, _warn)
+    home, first = shlex.quote(str(folder)), shlex.quote(str(folder / "0000" if array else folder))
+    _talk(f"{folder}: job {', '.join(sent)}, {len(found)} run(s); hpc-rl status {home} · hpc-rl logs -f {first}")
     click.echo("\n".join(sent))
+    runs = [folder / f"{task.index:04d}" for task in found] if array else [folder]
     if then_analyze:
-        runs = [folder / f"{task.index:04d}" for task in found] if array else [folder]
-        later = submission.analyze_after(sent, runs, options, folder)
-        _talk(f"analysis: job {later}, draws {folder}/learning_curve.png")
+        _analyze_after(sent, runs, options, folder)
+    return _wait(folder, runs) if wait else 0
+
+
+def _analyze_after(sent: Sequence[str], runs: Sequence[Path], options: Options, folder: Path) -> None:
+    """The runs are queued whatever becomes of it."""
+    from hpc_rl.curves import analyze_after
+    from hpc_rl.launchers.slurm import SlurmError
+
+    try:
+        job = analyze_after(sent, runs, options, folder)
+        _talk(f"analysis: job {job}, draws {folder}/learning_curve.png")
+    except SlurmError as error:
+        _warn(f"the runs are queued, but their analysis is not: {error}")
+
+
+def _wait(folder: Path, runs: Sequence[Path]) -> int:
+    from hpc_rl import status as states
+
+    try:
+        return states.wait(states.runs(runs), _talk)
+    except KeyboardInterrupt:
+        _talk(f"no longer waiting; the job goes on, see hpc-rl status {shlex.quote(str(folder))}")
+        raise
 
 
 @cli.command()
-@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("runs", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--watch", is_flag=True, help="Again every 5 s, later every minute, until all are over.")
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 def status(runs: tuple[Path, ...], watch: bool, as_json: bool) -> None:
-    """State of RUNS, or of every run up to two folders below: their own word, then SLURM's."""
+    """State of RUNS, or of every run up to two folders below: their own word, then SLURM's.
+
+    RUNS are folders or ids of jobs [default: the folder runs].
+    """
+    from hpc_rl import curves
     from hpc_rl import status as states
 
-    pause = 5.0
+    paths = runs or (states.RUNS,)
+    pause = states.FIRST_S
     while True:
-        lines = states.status(runs, lambda text: _talk(f"warning: {text}"))
+        lines = [*states.status(paths, _warn), *curves.analyses(paths, _warn)]
         click.echo(states.as_json(lines) if as_json else states.render(lines))
-        if not watch or all(line.state in states.OVER for line in lines):
+        if not watch or all(line.over for line in lines):
             return
         time.sleep(pause)
-        pause = min(60.0, pause * 1.5)
+        pause = min(states.LATER_S, pause * 1.5)
 
 
 @cli.command()
@@ -287,7 +320,7 @@ def logs(run: Path, follow: bool) -> None:
     """The newest lines that the batch script and the ranks of RUN printed."""
     from hpc_rl.status import tail
 
-    for line in tail(run, follow):
+    for line in tail(run, follow, say=_talk):
         click.echo(line)
 
 
@@ -308,13 +341,15 @@ def cancel(runs: tuple[Path, ...], now: bool) -> None:
 
 @cli.command()
 @click.argument("run", type=click.Path(path_type=Path))
+@click.option("-n", "ranks", type=click.IntRange(min=1), help="MPI ranks (resources.ranks).")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change the budget or ranks.")
 @slurm_options
-def resume(run: Path, overrides: tuple[str, ...], cluster: str | None, **given: Any) -> None:
+def resume(run: Path, ranks: int | None, overrides: tuple[str, ...], cluster: str | None, **given: Any) -> None:
     """Send RUN to SLURM again, from its newest checkpoint, with its options of before and these changes."""
     from hpc_rl.submit import resume as again
 
-    click.echo(again(run, overrides, cluster, given))
+    extra = (f"resources.ranks={ranks}",) if ranks else ()
+    click.echo(again(run, (*overrides, *extra), cluster, given, _warn))
 
 
 @cli.command("eval")

@@ -9,27 +9,18 @@ import math
 import re
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from hpc_rl import curves
 from hpc_rl import job as jobs
 from hpc_rl.job import BadJob, Job
-from hpc_rl.launchers import slurm
+from hpc_rl.launchers import limits, slurm
 from hpc_rl.launchers.batch import job_ids, note_job
 from hpc_rl.launchers.options import Options, changed, dependency, kept
-from hpc_rl.launchers.script import (
-    command_line,
-    for_array,
-    for_run,
-    interpreter,
-    pattern,
-    quote,
-    render,
-    render_analysis,
-    word,
-)
+from hpc_rl.launchers.script import for_array, for_run, render
 from hpc_rl.status import single
 from hpc_rl.storage.run_dir import BadRun, RunDir, create, refuse_done, write_json, write_text
 from hpc_rl.storage.untrusted import read_text
@@ -67,6 +58,10 @@ def tasks(source: str, overrides: Sequence[str], seeds: str | None, sweeps: Sequ
     return [Task(k, changes, jobs.load(source, (*overrides, *changes))) for k, changes in combined]
 
 
+def _unheard(text: str) -> None:
+    """Takes a warning that nobody wants."""
+
+
 @dataclass(frozen=True)
 class Part:
     """Tasks that SLURM gets as one job, and the script of that job."""
@@ -87,7 +82,7 @@ def parts(found: Sequence[Task], folder: Path, options: Options, array: bool) ->
     resolved = slurm.resolved(options)
     if not array:
         return [Part(tuple(found), render(for_run(first, folder), first, plans[0], resolved))]
-    size = slurm.largest_array() or len(found)
+    size = limits.largest_array() or len(found)
     made = []
     for start in range(0, len(found), size):
         group = tuple(found[start : start + size])
@@ -96,13 +91,16 @@ def parts(found: Sequence[Task], folder: Path, options: Options, array: bool) ->
     return made
 
 
-def submit(found: Sequence[Task], folder: Path, options: Options, array: bool) -> list[str]:
+def submit(
+    found: Sequence[Task], folder: Path, options: Options, array: bool, warn: Callable[[str], None] = _unheard
+) -> list[str]:
     """Make the run folder(s), keep the scripts and the choices in them, send the scripts; the jobs' ids.
 
     Raises:
         BadJob, BadRun: before anything is written. Refused: what was made is removed again. SlurmError: it stays, for
             a job may have been queued.
     """
+    limits.check_time(options, warn)
     pieces = parts(found, folder, options, array)
     if array and (folder / "job.toml").exists():
         raise BadRun(f"{folder} holds a single run, so no array can be made in it; choose another --out")
@@ -119,13 +117,15 @@ def submit(found: Sequence[Task], folder: Path, options: Options, array: bool) -
         _unmake(folder, runs)
         raise
     try:
-        return _send(scripts, pieces, {task.index: run for task, run in zip(found, runs, strict=True)}, options, array)
+        sent = _send(scripts, pieces, {task.index: run for task, run in zip(found, runs, strict=True)}, options, array)
     except slurm.Refused as error:
         _unmake(folder, runs)
         if "job array" in str(error):
             limit = f"{len(runs)} tasks may be more than this site's MaxArraySize (scontrol show config)"
             raise slurm.Refused(f"{error}; {limit}: submit the seeds in several parts") from None
         raise
+    limits.check_granted(sent[0], options, warn)
+    return sent
 
 
 def _link(folder: Path, pieces: Sequence[Part]) -> None:
@@ -163,23 +163,10 @@ def _send(
     return sent
 
 
-def analyze_after(after: Sequence[str], runs: Sequence[Path], options: Options, home: Path) -> str:
-    """A job of one task that draws the learning curve once these jobs are over; its id. Raises SlurmError."""
-    keys = ("partition", "account", "qos", "reservation")
-    given = {"time": "30", **{key: getattr(options, key) for key in keys if getattr(options, key)}}
-    directives = [f"--{key}={word(value)}" for key, value in given.items()]
-    directives += [
-        f"--dependency=afterany:{':'.join(after)}",
-        f"--output={word(pattern(home.absolute()))}/submit/analysis-%j.out",
-    ]
-    folders, out = command_line([str(run.absolute()) for run in runs]), home.absolute() / "learning_curve.png"
-    text = render_analysis(directives, interpreter(options), folders, quote(out), options)
-    script = home / "submit" / "analysis.sbatch"
-    write_text(script, text)
-    return slurm.sbatch(script)
-
-
-def resume(folder: Path, overrides: Sequence[str], cluster: str | None, given: dict[str, Any]) -> str:
+def resume(
+    folder: Path, overrides: Sequence[str], cluster: str | None, given: dict[str, Any],
+    warn: Callable[[str], None] = _unheard,
+) -> str:  # fmt: skip
     """Send a run that is stopped, failed or out of restarts again, from its newest checkpoint; the job's id.
 
     Raises:
@@ -187,6 +174,7 @@ def resume(folder: Path, overrides: Sequence[str], cluster: str | None, given: d
         SlurmError: SLURM refused, and the run's state is as before; or it did not answer.
     """
     run = single(folder)
+    folder = run.path  # a job's id may have named it
     active = [seen for seen in slurm.look(job_ids(run)).values() if seen.active]
     if active:
         raise BadRun(f"{folder} is still {active[0].state.lower()} as job {active[0].job}; cancel that first")
@@ -194,6 +182,7 @@ def resume(folder: Path, overrides: Sequence[str], cluster: str | None, given: d
     wanted = jobs.resumed(saved, jobs.load(run.job_file, overrides))
     refuse_done(run, wanted.budget == saved.budget)
     options = changed(_options(run), cluster, given)
+    limits.check_time(options, warn)
     plan = jobs.topology(wanted.topology).plan(wanted)
     text = render(for_run(wanted, folder), wanted, plan, slurm.resolved(options))
     submitted = run.path / "submit"
@@ -212,6 +201,7 @@ def resume(folder: Path, overrides: Sequence[str], cluster: str | None, given: d
             write_text(file, content) if content is not None else file.unlink(missing_ok=True)
         raise
     note_job(run, job)
+    limits.check_granted(job, options, warn)
     return job
 
 
@@ -228,10 +218,14 @@ def cancel(found: Sequence[RunDir], now: bool = False) -> list[str]:
             run.request_stop()  # first, so that a job that begins right now ends itself
     waiting = [item.job for jobs_of_run in active.values() for item in jobs_of_run if item.state == "PENDING"]
     at_work = [item.job for jobs_of_run in active.values() for item in jobs_of_run if item.state != "PENDING"]
+    ended = curves.cancel(found)  # before its runs end, for that would start it
     slurm.cancel(waiting)
     late = at_work if now else _outlast(at_work)
     slurm.cancel(late)
-    return [_cancelled(run, [item.job for item in active[run.path]], set(waiting), set(late), now) for run in found]
+    ended_runs = [
+        _cancelled(run, [item.job for item in active[run.path]], set(waiting), set(late), now) for run in found
+    ]
+    return [*ended_runs, *ended]
 
 
 def _outlast(running: Sequence[str]) -> list[str]:

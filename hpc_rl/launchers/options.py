@@ -184,8 +184,8 @@ def _ranges(options: Options) -> None:
         value = getattr(options, key)
         if value is not None and value < least:
             raise BadJob(f"{key} = {value} must be at least {least}")
-    seconds = _seconds(options.time)
-    if seconds is not None and seconds <= options.lead_s:
+    limit = seconds(options.time)
+    if limit is not None and limit <= options.lead_s:
         raise BadJob(
             f"time = {options.time!r} is not longer than lead_s = {options.lead_s}, so it would only be told to save; "
             "give more time or less lead"
@@ -195,17 +195,17 @@ def _ranges(options: Options) -> None:
             raise BadJob(f"{key} = {getattr(options, key)!r}; choose from {', '.join(choices)}")
 
 
-def _seconds(text: str | None) -> int | None:
-    """Of a SLURM time: M, M:S, H:M:S, D-H, D-H:M, D-H:M:S. None where there is no limit."""
-    if text is None or not text[0].isdigit():
+def seconds(text: str | None) -> int | None:
+    """Of a SLURM time: M, M:S, H:M:S, D-H, D-H:M, D-H:M:S. None where there is no limit, or it is another word."""
+    if text is None or not _TIME.fullmatch(text) or not text[0].isdigit():
         return None
     days, dash, rest = text.rpartition("-")
     parts = [int(part) for part in rest.split(":")]
     if dash:
-        hours, minutes, seconds = (*parts, 0, 0)[:3]
+        hours, minutes, rest_s = (*parts, 0, 0)[:3]
     else:
-        hours, minutes, seconds = parts if len(parts) == 3 else (0, *parts, 0)[:3]
-    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
+        hours, minutes, rest_s = parts if len(parts) == 3 else (0, *parts, 0)[:3]
+    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + rest_s
 
 
 def _items(options: Options) -> None:

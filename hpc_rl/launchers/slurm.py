@@ -15,7 +15,7 @@ from pathlib import Path
 
 from hpc_rl.job import BadJob
 from hpc_rl.launchers.local import find_mpiexec
-from hpc_rl.launchers.options import Options
+from hpc_rl.launchers.options import Options, seconds
 
 ANSWER_S = 60.0  # the longest that a controller may take
 LINE_BYTES = 60_000  # of ids in one command
@@ -33,7 +33,7 @@ class Refused(SlurmError):
 
 @dataclass(frozen=True)
 class Seen:
-    """What SLURM knows of one job: its word for the state, why, expected or real start, nodes.
+    """What SLURM knows of one job: its word for the state, why, expected or real start, nodes, time of this start (s).
 
     ``active``: it is in the queue, in a state that is none of those that end a job; versions add states.
     """
@@ -44,6 +44,8 @@ class Seen:
     reason: str = ""
     start: str = ""
     nodes: str = ""
+    elapsed_s: int | None = None
+    left_s: int | None = None  # before its time limit
 
 
 def sbatch(script: Path, *arguments: str) -> str:
@@ -127,10 +129,12 @@ def _whole(ids: Sequence[str]) -> list[str]:
 
 
 def queued(said: str) -> dict[str, Seen]:
-    """Lines of ``squeue --format=%i|%T|%r|%S|%N`` by job; lines of another form are passed over."""
-    rows = _rows(said, 5)
-    words = {job: state_word(row[1]) for job, row in rows.items()}
-    return {job: Seen(job, words[job], words[job] not in ENDED, *map(_known, row[2:5])) for job, row in rows.items()}
+    """Lines of ``squeue --format=%i|%T|%r|%S|%N|%M|%L`` by job; lines of another form are passed over."""
+    found = {}
+    for job, (_, state, *rest) in _rows(said, 5).items():
+        word, (reason, start, nodes, elapsed, left, *_) = state_word(state), [*map(_known, rest), "", ""]
+        found[job] = Seen(job, word, word not in ENDED, reason, start, nodes, seconds(elapsed), seconds(left))
+    return found
 
 
 def accounted(said: str) -> dict[str, Seen]:
@@ -165,16 +169,31 @@ def release(ids: Sequence[str]) -> None:
         _ask(["scontrol", "release", job])
 
 
-def largest_array() -> int | None:
-    """Tasks that one array may have at this site; None where SLURM is not here or does not tell."""
+def shown(*what: str) -> str:
+    """What ``scontrol show`` prints; empty where SLURM is not here or does not answer."""
     if shutil.which("scontrol") is None:
-        return None
+        return ""
     try:
-        said = _ask(["scontrol", "show", "config"])
+        return _ask(["scontrol", "show", *what])
+    except SlurmError:
+        return ""
+
+
+def script_of(job: str) -> str:
+    """The file that a job was sent from; empty where SLURM does not know the job, or is not here."""
+    if not here():
+        return ""
+    said = _ask(["squeue", "--noheader", "--states=all", "--format=%o", f"--jobs={job}"], but="nvalid job id")
+    return next(iter(said.splitlines()), "").strip()
+
+
+def granted(job: str) -> int | None:
+    """Seconds that one start of a job has been given; None where there is no limit, or SLURM does not answer."""
+    try:
+        said = _ask(["squeue", "--noheader", "--array", "--format=%l", f"--jobs={job}"])
     except SlurmError:
         return None
-    limits = re.findall(r"(?m)^MaxArraySize\s*=\s*(\d+)|\bmax_array_tasks=(\d+)", said)
-    return min((int(size or most) for size, most in limits if int(size or most)), default=None)
+    return seconds(next(iter(said.split()), None))
 
 
 def together(ids: Sequence[str]) -> list[str]:
@@ -210,7 +229,14 @@ def signal_batch(job: str) -> None:
 
 
 def _squeue(ids: Sequence[str]) -> list[str]:
-    return ["squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%r|%S|%N", f"--jobs={','.join(ids)}"]
+    return [
+        "squeue",
+        "--noheader",
+        "--array",
+        "--states=all",
+        "--format=%i|%T|%r|%S|%N|%M|%L",
+        f"--jobs={','.join(ids)}",
+    ]
 
 
 def _sacct(ids: Sequence[str]) -> list[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hpc_rl.storage.run_dir import plain
-from hpc_rl.storage.untrusted import MOST_LINE_BYTES, Unreadable, appended, opened, parse_line, read_lines
+from hpc_rl.storage.untrusted import MOST_LINE_BYTES, Unreadable, appended, opened, parse_line, read_end, read_lines
 
 CHIEFS = ("learner-0", "parameter_server-0", "worker-0")
 """Names that rank 0 may have, whose metrics are the whole run's; where servers learn, worker-0 is another rank."""
@@ -76,6 +76,27 @@ def last_line(path: Path, window: int = 1 << 16) -> dict[str, Any] | None:
             if row is not None or window >= min(size, MOST_LINE_BYTES):
                 return None if row is None else _figures(row)
             window *= 8
+
+
+def rate(path: Path, attempt: int, span_s: float = 60.0) -> float | None:
+    """Env steps per second over the last ``span_s`` seconds of this attempt; None before it has two lines.
+
+    Raises FileNotFoundError, Unreadable.
+    """
+    lines = read_end(path, 1 << 16).encode().splitlines(keepends=True)
+    recent = [
+        row for row in (parse_line(line, _FIELDS) for line in lines) if row and {"time", "env_steps"} <= row.keys()
+    ]
+    first = last = None
+    for row in reversed(recent):
+        if row.get("attempt", attempt) != attempt or (last and last["time"] - row["time"] > span_s):
+            break
+        if first and row["env_steps"] > first["env_steps"]:  # of an attempt that had come further
+            break
+        first, last = row, last or row
+    if first is None or last is None or last["time"] <= first["time"]:
+        return None
+    return float((last["env_steps"] - first["env_steps"]) / (last["time"] - first["time"]))
 
 
 def _figures(row: dict[str, Any]) -> dict[str, Any]:

@@ -16,12 +16,13 @@ from fake import answer, calls
 
 from hpc_rl import job as jobs
 from hpc_rl import status as states
+from hpc_rl.curves import analyze_after
 from hpc_rl.job import BadJob
 from hpc_rl.launchers.batch import job_ids, note_job
 from hpc_rl.launchers.options import Options
 from hpc_rl.launchers.slurm import SlurmError
 from hpc_rl.storage.run_dir import BadRun, RunDir, create
-from hpc_rl.submit import analyze_after, cancel, resume, submit, tasks
+from hpc_rl.submit import cancel, resume, submit, tasks
 
 OPTIONS = Options(launcher="srun", mpi="pmi2", time="10")
 
