@@ -74,7 +74,10 @@ class Resources:
     inference: str = "learner"  # learner | actor, who answers environment workers of the central sampler
     quorum: int = 0  # >= 0 gradients that make one update of a parameter server; 0 applies each as it comes
     threads: int = 0  # >= 0 CPU threads of a learning rank; 0 shares the affinity mask
-    precision: str = "auto"  # auto | fp32 | bf16
+    precision: str = "auto"  # auto | fp32 | bf16, of the torso; auto is what is faster on each kind of processor
+    precisions: dict[str, str] = field(
+        default_factory=dict, hash=False
+    )  # what auto chose, by processor; written at the start
     device: str = "auto"  # auto | cpu | cuda
     reduction: str = "mpi"  # mpi | gloo | nccl, what sums the gradients of several learners
     deadline_s: float = 120.0  # > 0, longest wait for another rank
@@ -226,6 +229,9 @@ def _check(job: Job) -> None:
     if not job.environment.id:
         raise BadJob('environment.id is missing; add id = "CartPole-v1" below [environment]')
     _check_arguments("environment.arguments", job.environment.arguments)
+    for name, value in job.resources.precisions.items():
+        if value not in ("fp32", "bf16"):
+            raise BadJob(f'resources.precisions."{name}" = {value!r}; choose from fp32, bf16')
     _check_meant(job)
     check_reduction(job.resources.reduction, job.resources.device)
 

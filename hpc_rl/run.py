@@ -145,41 +145,37 @@ def take_seat(folder: Path, link: Any, stop: StopFlag) -> Seat:
 def _seat(job: Any, plan: Any, place: Any, ports: Ports, run: Any, stop: StopFlag) -> Seat:
     import torch
 
+    from hpc_rl import hardware
     from hpc_rl import job as jobs
     from hpc_rl.envs.generators import seed_shared
     from hpc_rl.envs.make import describe
     from hpc_rl.envs.shares import shares
     from hpc_rl.nets.precision import set_precision
     from hpc_rl.roles.base import Seat
-    from hpc_rl.roles.fit import fit
-    from hpc_rl.storage import checkpoint
 
     everyone = range(ports.link.size)
     if place.rank in plan.learners:
         ports.link.prepare(plan.learners)
     spec = describe(job.environment.id, job.environment.arguments)
-    rows = ports.gather(json.dumps(_row(place)).encode(), everyone)
-    decided = _decide(job, plan, run, spec) if place.rank == 0 else {}
-    table = ports.broadcast([json.loads(row) for row in rows], everyone)
-    decided = ports.broadcast(decided, everyone)
+    nodes = ports.link.nodes()
+    row = {**_row(place), **hardware.sight(job, plan, place, nodes)}
+    table = ports.broadcast([json.loads(x) for x in ports.gather(json.dumps(row).encode(), everyone)], everyone)
+    decided = ports.broadcast(_decide(job, plan, run, spec, table) if place.rank == 0 else {}, everyone)
     ports.waiting.hosts = tuple(row["host"] for row in table)
     if place.rank == 0:
         print(_table(table), flush=True)
     threads = decided["threads"] if place.gpu else place.threads
     torch.set_num_threads(threads)
+    device = hardware.device(decided["device"], plan, place, nodes, row)
+    precision = _precision(ports, job, plan, run, spec, table, decided["device"], device)
     torch.manual_seed(job.seed)
     seed_shared(job.seed, place.columns.start if place.columns else job.environment.columns, decided["attempt"])
-    resume = None
-    if decided["checkpoint"] is not None:
-        resume = checkpoint.load(run.path / decided["checkpoint"])
-        checkpoint.fit(fit(job, spec), resume[1]["fit"])
     algorithm, config = jobs.algorithm(job.algorithm), jobs.method_config(job)
-    device = _device(decided["device"], place)
     shares(spec.id, len(place.columns) or job.environment.columns, job.environment.processes)
 
     def make_policy() -> Any:
         policy = algorithm.policy(config, spec)
-        set_precision(policy.net, decided["precision"])
+        set_precision(policy.net, precision)
         policy.net.to(device)
         return policy
 
@@ -191,17 +187,46 @@ def _seat(job: Any, plan: Any, place: Any, ports: Ports, run: Any, stop: StopFla
         run=run,
         attempt=decided["attempt"],
         token=decided["token"],
-        nodes=ports.link.nodes(),
+        nodes=nodes,
         device=device,
         spec=spec,
         algorithm=algorithm,
         config=config,
-        resume=resume,
+        resume=_resumed(run, decided["checkpoint"], job, spec),
         stop=stop,
         end_s=float(os.environ.get(END_VARIABLE) or 0) or None,
         make_environment=lambda columns, threads: _environment(job, columns, threads),
         make_policy=make_policy,
     )
+
+
+def _precision(ports: Ports, job: Any, plan: Any, run: Any, spec: Any, table: Any, kind: str, device: str) -> str:
+    """What this rank computes in; rank 0 writes into job.toml what every processor does."""
+    import torch
+
+    from hpc_rl import hardware
+    from hpc_rl import job as jobs
+    from hpc_rl.storage.run_dir import write_text
+
+    if device != "cpu":
+        torch.cuda.set_device(device)  # else this rank would take memory on GPU 0, too
+    names = hardware.processors(kind, plan, table)
+    precisions = hardware.settled(ports, job, spec, names, device)
+    if ports.link.rank == 0:
+        write_text(run.job_file, jobs.dumps(hardware.kept(jobs.load(run.job_file), spec, precisions)))
+    return precisions.get(names[ports.link.rank], "fp32")
+
+
+def _resumed(run: Any, file: str | None, job: Any, spec: Any) -> Any:
+    """State and meta of the checkpoint to go on from, None for none. Raises Misfit: it is another job's."""
+    from hpc_rl.roles.fit import fit
+    from hpc_rl.storage import checkpoint
+
+    if file is None:
+        return None
+    state, meta = checkpoint.load(run.path / file)
+    checkpoint.fit(fit(job, spec), meta["fit"])
+    return state, meta
 
 
 def _environment(job: Job, columns: int, threads: int) -> Environment:
@@ -248,25 +273,10 @@ def _table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _device(kind: str, place: Any) -> str:
-    """Learners take the GPUs of their node in turn; every other rank computes on the CPU."""
-    import torch
-
-    from hpc_rl.job import BadJob
-
-    if kind != "cuda" or not place.gpu:
-        return "cpu"
-    if not torch.cuda.is_available():
-        raise BadJob('resources.device = "cuda" but this host shows no GPU; use "auto" or "cpu"')
-    return f"cuda:{place.index % torch.cuda.device_count()}"
-
-
-def _decide(job: Any, plan: Any, run: Any, spec: Any) -> dict[str, Any]:
-    """Rank 0's part: attempt, checkpoint, precision, threads; written into job.toml and provenance."""
-    import torch
-
+def _decide(job: Any, plan: Any, run: Any, spec: Any, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Rank 0's part: attempt, checkpoint, device, threads; written into job.toml and provenance."""
+    from hpc_rl import hardware
     from hpc_rl import job as jobs
-    from hpc_rl.nets.precision import faster_precision
     from hpc_rl.roles.fit import fit
     from hpc_rl.roles.restoring import usable
     from hpc_rl.storage import checkpoint, provenance
@@ -283,16 +293,9 @@ def _decide(job: Any, plan: Any, run: Any, spec: Any) -> dict[str, Any]:
     cores = len(os.sched_getaffinity(0))
     workers = len([p for p in plan.places if p.gpu])
     threads = job.resources.threads or max(1, cores // len(plan.places) if len(plan.places) > 1 else cores // workers)
-    device = job.resources.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = hardware.device_kind(job, plan, rows)
     jobs.check_reduction(job.resources.reduction, device)
-    precision = job.resources.precision
-    if precision == "auto":
-        torch.set_num_threads(threads)
-        precision = faster_precision(spec, device)
-    settled = jobs.with_resources(job, threads=threads, device=device, precision=precision)
-    write_text(run.job_file, jobs.dumps(settled))
+    write_text(run.job_file, jobs.dumps(jobs.with_resources(job, threads=threads, device=device)))
     attempt = run.next_attempt()
     if attempt and not found:
         print("warning: the attempts before wrote no checkpoint; this one starts from the beginning", flush=True)
@@ -306,7 +309,6 @@ def _decide(job: Any, plan: Any, run: Any, spec: Any) -> dict[str, Any]:
         "attempt": attempt,
         "checkpoint": str(path) if path else None,
         "device": device,
-        "precision": precision,
         "threads": threads,
         "token": token,
     }

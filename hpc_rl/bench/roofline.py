@@ -167,10 +167,13 @@ def _config(job: Job) -> Any:
 
 
 def _precision(job: Job, spec: Spec) -> str:
+    from hpc_rl.hardware import cpu_name
     from hpc_rl.nets.precision import faster_precision
 
-    precision = job.resources.precision
-    return faster_precision(spec, "cpu") if precision == "auto" else precision
+    resources = job.resources
+    if resources.precision != "auto":
+        return resources.precision
+    return resources.precisions.get(cpu_name()) or faster_precision(spec, "cpu")
 
 
 def _policy(job: Job, config: Any, precision: str, spec: Spec) -> Policy:

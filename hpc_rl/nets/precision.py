@@ -22,7 +22,7 @@ def set_precision(module: nn.Module, precision: str) -> None:
 
 
 def faster_precision(spec: Spec, device: str, batch: int = 128) -> str:
-    """ "bf16" where forward and backward of the image torso gain a tenth by it, else "fp32"; takes about 1 s."""
+    """ "bf16" where forward and backward of the image torso gain a tenth by it there, else "fp32"; takes about 1 s."""
     shape = image(spec.observation, spec.dtype)
     if shape is None:
         return "fp32"
@@ -35,8 +35,8 @@ def faster_precision(spec: Spec, device: str, batch: int = 128) -> str:
         for _ in range(4):
             begin = time.perf_counter()
             torso(images).sum().backward()
-            if device == "cuda":
-                torch.cuda.synchronize()
+            if torch.device(device).type == "cuda":
+                torch.cuda.synchronize(device)
             times.append(time.perf_counter() - begin)
         took[precision] = min(times[1:])
     return "bf16" if took["bf16"] * _MIN_GAIN < took["fp32"] else "fp32"

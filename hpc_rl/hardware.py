@@ -1,0 +1,115 @@
+"""What each rank computes on and in which precision: settled once, from what every rank sees of its own host.
+
+A learning rank takes the GPU of its turn among those of its node; all other ranks compute on the CPU. Precision belongs
+to a kind of processor: bf16 may double the speed of one and be emulated by another.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hpc_rl.job import BadJob, Job, with_resources
+from hpc_rl.nets.sizes import images
+from hpc_rl.topologies.base import Place, Plan
+from hpc_rl.transport.ports import Ports
+from hpc_rl.types import Spec
+
+Row = dict[str, Any]
+"""One rank's answer: "cpu", name of the processor; "gpus", how many it may use; "model", the name of its own."""
+
+
+def turn(plan: Plan, rank: int, nodes: Sequence[int]) -> int:
+    """The index of a learning rank among those of its node; ``nodes[r]`` is the lowest rank on r's node."""
+    return [r for r in plan.learners if nodes[r] == nodes[rank]].index(rank)
+
+
+def sight(job: Job, plan: Plan, place: Place, nodes: Sequence[int]) -> Row:
+    """What this rank sees. A GPU is looked at only where the job may use one."""
+    import torch
+
+    gpus = torch.cuda.device_count() if place.gpu and job.resources.device != "cpu" else 0
+    model = torch.cuda.get_device_name(turn(plan, place.rank, nodes) % gpus) if gpus else ""
+    return {"cpu": cpu_name(), "gpus": gpus, "model": model}
+
+
+def device_kind(job: Job, plan: Plan, rows: Sequence[Row]) -> str:
+    """ "cuda" or "cpu", what the learning ranks compute on: all of them alike, whichever rank looks at it.
+
+    Raises:
+        BadJob: the job insists on GPUs, and a learning rank sees none.
+    """
+    wanted = job.resources.device
+    blind = [rank for rank in plan.learners if not rows[rank]["gpus"]]
+    if wanted == "cuda" and blind:
+        name, host = plan.places[blind[0]].name, rows[blind[0]].get("host", "its host")
+        raise BadJob(
+            f'resources.device = "cuda" but rank {blind[0]} ({name}) on {host} sees no GPU; '
+            'give each node of a learning rank one (--gpus-per-node), or use device = "auto" or "cpu"'
+        )
+    if wanted == "auto":
+        return "cpu" if blind else "cuda"
+    return wanted
+
+
+def device(kind: str, plan: Plan, place: Place, nodes: Sequence[int], row: Row) -> str:
+    """The torch device of this rank. Where SLURM has bound each task to GPUs of its own, they are its 0, 1, …"""
+    if kind != "cuda" or not place.gpu:
+        return "cpu"
+    return f"cuda:{turn(plan, place.rank, nodes) % row['gpus']}"
+
+
+def processors(kind: str, plan: Plan, rows: Sequence[Row]) -> list[str]:
+    """For each rank the name of what its policy computes on; empty where it has none."""
+    names = []
+    for place, row in zip(plan.places, rows, strict=True):
+        on_gpu = kind == "cuda" and place.gpu
+        names.append("" if place.role == "env_worker" else row["model"] if on_gpu else row["cpu"])
+    return names
+
+
+def settled(ports: Ports, job: Job, spec: Spec, names: Sequence[str], where: str) -> dict[str, str]:
+    """Precision of every processor in ``names``, which is in rank order; ``where`` is this rank's device. Collective.
+
+    What the job states holds for all. "auto" is measured by the first rank of each processor that job.toml does not
+    list yet.
+
+    Raises:
+        Deadline: a rank did not answer.
+    """
+    from hpc_rl.nets.precision import faster_precision
+
+    wanted = job.resources.precision
+    if wanted != "auto" or not images(spec):
+        return dict.fromkeys(filter(None, names), "fp32" if wanted == "auto" else wanted)
+    known = dict(job.resources.precisions)
+    mine = names[ports.link.rank]
+    if mine and mine not in known and names.index(mine) == ports.link.rank:
+        known[mine] = faster_precision(spec, where)
+    parts = ports.gather(json.dumps(known).encode(), range(ports.link.size))
+    for part in parts:
+        known |= json.loads(part)
+    found: dict[str, str] = ports.broadcast(known, range(ports.link.size))
+    return found
+
+
+def kept(job: Job, spec: Spec, precisions: dict[str, str]) -> Job:
+    """The job with what `settled` found for "auto", for the attempts to come."""
+    if job.resources.precision != "auto":
+        return job
+    return with_resources(job, precisions=precisions) if images(spec) else with_resources(job, precision="fp32")
+
+
+def cpu_name() -> str:
+    """Name, family and model of the processor: in a virtual machine the name alone is that of many. Else its kind."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
+    except OSError:
+        lines = []
+    pairs = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    if not pairs.get("model name"):
+        return platform.machine()
+    return f"{pairs['model name']}, family {pairs.get('cpu family', '?')} model {pairs.get('model', '?')}"
