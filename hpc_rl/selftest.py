@@ -53,9 +53,11 @@ def selftest(folder: Path, options: Options, ranks: int, queue_s: float) -> Iter
     """
     sent = time.monotonic()
     found = tasks(JOB, (*CHANGES, f"resources.ranks={ranks}"), None, ())
-    (job,) = submit(found, folder, replace(options, resume_mode="requeue", max_restarts=MOST_RESTARTS), False)
+    options, warned = replace(options, resume_mode="requeue", max_restarts=MOST_RESTARTS), list[str]()
+    (job,) = submit(found, folder, options, False, warned.append)
     trial = Trial(RunDir(folder), job, sent)
     yield Check("submit", True, f"job {job} in {folder}")
+    yield from (Check("limits", None, text) for text in warned)
     steps: tuple[Callable[[], Check], ...] = (
         lambda: _start(trial, queue_s),
         lambda: _ranks(trial, ranks),

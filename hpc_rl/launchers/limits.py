@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 
@@ -21,18 +22,20 @@ def largest_array() -> int | None:
 def check_time(options: Options, warn: Callable[[str], None]) -> None:
     """Warn where a start is mostly the time to save, or its partition too short. Raises BadJob where it is only that.
 
-    Without a time of its own a job gets its partition's; where SLURM is not here, that is not known.
+    Without a time of its own a job gets its partition's; where SLURM is not here, that is not known. What is not given
+    sbatch takes from its variables.
     """
-    given, partitions = seconds(options.time), _partitions(options.partition)
+    time = options.time or os.environ.get("SBATCH_TIMELIMIT") or None
+    given, partitions = seconds(time), _partitions(options.partition or os.environ.get("SBATCH_PARTITION"))
     if given is not None:
-        _check_work(given, f"time = {options.time!r}", options, warn)
+        _check_work(given, f"time = {time!r}", options, warn)
         longest = [most for _, _, most in partitions if most is not None]
         if longest and len(longest) == len(partitions) and given > max(longest):
             names = " and ".join(name for name, _, _ in partitions)
             warn(
                 f"time = {options.time!r} is more than partition {names} allows, {max(longest)} s: it would never start"
             )
-    elif options.time is None:
+    elif time is None:
         limits = {name: default or most for name, default, most in partitions}
         short = {name: limit for name, limit in limits.items() if limit is not None and limit <= options.lead_s}
         if limits and len(short) == len(limits):
@@ -45,7 +48,7 @@ def check_time(options: Options, warn: Callable[[str], None]) -> None:
 
 def check_granted(job: str, options: Options, warn: Callable[[str], None]) -> None:
     """The same of the time that SLURM has given a job without one: its partition, QOS or a rule of the site decided."""
-    if options.time is None and (limit := slurm.granted(job)) is not None:
+    if not options.time and (limit := slurm.granted(job)) is not None:
         _check_work(limit, "SLURM", options, warn)
 
 

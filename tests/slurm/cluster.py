@@ -53,6 +53,7 @@ SlurmctldTimeout=60
 InactiveLimit=0
 KillWait=5
 MinJobAge=600
+MaxArraySize=4
 JobRequeue=1
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE

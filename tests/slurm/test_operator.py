@@ -531,6 +531,18 @@ def test_a_start_that_is_mostly_lead_is_told_with_the_figures(slurm: Path, optio
     assert len(said) == bool(words) and words in "".join(said)
 
 
+def test_what_is_not_given_sbatch_takes_from_its_variables(slurm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SBATCH_PARTITION", "brief")
+    with pytest.raises(BadJob, match="partition brief gives"):
+        warned(slurm, Options(), MAIN, BRIEF)
+    assert not warned(slurm, Options(partition="main"), MAIN, BRIEF)
+    monkeypatch.setenv("SBATCH_TIMELIMIT", "3")
+    assert "time = '3' gives each start 180 s" in warned(slurm, Options(), MAIN, BRIEF)[0]
+    monkeypatch.delenv("SBATCH_PARTITION")
+    monkeypatch.setenv("SBATCH_TIMELIMIT", "1:00:00")
+    assert not warned(slurm, Options(), ("x", "YES", "00:01:00", "04:00:00"))
+
+
 def test_the_time_that_a_qos_has_given_is_looked_at_too(slurm: Path, tmp_path: Path) -> None:
     site(slurm, MAIN)
     answer(slurm, "squeue", "3:00")

@@ -248,11 +248,26 @@ def sweep_and_analysis(site: Site) -> None:
         "--set", "budget.env_steps=1500", "--then-analyze",
     )  # fmt: skip
     runs = [RunDir(site.home / "sweep" / f"{k:04d}") for k in range(2)]
-    assert json.loads(site.hpc("status", "sweep", "--json"))[0]["slurm"] == "PENDING"
+    first_task, *_, analysis = json.loads(site.hpc("status", "sweep", "--json"))
+    assert first_task["slurm"] == "PENDING"
+    assert (analysis["changes"], analysis["state"]) == ("analysis", "pending")
     for run in runs:
         site.until(lambda run=run: run.read_state()["state"] == "done", "the end", run)
     site.until((site.home / "sweep" / "learning_curve.png").exists, "the learning curve", runs[1])
     assert "unroll = 5" in runs[1].job_file.read_text() and restarts(site, f"{job}_1") == 0
+
+
+def split_and_waited_for(site: Site) -> None:
+    """More seeds than one array may have (four here) are several in one folder; --wait ends when all are done."""
+    said = site.hpc_err("submit", "slow.toml", "--out", "split", "--cluster", "here", "--time", 5, "-n", 2, "--seeds",
+                        "0-4", "--set", "budget.env_steps=300", "--wait")  # fmt: skip
+    runs = [RunDir(site.home / "split" / f"{k:04d}") for k in range(5)]
+    assert [run.read_state()["state"] for run in runs] == ["done"] * 5 and "split/0004: done as job" in said
+    ids = [job_ids(run)[0] for run in runs]
+    assert [job.split("_")[1] for job in ids] == ["0", "1", "2", "3", "0"] and len({j.split("_")[0] for j in ids}) == 2
+    assert all((run.logs / f"slurm-{job}.out").exists() for run, job in zip(runs, ids, strict=True))
+    (line,) = json.loads(site.hpc("status", ids[4], "--json"))
+    assert (Path(line["run"]).name, line["state"], line["over"]) == ("0004", "done", True)
 
 
 def cancelled_and_resumed(site: Site) -> None:
@@ -460,7 +475,8 @@ def lost_node(site: Site) -> None:
     assert restarts(site, job) == 1
 
 
-SCENARIOS = (time_limit, signal_of_a_user, preemption, array, sweep_and_analysis, cancelled_and_resumed, chain,
+SCENARIOS = (time_limit, signal_of_a_user, preemption, array, sweep_and_analysis, split_and_waited_for,
+             cancelled_and_resumed, chain,
              plain_script, plain_seeds, plain_het, het, open_mpi, self_test, wrong_pmi, edited_script)  # fmt: skip
 ALONE = (placement, killed_rank, lost_node)
 
