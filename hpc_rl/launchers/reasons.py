@@ -54,8 +54,15 @@ _WHOSE = {"PerUser": " of one user", "PerAccount": " of one account", "PerNode":
 def plain(reason: str) -> str:
     """``Priority: jobs of higher priority come first``; a reason that is not known stays as it is."""
     words = next((words for known, words in _WORDS.items() if re.match(rf"{known}\b", reason.replace("_", " "))), "")
-    words = words or _limit(reason)
+    if not words and (limit := _limit(reason)):
+        words = limit + (f"; {_NEVER}" if limit.startswith("it asks") else ", until other jobs end")
     return f"{reason}: {words}" if words else reason
+
+
+def explained(refusal: str) -> str:
+    """What sbatch said when it refused a job, with the meaning of a limit's name behind it."""
+    return re.sub(r"\b(?:QOS|Assoc)\w+", lambda name: f"{name[0]} ({limit})" if (limit := _limit(name[0])) else name[0],
+                  refusal)  # fmt: skip
 
 
 def _limit(reason: str) -> str:
@@ -66,8 +73,8 @@ def _limit(reason: str) -> str:
     whose = "QOS" if parts[1] == "QOS" else "account"
     what = _WHAT.get(parts[3].lower(), re.sub(r"(?<=[a-z])(?=[A-Z])", " ", parts[3]).lower())
     if parts[2] == "Min":
-        return f"it asks for fewer {what} than its {whose} demands; {_NEVER}"
+        return f"it asks for fewer {what} than its {whose} demands"
     if parts[4] == "PerJob":
-        return f"it asks for more {what} than its {whose} allows one job; {_NEVER}"
+        return f"it asks for more {what} than its {whose} allows one job"
     shared = " of all its users together" if parts[2] == "Grp" else _WHOSE.get(parts[4] or "", "")
-    return f"the limit of its {whose} on {what}{shared} is reached, so it waits for other jobs to end"
+    return f"the limit of its {whose} on {what}{shared} is reached"

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hpc_rl.job import BadJob
+from hpc_rl.launchers import reasons
 from hpc_rl.launchers.local import find_mpiexec
 from hpc_rl.launchers.options import Options, seconds
 
@@ -57,7 +58,9 @@ def sbatch(script: Path, *arguments: str) -> str:
             raise
         own = "job-name|output|open-mode|signal|requeue|no-requeue"
         asked = re.findall(rf"(?m)^#SBATCH (--(?!{own}).*)", script.read_text())
-        raise Refused(f"{error}; asked for: {' '.join(asked)}; see sinfo and hpc-rl submit --help") from None
+        raise Refused(
+            f"{reasons.explained(str(error))}; asked for: {' '.join(asked)}; see sinfo and hpc-rl submit --help"
+        ) from None
     found = re.search(r"^(\d+)(;\S+)?\s*$", said, re.MULTILINE)
     if not found:
         raise SlurmError(f"sbatch answered {said.strip()!r}, in which no job id can be seen; look at squeue --me")

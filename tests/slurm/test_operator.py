@@ -27,7 +27,7 @@ from hpc_rl.launchers.batch import job_ids, note_job
 from hpc_rl.launchers.limits import check_time
 from hpc_rl.launchers.options import Options, seconds
 from hpc_rl.launchers.reasons import plain
-from hpc_rl.launchers.slurm import queued
+from hpc_rl.launchers.slurm import Refused, queued
 from hpc_rl.storage.metrics import rate
 from hpc_rl.storage.run_dir import BadRun, RunDir, create
 from hpc_rl.submit import cancel, resume, submit, tasks
@@ -81,7 +81,7 @@ def metrics(run: RunDir, *rows: tuple[float, int, int]) -> Path:
         ("QOSMinCpuNotSatisfied", "fewer CPUs than its QOS demands"),
         ("AssocGrpCPUMinutesLimit", "account on CPU minutes of all its users together"),
         ("AssocGrpCpuLimit", "account on CPUs of all its users together"),
-        ("AssocMaxJobsLimit", "account on running jobs is reached"),
+        ("AssocMaxJobsLimit", "account on running jobs is reached, until other jobs end"),
         ("AssocGrpMemRunMinutes", "account on mem run minutes of all"),
         ("launch_failed_requeued_held", "held; mend the cause"),
         ("Nodes required for job are DOWN, DRAINED or reserved for jobs in higher priority partitions", "are down"),
@@ -89,6 +89,19 @@ def metrics(run: RunDir, *rows: tuple[float, int, int]) -> Path:
 )
 def test_reasons_in_plain_words(reason: str, words: str) -> None:
     assert plain(reason).startswith(f"{reason}: ") and words in plain(reason)
+
+
+def test_a_limit_that_refuses_a_submission_is_named_in_plain_words(slurm: Path, tmp_path: Path) -> None:
+    failed = "sbatch: error: Batch job submission failed: Job violates accounting/QOS policy"
+    for limit, words in (
+        ("QOSMaxSubmitJobPerUserLimit", "the limit of its QOS on submitted jobs of one user is reached"),
+        ("AssocMaxWallDurationPerJobLimit", "it asks for more wall time than its account allows one job"),
+    ):
+        program(slurm, "sbatch", f"echo 'sbatch: error: {limit}' >&2; echo '{failed}' >&2; exit 1")
+        with pytest.raises(
+            Refused, match=rf"^sbatch says: {limit} \({words}\); Batch job.* accounting/QOS policy; asked"
+        ):
+            submit(tasks("impala_catch", (), None, ()), tmp_path / "run", OPTIONS, False)
 
 
 @pytest.mark.parametrize("reason", ["PriorityInversion", "SomethingNew", "", "QOS", "Max"])
