@@ -153,6 +153,7 @@ def wait(found: Sequence[RunDir], say: Callable[[str], None], pause: Callable[[f
     """Report how these runs go until run and SLURM say that all are over; 0 where all are done or stopped, else 1.
 
     It has no deadline, as a queue has none. Each change is reported, and what stays the same every ten minutes.
+    Raises BadRun where a run's folder is removed.
     """
     told: dict[str, str] = {}
     warned: set[str] = set()
@@ -165,6 +166,7 @@ def wait(found: Sequence[RunDir], say: Callable[[str], None], pause: Callable[[f
         warned.add(text)
 
     while True:
+        _there(found)
         lines = states(found, warn)
         for line in lines:
             word = f"{line.state}{f' as job {line.job}' if line.job else ''}"
@@ -199,6 +201,7 @@ def tail(
     looks = printed = 0
     while True:
         line = None
+        _there([run])
         if follow and (looks % ASK_EVERY == 0 or run.read_state()["state"] in OVER):  # SLURM may have ended what runs
             (line,) = states([run], lambda text: None)
             if line.waits and line.waits != told:
@@ -214,6 +217,13 @@ def tail(
         pause(1.0)
     if not printed:
         say(_waiting(*states([run], lambda text: None)))
+
+
+def _there(found: Sequence[RunDir]) -> None:
+    """Raises BadRun where a run's folder is gone: nobody would ever write down its end."""
+    for run in found:
+        if not run.job_file.is_file():
+            raise BadRun(f"{run.path} holds no run any more: somebody removed or moved it, so its end cannot be seen")
 
 
 def _waiting(line: Status) -> str:

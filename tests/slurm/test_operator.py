@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -318,11 +320,38 @@ def test_wait_of_an_array_counts_what_stays_the_same_and_ends_with_the_worst(slu
     assert said.count("2 pending") == 2 and max(naps) == states.LATER_S and naps[0] == states.FIRST_S
 
 
+@pytest.mark.parametrize("command", ["wait", "logs"])
+def test_nobody_waits_for_a_run_whose_folder_is_gone(slurm: Path, tmp_path: Path, command: str) -> None:
+    run = one_run(slurm, tmp_path / "run")
+
+    def gone(seconds: float) -> None:
+        shutil.rmtree(run.path)
+
+    with pytest.raises(BadRun, match="holds no run any more"):
+        if command == "wait":
+            states.wait([run], lambda text: None, gone)
+        else:
+            list(states.tail(run.path, True, gone))
+
+
 def test_submit_waits_and_ends_as_the_run_did(slurm: Path, tmp_path: Path) -> None:
     run = RunDir(tmp_path / "run")
     program(slurm, "sbatch", f"""echo 12; echo '{{"state": "failed", "reason": "failed: boom"}}' > {run.state_file}""")
     done = hpc("submit", "impala_catch", "--out", run.path, "--launcher", "srun", "--mpi", "pmi2", "--wait")
     assert (done.returncode, done.stdout) == (1, "12\n") and "failed as job 12: failed: boom" in done.stderr
+
+
+def test_whoever_stops_waiting_is_told_that_the_job_goes_on(slurm: Path, tmp_path: Path) -> None:
+    answer(slurm, "squeue", RUNNING)
+    command = [sys.executable, "-c", "from hpc_rl.cli import main; main()", "submit", "impala_catch", "--wait"]
+    waiting = subprocess.Popen([*command, "--out", tmp_path / "a b"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                               text=True)  # fmt: skip
+    assert waiting.stderr is not None
+    assert any("pending as job 12" in line for line in waiting.stderr)
+    waiting.send_signal(signal.SIGINT)
+    rest = waiting.communicate(timeout=60)[1]
+    assert waiting.returncode == 130 and f"the job goes on, see hpc-rl status '{tmp_path}/a b'" in rest
+    assert not any(call.startswith("scancel") for call in calls(slurm))
 
 
 def test_watch_goes_on_while_the_job_of_a_run_that_stopped_is_active(slurm: Path, tmp_path: Path) -> None:
