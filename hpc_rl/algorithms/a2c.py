@@ -6,10 +6,22 @@ Loss over valid moves, with n-step returns R cut at the fragment's end and Â = 
 
 One optimiser step per batch. All ranks' gradients summed: A2C. Pushed to a parameter server as they come, with shared
 RMSProp statistics: A3C. Behind central inference, where data are a little late and nothing corrects it: GA3C
-(Babaeizadeh et al. 2017, arXiv 1611.06256). λ < 1 replaces R by Â_GAE + V.
+(Babaeizadeh et al. 2017, arXiv 1611.06256), which takes log(π(a|x) + ε). λ < 1 replaces R by Â_GAE + V.
 
-Published settings (Atari): T 5, 16 columns, RMSProp α 0.99, lr 7e-4 annealed to 0, γ 0.99, c_v 0.5, c_e 0.01, clip 0.5
-(OpenAI Baselines: ε 1e-5); the mean over the batch; rewards clipped to ±1.
+Published settings (Atari), in the fields of Config, rewards clipped to ±1, γ 0.99, entropy_cost 0.01, λ 1:
+
+    A2C   OpenAI Baselines: unroll 5, 16 columns, rmsprop_inside, decay 0.99, epsilon 1e-5, learning_rate 7e-4 annealed
+          to 0, value_cost 0.5, max_grad_norm 0.5, loss "mean"
+    A3C   16 workers of one column: unroll 5, rmsprop_inside, decay 0.99, learning_rate 1e-4 to 1e-2 annealed to 0,
+          value_cost 2 (the paper's (R − V)² has no factor), loss "sum"; its clip and ε are not given
+    GA3C  its code: unroll 5, rmsprop_inside, decay 0.99, epsilon 0.1, learning_rate 3e-4 constant, log_epsilon 1e-6,
+          value_cost 1, loss "sum", no clip
+
+What differs from the papers: the default optimiser is torch's RMSProp, which adds ε to the root. A worker's columns
+make one fragment of T moves each, also across the ends of games, where the papers cut a fragment at the end of a game
+and have one column a worker. Workers wait for the answer to their gradient; the papers' threads overwrite each other.
+GA3C's ε is in the policy's loss only, not in the entropy, and the numbers of its threads are not tuned while it runs.
+No-op starts and the end of a fragment at a lost life are the environment's (`noop_max`, `life_loss_ends`).
 
 Needs nothing in extras. Topologies: solo, allreduce; parameter_server; actor_learner.
 """
@@ -30,7 +42,7 @@ from hpc_rl.algorithms.base import (
     make_optimizer,
     optimizer_state,
 )
-from hpc_rl.formulas.policy_gradient import policy_gradient
+from hpc_rl.formulas.policy_gradient import guarded, policy_gradient
 from hpc_rl.formulas.returns import gae
 from hpc_rl.formulas.value import half_squared
 from hpc_rl.nets.actions import Head
@@ -49,11 +61,13 @@ class Config:
     batch_columns: int = 0  # >= 0, columns per update on actor_learner; 0 takes one actor's share
     learning_rate: float = 7e-4  # > 0
     anneal: bool = True  # learning rate falls linearly to 0 over the budget
-    optimizer: str = "rmsprop"  # rmsprop | adam
-    epsilon: float = 1e-5  # > 0, added outside the root
+    optimizer: str = "rmsprop"  # rmsprop | adam | rmsprop_inside, its ε inside the root
+    epsilon: float = 1e-5  # > 0, of the optimiser
     decay: float = 0.99  # 0..1 and < 1, RMSProp's α or Adam's β₂
+    loss: str = "mean"  # mean | sum over T·B
     discount: float = 0.99  # γ, 0..1
     lambda_: float = 1.0  # 0..1, 1 is the n-step return
+    log_epsilon: float = 0.0  # >= 0, added to π inside its logarithm
     entropy_cost: float = 0.01  # >= 0
     value_cost: float = 0.5  # >= 0
     max_grad_norm: float = 0.5  # > 0
@@ -74,7 +88,8 @@ def loss(
     log_prob, entropy = head.log_prob_entropy(output[:-1], batch.action)
     fixed = value.detach()
     advantage = gae(reward, config.discount * batch.discount, fixed, weight, config.lambda_)
-    policy_loss = policy_gradient(log_prob, advantage, weight)
+    late = guarded(log_prob, config.log_epsilon) if config.log_epsilon else log_prob
+    policy_loss = policy_gradient(late, advantage, weight)
     value_loss = half_squared(value[:-1], advantage + fixed[:-1], weight)
     bonus = (weight * entropy).sum()
     total = policy_loss + config.value_cost * value_loss - config.entropy_cost * bonus
@@ -106,7 +121,8 @@ class Learner:
         reward = self.normalizers.reward(batch, config.reward_clip)
         summed, sums = loss(config, output, value, self.policy.head, batch, reward)
         count = int(batch.valid.sum())
-        norm = self.group.apply_gradients(self.optimizer, summed, count, config.max_grad_norm)
+        scale = batch.valid.numel() * self.group.size if config.loss == "sum" else 1.0
+        norm = self.group.apply_gradients(self.optimizer, summed, count, config.max_grad_norm, scale)
         self.normalizers.add(batch, self.group.sum)
         totals = self.group.sum(torch.stack([*sums, torch.tensor(float(count))]))
         means = dict(zip(FIGURES, (totals[:-1] / totals[-1].clamp(min=1)).tolist(), strict=True))

@@ -190,13 +190,37 @@ def finish(optimizer: Optimizer, max_norm: float, scale: float) -> tuple[float, 
     return norm, stop, not finite
 
 
+class RmsPropInside(torch.optim.Optimizer):
+    """v ← α v + (1 − α) g²,  m ← μ m + g / √(v + ε),  θ ← θ − η m, from v = 0 and m = 0: ε inside the root.
+
+    Mnih et al. 2016, arXiv 1602.01783, where all actors share v. TensorFlow's RMSProp, which published settings of
+    IMPALA and A2C are for, has ε there as well but begins with v = 1; torch's adds ε to the root.
+    """
+
+    def __init__(self, params: list[nn.Parameter], lr: float, alpha: float, eps: float, momentum: float) -> None:
+        super().__init__(params, {"lr": lr, "alpha": alpha, "eps": eps, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for x in group["params"]:
+                state = self.state[x]
+                square = state.setdefault("square_avg", torch.zeros_like(x))
+                moment = state.setdefault("momentum_buffer", torch.zeros_like(x))
+                square.mul_(group["alpha"]).addcmul_(x.grad, x.grad, value=1 - group["alpha"])
+                moment.mul_(group["momentum"]).addcdiv_(x.grad, (square + group["eps"]).sqrt_())
+                x.sub_(moment, alpha=group["lr"])
+
+
 def make_optimizer(
     flat: Flat, kind: str, learning_rate: float, epsilon: float, decay: float, momentum: float = 0.0
 ) -> Optimizer:
-    """ "adam" (β₁ = momentum, β₂ = decay) or "rmsprop" (α = decay); both add ``epsilon`` outside the root."""
+    """ "adam" (β₁ = momentum, β₂ = decay), "rmsprop" (α = decay), both with ε outside the root, or "rmsprop_inside"."""
     if kind == "adam":
         adam = torch.optim.Adam([flat.parameter], learning_rate, (momentum, decay), epsilon, fused=True)
         return Optimizer(flat, adam)
+    if kind == "rmsprop_inside":
+        return Optimizer(flat, RmsPropInside([flat.parameter], learning_rate, decay, epsilon, momentum))
     return Optimizer(flat, torch.optim.RMSprop([flat.parameter], learning_rate, decay, epsilon, momentum=momentum))
 
 

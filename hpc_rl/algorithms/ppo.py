@@ -5,15 +5,19 @@ Loss over valid moves, r = π/π_old, Â from GAE (eq. 11) normalised over the *
     clip   − min(r Â, clip(r, 1−ε, 1+ε) Â)     (eq. 7)     or     kl   − r Â + β KL(π_old ‖ π)     (eq. 8)
     + c_v ½ (R − V)²  −  c_e H(π)                                                                    (eq. 9)
 
-β doubles after a round whose KL exceeds 1.5 × its target and halves below target / 1.5. On a parameter server with a
-quorum this is DPPO (Heess et al. 2017, arXiv 1707.02286), without its extra hinge on large KL.
+β doubles after a round whose KL, measured after its last step, exceeds 1.5 × kl_target, and halves below kl_target/1.5.
+On a parameter server with a quorum this is DPPO (Heess et al. 2017, arXiv 1707.02286), whose penalty has a hinge,
++ ξ max(0, KL − 2 kl_target)², and whose round ends once KL > 4 kl_target: `hinge_cost`, `target_kl`.
 
 A minibatch is a part of one permutation of the global batch that all ranks share: of (time, column) pairs, equally many
-of each column, or of whole columns where the network is recurrent. Each rank takes what it holds, perhaps nothing, and
-still joins the reduction: results do not depend on the number of ranks.
+of each column, or of whole columns where the network is recurrent. Results do not depend on the number of ranks.
 
-Published settings (Atari): T 128, 8 columns, 3-4 epochs × 4 minibatches, lr 2.5e-4 annealed to 0, ε 0.1, γ 0.99,
-λ 0.95, c_v 0.5, c_e 0.01, clip 0.5, Adam ε 1e-5, rewards clipped to ±1.
+Published settings (Atari): T 128, 8 columns, 3 epochs × 4 minibatches, lr 2.5e-4 and ε 0.1 both annealed to 0
+(`anneal_clip`), γ 0.99, λ 0.95, c_e 0.01, c_v 2 (its c₁ = 1 has no ½), Adam ε 1e-5, rewards clipped to ±1. The defaults
+are OpenAI Baselines': 4 epochs, ε constant, c_v 0.5, gradients clipped at 0.5.
+
+What differs: advantages are normalised over the global batch. DPPO's policy and value take each step together, not in
+phases; its hinge and break see the KL after the epoch before, exact where minibatches = 1; each worker has its own β.
 
 Needs in extras: log_prob and value of the acting policy. Topologies: solo, allreduce, parameter_server.
 """
@@ -26,18 +30,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hpc_rl.algorithms.base import (
-    Algorithm,
-    Group,
-    State,
-    flatten,
-    load_optimizer,
-    make_optimizer,
-    optimizer_state,
-)
-from hpc_rl.formulas.policy_gradient import approximate_kl, clipped_surrogate, surrogate
+from hpc_rl.algorithms.base import Algorithm, Group, State, flatten, load_optimizer, make_optimizer, optimizer_state
+from hpc_rl.formulas.policy_gradient import approximate_kl, clipped_surrogate, kl_slope, surrogate
 from hpc_rl.formulas.returns import gae
-from hpc_rl.formulas.value import clipped_half_squared, explained_variance, half_squared
+from hpc_rl.formulas.value import clipped_half_squared, explained_variance, half_squared, standardized
 from hpc_rl.nets.actions import Head
 from hpc_rl.nets.actor_critic import ActorCritic, StochasticPolicy
 from hpc_rl.nets.normalizers import Normalizers
@@ -62,8 +58,10 @@ class Config:
     epsilon: float = 1e-5  # > 0, Adam's
     objective: str = "clip"  # clip | kl
     clip: float = 0.1  # > 0, of π/π_old
+    anneal_clip: bool = False  # clip falls linearly to 0 over the budget
     kl_cost: float = 1.0  # >= 0, β of the first round
     kl_target: float = 0.01  # > 0 nat, of a round; β moves towards it
+    hinge_cost: float = 0.0  # >= 0, ξ of the penalty on KL beyond 2 kl_target
     value_clip: float = 0.0  # >= 0, 0 leaves the value loss unclipped
     discount: float = 0.99  # γ, 0..1
     lambda_: float = 0.95  # 0..1, GAE
@@ -71,7 +69,7 @@ class Config:
     value_cost: float = 0.5  # >= 0
     max_grad_norm: float = 0.5  # > 0
     normalize_advantage: bool = True  # over the global batch
-    target_kl: float = 0.0  # >= 0 nat, ends a round early once an epoch's mean KL passes it; 0 never does
+    target_kl: float = 0.0  # >= 0 nat, ends a round early once an epoch's KL passes it; 0 never does
     reward_clip: float = 0.0  # >= 0, 0 leaves rewards raw
     normalize_observation: bool = False  # by running mean and variance; vectors only
     normalize_reward: bool = False  # by the running spread of filtered returns
@@ -112,14 +110,14 @@ def _taken(rows: Tensor, index: Tensor) -> Tensor:
 
 
 def loss(
-    config: Config, output: Tensor, value: Tensor, head: Head, part: Samples, kl_cost: float
+    config: Config, output: Tensor, value: Tensor, head: Head, part: Samples, clip: float, kl_cost: float
 ) -> tuple[Tensor, Tensor]:
     """Summed loss, and the sums that FIGURES names with the count behind them, for outputs [.., P] and values [..]."""
     log_prob, entropy = head.log_prob_entropy(output, part.action)
     log_ratio = (log_prob - part.log_prob) * part.weight
     kl = approximate_kl(log_ratio, part.weight)
     if config.objective == "clip":
-        policy_loss = clipped_surrogate(log_ratio, part.advantage, part.weight, config.clip)
+        policy_loss = clipped_surrogate(log_ratio, part.advantage, part.weight, clip)
     else:
         policy_loss = surrogate(log_ratio, part.advantage, part.weight) + kl_cost * kl
     if config.value_clip:
@@ -128,7 +126,7 @@ def loss(
         value_loss = half_squared(value, part.target, part.weight)
     bonus = (part.weight * entropy).sum()
     total = policy_loss + config.value_cost * value_loss - config.entropy_cost * bonus
-    clipped = (((log_ratio.exp() - 1).abs() > config.clip) * part.weight).sum()
+    clipped = (((log_ratio.exp() - 1).abs() > clip) * part.weight).sum()
     sums = torch.stack([policy_loss, value_loss, bonus, clipped, kl, part.weight.sum()])
     return total, to_device(sums.detach(), "cpu")
 
@@ -156,16 +154,18 @@ class Learner:
     def update(self, batch: Trajectory, progress: float) -> Update:
         config = self.config
         rate = config.learning_rate * (1 - progress if config.anneal else 1.0)
+        clip = config.clip * (1 - progress if config.anneal_clip else 1.0)
         self.optimizer.torch.param_groups[0]["lr"] = rate
         samples = self._samples(batch)
         shuffle = np.random.default_rng([self.seed, self.round])
         self.round += 1
         steps, kl = 0, 0.0
         for _ in range(config.epochs):
-            totals, norm = self._epoch(samples, batch, shuffle)
+            kl_cost = kl_slope(kl, self.kl_cost, config.kl_target, config.hinge_cost)
+            totals, norm = self._epoch(samples, batch, shuffle, clip, kl_cost)
             steps += config.minibatches
             means = dict(zip(FIGURES, (totals[:-1] / totals[-1].clamp(min=1)).tolist(), strict=True))
-            kl = means["kl"]
+            kl = self._kl(samples) if config.objective == "kl" else means["kl"]
             if config.target_kl and kl > config.target_kl:
                 break
         if config.objective == "kl":
@@ -191,7 +191,16 @@ class Learner:
         self.normalizers.load(state["normalizers"])
         self.seed, self.round, self.kl_cost = state["seed"], state["round"], state["kl_cost"]
 
-    def _epoch(self, samples: Samples, batch: Trajectory, shuffle: np.random.Generator) -> tuple[Tensor, float]:
+    @torch.no_grad()
+    def _kl(self, samples: Samples) -> float:
+        """KL(π_old ‖ π) of the present weights, over the global batch."""
+        output, value, _ = self.policy.net(samples.observation, samples.first, samples.carry)
+        sums = self.group.sum(loss(self.config, output, value, self.policy.head, samples, 1.0, 0.0)[1])
+        return float(sums[FIGURES.index("kl")] / sums[-1].clamp(min=1))
+
+    def _epoch(
+        self, samples: Samples, batch: Trajectory, shuffle: np.random.Generator, clip: float, kl_cost: float
+    ) -> tuple[Tensor, float]:
         """One pass: the epoch's global sums of FIGURES and their count, and the last gradient norm."""
         totals, norm = torch.zeros(len(FIGURES) + 1), 0.0
         for index in self._minibatches(batch, shuffle):
@@ -199,7 +208,7 @@ class Learner:
             if len(index):  # else other ranks hold all of this minibatch
                 part = samples.at(index)
                 output, value, _ = self.policy.net(part.observation, part.first, part.carry)
-                summed, sums = loss(self.config, output, value, self.policy.head, part, self.kl_cost)
+                summed, sums = loss(self.config, output, value, self.policy.head, part, clip, kl_cost)
                 count = int(sums[-1])
                 totals += sums
             norm = self.group.apply_gradients(self.optimizer, summed, count, self.config.max_grad_norm)
@@ -232,16 +241,10 @@ class Learner:
             advantage = gae(reward, config.discount * batch.discount, value, weight, config.lambda_)
             target = advantage + value[:-1]
             if config.normalize_advantage:
-                advantage = self._normalized(advantage, weight)
+                advantage = standardized(advantage, weight, self.group.mean)
         timed = (batch.observation[:-1], batch.first[:-1], batch.action, batch.extras["log_prob"], value[:-1])
         parts = (*timed, advantage, target, weight)
         return Samples(*parts, carry) if config.lstm else Samples(*(x.flatten(0, 1) for x in parts))
-
-    def _normalized(self, advantage: Tensor, weight: Tensor) -> Tensor:
-        count = weight.sum()
-        mean = self.group.mean((weight * advantage).sum(), count)
-        variance = self.group.mean((weight * (advantage - mean).square()).sum(), count)
-        return (advantage - mean) / (variance.sqrt() + 1e-8)
 
 
 ALGORITHM = Algorithm(config=Config, policy=policy, learner=Learner)

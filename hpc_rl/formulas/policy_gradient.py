@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,11 @@ from torch import Tensor
 def policy_gradient(log_prob: Tensor, advantage: Tensor, weight: Tensor) -> Tensor:
     """−Σ w log π(a|x) Â (Williams 1992); ``advantage`` carries no gradient. All of one shape."""
     return -(weight * log_prob * advantage).sum()
+
+
+def guarded(log_prob: Tensor, epsilon: float) -> Tensor:
+    """log(π(a|x) + ε): actions that have become unlikely since give no large gradients (GA3C, arXiv 1611.06256)."""
+    return torch.logaddexp(log_prob, torch.full_like(log_prob, math.log(epsilon)))
 
 
 def surrogate(log_ratio: Tensor, advantage: Tensor, weight: Tensor) -> Tensor:
@@ -29,3 +36,11 @@ def approximate_kl(log_ratio: Tensor, weight: Tensor) -> Tensor:
     Over actions of π_old neither it nor its gradient, Σ w (r − 1) ∇log π, is biased, so it also serves as a penalty.
     """
     return (weight * (log_ratio.exp() - 1 - log_ratio)).sum()
+
+
+def kl_slope(kl: float, cost: float, target: float, hinge: float) -> float:
+    """β + 2 ξ max(0, KL − 2 KL_target): the derivative by KL of β KL + ξ max(0, KL − 2 KL_target)².
+
+    A loss with this constant times KL has the gradient of that penalty (Heess et al. 2017, DPPO, arXiv 1707.02286).
+    """
+    return cost + 2.0 * hinge * max(0.0, kl - 2.0 * target)

@@ -20,16 +20,23 @@ def clipped_half_squared(value: Tensor, old: Tensor, target: Tensor, weight: Ten
     return 0.5 * (weight * worse).sum()
 
 
-def explained_variance(
-    value: Tensor,
-    target: Tensor,
-    weight: Tensor,
-    mean: Callable[[Tensor, Tensor], Tensor] = lambda total, count: total / count.clamp(min=1),
-) -> Tensor:
-    """1 − Var(target − V) / Var(target) over the weighted moves; 0 where the target does not vary.
+Mean = Callable[[Tensor, Tensor], Tensor]
+"""A total and a count -> their mean; a group's takes the moves of all ranks."""
 
-    ``mean`` makes a mean of a total and a count; a group's takes the moves of all ranks.
-    """
+
+def _mean(total: Tensor, count: Tensor) -> Tensor:
+    return total / count.clamp(min=1)
+
+
+def standardized(x: Tensor, weight: Tensor, mean: Mean = _mean) -> Tensor:
+    """(x − mean) / (standard deviation + 1e-8), both over the weighted moves."""
+    centre = mean((weight * x).sum(), weight.sum())
+    variance = mean((weight * (x - centre).square()).sum(), weight.sum())
+    return (x - centre) / (variance.sqrt() + 1e-8)
+
+
+def explained_variance(value: Tensor, target: Tensor, weight: Tensor, mean: Mean = _mean) -> Tensor:
+    """1 − Var(target − V) / Var(target) over the weighted moves; 0 where the target does not vary."""
 
     def variance(x: Tensor) -> Tensor:
         centre = mean((weight * x).sum(), weight.sum())

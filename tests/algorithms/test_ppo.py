@@ -1,4 +1,8 @@
-"""PPO's own arithmetic. Mutations seen to fail: one permutation of time for all columns; one over time and columns."""
+"""PPO's own arithmetic.
+
+Mutations seen to fail: one permutation of time for all columns; one over time and columns; a clip that stays; β from
+the last epoch's mean KL; the hinge without its slope.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +12,10 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+from batches import config_of, learner_of, sampled
 
 from hpc_rl import job as jobs
+from hpc_rl.algorithms import ppo
 from hpc_rl.algorithms.base import Alone
 from hpc_rl.algorithms.ppo import Config, Learner
 
@@ -55,3 +61,78 @@ def test_epochs_are_permuted_anew_and_columns_apart() -> None:
 def test_the_job_for_pong_gives_equal_minibatches() -> None:
     method = jobs.load("ppo_pong").method
     assert method["unroll"] % method["minibatches"] == 0
+
+
+def test_the_clip_falls_with_the_learning_rate_where_it_is_annealed(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[float] = []
+
+    def watched(log_ratio: Any, advantage: Any, weight: Any, clip: float) -> Any:
+        seen.append(clip)
+        return plain(log_ratio, advantage, weight, clip)
+
+    plain = ppo.clipped_surrogate
+    monkeypatch.setattr(ppo, "clipped_surrogate", watched)
+    spec, (batch,) = sampled("ppo", "toy/catch", 1)
+    for anneal, wanted in ((False, [0.1, 0.1, 0.1]), (True, [0.1, 0.025, 0.0])):
+        learner = learner_of("ppo", spec, config_of("ppo", epochs=1, minibatches=1, anneal_clip=anneal))
+        seen.clear()
+        for progress in (0.0, 0.75, 1.0):
+            learner.update(batch, progress)
+        assert seen == pytest.approx(wanted)
+
+
+def kl_of(learner: Any, batch: Any) -> float:
+    """The mean of r − 1 − log r over the valid moves, in a loop."""
+    with torch.no_grad():
+        output, _, _ = learner.policy.net(batch.observation[:-1], batch.first[:-1])
+    log_prob = output.double().log_softmax(-1).numpy()
+    terms = []
+    for t, k in batch.valid.nonzero().tolist():
+        x = log_prob[t, k, int(batch.action[t, k])] - float(batch.extras["log_prob"][t, k])
+        terms.append(np.exp(x) - 1 - x)
+    return float(np.mean(terms))
+
+
+def test_the_penalty_follows_the_kl_after_the_last_step() -> None:
+    """One step from the acting weights: during it the KL is 0, after it it is not."""
+    spec, (batch,) = sampled("ppo", "toy/catch", 1)
+    changes = {"objective": "kl", "epochs": 1, "minibatches": 1, "learning_rate": 1e-2, "kl_target": 1e-6}
+    learner = learner_of("ppo", spec, config_of("ppo", **changes))
+    metrics = learner.update(batch, 0.0).metrics
+    assert metrics["kl"] == pytest.approx(0.0, abs=1e-7) and kl_of(learner, batch) > 1.5e-6
+    assert metrics["kl_cost"] == 2.0, "doubled: the policy that comes out is too far away"
+
+
+def test_a_round_ends_once_the_kl_of_its_policy_is_too_large() -> None:
+    spec, (batch,) = sampled("ppo", "toy/catch", 1)
+    changes = {"objective": "kl", "epochs": 6, "minibatches": 1, "learning_rate": 3e-3, "anneal": False}
+    kls = []
+    for epochs in range(1, 7):
+        learner = learner_of("ppo", spec, config_of("ppo", **{**changes, "epochs": epochs}))
+        learner.update(batch, 0.0)
+        kls.append(kl_of(learner, batch))
+    assert kls == sorted(kls) and kls[3] > kls[2] > 0
+    limit = (kls[2] + kls[3]) / 2
+    learner = learner_of("ppo", spec, config_of("ppo", **changes, target_kl=limit))
+    assert learner.update(batch, 0.0).metrics["steps"] == 4.0
+
+
+def test_the_hinge_has_the_gradient_of_the_papers_penalty() -> None:
+    """The second of two epochs, minibatches = 1: its gradient against that of β KL + ξ max(0, KL − 2 KL_target)²."""
+    cost, target, hinge = 1.0, 1e-5, 400.0
+    spec, (batch,) = sampled("ppo", "toy/catch", 1)
+    changes = {"objective": "kl", "epochs": 2, "minibatches": 1, "learning_rate": 1e-2, "max_grad_norm": 1e9}
+    config = config_of("ppo", **changes, kl_cost=cost, kl_target=target, hinge_cost=hinge)
+    norm = learner_of("ppo", spec, config).update(batch, 0.0).metrics["grad_norm"]
+    learner = learner_of("ppo", spec, config_of("ppo", **{**changes, "epochs": 1}, kl_cost=cost, kl_target=target))
+    samples = learner._samples(batch)
+    learner.update(batch, 0.0)
+    output, value, _ = learner.policy.net(samples.observation, samples.first)
+    total, sums = ppo.loss(learner.config, output, value, learner.policy.head, samples, 0.1, 0.0)
+    log_prob, _ = learner.policy.head.log_prob_entropy(output, samples.action)
+    x = (log_prob - samples.log_prob) * samples.weight
+    kl = (samples.weight * (x.exp() - 1 - x)).sum() / sums[-1]
+    assert float(kl) > 2 * target, "the hinge is at work"
+    whole = total / sums[-1] + cost * kl + hinge * (kl - 2 * target).clamp(min=0).square()
+    parts = torch.autograd.grad(whole, [p for p in learner.policy.net.parameters() if p.requires_grad])
+    assert norm == pytest.approx(float(torch.cat([g.flatten() for g in parts]).norm()), rel=1e-3)

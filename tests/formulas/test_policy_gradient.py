@@ -1,7 +1,8 @@
 """Policy losses against loops, and their gradients against finite differences.
 
 Mutations seen to fail: ``minimum`` → ``maximum``; the clip one-sided; ``weight`` left out;
-the sign of a loss; k3 without its −1; k3 with the sign of log r turned; ½ (log r)² in the place of k3.
+the sign of a loss; k3 without its −1; k3 with the sign of log r turned; ½ (log r)² in the place of k3;
+ε added to the logarithm; the hinge from KL_target on, or without its factor 2.
 """
 
 from __future__ import annotations
@@ -13,7 +14,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from hpc_rl.formulas.policy_gradient import approximate_kl, clipped_surrogate, policy_gradient, surrogate
+from hpc_rl.formulas.policy_gradient import (
+    approximate_kl,
+    clipped_surrogate,
+    guarded,
+    kl_slope,
+    policy_gradient,
+    surrogate,
+)
 
 CLIP = 0.2
 
@@ -105,3 +113,25 @@ def test_approximate_kl_is_unbiased_for_the_exact_one() -> None:
     assert np.isclose(float(approximate_kl(log_ratio, old)), exact)
     one = torch.ones(1, dtype=torch.float64)
     assert all(float(approximate_kl(x[None], one)) >= 0 for x in log_ratio)
+
+
+def test_epsilon_stands_beside_the_probability() -> None:
+    probability = np.array([1.0, 0.5, 1e-3, 1e-9, 1e-30])
+    for epsilon in (1e-6, 0.1):
+        found = guarded(torch.tensor(np.log(probability)), epsilon).numpy()
+        assert np.allclose(found, [np.log(p + epsilon) for p in probability], rtol=1e-12)
+    at = torch.tensor(np.log(probability))
+    slopes = gradient(lambda x: guarded(x, 1e-6).sum(), at)
+    assert torch.allclose(slopes, finite_differences(lambda x: guarded(x, 1e-6).sum(), at), atol=1e-6)
+    assert torch.isfinite(guarded(torch.tensor([-1e4]), 1e-6)).all()
+
+
+@pytest.mark.parametrize("kl", [0.0, 0.01, 0.019, 0.021, 0.1, 3.0])
+def test_the_slope_of_the_penalty_with_its_hinge(kl: float) -> None:
+    cost, target, hinge = 0.7, 0.01, 50.0
+
+    def penalty(x: float) -> float:
+        return cost * x + hinge * max(0.0, x - 2 * target) ** 2
+
+    step = 1e-6
+    assert kl_slope(kl, cost, target, hinge) == pytest.approx((penalty(kl + step) - penalty(kl - step)) / (2 * step))

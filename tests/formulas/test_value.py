@@ -1,7 +1,7 @@
 """Value losses against loops, and the clipped one's gradient against finite differences.
 
 Mutations seen to fail: ``maximum`` → ``minimum``; the clip around the target; ½ or ``weight`` left out; the mean of
-explained variance over all rows; its 1 − x turned into x.
+explained variance over all rows; its 1 − x turned into x; the variance about 0.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hpc_rl.formulas.value import clipped_half_squared, explained_variance, half_squared
+from hpc_rl.formulas.value import clipped_half_squared, explained_variance, half_squared, standardized
 
 CLIP = 0.3
 
@@ -71,3 +71,10 @@ def test_explained_variance_of_a_constant_target_is_zero() -> None:
     value = torch.randn(8)
     assert float(explained_variance(value, torch.full((8,), 2.0), torch.ones(8))) == 0.0
     assert float(explained_variance(value, torch.randn(8), torch.zeros(8))) == 0.0
+
+
+def test_standardized_over_the_weighted_rows_alone() -> None:
+    x, _, _, weight = numbers(3)
+    found, real = standardized(x, weight).numpy(), x.numpy()[weight.numpy() == 1]
+    assert np.allclose(found, (x.numpy() - real.mean()) / (real.std() + 1e-8), rtol=1e-10)
+    assert torch.isfinite(standardized(x, torch.zeros_like(x))).all()

@@ -1,0 +1,79 @@
+"""RMSProp with ε inside the root, against the paper's loop, whole and in slices of parameter servers.
+
+Mutations seen to fail: ε outside the root; α and 1 − α exchanged; the momentum times the learning rate twice; a slice
+without its statistics.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from batches import config_of, learner_of, sampled
+from torch import nn
+
+from hpc_rl.algorithms.base import Flat, Optimizer, load_optimizer, make_optimizer, optimizer_state
+from hpc_rl.roles.share import Share, joined
+from hpc_rl.transport.parameters import shares
+
+RATE, ALPHA, EPSILON = 0.05, 0.9, 0.01
+
+
+def made(x: np.ndarray, momentum: float) -> tuple[Flat, Optimizer]:
+    flat = Flat(torch.tensor(x, dtype=torch.float32))
+    return flat, make_optimizer(flat, "rmsprop_inside", RATE, EPSILON, ALPHA, momentum)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.8])
+def test_epsilon_is_inside_the_root(momentum: float) -> None:
+    rng = np.random.default_rng(0)
+    x, gradients = rng.normal(size=5), rng.normal(size=(7, 5)) * [1e-3, 0.1, 1.0, 10.0, 0.0]
+    flat, optimizer = made(x, momentum)
+    v, m = np.zeros(5), np.zeros(5)
+    for k, g in enumerate(gradients):
+        if k == 4:  # a state that is taken up goes on as if nothing had been
+            state = optimizer_state(optimizer)
+            flat, optimizer = made(flat.parameter.detach().numpy(), momentum)
+            load_optimizer(optimizer, state)
+        flat.reduction[:-2] = torch.tensor(g)
+        optimizer.torch.step()
+        for i in range(5):
+            v[i] = ALPHA * v[i] + (1 - ALPHA) * g[i] ** 2
+            m[i] = momentum * m[i] + g[i] / np.sqrt(v[i] + EPSILON)
+            x[i] -= RATE * m[i]
+        assert np.allclose(flat.parameter.detach().numpy(), x, atol=1e-5), k
+
+
+def test_a_small_gradient_moves_less_than_with_epsilon_outside() -> None:
+    moved = {}
+    for kind in ("rmsprop", "rmsprop_inside"):
+        flat = Flat(torch.zeros(1))
+        optimizer = make_optimizer(flat, kind, 1.0, EPSILON, ALPHA)
+        flat.reduction[0] = 1e-3
+        optimizer.torch.step()
+        moved[kind] = -flat.parameter.item()
+    assert moved["rmsprop_inside"] == pytest.approx(1e-3 / np.sqrt(1e-7 + EPSILON), rel=1e-5)
+    assert moved["rmsprop"] == pytest.approx(1e-3 / (np.sqrt(1e-7) + EPSILON), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["a2c", "impala"])
+def test_servers_share_its_statistics_slice_by_slice(name: str) -> None:
+    spec, batches = sampled(name, "toy/catch", 2)
+    learn: Any = learner_of(name, spec, config_of(name, optimizer="rmsprop_inside", epsilon=EPSILON))
+    learn.update(batches[0], 0.0)
+    size = learn.flat.parameter.numel()
+    parts = [Share(learn, part, 0, 0) for part in shares(size, 3)]
+    whole = joined([part.state() for part in parts])
+    for key, x in learn.state()["optimizer"].items():
+        assert torch.equal(whole["optimizer"][key], x) and (key != "square_avg" or (x > 0).any()), key
+    g = torch.linspace(-1, 1, size)
+    for part, place in zip(parts, shares(size, 3), strict=True):
+        head = np.array([[1.0, 1.0, np.inf, RATE]])
+        part.take({"gradient": g[place].numpy()[None], "head": head}, 0, 7)
+    learn.flat.reduction[:-2] = g
+    learn.optimizer.torch.param_groups[0]["lr"] = RATE
+    learn.optimizer.torch.step()
+    assert torch.allclose(joined([part.state() for part in parts])["parameters"], learn.flat.parameter.data, atol=1e-7)
+    assert isinstance(learn.optimizer.torch.param_groups[0]["params"][0], nn.Parameter)
