@@ -142,11 +142,20 @@ def _same_work(asked: Job, saved: Job, folder: Path) -> None:
         )
 
 
+def _name_code(job: Job) -> None:
+    """A job file of somebody else names code, too: what it makes this command import is named before it is."""
+    from hpc_rl.envs.targets import notice
+
+    if sentence := notice(job.environment.id):
+        _talk(sentence)
+
+
 def _check_environment(job: Job, plan: Plan) -> None:
     """A missing ROM, package or argument, and too many processes, are found before anything starts."""
     from hpc_rl.envs.make import describe
     from hpc_rl.envs.shares import shares
 
+    _name_code(job)
     describe(job.environment.id, job.environment.arguments)
     for place in plan.places:
         if place.columns:
@@ -211,7 +220,9 @@ def show(job: str, ranks: int | None, overrides: tuple[str, ...], nodes: int) ->
     """Who is which rank, message sizes, memory and files of JOB, before anything starts."""
     from hpc_rl.show import render
 
-    click.echo(render(_load(job, ranks, overrides), nodes))
+    chosen = _load(job, ranks, overrides)
+    _name_code(chosen)
+    click.echo(render(chosen, nodes))
 
 
 def slurm_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -361,7 +372,9 @@ def resume(run: Path, ranks: int | None, overrides: tuple[str, ...], cluster: st
 def evaluate(run: Path, episodes: int, checkpoint: Path | None, video: Path | None, as_json: bool) -> None:
     """Greedy episodes with the policy of RUN: mean raw return and its 95 % interval."""
     from hpc_rl.evaluate import evaluate_run
+    from hpc_rl.storage.run_dir import open_run
 
+    _name_code(jobs.load(open_run(run).job_file))
     result = evaluate_run(run, episodes, checkpoint, video, lambda text: _talk(f"warning: {text}"))
     if as_json:
         click.echo(json.dumps(result))
@@ -426,7 +439,9 @@ def roofline(job: str, ranks: int | None, overrides: tuple[str, ...], seconds: f
 
     from hpc_rl.bench.roofline import measure, render
 
-    measured = measure(_load(job, ranks, overrides), seconds)
+    chosen = _load(job, ranks, overrides)
+    _name_code(chosen)
+    measured = measure(chosen, seconds)
     figures = {**asdict(measured), "env_steps_per_s": measured.env_steps_per_s}
     click.echo(json.dumps(figures) if as_json else render(measured))
 

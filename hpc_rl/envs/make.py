@@ -25,6 +25,7 @@ from hpc_rl.envs import atari, gym, toys
 from hpc_rl.envs.base import BadEnvironment, Environment
 from hpc_rl.envs.processes import Crew
 from hpc_rl.envs.shares import Processes
+from hpc_rl.envs.targets import check_module, check_target
 from hpc_rl.types import Spec
 
 if TYPE_CHECKING:
@@ -123,6 +124,7 @@ def factory(id: str, arguments: dict[str, Any]) -> Callable[[], gymnasium.Env[An
 def _users(id: str) -> tuple[Callable[..., Any] | None, str]:
     """Import the module of ``module:name``; its function of that name, else None and a name of Gymnasium's registry."""
     module_name, _, attribute = id.partition(":")
+    check_module(id, module_name)
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # last, so that no file there hides an installed package
     try:
@@ -135,6 +137,7 @@ def _users(id: str) -> tuple[Callable[..., Any] | None, str]:
         ) from error
     function = getattr(module, attribute, None)
     if callable(function):
+        check_target(id, function)
         return function, attribute
     import gymnasium
 

@@ -65,7 +65,7 @@ class Same(gymnasium.ObservationWrapper):
 @pytest.fixture
 def careless(tmp_path, monkeypatch):
     """A function of an environment and its wrapping that gives b columns of it, by way of a user's module."""
-    (tmp_path / "their_careless.py").write_text("def make():\n    return FUNCTION()\n")
+    (tmp_path / "their_careless.py").write_text("import gymnasium\n\n\ndef make():\n    return FUNCTION()\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "their_careless", raising=False)
 

@@ -43,7 +43,9 @@ def echo(tmp_path, monkeypatch):
         made.append(Echo(observation, action, truncates))
         return made[-1]
 
-    (tmp_path / "my_task.py").write_text("def make(**arguments):\n    return FUNCTION(**arguments)\n")
+    (tmp_path / "my_task.py").write_text(
+        "import gymnasium\n\n\ndef make(**arguments) -> gymnasium.Env:\n    return FUNCTION(**arguments)\n"
+    )
     monkeypatch.chdir(tmp_path)
     monkeypatch.delitem(sys.modules, "my_task", raising=False)
 
