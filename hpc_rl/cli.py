@@ -338,16 +338,22 @@ def logs(run: Path, follow: bool) -> None:
 @cli.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--now", is_flag=True, help="Do not wait for a checkpoint.")
-def cancel(runs: tuple[Path, ...], now: bool) -> None:
+def cancel(runs: tuple[Path, ...], now: bool) -> int:
     """Stop the SLURM jobs of RUNS, or of every run up to two folders below: those that run save first."""
     from hpc_rl.status import runs as below
+    from hpc_rl.submit import Unasked
     from hpc_rl.submit import cancel as end
 
     found = below(runs)
     if len(found) > len(runs) and sys.stdin.isatty():
         click.confirm(f"Stop the jobs of all {len(found)} runs below?", abort=True, err=True)
-    for sentence in end(found, now):
+    try:
+        sentences, code = end(found, now), 0
+    except Unasked as error:
+        sentences, code = [*error.sentences, f"error: {error}"], 1
+    for sentence in sentences:
         _talk(sentence)
+    return code
 
 
 @cli.command()

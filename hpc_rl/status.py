@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hpc_rl import job as jobs
-from hpc_rl.launchers import reasons, slurm
+from hpc_rl.launchers import causes, reasons, slurm
 from hpc_rl.launchers.batch import job_ids
 from hpc_rl.launchers.slurm import Seen
 from hpc_rl.storage.metrics import CHIEFS, last_line, rate
@@ -39,7 +39,8 @@ class Status:
 
     ``changes`` are what tells this task of an array from the others; ``mean_return`` is that of the last 100 episodes;
     ``waits`` is SLURM's reason in plain words; ``elapsed_s`` and ``left_s`` are of this start of its job; ``end`` is
-    when the budget would be used at the present rate. ``over``: run and SLURM agree that nothing goes on.
+    when the budget would be used at the present rate. ``over``: run and SLURM agree that nothing goes on. ``cause`` is
+    why the latest attempt ended, in a word or two, ``next`` the command that goes on with the run.
     """
 
     run: str
@@ -59,6 +60,8 @@ class Status:
     env_steps_per_s: float | None = None
     end: str = ""
     over: bool = False
+    cause: str = ""
+    next: str = ""
 
 
 def runs(paths: Sequence[Path]) -> list[RunDir]:
@@ -268,13 +271,7 @@ def _line(run: RunDir, seen: Sequence[Seen], ids: Sequence[str], known: bool | N
     shown = next(
         (item for item in active if item.state != "PENDING"), candidates[-1] if candidates else Seen("", "", False)
     )
-    word, reason = state["state"], state["reason"]
-    if word in ("running", "pending") and ids and not active and known:
-        said = f"SLURM ended job {shown.job}: {shown.state}" if shown.job else f"SLURM no longer knows job {ids[-1]}"
-        word = "stopped" if shown.state == "CANCELLED" else "lost"  # by scancel, which the run cannot see
-        reason = f"{said}{_last_words(run)}; go on with hpc-rl resume {run.path}"
-    elif word == "stopped" and shown.state == "CANCELLED":  # it saw scancel's signal and saved
-        reason = f"{reason}; go on with hpc-rl resume {run.path}"
+    word, reason, cause, command = _why(run, state, shown, bool(ids and not active and known), ids)
     live, changes = _live(run), _tasks(run.path.parent).get(run.path.name, "")
     done = max(state["env_steps"], int(live.get("env_steps") or 0)) if word == "running" else state["env_steps"]
     waiting, at_work = shown.state == "PENDING", shown.active and shown.state != "PENDING"
@@ -290,7 +287,34 @@ def _line(run: RunDir, seen: Sequence[Seen], ids: Sequence[str], known: bool | N
         end=_end(run, done, speed, shown.elapsed_s or 0),
         # the ranks of a job that is about to be requeued have stopped already, so their word alone is not enough
         over=word in OVER and not active and (known is not None or word == "done" or not ids),
+        cause=cause,
+        next=command,
     )  # fmt: skip
+
+
+def _why(run: RunDir, state: dict[str, Any], shown: Seen, gone: bool, ids: Sequence[str]) -> tuple[str, str, str, str]:
+    """(state, reason, cause, next command): the run's own, or what SLURM knows where nobody could write it down."""
+    word, reason, cause, command = state["state"], state["reason"], state["cause"], causes.pasted(state["next"])
+    if word in ("running", "pending") and gone:
+        word = "stopped" if shown.state == "CANCELLED" else "lost"  # by scancel, which the run cannot see
+        cause = causes.of_state(shown.state) if shown.job else "unknown"
+        reason = f"{_ended(shown) if shown.job else f'SLURM no longer knows job {ids[-1]}'}{_last_words(run)}"
+        command = causes.go_on(run, cause)
+    elif word == "running" and shown.state == "PENDING":
+        word, cause = "pending", "node lost"
+        reason = f"SLURM requeued job {shown.job}: its node was lost, or its script was killed"
+    elif word == "stopped" and not cause and shown.state in slurm.ENDED[1:]:
+        # its ranks saved in time, but its script was killed before it had found out why
+        cause, reason = causes.of_state(shown.state), f"{reason}: {_ended(shown)}"
+        command = causes.go_on(run, cause)
+    if word in ("stopped", "failed", "lost") and command:
+        reason = f"{reason}; go on with {command}"
+    return word, reason, cause, command
+
+
+def _ended(job: Seen) -> str:
+    by = re.search(r"by (\d+)", job.reason)
+    return f"SLURM ended job {job.job}: {job.state}" + (f" by {causes.user(int(by[1]))}" if by else "")
 
 
 def _live(run: RunDir) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json
 import math
+import os
 import re
 import shutil
 import time
@@ -17,7 +18,7 @@ from typing import Any
 from hpc_rl import curves
 from hpc_rl import job as jobs
 from hpc_rl.job import BadJob, Job
-from hpc_rl.launchers import limits, slurm
+from hpc_rl.launchers import causes, limits, slurm
 from hpc_rl.launchers.batch import job_ids, note_job
 from hpc_rl.launchers.options import Options, changed, dependency, kept
 from hpc_rl.launchers.script import for_array, for_run, render
@@ -208,14 +209,43 @@ def resume(
 def cancel(found: Sequence[RunDir], now: bool = False) -> list[str]:
     """Stop the jobs of these runs: waiting ones at once, running ones after they have saved; a sentence for each.
 
-    Raises SlurmError.
+    Raises:
+        Unasked: SLURM did not answer; what could be done without it is done.
     """
+    try:
+        return _cancel(found, now)
+    except slurm.SlurmError as error:
+        raise Unasked(str(error), [_by_file(run) for run in found]) from None
+
+
+class Unasked(slurm.SlurmError):
+    """SLURM does not answer; ``sentences`` tell for each run what was done nevertheless."""
+
+    def __init__(self, message: str, sentences: list[str]) -> None:
+        super().__init__(message)
+        self.sentences = sentences
+
+
+def _by_file(run: RunDir) -> str:
+    """The STOP file needs no controller: a rank, or the batch script, finds it."""
+    with contextlib.suppress(BadRun):
+        if (state := run.read_state()["state"]) not in ("pending", "running"):
+            return f"{run.path}: {state} already"
+    run.request_stop(_who())
+    return f"{run.path}: STOP is written there: a job that runs saves and ends, one that waits ends when it starts"
+
+
+def _who() -> str:
+    return f"cancelled by {causes.user(os.getuid())} with hpc-rl cancel"
+
+
+def _cancel(found: Sequence[RunDir], now: bool) -> list[str]:
     ids = {run.path: job_ids(run) for run in found}
     seen = slurm.look([job for jobs_of_run in ids.values() for job in jobs_of_run])
     active = {run.path: [seen[job] for job in ids[run.path] if job in seen and seen[job].active] for run in found}
     for run in found:
         if active[run.path]:
-            run.request_stop()  # first, so that a job that begins right now ends itself
+            run.request_stop(_who())  # first, so that a job that begins right now ends itself
     waiting = [item.job for jobs_of_run in active.values() for item in jobs_of_run if item.state == "PENDING"]
     at_work = [item.job for jobs_of_run in active.values() for item in jobs_of_run if item.state != "PENDING"]
     ended = curves.cancel(found)  # before its runs end, for that would start it
@@ -239,18 +269,23 @@ def _outlast(running: Sequence[str]) -> list[str]:
 
 
 def _cancelled(run: RunDir, ended: Sequence[str], waiting: set[str], late: set[str], now: bool) -> str:
+    if not ended and (not job_ids(run) or not slurm.here()) and run.read_state()["state"] == "running":
+        return _by_file(run)  # of hpc-rl run, or seen from a host without SLURM
     if not ended:
         return f"{run.path}: no job is queued or running"
     if waiting.issuperset(ended):
-        sentence = "cancelled while waiting"
+        sentence = f"{_who()} while it waited"
     elif late.isdisjoint(ended):
-        return f"{run.path}: {run.read_state()['reason']}"
+        state = run.read_state()
+        command = causes.pasted(state["next"])
+        return f"{run.path}: {state['reason']}" + (f"; go on with {command}" if command else "")
     elif now:
-        sentence = "cancelled without saving; the last checkpoint stands"
+        sentence = f"{_who()} --now, without saving; the last checkpoint stands"
     else:
-        sentence = f"cancelled, for it did not stop within {STOP_S:.0f} s; the last checkpoint stands"
-    run.write_state(state="stopped", reason=f"stopped: {sentence}")
-    return f"{run.path}: {sentence}"
+        sentence = f"{_who()}, and did not stop within {STOP_S:.0f} s; the last checkpoint stands"
+    command = causes.go_on(run, "cancelled")
+    run.write_state(state="stopped", reason=f"stopped: {sentence}", cause="cancelled", next=command)
+    return f"{run.path}: {sentence}; go on with {command}"
 
 
 def _keep(home: Path, scripts: Sequence[str], options: Options) -> list[Path]:

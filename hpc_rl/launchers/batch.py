@@ -1,7 +1,8 @@
-"""What the batch script asks Python before and after the ranks: `python -m hpc_rl.launchers.batch begin|end|note RUN`.
+"""What the batch script asks Python before and after the ranks: `python -m hpc_rl.launchers.batch begin|end|… RUN`.
 
-`end` prints one word for the script: ``again`` (requeue or chain), ``done``, ``stopped``, ``failed``, or ``superseded``
-where another attempt owns the run by now. It needs no torch and no MPI, and writes nothing but the run's state and the
+`begin` prints how often the run was restarted since somebody sent it, or ``done``. `end` prints one word for the
+script: ``again`` (requeue or chain), ``done``, ``stopped``, ``failed``, or ``superseded`` where another attempt owns
+the run by now. It needs no torch and no MPI, and writes nothing but the run's state and the
 list of its SLURM jobs.
 """
 
@@ -11,18 +12,25 @@ import argparse
 import os
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from hpc_rl import job as jobs
 from hpc_rl.job import BadJob
+from hpc_rl.launchers import causes
 from hpc_rl.launchers.blame import all_records, blame, rank_records
+from hpc_rl.launchers.causes import Ending
 from hpc_rl.launchers.local import processes, sweep
-from hpc_rl.storage.run_dir import BUDGET_SPENT, BadRun, RunDir, create, open_run, write_json
+from hpc_rl.storage.run_dir import BadRun, RunDir, create, open_run, refuse_done, write_json
 from hpc_rl.storage.untrusted import Unreadable, appended, read_end, read_json, read_text
 
+LOST = "the attempt before was lost"
+WAITING = "; restart {} is waiting"
 IDLE_RESTARTS = 3  # attempts in a row without progress that end a run of signals; after a failure one does
-_ATTEMPT = {"token": str, "env_steps": int, "log_bytes": int, "idle": int, "ended": bool}
+_ATTEMPT = {
+    "token": str, "job": str, "restarts": int, "env_steps": int, "log_bytes": int, "idle": int, "ended": bool,
+}  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -30,12 +38,14 @@ def main(arguments: list[str] | None = None) -> int:
     given = _parser().parse_args(arguments)
     try:
         if given.what == "begin":
-            begin(given.run, given.job, given.token, given.restarts, given.ranks, given.source, given.set)
+            print(begin(given.run, given.job, given.token, given.ranks, given.source, given.set))
         elif given.what == "note":
-            note_job(RunDir(given.run), given.job)
+            note_successor(RunDir(given.run), given.token, given.job)
+        elif given.what == "stuck":
+            stuck(RunDir(given.run), given.token)
         else:
-            asked = bool(given.asked)
-            print(end(given.run, given.token, given.code, asked, given.restarts, given.max_restarts, given.mode))
+            ending = Ending("", given.signal, given.left, given.lead, given.record, given.account, given.begun)
+            print(end(given.run, given.token, given.code, given.max_restarts, given.mode, ending))
     except (BadJob, BadRun, Unreadable) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -45,23 +55,30 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def begin(
-    folder: Path, job_id: str, token: str, restarts: int, ranks: int, source: str | None, overrides: list[str]
-) -> None:
-    """Make the run ready for an attempt; from ``source`` where it does not exist yet.
+def begin(folder: Path, job_id: str, token: str, ranks: int, source: str | None, overrides: list[str]) -> str:
+    """Make the run ready for an attempt, from ``source`` where it does not exist yet; the count of restarts, or "done".
 
     Raises:
-        BadRun: no run, or another SLURM job at work in it.
+        BadRun: no run, one whose budget is used, or another SLURM job at work in it.
         BadJob: a job for another number of ranks, or too many attempts without progress; the run is then failed.
     """
     if source is not None and not (folder / "job.toml").exists():
         run = create(folder, jobs.dumps(jobs.load(source, (*overrides, f"resources.ranks={ranks}"))))
     else:
         run = open_run(folder)
+    latest = _attempt(run)
+    restarts = latest.get("restarts", 0) + 1 if job_id in (latest.get("job"), latest.get("successor")) else 0
+    if restarts and run.read_state()["state"] == "done":  # requeued by a controller that had lost its node, say
+        return "done"
+    refuse_done(run, run.read_state()["env_steps"] >= jobs.load(run.job_file).budget.env_steps)
     _take_over(run)
     if source is not None and restarts == 0:  # otherwise the STOP file is from after the submission, and holds
         run.clear_stop()
     note_job(run, job_id)
+    if restarts and not latest["ended"]:
+        run.write_state(state="pending", cause="node lost", reason=f"{LOST} with its node; going on")
+    else:
+        run.write_state(state="pending", **_cause(run))  # whatever it was, it is not done or failed from here on
     try:
         _check(run, ranks)
         idle = _idle(run) if restarts else 0
@@ -71,45 +88,84 @@ def begin(
                 f"see {run.logs}, then hpc-rl resume {run.path}"
             )
     except BadJob as error:
-        run.write_state(state="failed", reason=str(error))
+        run.write_state(state="failed", reason=str(error), cause="error", next=causes.go_on(run, "error"))
         raise
     log = run.logs / "ranks.log"
     write_json(run.path / "submit" / "attempt.json", {
         "token": token,
+        "job": job_id,
+        "restarts": restarts,
         "env_steps": run.read_state()["env_steps"],
         "log_bytes": log.stat().st_size if log.exists() else 0,
         "idle": idle,
         "ended": False,
     })  # fmt: skip
+    return str(restarts)
 
 
-def end(folder: Path, token: str, code: int, asked: bool, restarts: int, most: int, mode: str) -> str:
-    """The word for the script; state.json says why in one sentence. Raises BadRun, OSError."""
+def end(folder: Path, token: str, code: int, most: int, mode: str, ending: Ending) -> str:
+    """The word for the script; state.json says why, and how to go on. Raises BadRun, OSError."""
     run = open_run(folder)
     started = _attempt(run)
     if started.get("token") != token:
         return "superseded"
-    state = run.read_state()
+    state, ending = run.read_state(), replace(ending, job=started["job"])
     sweep({token}, None, run)
-    if state["state"] == "done" and code == 0:
+    if state["state"] == "done":
+        if code:
+            print(
+                f"{folder.name}: done; that its launcher ended with exit code {code} changes nothing", file=sys.stderr
+            )
         return "done"
     whole = state["state"] == "stopped"
-    sentence = state["reason"] if whole else blame(run, _said(run, started), code, {})
-    if not whole and asked and not rank_records(run):
-        whole, sentence = True, "stopped: asked to stop before the ranks had started"
-    word = "stopped" if whole else "failed"
-    idle = _idle(run)
+    cause, sentence = _why(run, state["reason"] if whole else None, _said(run, started), code, ending)
+    word = "stopped" if whole or cause == "cancelled" else "failed"
+    idle, restarts = _idle(run), started["restarts"]
     write_json(run.path / "submit" / "attempt.json", {**started, "idle": idle, "ended": True})
-    if not _final(run, sentence) and not _hopeless(run) and mode != "none":
-        if restarts and idle >= (IDLE_RESTARTS if whole or asked else 1):
+    if cause not in causes.FINAL and not run.stop_requested() and not _hopeless(run) and mode != "none":
+        patient = whole or ending.signal or cause in causes.FROM_OUTSIDE
+        if restarts and idle >= (IDLE_RESTARTS if patient else 1):
             sentence += "; a restart made no progress, so it is not started again"
         elif restarts >= most:
             sentence += f"; it was restarted {restarts} times, as often as --max-restarts allows"
         else:
-            word, sentence = "again", f"{sentence}; restart {restarts + 1} is waiting"
+            word, sentence = "again", f"{sentence}{WAITING.format(restarts + 1)}"
     print(f"{folder.name}: {sentence}", file=sys.stderr)
-    run.write_state(state="pending" if word == "again" else word, reason=sentence)
+    command = "" if word == "again" else causes.go_on(run, cause, ending)
+    run.write_state(state="pending" if word == "again" else word, reason=sentence, cause=cause, next=command)
     return word
+
+
+def _why(run: RunDir, reason: str | None, said: str, code: int, ending: Ending) -> tuple[str, str]:
+    """(cause, sentence); ``reason`` is that of ranks that saved."""
+    if reason is not None:
+        return causes.stop(run, reason, ending, said)
+    if ending.signal and not rank_records(run):
+        cause, why = causes.stop(run, "", ending, said)
+        return cause, f"{why}; the ranks had not started"
+    certain = any(record.get("ended") == "error" for record in all_records(run))
+    return causes.failure(blame(run, said, code, {}), certain, ending, said)
+
+
+def stuck(run: RunDir, token: str) -> None:
+    """SLURM neither requeued the job nor took another one: the run waits for nobody, and says how to go on."""
+    state = run.read_state()
+    if _attempt(run).get("token") != token or state["state"] != "pending":
+        return
+    reason = re.sub(re.escape(WAITING).replace(r"\{\}", r"\d+"), "", state["reason"])
+    sentence, command = (
+        f"{reason}; SLURM neither requeued the job nor took a new one",
+        causes.go_on(run, state["cause"]),
+    )
+    print(f"error: {sentence}; go on with: {command}", file=sys.stderr)
+    run.write_state(state="stopped", reason=sentence, cause=state["cause"], next=command)
+
+
+def note_successor(run: RunDir, token: str, job_id: str) -> None:
+    """The job that goes on for this attempt's own: it inherits the count of restarts."""
+    note_job(run, job_id)
+    if (latest := _attempt(run)).get("token") == token:
+        write_json(run.path / "submit" / "attempt.json", {**latest, "successor": job_id})
 
 
 def note_job(run: RunDir, job_id: str) -> None:
@@ -150,9 +206,10 @@ def _idle(run: RunDir) -> int:
     return 0 if progress else latest["idle"] + 1
 
 
-def _final(run: RunDir, sentence: str) -> bool:
-    """Somebody wanted it to end here: a STOP file, or the job's own time limit."""
-    return run.stop_requested() or sentence.startswith(BUDGET_SPENT)
+def _cause(run: RunDir) -> dict[str, str]:
+    """Why the latest attempt ended, which the beginning of the next one does not change."""
+    state = run.read_state()
+    return {key: state[key] for key in ("cause", "reason")}
 
 
 def _hopeless(run: RunDir) -> bool:
@@ -176,7 +233,9 @@ def _take_over(run: RunDir) -> None:
 
 def _attempt(run: RunDir) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = read_json(run.path / "submit" / "attempt.json", _ATTEMPT, needed=_ATTEMPT)
+        found: dict[str, Any] = read_json(
+            run.path / "submit" / "attempt.json", {**_ATTEMPT, "successor": str}, needed=_ATTEMPT
+        )
     except (FileNotFoundError, Unreadable):
         return {}
     return found
@@ -191,7 +250,7 @@ def _said(run: RunDir, started: dict[str, Any]) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m hpc_rl.launchers.batch", description=__doc__)
-    parser.add_argument("what", choices=("begin", "end", "note"))
+    parser.add_argument("what", choices=("begin", "end", "note", "stuck"))
     parser.add_argument("run", type=Path)
     parser.add_argument("--job", default="0")
     parser.add_argument("--token", default="")
@@ -199,11 +258,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--source")
     parser.add_argument("--set", action="append", default=[])
     parser.add_argument("--code", type=int, default=0)
-    parser.add_argument("--asked", type=int, default=0)
-    parser.add_argument("--restarts", type=int, default=0)
+    parser.add_argument("--signal", default="")
+    parser.add_argument("--left", type=_seconds)
+    parser.add_argument("--lead", type=float, default=120.0)
+    parser.add_argument("--record", default="")
+    parser.add_argument("--account", default="")
+    parser.add_argument("--begun", type=int, default=0)
     parser.add_argument("--max-restarts", type=int, default=0)
     parser.add_argument("--mode", default="requeue")
     return parser
+
+
+def _seconds(text: str) -> float | None:
+    return float(text) if text else None
 
 
 if __name__ == "__main__":

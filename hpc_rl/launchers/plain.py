@@ -14,8 +14,19 @@ from hpc_rl.launchers.script import Script, render, render_analysis
 from hpc_rl.storage.run_dir import write_text
 
 PYTHON = '"${HPC_RL_PYTHON:-python3}"'  # of the active environment
-_JOB = ('job=${{1:?"usage: sbatch {name}.sbatch JOB [KEY=VALUE …]"}} set=("${{@:2}}")',)
-_RUN = 'export HPC_RL_RUN=${{HPC_RL_RUN:-$PWD/runs/$(basename -- "$job" .toml)-${job}}}'
+_JOB = 'job=${{1:?"usage: sbatch {name}.sbatch JOB [KEY=VALUE …]"}} set=("${{@:2}}")'
+# A job that goes on for another one gets as arguments what the environment may not bring.
+_GOES_ON = '[ "$1" != --go-on ] || { HPC_RL_RUN=$2 HPC_RL_PYTHON=$3 && shift 3; }'
+_AGAIN = ' --go-on "$HPC_RL_RUN" "$(command -v -- "${python[0]}")"'
+_SAME = "".join(  # options that somebody may have given to sbatch instead of editing the directives
+    f" \\\n        {line}" for line in (
+        '--ntasks="$SLURM_NTASKS" --nodes="$SLURM_NNODES" --time="$(value TimeLimit)"',
+        '--partition="$SLURM_JOB_PARTITION" ${SLURM_JOB_ACCOUNT:+--account="$SLURM_JOB_ACCOUNT"}',
+        '${SLURM_JOB_QOS:+--qos="$SLURM_JOB_QOS"} ${SLURM_MEM_PER_NODE:+--mem="$SLURM_MEM_PER_NODE"}',
+        '${SLURM_MEM_PER_CPU:+--mem-per-cpu="$SLURM_MEM_PER_CPU"}',
+    )
+)  # fmt: skip
+_RUN = 'HPC_RL_RUN=${{HPC_RL_RUN:-$PWD/runs/$(basename -- "$job" .toml)-${job}}}'
 _PREPARE = ' --source="$job" "${set[@]/#/--set=}"'
 
 
@@ -30,7 +41,7 @@ def plain() -> dict[str, str]:
             _script("seeds-array", array="0-4", more=' --set=seed="$SLURM_ARRAY_TASK_ID"'), job, plan, usual
         ),
         "cpu-actors-gpu-learner": render(
-            _script("cpu-actors-gpu-learner"), job, plan,
+            _script("cpu-actors-gpu-learner", het=True), job, plan,
             Options(time="1:00:00", launcher="srun", mpi="pmi2", layout="het", learners=("gpus-per-node=1",)),
         ),
         "analysis": render_analysis(
@@ -41,14 +52,14 @@ def plain() -> dict[str, str]:
     return {f"{name}.sbatch": text for name, text in texts.items()}
 
 
-def _script(name: str, array: str = "", more: str = "") -> Script:
-    """An exported HPC_RL_RUN also tells a successor, which is another job, where the run is."""
+def _script(name: str, array: str = "", more: str = "", het: bool = False) -> Script:
     home = _RUN.format(job="SLURM_ARRAY_JOB_ID" if array else "SLURM_JOB_ID")
     run = "run=$HPC_RL_RUN/$SLURM_ARRAY_TASK_ID" if array else "run=$HPC_RL_RUN"
-    usage = _JOB[0].format(name=name)
+    usage = _JOB.format(name=name)
     title = f"hpc_rl: sbatch {name}.sbatch JOB [KEY=VALUE …] (JOB: a file, or a name from hpc-rl list)"
-    return Script(title, "hpc_rl", (usage, home, run), "slurm-%j.out" if not array else "slurm-%A_%a.out",
-                  _PREPARE + more, array, PYTHON)  # fmt: skip
+    return Script(title, "hpc_rl", (_GOES_ON, usage, home, run),
+                  "slurm-%j.out" if not array else "slurm-%A_%a.out", _PREPARE + more, array, PYTHON,
+                  "" if het else _SAME, _AGAIN)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import sys
+import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hpc_rl.job import BadJob, Job, share
+from hpc_rl.launchers import environment
 from hpc_rl.launchers.options import Options, dependency
 from hpc_rl.topologies.base import Plan, nodes_of
 
@@ -27,6 +29,8 @@ class Script:
     prepare: str = ""  # further words for `batch begin`
     array: str = ""
     python: str = ""  # shell words, where the script itself must find one
+    same: str = ""  # further sbatch options, in shell words, of a job that goes on for this one
+    again: str = ""  # its first arguments
 
 
 def for_run(job: Job, run: Path) -> Script:
@@ -91,6 +95,9 @@ def _context(script: Script, job: Job, options: Options, components: list[list[s
     groups = range(len(components)) if len(components) > 1 else ()
     return {
         "title": script.title,
+        "same": script.same,
+        "again": script.again,
+        **_variables([line for lines in components for line in lines]),
         "components": [
             {"directives": lines, "each_node": _each_node(k if groups else None)} for k, lines in enumerate(components)
         ],
@@ -99,6 +106,7 @@ def _context(script: Script, job: Job, options: Options, components: list[list[s
         "python": interpreter(options, script.python),
         "resume_mode": options.resume_mode,
         "max_restarts": options.max_restarts,
+        "lead_s": options.lead_s,
         "grace_s": options.lead_s * 3 // 4,
         "modules": options.modules,
         "setup": options.setup,
@@ -107,6 +115,28 @@ def _context(script: Script, job: Job, options: Options, components: list[list[s
         "scratch": options.scratch,
         "prepare": script.prepare,
         "start": _start(options, groups),
+    }
+
+
+def _variables(directives: Sequence[str]) -> dict[str, str]:
+    """The names of the environment that the script drops, as words of bash; ``${!PMI@}`` are all that begin so."""
+
+    def beginning(*prefixes: str) -> list[str]:
+        return [f"${{!{prefix}@}}" for prefix in prefixes]
+
+    def lines(words: Sequence[str], between: str = " ") -> str:
+        rows = textwrap.wrap(between.join(words), 100, break_long_words=False, break_on_hyphens=False)
+        return " \\\n        ".join(rows)
+
+    answers = beginning(*environment.OF_A_LAUNCHER, *environment.OF_ANSWERS)
+    options = re.findall(r"^--([a-z-]+)", "\n".join(directives), re.MULTILINE)
+    return {
+        "foreign": lines([*environment.OURS, "SLURM_TIME_FORMAT", *answers]),
+        "of_a_step": lines(beginning(*environment.STEP)),
+        "of_a_job": lines(beginning(*environment.OF_A_JOB)),
+        "kept": lines((*environment.KEPT, *environment.DEFAULTS), " | "),
+        "gpus": lines(environment.GPUS),
+        "overruled": lines(environment.overruled(options)),
     }
 
 

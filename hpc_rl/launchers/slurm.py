@@ -9,12 +9,12 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hpc_rl.job import BadJob
-from hpc_rl.launchers import reasons
+from hpc_rl.launchers import environment, reasons
 from hpc_rl.launchers.local import find_mpiexec
 from hpc_rl.launchers.options import Options, seconds
 
@@ -50,9 +50,13 @@ class Seen:
 
 
 def sbatch(script: Path, *arguments: str) -> str:
-    """Submit; the job's id. Raises Refused with sbatch's own words; SlurmError where the job may have been queued."""
+    """Submit; the job's id. The script's options and nothing of a job from inside of which it is sent reach SLURM.
+
+    Raises Refused with sbatch's own words; SlurmError where the job may have been queued."""
+    given = set(environment.overruled(environment.options(script.read_text())))
+    variables = {name: value for name, value in environment.scrubbed(os.environ).items() if name not in given}
     try:
-        said = _ask(["sbatch", "--parsable", *arguments, str(script.absolute())])
+        said = _ask(["sbatch", "--parsable", *arguments, str(script.absolute())], variables=variables)
     except Refused as error:
         if shutil.which("sbatch") is None:
             raise
@@ -83,7 +87,7 @@ def resolved(options: Options) -> Options:
     wanted = {"mpich": "pmi2", "openmpi": "pmix"}.get(vendor, "")
     mpi, offered = options.mpi, _pmi_types()
     if mpi == "auto":
-        chosen = "SLURM_MPI_TYPE" not in os.environ and wanted in offered
+        chosen = "SLURM_MPI_TYPE" not in environment.scrubbed(os.environ) and wanted in offered
         mpi = wanted if chosen or (not offered and vendor == "mpich") else "none"
     if options.launcher == "auto" and vendor == "openmpi" and mpi == "none" and options.mpi == "auto":
         return by_mpiexec
@@ -119,10 +123,12 @@ def look(ids: Sequence[str]) -> dict[str, Seen]:
     found: dict[str, Seen] = {}
     for batch in batches(_whole(ids)):
         found |= queued(_ask(_squeue(batch), but="nvalid job id"))
+    missing = [job for job in ids if job not in found or found[job].state == "CANCELLED"]  # sacct knows by whom
     if shutil.which("sacct"):
         with contextlib.suppress(SlurmError):
-            for batch in batches(_whole([job for job in ids if job not in found])):
-                found |= accounted(_ask(_sacct(batch)))
+            for batch in batches(_whole(missing)):
+                answer = accounted(_ask(_sacct(batch)))
+                found |= {job: answer[job] for job in missing if job in answer}
     return {job: seen for job, seen in found.items() if job in asked}
 
 
@@ -259,10 +265,13 @@ def _known(text: str) -> str:
     return "" if text in ("N/A", "None", "(null)", "Unknown", "None assigned") else text
 
 
-def _ask(command: Sequence[str], but: str | None = None) -> str:
+def _ask(command: Sequence[str], but: str | None = None, variables: Mapping[str, str] | None = None) -> str:
     """What a command prints; an error that says ``but`` is taken for an empty answer. Raises Refused, SlurmError."""
+    variables = environment.scrubbed(os.environ) if variables is None else variables
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_S, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=ANSWER_S, check=False, env=variables
+        )  # fmt: skip
     except FileNotFoundError:
         raise Refused(f"there is no {command[0]} here; submit on a login node of a SLURM cluster") from None
     except subprocess.TimeoutExpired:

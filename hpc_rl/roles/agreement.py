@@ -10,8 +10,8 @@ import numpy as np
 
 from hpc_rl.algorithms.base import Group
 from hpc_rl.roles.base import Seat
-from hpc_rl.roles.tally import OUT_OF_TIME, Tally
-from hpc_rl.storage.run_dir import BUDGET_SPENT
+from hpc_rl.roles.tally import Tally
+from hpc_rl.storage.run_dir import BUDGET_SPENT, OUT_OF_TIME
 from hpc_rl.types import Array, Tree, to_device, to_host
 
 CHECK_EVERY = 100  # updates between comparisons of all ranks' parameters

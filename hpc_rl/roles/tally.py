@@ -13,10 +13,8 @@ from hpc_rl.job import Job
 from hpc_rl.roles.base import Seat
 from hpc_rl.roles.fit import fit
 from hpc_rl.roles.schedule import schedule
-from hpc_rl.storage.run_dir import BUDGET_SPENT
+from hpc_rl.storage.run_dir import BUDGET_SPENT, OUT_OF_TIME
 from hpc_rl.types import Array, Tree
-
-OUT_OF_TIME = "stopped: the allocation ends"
 
 
 @dataclass

@@ -11,13 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hpc_rl.storage.untrusted import Unreadable, created, read_json
+from hpc_rl.storage.untrusted import Unreadable, created, read_end, read_json
 
 STATES = ("pending", "running", "stopped", "done", "failed")
+STOP_BYTES = 300  # of a STOP file that are read
+OUT_OF_TIME = "stopped: the allocation ends"  # the reason where the ranks saw by the clock that its end is near
 BUDGET_SPENT = "stopped: time limit of"  # how a reason begins when the job's own time limit ended it
 
 
-STATE_FIELDS = {"state": str, "env_steps": int, "updates": int, "attempt": int, "reason": str, "updated": float}
+STATE_FIELDS = {"state": str, "env_steps": int, "updates": int, "attempt": int, "reason": str, "updated": float,
+                "cause": str, "next": str}  # fmt: skip
 
 
 class BadRun(ValueError):
@@ -67,7 +70,13 @@ class RunDir:
         return self.path / "summary.json"
 
     def read_state(self) -> dict[str, Any]:
-        """state, env_steps, updates, attempt, reason, updated (unix time, s). Raises BadRun where it is unreadable."""
+        """state, env_steps, updates, attempt, reason, cause, next, updated (unix time, s).
+
+        ``cause`` names why the latest attempt that ended did so, ``next`` is the command that goes on after it.
+
+        Raises:
+            BadRun: it is unreadable.
+        """
         try:
             state: dict[str, Any] = read_json(self.state_file, STATE_FIELDS)
             if state.get("state", "pending") not in STATES:
@@ -78,13 +87,15 @@ class RunDir:
             raise BadRun(
                 f"the state of {self.path} cannot be read: {error}; remove that file and resume the run"
             ) from None
-        return {"state": "pending", "env_steps": 0, "updates": 0, "attempt": 0, "reason": "", "updated": 0.0} | state
+        figures = {"env_steps": 0, "updates": 0, "attempt": 0}
+        return {"state": "pending", **figures, "reason": "", "cause": "", "next": "", "updated": 0.0} | state
 
     def write_state(self, **fields: Any) -> None:
         """Merge ``fields`` into state.json. One writer at a time. Raises ValueError for an unknown state, OSError."""
         if fields.get("state", "pending") not in STATES:
             raise ValueError(f"state {fields['state']!r} is unknown; choose one of {', '.join(STATES)}")
-        write_json(self.state_file, self.read_state() | fields | {"updated": time.time()})
+        ended = {"cause": "", "next": ""} if fields.get("state", "running") != "running" else {}
+        write_json(self.state_file, self.read_state() | ended | fields | {"updated": time.time()})
 
     def attempts(self) -> list[int]:
         """The numbers of this run's attempts, by its provenance files."""
@@ -94,9 +105,19 @@ class RunDir:
         """How often this run has been started so far."""
         return max(self.attempts(), default=-1) + 1
 
-    def request_stop(self) -> None:
+    def request_stop(self, text: str = "") -> None:
+        """Write the STOP file; ``text`` says in one line who asked for it. Of several requests the first counts."""
         if not self.stop_requested():  # a link that leads nowhere is replaced, not followed
-            os.close(created(self.stop_file))
+            with os.fdopen(created(self.stop_file), "w") as file:
+                file.write(f"{text}\n" if text else "")
+
+    def stop_text(self) -> str:
+        """Who asked the run to stop; empty where the STOP file does not say it."""
+        try:
+            text = read_end(self.stop_file, STOP_BYTES).partition("\n")[0]
+        except (FileNotFoundError, Unreadable):
+            return ""
+        return "".join(letter for letter in text if letter.isprintable()).strip()
 
     def stop_requested(self) -> bool:
         return self.stop_file.exists()

@@ -51,7 +51,7 @@ ReturnToService=2
 SlurmdTimeout=10
 SlurmctldTimeout=60
 InactiveLimit=0
-KillWait=5
+KillWait=10
 MinJobAge=600
 MaxArraySize=4
 JobRequeue=1
@@ -67,6 +67,7 @@ JobCompType=jobcomp/none
 {nodes}
 PartitionName=main Nodes=n[1-3] Default=YES MaxTime=60 PriorityTier=5
 PartitionName=low Nodes=p1 MaxTime=60 PriorityTier=1 PreemptMode=REQUEUE GraceTime=15
+PartitionName=lowest Nodes=p1 MaxTime=60 PriorityTier=1 PreemptMode=CANCEL
 PartitionName=high Nodes=p1 MaxTime=60 PriorityTier=10 PreemptMode=OFF
 PartitionName=frail Nodes=f[1-3] MaxTime=60
 """

@@ -92,7 +92,7 @@ def test_status_and_cancel_of_a_large_array(slurm: Path, tmp_path: Path, monkeyp
     lines = states.status([tmp_path / "runs"], unwarned)
     assert len(lines) == 300 and {line.slurm for line in lines} == {"PENDING"}
     said = cancel(states.runs([tmp_path / "runs"]))
-    assert len(said) == 300 and all("cancelled while waiting" in sentence for sentence in said)
+    assert len(said) == 300 and all("while it waited" in sentence for sentence in said)
 
 
 # ---- arrays ----------------------------------------------------------------------------------------------------------

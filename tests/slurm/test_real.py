@@ -200,24 +200,36 @@ def signal_of_a_user(site: Site) -> None:
     site.until(learning(run, 0), "the first checkpoint", run)
     before, kept = steps(run), closed(run)
     site.cluster.ask("scancel", "--signal=USR1", job)
+    site.until(lambda: run.read_state()["state"] == "pending", "saved", run)
+    assert (run.read_state()["cause"], run.read_state()["next"]) == ("signal", "")
     goes_on(site, run, 1, before, kept)
     assert restarts(site, job) == 1
+    assert " with hpc-rl cancel" in run.read_state()["reason"] and run.read_state()["cause"] == "cancelled"
 
 
 def preemption(site: Site) -> None:
-    """A job of higher priority takes the node; SIGTERM saves; the first one comes back when the node is free."""
-    job, run = site.submit("preempted", "--partition", "low", "--time", 10)
-    site.until(learning(run, 0), "the first checkpoint", run)
+    """A job of higher priority takes the node. SIGTERM saves; then the first one comes back when the node is free,
+    and where the site ends such jobs (PreemptMode=CANCEL), a new one goes on.
+    """
+    job, run = site.submit("preempted", "-n", 2, "--partition", "low", "--time", 10)
+    other, ended = site.submit("preempted for good", "-n", 2, "--partition", "lowest", "--time", 10)
+    for each in (run, ended):
+        site.until(learning(each, 0), "the first checkpoint", each)
     before, kept = steps(run), closed(run)
+    before_end, kept_end = steps(ended), closed(ended)
     urgent = site.cluster.ask(
         "sbatch", "--parsable", "--partition=high", "--exclusive", "--output=/dev/null", "--wrap=sleep 4"
     ).strip()
-    site.until(lambda: run.read_state()["state"] == "pending", "saved", run)
+    for each in (run, ended):
+        site.until(lambda each=each: each.read_state()["state"] == "pending", "saved", each)
+        assert each.read_state()["cause"] == "preempted", told(each)
     site.until(
         lambda: "COMPLETED" in site.cluster.ask("sacct", "-nX", "-j", urgent, "-o", "State"), "the urgent job", run
     )
     goes_on(site, run, 1, before, kept)
-    assert restarts(site, job) == 1
+    goes_on(site, ended, 1, before_end, kept_end)
+    assert restarts(site, job) == 1 and job_ids(run) == [job]
+    assert job_ids(ended)[0] == other and len(job_ids(ended)) == 2
 
 
 def array(site: Site) -> None:
@@ -287,15 +299,21 @@ def cancelled_and_resumed(site: Site) -> None:
     site.cluster.ask("scancel", again)
     site.until(lambda: not active(site, again), "an empty queue", run)
     (line,) = json.loads(site.hpc("status", run.path, "--json"))
-    assert (line["state"], line["slurm"]) == ("stopped", "CANCELLED") and "hpc-rl resume" in line["reason"]
+    assert (line["state"], line["slurm"], line["cause"]) == ("stopped", "CANCELLED", "cancelled")
+    assert "cancelled by root" in line["reason"].lower() and f"go on with hpc-rl resume {run.path}" in line["reason"]
     assert all(path.exists() and path.stat().st_size == size for path, size in kept.items())
     assert_gapless(run.path)
     tell(site, run, before, len(kept))
 
 
 def chain(site: Site) -> None:
-    """A successor waits from the start; it takes over when the signal comes, and a stop by the user ends the chain."""
-    job, run = site.submit("chain", "--nodes", 3, "--time", 10, "--resume-mode", "chain")
+    """A successor waits from the start; it takes over when the signal comes, and a stop by the user ends the chain.
+
+    Of the submitting shell nothing reaches the jobs; the ranks of both get what the script sets.
+    """
+    job, run = site.submit(
+        "chain", "--nodes", 3, "--time", 10, "--resume-mode", "chain", "--sbatch", "export=NONE", "--env", "OMP_X=a b"
+    )
     site.until(learning(run, 0), "the first checkpoint", run)
     before, kept = steps(run), closed(run)
     first, waiting = job_ids(run)
@@ -304,9 +322,51 @@ def chain(site: Site) -> None:
     site.cluster.ask("scancel", "--signal=USR1", "--batch", job)
     goes_on(site, run, 1, before, kept)
     assert job_ids(run)[1] == waiting and len(job_ids(run)) == 3
+    for path in sorted(run.provenance.glob("*.json")):
+        environment = json.loads(path.read_text())["environment"]
+        assert (environment["OMP_X"], environment["OMP_NUM_THREADS"]) == ("a b", "1")
+    assert json.loads((run.path / "submit" / "attempt.json").read_text())["restarts"] == 1
     site.until(
         lambda: not site.cluster.ask("squeue", "-h", "-j", ",".join(job_ids(run)), check=False), "an empty queue", run
     )
+
+
+def chain_that_fails(site: Site) -> None:
+    """It ends at its second failure, although no variable passes the count of restarts on."""
+    _, run = site.submit("hopeless", "--time", 10, "--resume-mode", "chain", "--sbatch", "export=NONE",
+                         "--launcher", "false")  # fmt: skip
+    site.until(lambda: run.read_state()["state"] == "failed", "the end", run)
+    assert "no progress" in run.read_state()["reason"] and len(job_ids(run)) == 3
+    site.until(
+        lambda: not site.cluster.ask("squeue", "-h", "-j", ",".join(job_ids(run)), check=False), "an empty queue", run
+    )
+
+
+def inside_another_job(site: Site) -> None:
+    """Sent by a step of an array's task: neither takes itself for that task, which would be requeued."""
+    script = Path(__file__).parents[2] / "slurm" / "cpu.sbatch"
+    (site.home / "outer.sh").write_text(f"""
+export SLURM_RESTART_COUNT=3 HPC_RL_PYTHON={sys.executable}
+{sys.executable} -c "from hpc_rl.cli import main; main()" submit slow.toml --out inside --cluster here --time 10
+HPC_RL_RUN={site.home}/inside-plain sbatch --time=10 --ntasks=2 {script} slow.toml
+""")
+    outer = site.cluster.ask(
+        "sbatch", "--parsable", f"--chdir={site.home}", "--array=1", "--mem-per-cpu=700", "--output=outer.out",
+        "--wrap=srun bash outer.sh; sleep 300",
+    ).strip()  # fmt: skip
+    runs = [RunDir(site.home / name) for name in ("inside", "inside-plain")]
+    for run in runs:
+        site.until(run.job_file.exists, "a run", run)
+        site.until(learning(run, 0), "the first checkpoint", run)
+        (job,) = job_ids(run)
+        assert "_" not in job
+        before, kept = steps(run), closed(run)
+        site.cluster.ask("scancel", "--signal=USR1", "--batch", job)
+        goes_on(site, run, 1, before, kept)
+        assert restarts(site, job) == 1
+    assert "RUNNING" in site.cluster.ask("squeue", "-h", "-j", outer, "-o", "%T")
+    assert restarts(site, f"{outer}_1") == 0
+    site.cluster.ask("scancel", outer)
 
 
 def plain_script(site: Site) -> None:
@@ -475,9 +535,9 @@ def lost_node(site: Site) -> None:
     assert restarts(site, job) == 1
 
 
-SCENARIOS = (time_limit, signal_of_a_user, preemption, array, sweep_and_analysis, split_and_waited_for,
-             cancelled_and_resumed, chain,
-             plain_script, plain_seeds, plain_het, het, open_mpi, self_test, wrong_pmi, edited_script)  # fmt: skip
+SCENARIOS = (time_limit, signal_of_a_user, preemption, inside_another_job, array, sweep_and_analysis,
+             split_and_waited_for, cancelled_and_resumed, chain, chain_that_fails, plain_script, plain_seeds, plain_het,
+             het, open_mpi, self_test, wrong_pmi, edited_script)  # fmt: skip
 ALONE = (placement, killed_rank, lost_node)
 
 

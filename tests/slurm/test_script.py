@@ -1,12 +1,13 @@
 """Rendered batch scripts: golden files, the plain scripts, and nasty names executed by a real bash with stubs.
 
 Mutations seen to fail: a `| q` taken out of the template (env, module, scratch), `quote` made the identity for python,
-`word` made the identity, the plain scripts edited by hand.
+`word` made the identity, the plain scripts edited by hand, a name taken out of the list that the script unsets.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import string
 import subprocess
 import tempfile
@@ -137,6 +138,141 @@ def test_nothing_in_a_name_runs_or_breaks(
 def _calls(file: Path) -> list[list[str]]:
     """Calls as the stubs wrote them: words that end with NUL, a call that ends with NUL and a line break."""
     return [call.split("\0") for call in file.read_bytes().decode().removesuffix("\0\n").split("\0\n")]
+
+
+BOX_STUB = """#!/bin/bash
+printf '%s\\0' "${{0##*/}}" "$@" >> {box}/said; printf '\\n' >> {box}/said
+case "${{0##*/}} $*" in
+srun*hpc_rl.run* | mpiexec*) export -p > {box}/ranks.environment ;;
+srun*" mkdir "* | srun*" rm "*) while case $1 in mkdir | rm) false ;; esac; do shift; done; exec "$@" ;;
+apptainer*) exec "${{@:3}}" ;;
+scontrol*) echo "JobId=7 JobState=RUNNING Reason=None Requeue=1 Restarts=0 EndTime=2099-01-01T00:00:00 x" ;;
+*" begin "*) echo 0 ;;
+*" end "*) echo again ;;
+sbatch*) echo 8 ;;
+esac
+"""
+
+
+def scripts(box: Path) -> dict[str, tuple[str, list[str]]]:
+    """Every script that we render, with its arguments; what they start is below ``box``."""
+    job, plan = job_and_plan()
+    found = {}
+    for name, (options, array) in GOLDEN_CASES.items():
+        launcher = options.launcher.replace("/env/bin", str(box / "bin"))
+        here = replace(options, python=str(box / "bin" / "python"), launcher=launcher)
+        script = for_array(job, box / "runs", 6, options.parallel) if array else for_run(job, box / "runs" / "0004")
+        found[name] = (render(script, job, plan, here), [])
+    found |= {
+        name: (text, ["impala_catch", "seed=3"]) for name, text in plain.plain().items() if "analysis" not in name
+    }
+    return found
+
+
+def run_in(box: Path, name: str, more: dict[str, str], module: int = 0) -> tuple[int, list[list[str]]]:
+    """Exit code and calls of one script; ``more`` is exported by whoever sent it, ``module`` how loading one ends."""
+    (box / "bin").mkdir(parents=True)
+    for folder in ("0004", "4"):
+        (box / "runs" / folder / "logs").mkdir(parents=True)
+    for command in (
+        "python",
+        "srun",
+        "mpiexec",
+        "apptainer",
+        "squeue",
+        "scontrol",
+        "scancel",
+        "sbatch",
+        "sacct",
+        "sleep",
+    ):
+        stub(box / "bin" / command, BOX_STUB.format(box=box))
+    text, arguments = scripts(box)[name]
+    (box / "job.sbatch").write_text(text)
+    environment = {
+        "PATH": f"{box}/bin:/usr/bin:/bin", "HOME": "/nowhere", "SLURM_JOB_ID": "7", "SLURM_NTASKS": "3",
+        "SLURM_NNODES": "1", "SLURM_JOB_NUM_NODES_HET_GROUP_0": "1", "SLURM_NTASKS_HET_GROUP_0": "1",
+        "SLURM_NTASKS_HET_GROUP_1": "2", "HPC_RL_PYTHON": f"{box}/bin/python", "TMPDIR": f"{box}/bin",
+        "BASH_FUNC_module%%": f"() {{ return {module}; }}",
+    }  # fmt: skip
+    if "array" in name:
+        environment |= {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "4", "HPC_RL_RUN": str(box / "runs")}
+    elif name in plain.plain():
+        environment |= {"HPC_RL_RUN": str(box / "runs" / "0004")}
+    done = subprocess.run(
+        ["bash", box / "job.sbatch", *arguments], cwd=box, env={**more, **environment}, capture_output=True, text=True,
+        timeout=20, check=False,
+    )  # fmt: skip
+    calls = _calls(box / "said") if (box / "said").exists() else []
+    token = re.compile(r"^(7(?:_4)?-0-)\d+$")
+    return done.returncode, [[token.sub(r"\1N", word.replace(str(box), "BOX")) for word in call] for call in calls]
+
+
+def own_names(text: str) -> set[str]:
+    """Variables that a script sets; those that are meant for others are in capitals."""
+    text = re.sub(r"(?m)(^|\s)#.*$", "", text)
+    return set(re.findall(r"(?m)(?:^|[\s;(])([a-z_]\w*)\+?=", text)) | set(
+        re.findall(r"\b(?:for|printf -v) (\w+)", text)
+    )
+
+
+@pytest.mark.parametrize("name", scripts(Path("/box")))
+@pytest.mark.parametrize("module", [0, 1], ids=["", "module fails"])
+def test_no_variable_of_the_script_can_be_preset(tmp_path: Path, name: str, module: int) -> None:
+    """A folder, a process, a command and a shell's option, exported under every name that the script uses itself."""
+    names = own_names(scripts(Path("/box"))[name][0])
+    assert {"run", "scratch", "watchdog", "launcher", "asked", "next", "token", "restarts"} <= names
+    wanted = run_in(tmp_path / "plain", name, {}, module)
+    assert wanted[0] == (2 if module and "openmpi" in name else 75 if name == "array" else 0)
+    victim = tmp_path / "precious"
+    victim.mkdir()
+    living = subprocess.Popen(["sleep", "60"])
+    try:
+        traps = (str(victim), str(living.pid), f"$(touch {tmp_path}/canary)", "1")
+        for number, trap in enumerate(traps):
+            box = tmp_path / str(number)
+            shell = {"SHELLOPTS": "braceexpand:errexit:hashall:nounset:pipefail"} if number == 3 else {}
+            assert run_in(box, name, {**dict.fromkeys(names, trap), **shell}, module) == wanted
+            assert victim.is_dir() and living.poll() is None and not (tmp_path / "canary").exists()
+            if wanted[0] != 2:
+                ranks = (box / "ranks.environment").read_text()
+                assert not names & set(re.findall(r"(?m)^declare -x (\w+)", ranks))
+    finally:
+        living.kill()
+        living.wait()
+
+
+@pytest.mark.parametrize("name", ["cpu.sbatch", "seeds-array.sbatch", "cpu-actors-gpu-learner.sbatch"])
+def test_a_plain_script_s_successor_goes_on_with_the_same_run(tmp_path: Path, name: str) -> None:
+    """All that it needs are its arguments: with --export=NONE, no variable of ours reaches it."""
+    box = tmp_path / "box"
+    (box / "bin").mkdir(parents=True)
+    answer = BOX_STUB.format(box=box).replace("Requeue=1", "Requeue=0 TimeLimit=01:00:00")
+    array = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "4"} if "array" in name else {}
+    usual = {
+        "PATH": f"{box}/bin:/usr/bin:/bin", "SLURM_NTASKS": "9", "SLURM_NNODES": "2", "SLURM_NTASKS_HET_GROUP_0": "1",
+        "SLURM_NTASKS_HET_GROUP_1": "2", "SLURM_JOB_PARTITION": "big", "SLURM_MEM_PER_CPU": "700",
+    }  # fmt: skip
+    for command in ("python3", "srun", "scontrol", "sbatch", "scancel", "sleep"):
+        stub(box / "bin" / command, answer)
+    run = box / "runs" / f"impala_catch-7{'/4' if array else ''}"
+    (run / "logs").mkdir(parents=True)
+    script = jobs.share("slurm") / name
+    first = ["bash", script, "impala_catch", "seed=3"]
+    subprocess.run(first, cwd=box, env={**usual, **array, "SLURM_JOB_ID": "7"}, timeout=20, check=True)
+    (sent,) = (call for call in _calls(box / "said") if call[0] == "sbatch")
+    options, arguments = sent[1 : sent.index(str(script))], sent[sent.index(str(script)) + 1 :]
+    if "learner" not in name:
+        assert {"--ntasks=9", "--nodes=2", "--partition=big", "--mem-per-cpu=700"} <= set(options)
+    (box / "said").unlink()
+    later = {**usual, "PATH": usual["PATH"].replace(f"{box}/bin", f"{tmp_path}/other"), "SLURM_JOB_ID": "8"}
+    (tmp_path / "other").mkdir()
+    for command in ("srun", "scontrol", "sbatch", "scancel", "sleep"):
+        (tmp_path / "other" / command).symlink_to(box / "bin" / command)
+    again = {"SLURM_ARRAY_JOB_ID": "8", "SLURM_ARRAY_TASK_ID": "4"} if array else {}
+    subprocess.run(["bash", script, *arguments], cwd=tmp_path, env={**later, **again}, timeout=20, check=False)
+    begin = next(call for call in _calls(box / "said") if "begin" in call)
+    assert begin[4] == str(run) and "--set=seed=3" in begin
 
 
 def test_gpus_follow_the_plan_where_the_job_insists_on_them(tmp_path: Path) -> None:

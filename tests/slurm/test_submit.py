@@ -16,9 +16,11 @@ from fake import answer, calls
 
 from hpc_rl import job as jobs
 from hpc_rl import status as states
+from hpc_rl.cli import main
 from hpc_rl.curves import analyze_after
 from hpc_rl.job import BadJob
 from hpc_rl.launchers.batch import job_ids, note_job
+from hpc_rl.launchers.causes import user
 from hpc_rl.launchers.options import Options
 from hpc_rl.launchers.slurm import SlurmError
 from hpc_rl.storage.run_dir import BadRun, RunDir, create
@@ -142,10 +144,13 @@ def test_a_run_whose_job_was_cancelled_by_hand_is_stopped_and_one_that_cannot_be
     submit(tasks("impala_catch", (), None, ()), tmp_path / "run", OPTIONS, False)
     answer(slurm, "sacct", "12|CANCELLED by 0|x|n1")
     (line,) = states.status([tmp_path], unwarned)
-    assert line.state == "stopped" and "CANCELLED; go on with hpc-rl resume" in line.reason
+    assert line.state == "stopped" and "CANCELLED by root; go on with hpc-rl resume" in line.reason
+    assert (line.cause, line.next) == ("cancelled", f"hpc-rl resume {tmp_path}/run")
     RunDir(tmp_path / "run").write_state(state="stopped", reason="stopped: asked to stop")  # its ranks were in time
     (line,) = states.status([tmp_path], unwarned)
-    assert line.state == "stopped" and "asked to stop; go on with hpc-rl resume" in line.reason
+    assert line.state == "stopped" and "asked to stop: SLURM ended job 12: CANCELLED by root; go on" in line.reason
+    answer(slurm, "squeue", "12|CANCELLED|None|N/A|n1")  # which does not know by whom
+    assert states.status([tmp_path], unwarned) == [line]
     RunDir(tmp_path / "run").write_state(state="pending", reason="")
     answer(slurm, "squeue", "", 1)
     warned: list[str] = []
@@ -246,7 +251,7 @@ def test_cancel_ends_waiting_jobs_at_once(slurm: Path, tmp_path: Path) -> None:
     run = create(tmp_path / "run", jobs.dumps(jobs.load("impala_catch")))
     note_job(run, "12")
     answer(slurm, "squeue", "12|PENDING|Resources|N/A|")
-    assert "cancelled while waiting" in cancel([run])[0]
+    assert " with hpc-rl cancel while it waited; go on with hpc-rl resume" in cancel([run])[0]
     assert "scancel 12" in calls(slurm) and run.read_state()["state"] == "stopped"
     assert run.stop_requested()  # should the job have begun in between, it ends itself
     answer(slurm, "squeue", "")
@@ -269,10 +274,12 @@ def test_cancel_of_many_asks_and_waits_for_all_at_once(
     monkeypatch.setattr("hpc_rl.submit.time", SimpleNamespace(sleep=save, monotonic=time.monotonic))
     monkeypatch.setattr("hpc_rl.submit.STOP_S", 0.5)
     said = cancel(found)
+    who = f"cancelled by {user(os.getuid())} with hpc-rl cancel"
+    assert [run.stop_text() for run in found] == [who] * 3
     assert [line.partition(": ")[2] for line in said] == [
         "stopped: asked to stop",
-        "cancelled, for it did not stop within 0 s; the last checkpoint stands",
-        "cancelled while waiting",
+        f"{who}, and did not stop within 0 s; the last checkpoint stands; go on with hpc-rl resume {found[1].path}",
+        f"{who} while it waited; go on with hpc-rl resume {found[2].path}",
     ]
     assert calls(slurm)[-1] == "scancel 12_1"
 
@@ -282,3 +289,94 @@ def test_the_analysis_waits_for_the_runs(slurm: Path, tmp_path: Path) -> None:
     assert analyze_after(["11"], [tmp_path / "a b"], OPTIONS, tmp_path) == "12"
     text = (tmp_path / "submit" / "analysis.sbatch").read_text()
     assert "#SBATCH --dependency=afterany:11" in text and f"runs=('{tmp_path}/a b')" in text
+
+
+@pytest.mark.parametrize(
+    ("queue", "account", "state", "cause", "reason"),
+    [
+        ("", "12|PREEMPTED|x|n1", "lost", "preempted", "SLURM ended job 12: PREEMPTED"),
+        ("", "12|TIMEOUT|x|n1", "lost", "time limit", "SLURM ended job 12: TIMEOUT"),
+        ("", "12|OUT_OF_MEMORY|x|n1", "lost", "out of memory", "SLURM ended job 12: OUT_OF_MEMORY"),
+        ("", "12|FAILED|x|n1", "lost", "script failed", "SLURM ended job 12: FAILED"),
+        ("12|PENDING|BeginTime|N/A|", "", "pending", "node lost", "SLURM requeued job 12: its node was lost, or its"),
+    ],
+)
+def test_what_no_script_could_write_down_is_told_by_status(
+    slurm: Path, tmp_path: Path, queue: str, account: str, state: str, cause: str, reason: str
+) -> None:
+    submit(tasks("impala_catch", (), None, ()), tmp_path / "a run", OPTIONS, False)
+    RunDir(tmp_path / "a run").write_state(state="running", reason="")
+    answer(slurm, "squeue", queue)
+    answer(slurm, "sacct", account)
+    (line,) = states.status([tmp_path / "a run"], unwarned)
+    assert (line.state, line.cause) == (state, cause) and line.reason.startswith(reason)
+    command = f"hpc-rl resume '{tmp_path}/a run'"
+    assert (command in line.reason) == (state == "lost") and line.next.startswith(command if state == "lost" else "")
+
+
+def test_a_command_in_a_stranger_s_run_is_not_shown_to_be_pasted(slurm: Path, tmp_path: Path) -> None:
+    run = create(tmp_path / "run", jobs.dumps(jobs.load("impala_catch")))
+    for command, shown in (
+        ("rm -rf ~", ""),
+        ("hpc-rl resume run; rm -rf ~", ""),
+        ("hpc-rl resume run --setup 'rm -rf ~'", ""),
+        ("hpc-rl resume $(x)", "hpc-rl resume '$(x)'"),
+        ("hpc-rl resume '", ""),
+        ("hpc-rl resume 'a b' --mem 3G", "hpc-rl resume 'a b' --mem 3G"),
+    ):
+        run.write_state(state="stopped", reason="stopped: job 7 was cancelled", cause="cancelled", next=command)
+        (line,) = states.status([run.path], unwarned)
+        assert line.next == shown and line.reason.endswith(f"; go on with {shown}" if shown else "was cancelled")
+
+
+def test_cancel_without_a_controller_writes_what_needs_none(
+    slurm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b"):
+        submit(tasks("impala_catch", (), None, ()), tmp_path / name, OPTIONS, False)
+    RunDir(tmp_path / "a").write_state(state="running")
+    RunDir(tmp_path / "b").write_state(state="failed", reason="rank 1 failed")
+    answer(slurm, "squeue", "slurm_load_jobs error: Unable to contact slurm controller (connect failure)", 1)
+    monkeypatch.setattr("sys.argv", ["hpc-rl", "cancel", str(tmp_path / "a"), str(tmp_path / "b")])
+    with pytest.raises(SystemExit) as end:
+        main()
+    said = capsys.readouterr().err
+    assert end.value.code == 1 and "error: squeue says: " in said
+    assert f"{tmp_path}/a: STOP is written there" in said and f"{tmp_path}/b: failed already" in said
+    assert RunDir(tmp_path / "a").stop_text().endswith("with hpc-rl cancel")
+    assert not RunDir(tmp_path / "b").stop_requested()
+
+
+def test_cancel_of_a_run_that_hpc_rl_run_started_needs_no_slurm(slurm: Path, tmp_path: Path) -> None:
+    run = create(tmp_path / "run", jobs.dumps(jobs.load("impala_catch")))
+    run.write_state(state="running")
+    assert "STOP is written" in cancel([run])[0] and run.stop_requested()
+
+
+def test_what_describes_another_job_reaches_no_new_one(
+    slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it is where somebody types `hpc-rl submit` in a shell that srun started, inside an array task."""
+    foreign = {
+        "SLURM_ARRAY_JOB_ID": "6", "SLURM_ARRAY_TASK_ID": "4", "SLURM_RESTART_COUNT": "3", "SLURM_MEM_PER_CPU": "700",
+        "SLURM_STEP_ID": "0", "SLURM_CPU_BIND": "mask_cpu:0x1", "SLURM_MPI_TYPE": "none", "SLURMD_NODENAME": "n1",
+        "SRUN_CPUS_PER_TASK": "4", "PMI_RANK": "0", "HPC_RL_TOKEN": "6_4-0-1", "HPC_RL_END_S": "7",
+        "SBATCH_TIMELIMIT": "1", "SBATCH_SIGNAL": "KILL", "SBATCH_ARRAY_INX": "0-9", "SBATCH_MEM_PER_GPU": "1",
+        "SLURM_JOB_GPUS": "2", "CUDA_VISIBLE_DEVICES": "2", "SBATCH_WAIT": "1", "SQUEUE_USERS": "nobody",
+        "SCANCEL_INTERACTIVE": "1",
+    }  # fmt: skip
+    own = {"SLURM_CONF": "/c", "SBATCH_PARTITION": "mine", "SBATCH_EXPORT": "NONE", "OMPI_MCA_btl": "self", "ROOT": "/"}
+    for name, value in {**foreign, **own}.items():
+        monkeypatch.setenv(name, value)
+    (slurm / "sbatch").write_text(f"#!/bin/sh\nenv > {slurm}/environment\necho 12\n")
+    (slurm / "squeue").write_text(f"#!/bin/sh\nenv > {slurm}/asked\n")
+    submit(tasks("impala_catch", (), None, ()), tmp_path / "run", Options(launcher="srun", time="9", mem="1G"), False)
+    found = dict(line.split("=", 1) for line in (slurm / "environment").read_text().splitlines())
+    assert not found.keys() & foreign.keys() and found.items() >= own.items()
+    states.status([tmp_path / "run"], unwarned)
+    assert not {"SQUEUE_USERS", "SLURM_STEP_ID"} & {x.split("=")[0] for x in (slurm / "asked").read_text().splitlines()}
+    monkeypatch.delenv("SLURM_STEP_ID")  # in a shell of one's own this is one's own wish
+    (slurm / "sbatch").write_text(f"#!/bin/sh\nenv > {slurm}/environment\necho 13\n")
+    submit(tasks("impala_catch", (), None, ()), tmp_path / "other", Options(launcher="srun"), False)
+    found = dict(line.split("=", 1) for line in (slurm / "environment").read_text().splitlines())
+    assert found["SLURM_CPU_BIND"] == "mask_cpu:0x1" and found["SBATCH_TIMELIMIT"] == "1"
