@@ -6,6 +6,7 @@ import ast
 import copy
 import dataclasses
 import difflib
+import functools
 import importlib
 import json
 import math
@@ -353,6 +354,7 @@ def topologies() -> list[str]:
     return sorted(p.stem for p in (PACKAGE / "topologies").glob("*.py") if p.stem not in ("__init__", "base"))
 
 
+@functools.cache
 def _source(name: str) -> ast.Module:
     return ast.parse((PACKAGE / "algorithms" / f"{name}.py").read_text())
 
@@ -365,6 +367,7 @@ def literal(name: str, constant: str) -> Any:
     raise BadJob(f"algorithms/{name}.py defines no {constant}")
 
 
+@functools.cache
 def config_class(name: str) -> type[Any]:
     """The method's Config class alone, without importing its file; its fields may use builtin types only."""
     for node in _source(name).body:

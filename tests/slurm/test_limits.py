@@ -204,6 +204,12 @@ def test_too_many_seeds_are_refused_before_a_list_of_them_is_made(seeds: str, sw
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
+def test_the_file_of_a_method_is_read_once_for_all_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks("impala_catch", (), "0", ())
+    monkeypatch.setattr(jobs.ast, "parse", None)
+    assert len(tasks("impala_catch", (), "0-9", ())) == 10
+
+
 # ---- nodes -----------------------------------------------------------------------------------------------------------
 
 
