@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import platform
+from collections import Counter
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,8 @@ from hpc_rl.transport.ports import Ports
 from hpc_rl.types import Spec
 
 Row = dict[str, Any]
-"""One rank's answer: "cpu", name of the processor; "gpus", how many it may use; "model", the name of its own."""
+"""One rank's answer: "host"; "cores", the numbers of those that it may use; "cpu", the name of the processor;
+"gpus", how many it may use; "model", the name of its own."""
 
 
 def turn(plan: Plan, rank: int, nodes: Sequence[int]) -> int:
@@ -60,6 +63,20 @@ def device(kind: str, plan: Plan, place: Place, nodes: Sequence[int], row: Row) 
     if kind != "cuda" or not place.gpu:
         return "cpu"
     return f"cuda:{turn(plan, place.rank, nodes) % row['gpus']}"
+
+
+def threads(plan: Plan, rows: Sequence[Row]) -> int:
+    """CPU threads of each learning rank: its share of the cores that it may use, the same for all of them, at least 1.
+
+    A core is shared by the ranks of its host that may use it. Where srun has bound each task to cores of its own, these
+    are all its own; where nothing is bound, each rank has an equal part of the host.
+    """
+    users = Counter((row["host"], core) for row in rows for core in row["cores"])
+
+    def share(row: Row) -> Fraction:
+        return sum((Fraction(1, users[row["host"], core]) for core in row["cores"]), Fraction(0))
+
+    return max(1, int(min(share(rows[rank]) for rank in plan.learners)))
 
 
 def processors(kind: str, plan: Plan, rows: Sequence[Row]) -> list[str]:

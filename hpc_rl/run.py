@@ -290,9 +290,7 @@ def _decide(job: Any, plan: Any, run: Any, spec: Any, rows: list[dict[str, Any]]
         job.environment.columns if plan.places[0].role == "worker" else None,
     )
     found = checkpoint.newest(run, lambda text: print(f"warning: {text}", flush=True), set_aside=True, check=takes)
-    cores = len(os.sched_getaffinity(0))
-    workers = len([p for p in plan.places if p.gpu])
-    threads = job.resources.threads or max(1, cores // len(plan.places) if len(plan.places) > 1 else cores // workers)
+    threads = job.resources.threads or hardware.threads(plan, rows)
     device = hardware.device_kind(job, plan, rows)
     jobs.check_reduction(job.resources.reduction, device)
     write_text(run.job_file, jobs.dumps(jobs.with_resources(job, threads=threads, device=device)))

@@ -1,7 +1,7 @@
 """Who computes on what, and how exactly, on machines that are not here: rows of other hosts, GPUs that are pretended.
 
 Mutations seen to fail: the index among all learners; rank 0 asked about the GPUs of others; one precision for every
-processor; the table of job.toml ignored.
+processor; the table of job.toml ignored; a mask divided by all ranks of the job, or of its host.
 """
 
 from __future__ import annotations
@@ -35,6 +35,39 @@ def planned(job: jobs.Job) -> Any:
 
 def row(gpus: int = 0, cpu: str = "Old CPU", model: str = "New GPU", host: str = "n0") -> dict[str, Any]:
     return {"cpu": cpu, "gpus": gpus, "model": model if gpus else "", "host": host}
+
+
+# ---- threads --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("topology", "masks", "threads"),
+    [
+        ("actor_learner", [("n0", range(8 * rank, 8 * rank + 8)) for rank in range(9)], 8),  # srun has bound each task
+        ("actor_learner", [(f"n{rank // 3}", range(8 * (rank % 3), 8 * (rank % 3) + 8)) for rank in range(9)], 8),
+        ("actor_learner", [("n0", range(72))] * 9, 8),  # unbound: an equal part for each
+        ("actor_learner", [(f"n{rank // 3}", range(24)) for rank in range(9)], 8),  # of its own host, not of all
+        ("actor_learner", [("n0", range(2))] * 9, 1),
+        (
+            "actor_learner",
+            [("n0", range(4)), *[("n0", range(4, 8))] * 8],
+            4,
+        ),  # the actors share a mask, not the learner's
+        (
+            "allreduce",
+            [("n0", range(16)), ("n0", range(16)), ("n1", range(8)), ("n1", range(8))],
+            4,
+        ),  # of all the least
+        ("solo", [("n0", range(6))], 6),
+        ("parameter_server", [("n0", range(1)), *[("n0", range(4 * k, 4 * k + 4)) for k in range(1, 4)]], 4),
+    ],
+)
+def test_a_learner_s_threads_are_its_share_of_the_cores_it_may_use(
+    topology: str, masks: list[tuple[str, range]], threads: int
+) -> None:
+    """``-n 9 --cpus-per-task 8`` gave one thread to a learner that had eight cores for itself."""
+    plan = planned(job_of(topology, len(masks), "impala" if topology == "actor_learner" else "ppo"))
+    assert hardware.threads(plan, [{"host": host, "cores": list(cores)} for host, cores in masks]) == threads
 
 
 # ---- device ---------------------------------------------------------------------------------------------------------
