@@ -299,7 +299,7 @@ def _why(run: RunDir, state: dict[str, Any], shown: Seen, gone: bool, ids: Seque
         word = "stopped" if shown.state == "CANCELLED" else "lost"  # by scancel, which the run cannot see
         cause = causes.of_state(shown.state) if shown.job else "unknown"
         reason = f"{_ended(shown) if shown.job else f'SLURM no longer knows job {ids[-1]}'}{_last_words(run)}"
-        command = causes.go_on(run, cause)
+        command = causes.saved_too_late(run) if shown.state == "TIMEOUT" else causes.go_on(run, cause)
     elif word == "running" and shown.state == "PENDING":
         word, cause = "pending", "node lost"
         reason = f"SLURM requeued job {shown.job}: its node was lost, or its script was killed"

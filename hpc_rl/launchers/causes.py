@@ -12,7 +12,10 @@ import shlex
 from contextlib import suppress
 from dataclasses import dataclass
 
+from hpc_rl.job import BadJob
+from hpc_rl.launchers.options import Options, kept
 from hpc_rl.storage.run_dir import BUDGET_SPENT, OUT_OF_TIME, RunDir
+from hpc_rl.storage.untrusted import Unreadable
 
 FINAL = ("cancelled", "STOP file", "budget")  # somebody wanted it to end
 FROM_OUTSIDE = ("time limit", "preempted", "node lost", "requeued", "signal")  # no fault of the run
@@ -139,6 +142,15 @@ def go_on(run: RunDir, cause: str, ending: Ending | None = None) -> str:
     """The command that goes on with the run, to be pasted into a shell."""
     command = f"hpc-rl resume {shlex.quote(str(run.path))}"
     return command + (_more_memory(ending) if cause == "out of memory" and ending else "")
+
+
+def saved_too_late(run: RunDir) -> str:
+    """`go_on` where the time limit cut the saving short: with twice the lead."""
+    lead = Options().lead_s
+    for home in (run.path.parent, run.path):  # the options of an array lie one folder above
+        with suppress(FileNotFoundError, Unreadable, BadJob):
+            lead = kept(home / "submit" / "options.json").lead_s
+    return f"{go_on(run, 'time limit')} --lead-s {2 * lead}"
 
 
 def pasted(command: str) -> str:

@@ -311,7 +311,8 @@ def test_what_no_script_could_write_down_is_told_by_status(
     (line,) = states.status([tmp_path / "a run"], unwarned)
     assert (line.state, line.cause) == (state, cause) and line.reason.startswith(reason)
     command = f"hpc-rl resume '{tmp_path}/a run'"
-    assert (command in line.reason) == (state == "lost") and line.next.startswith(command if state == "lost" else "")
+    command += {"time limit": " --lead-s 240", "out of memory": ""}.get(cause, "")
+    assert line.next == (command if state == "lost" else "") and line.next in line.reason
 
 
 def test_a_command_in_a_stranger_s_run_is_not_shown_to_be_pasted(slurm: Path, tmp_path: Path) -> None:
