@@ -7,6 +7,7 @@ again, draws the mean return of the last 100 episodes, and prints a table.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,9 @@ def clock(run: dict[str, Any]) -> tuple[Any, Any] | None:
     """(env steps, minutes of training) along a run, from the metrics of rank 0; pauses between attempts left out."""
     for name in metrics.CHIEFS:
         path = run["path"] / "metrics" / f"{name}.jsonl"
-        rows = [row for row in metrics.rows(path) if {"step", "time"} <= row.keys()] if path.exists() else []
+        rows = []
+        with contextlib.suppress(FileNotFoundError, Unreadable):
+            rows = [row for row in metrics.rows(path) if {"step", "time"} <= row.keys()]
         if len(rows) > 1:
             steps = np.array([row["step"] for row in rows], float)
             gaps = np.diff([row["time"] for row in rows])

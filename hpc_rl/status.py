@@ -238,7 +238,7 @@ def _waiting(line: Status) -> str:
 
 def _talking(run: RunDir, known: Container[Path]) -> list[Path]:
     """The script's outputs that are followed; at first the latest alone."""
-    scripts = sorted(run.logs.glob("slurm-*.out"), key=lambda file: file.stat().st_mtime)
+    scripts = sorted(run.logs.glob("slurm-*.out"), key=lambda file: file.lstat().st_mtime)
     return [file for file in scripts if file in known or file == scripts[-1]]
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from hpc_rl.job import BadJob, Job, share
 from hpc_rl.launchers import environment
 from hpc_rl.launchers.options import Options, dependency
+from hpc_rl.storage.untrusted import Unreadable, read_text
 from hpc_rl.topologies.base import Plan, nodes_of
 
 
@@ -84,9 +85,9 @@ def _fill(path: Path, values: dict[str, Any]) -> str:
     )
     environment.filters["q"] = quote
     try:
-        return environment.from_string(path.read_text()).render(values)
-    except OSError as error:
-        raise BadJob(f"the template {path} cannot be read ({error.strerror})") from None
+        return environment.from_string(read_text(path)).render(values)
+    except (FileNotFoundError, Unreadable) as error:
+        raise BadJob(f"the template cannot be read: {error}") from None
     except jinja2.TemplateError as error:
         raise BadJob(f"the template {path} cannot be used: {error}") from None
 

@@ -1,0 +1,219 @@
+"""The fuzz run itself, a process of its own: `python program.py BASE FOLDER SEED CASES SECONDS [ONLY]`.
+
+Each case copies the run directory BASE, damages one file of it, and does with it what a user would. A raw exception, a
+write or removal outside the case, a started process, a signal to another process or more than MOST_BYTES more memory is
+a failure and is printed as a line of JSON; a case that hangs ends the process with the stacks of all threads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import importlib.util
+import io
+import json
+import os
+import random
+import resource
+import shutil
+import sys
+import time
+import traceback
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from damage import damage
+
+from hpc_rl import cli, submit
+from hpc_rl import job as jobs
+from hpc_rl.launchers import batch, local, slurm
+from hpc_rl.launchers.base import Outcome
+from hpc_rl.launchers.blame import blame
+from hpc_rl.storage import checkpoint, metrics, trajectories
+from hpc_rl.storage.run_dir import RunDir
+
+MOST_BYTES = 400 << 20  # 256 MiB + 1100 × the size of a file of some 100 kB, see storage/datasets.py
+HANG_S = 20.0
+OURS = (str(Path(sys.prefix).resolve()), str(Path(__file__).parents[2]))  # Python writes what it compiled there
+WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+CHANGES = ("os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.truncate", "os.link", "os.symlink", "os.chmod",
+           "os.utime", "shutil.rmtree")  # fmt: skip
+STARTS = (
+    "subprocess.Popen",
+    "os.system",
+    "os.exec",
+    "os.posix_spawn",
+    "os.fork",
+    "os.kill",
+    "os.killpg",
+    "socket.connect",
+)
+
+
+class Watch:
+    """What the process does to its surroundings while a case runs, by Python's audit events."""
+
+    def __init__(self) -> None:
+        self.folder, self.wrong = "", list[str]()
+        sys.addaudithook(self.see)
+
+    def see(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if not self.folder:
+            return
+        if event == "open":
+            path, mode, flags = arguments
+            writes = (isinstance(flags, int) and flags & WRITES) or (isinstance(mode, str) and set(mode) & set("wax+"))
+            if writes and isinstance(path, str | bytes | os.PathLike):
+                self.judge(event, os.fsdecode(path), follow=True)
+        elif event in CHANGES:
+            for path in arguments[: 2 if event in ("os.rename", "os.link") else 1]:
+                if isinstance(path, str | bytes | os.PathLike):
+                    self.judge(event, os.fsdecode(path), follow=False)
+        elif event in STARTS:
+            self.wrong.append(f"{event} {arguments!r:.200}")
+
+    def judge(self, event: str, path: str, follow: bool) -> None:
+        """A removal takes away the link itself, an open follows it."""
+        real = (
+            os.path.realpath(path)
+            if follow
+            else os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+        )
+        if not real.startswith((self.folder, "/dev/null", *OURS)) or "precious" in real:
+            self.wrong.append(f"{event} {real}")
+
+
+def call(*arguments: object) -> None:
+    """The program as a user calls it; its output must be text that a terminal takes."""
+    sys.argv = ["hpc-rl", *map(str, arguments)]
+    try:
+        cli.main()
+    except SystemExit as ended:
+        if ended.code not in (0, 1, 2):
+            raise AssertionError(f"exit code {ended.code!r}") from None
+
+
+def from_batch(*arguments: object) -> None:
+    if batch.main([str(x) for x in arguments]) not in (0, 2):
+        raise AssertionError("exit code")
+
+
+def analyse(run: Path) -> None:
+    with contextlib.suppress(trajectories.BadSegment, curve.Unreadable):
+        parts = [trajectories.episodes(path, trajectories.kept_from(run)) for path in trajectories.segments(run)]
+        found = curve.in_order(run, parts) if parts else {"path": run, "steps": np.zeros(0)}
+        curve.clock(found)
+
+
+def uses(name: str, run: Path) -> list[Callable[[], object]]:
+    """What a user would do with a run whose file of this name is damaged."""
+    by_hand: list[Callable[[], object]] = [
+        lambda: call("status", run.parent), lambda: call("status", "--json", run), lambda: call("logs", run),
+        lambda: call("cancel", run), lambda: call("run", "ppo_cartpole", "--out", run, "--resume"),
+        lambda: call("resume", run),
+        lambda: from_batch("begin", run, "--job", "7", "--token", "7-0-1", "--restarts", "1"),
+        lambda: from_batch("end", run, "--token", "7-0-1", "--code", "1", "--max-restarts", "3"),
+        lambda: blame(RunDir(run), "srun: error: n1: task 0: Killed", 1, {}),
+    ]  # fmt: skip
+    if "trajectories" in name or "provenance" in name:
+        return [lambda: analyse(run)]
+    if "checkpoints" in name:
+        return [lambda: call("eval", run, "--episodes", "1"), lambda: checkpoint.best_score(RunDir(run))]
+    if name == "job.toml":
+        return [
+            lambda: call("show", run / "job.toml"),
+            lambda: call("eval", run, "--episodes", "1"),
+            lambda: analyse(run),
+            *by_hand,
+        ]
+    if "metrics" in name:
+        return [lambda: metrics.last(run / "metrics"), lambda: curve.clock({"path": run}), *by_hand]
+    return by_hand
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """stdout and stderr as strict UTF-8, thrown away."""
+    with (
+        contextlib.redirect_stdout(io.TextIOWrapper(io.BytesIO(), "utf-8")),
+        contextlib.redirect_stderr(io.TextIOWrapper(io.BytesIO(), "utf-8")),
+    ):
+        yield
+
+
+def no_sbatch(script: Path, *arguments: str) -> str:
+    raise slurm.Refused("there is no sbatch here")
+
+
+def peak_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def main() -> None:
+    base, folder = Path(sys.argv[1]), Path(sys.argv[2])
+    seed, cases, seconds = int(sys.argv[3]), int(sys.argv[4]), float(sys.argv[5])
+    only = int(sys.argv[6]) if len(sys.argv) > 6 else None
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    local.launch = lambda *rest, **more: Outcome(0, "done: nothing was started")  # type: ignore[assignment]
+    local.command = lambda run, ranks: []  # type: ignore[assignment]
+    submit.slurm.sbatch, submit.slurm.resolved = no_sbatch, lambda options: options  # type: ignore[assignment]
+    files = sorted(path.relative_to(base).as_posix() for path in base.rglob("*") if path.is_file())
+    files = [name for name in files if "tensorboard" not in name]  # nothing here reads those
+    groups: dict[str, list[str]] = {}  # kinds of files, drawn with equal chances
+    for name in files:
+        groups.setdefault(name if "/" not in name or "submit" in name else name.split("/")[0], []).append(name)
+    outside, watch, until = folder / "outside", Watch(), time.monotonic() + seconds
+    outside.mkdir()
+    (outside / "precious").write_text("precious")
+    os.mkfifo(outside / "pipe")
+    shutil.copytree(base, folder / "case" / "run")
+    for name in ("state.json", "checkpoints", "trajectories"):  # undamaged: imports, and what libraries keep for later
+        for use in uses(name, folder / "case" / "run"):
+            with quiet():
+                use()
+    ran = 0
+    for k in range(cases) if only is None else (only,):
+        if time.monotonic() > until:
+            break
+        draw = random.Random(seed * 1_000_003 + k)
+        case = folder / "case"
+        shutil.rmtree(case, ignore_errors=True)
+        shutil.copytree(base, case / "run", symlinks=True)
+        name = draw.choice(groups[draw.choice(sorted(groups))])
+        told = damage(case / "run" / name, draw, outside)
+        for number, use in enumerate(uses(name, case / "run")):
+            before, error = peak_bytes(), ""
+            faulthandler.dump_traceback_later(HANG_S, exit=True)
+            print(f"case {k}.{number} {name} {told!r:.200}", file=sys.stderr, flush=True)
+            watch.folder, watch.wrong = os.path.realpath(case), []
+            try:
+                with quiet():
+                    use()
+            except Exception:
+                error = traceback.format_exc()[-1500:]
+            watch.folder = ""
+            faulthandler.cancel_dump_traceback_later()
+            if (grown := peak_bytes() - before) > MOST_BYTES:
+                error += f"\n{grown >> 20} MiB more memory"
+            if (outside / "precious").read_text() != "precious":
+                error += "\na file outside was changed"
+            if error or watch.wrong:
+                print(
+                    json.dumps(
+                        {"case": f"{k}.{number}", "file": name, "damage": told, "error": error, "wrong": watch.wrong}
+                    )
+                )
+        ran += 1
+    print(json.dumps({"cases": ran, "checksum": zlib.crc32(str(files).encode())}))
+
+
+spec = importlib.util.spec_from_file_location("learning_curve", jobs.share("analysis") / "learning_curve.py")
+assert spec is not None and spec.loader is not None
+curve = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(curve)
+
+if __name__ == "__main__":
+    main()
