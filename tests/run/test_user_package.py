@@ -112,3 +112,74 @@ def test_a_run_repeats_where_an_environment_draws_from_shared_generators(tmp_pat
     keys = ("env_steps", "episodes", "mean_return_100", "best_return")
     assert [runs[0].get(key) for key in keys] == [runs[1].get(key) for key in keys]
     assert runs[0]["mean_return_100"] != 0
+
+
+SCALES = """
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box, Dict, Discrete
+
+
+class Shown(gymnasium.Env):
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.moves = 0
+        return self.show(), {}
+
+    def step(self, action):
+        self.moves += 1
+        reward = self.paid(action)
+        return self.show(), reward, False, self.moves == 20, {}
+
+
+class Valve(Shown):
+    # opened to the point 0..1000 that is shown as 0..1; at random the return is -10
+    observation_space, action_space = Box(0, 1, (1,)), Box(0, 1000, (1,))
+
+    def show(self):
+        self.point = self.np_random.random(1, np.float32)
+        return self.point
+
+    def paid(self, action):
+        return -float(abs(action[0] / 1000 - self.point[0]))
+
+
+class Goal(Shown):
+    # the goal of -1 or 1 counts, the bytes beside it do not; at random the return is 10
+    observation_space = Dict(bytes=Box(0, 255, (64,), np.uint8), goal=Box(-1, 1, (1,)))
+    action_space = Discrete(2)
+
+    def show(self):
+        self.goal = int(self.np_random.integers(2))
+        noise = self.np_random.integers(0, 256, 64).astype(np.uint8)
+        return {"bytes": noise, "goal": np.array([2 * self.goal - 1], np.float32)}
+
+    def paid(self, action):
+        return float(action == self.goal)
+"""
+SCALES_JOB = """
+algorithm = "ppo"
+topology = "solo"
+[environment]
+id = "their_scales:NAME"
+[ppo]
+unroll = 64
+epochs = 6
+learning_rate = 1e-3
+entropy_cost = 0.0
+discount = 0.9
+[budget]
+env_steps = 25_000
+[resources]
+threads = 1
+"""
+
+
+@pytest.mark.parametrize(("name", "at_least"), [("Valve", -5.0), ("Goal", 18.0)])
+def test_what_lies_on_other_scales_is_learned(name: str, at_least: float, tmp_path: Path) -> None:
+    """A box of 0..1000 was explored with a sigma of 1, and bytes of 0..255 drowned the goal: both stayed at chance."""
+    (tmp_path / "their_scales.py").write_text(SCALES)
+    (tmp_path / "job.toml").write_text(SCALES_JOB.replace("NAME", name))
+    done = hpc_rl("run", "job.toml", "--out", "run", cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert summary(tmp_path / "run")["mean_return_100"] >= at_least
