@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shlex
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,7 +40,19 @@ _REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM,
 
 
 def _talk(text: str) -> None:
-    click.echo(text, err=True)
+    """To stderr. Where nobody reads it any more (a closed terminal, a pipe whose reader ended), nothing changes."""
+    with suppress(OSError):
+        click.echo(text, err=True)
+
+
+def _settle() -> None:
+    """Before Python ends: what stdout and stderr cannot get rid of any more must not become the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            with suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _warn(text: str) -> None:
@@ -53,6 +67,9 @@ def cli() -> None:
 
 def main() -> None:
     """Entry point: expected errors become one sentence and exit code 2; a traceback is for bugs only."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the shell (>&-): a file that is opened later would take its place
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     try:
         code = cli(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
@@ -71,6 +88,8 @@ def main() -> None:
             raise
         _talk(f"error: {error}")
         sys.exit(2)
+    finally:
+        _settle()
 
 
 def job_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -97,6 +116,7 @@ def run(
 ) -> int:
     """Train JOB (a file, or a name from `hpc-rl list`) on this machine."""
     from hpc_rl.launchers import local
+    from hpc_rl.launchers.mpiexec import allocation_hint
     from hpc_rl.screen import Screen
     from hpc_rl.storage import run_dir
 
@@ -119,13 +139,16 @@ def run(
         run_dir.write_text(directory.job_file, jobs.dumps(wanted))
     else:
         directory = run_dir.create(folder, jobs.dumps(wanted))
+    if hint := allocation_hint():
+        _talk(f"note: {hint}")
     screen = Screen(directory, wanted, plan)
     outcome = local.launch(wanted, directory, screen.tick)
-    screen.close(outcome.sentence)
-    if outcome.code == 0:
-        _report(directory, roofline)
-    else:
+    with suppress(Exception):  # everything is over and saved: what is shown of it decides nothing
+        screen.close(outcome.sentence)
+    if outcome.code:
         _talk(f"error: {outcome.sentence}")
+    else:
+        _report(directory, roofline)
     return outcome.code
 
 
@@ -163,27 +186,41 @@ def _check_environment(job: Job, plan: Plan) -> None:
 
 
 def _report(directory: RunDir, roofline: bool | None) -> None:
-    """One line of figures; with the share of what these cores could do, measured now that they are free."""
+    """One line of figures. The run is over and saved: what fails here is a warning."""
+    from hpc_rl.storage.untrusted import Unreadable, read_json
+
+    try:
+        summary = read_json(directory.summary_file, SUMMARY_FIELDS, needed=SUMMARY_FIELDS)
+        share = _roofline(directory, summary, roofline)
+        mean = summary["mean_return_100"]
+        _talk(
+            f"{summary['reason']}; {summary['env_steps']:,} env steps in {summary['wall_s'] / 60:.1f} min, "
+            f"{summary['env_steps_per_s']:.0f}/s{share}, mean return of the last 100 episodes "
+            f"{'none yet' if mean is None else f'{mean:.2f}'}"
+        )
+    except (FileNotFoundError, Unreadable) as error:
+        _talk(f"warning: {error}")
+    with suppress(OSError):
+        click.echo(directory.path)
+
+
+def _roofline(directory: RunDir, summary: dict[str, Any], wanted: bool | None) -> str:
+    """The share of what these cores could do, measured now that they are free; empty where it is not measured."""
     from hpc_rl.storage.run_dir import write_json
-    from hpc_rl.storage.untrusted import read_json
 
-    summary = read_json(directory.summary_file, SUMMARY_FIELDS, needed=SUMMARY_FIELDS)
-    share = ""
-    if roofline or (roofline is None and summary["wall_s"] >= ROOFLINE_FROM_S):
-        from hpc_rl.bench.roofline import measure
+    if not (wanted or (wanted is None and summary["wall_s"] >= ROOFLINE_FROM_S)):
+        return ""
+    from hpc_rl.bench.roofline import measure
 
-        _talk("measuring what these cores could reach, half a minute …")
+    _talk("measuring what these cores could reach, half a minute; Ctrl-C leaves that out …")
+    try:
         bound = measure(jobs.load(directory.job_file)).env_steps_per_s
         summary |= {"roofline_env_steps_per_s": bound, "roofline_share": summary["env_steps_per_s"] / bound}
         write_json(directory.summary_file, summary)
-        share = f" ({summary['roofline_share']:.0%} of the roofline)"
-    mean = summary["mean_return_100"]
-    _talk(
-        f"{summary['reason']}; {summary['env_steps']:,} env steps in {summary['wall_s'] / 60:.1f} min, "
-        f"{summary['env_steps_per_s']:.0f}/s{share}, mean return of the last 100 episodes "
-        f"{'none yet' if mean is None else f'{mean:.2f}'}"
-    )
-    click.echo(directory.path)
+    except (Exception, KeyboardInterrupt) as error:  # an environment of the user runs here
+        _talk(f"warning: the roofline was not measured ({type(error).__name__}: {error})")
+        return ""
+    return f" ({summary['roofline_share']:.0%} of the roofline)"
 
 
 @cli.command("list")

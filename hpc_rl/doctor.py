@@ -68,7 +68,7 @@ def _cores() -> Check:
 
 
 def _mpiexec() -> Check:
-    from hpc_rl.launchers.local import find_mpiexec
+    from hpc_rl.launchers.mpiexec import find_mpiexec
 
     try:
         path, vendor = find_mpiexec()
@@ -88,12 +88,11 @@ def _mpi_library() -> Check:
 
 
 def _exchange() -> Check:
-    from hpc_rl.launchers.base import rank_command
-    from hpc_rl.launchers.local import command
+    from hpc_rl.launchers import mpiexec
 
     name = "2-rank exchange"
     try:
-        launcher = command(Path(), 2)[: -len(rank_command(Path(), 2))]
+        launcher = mpiexec.prefix(2)
     except BadJob as error:
         return Check(name, False, str(error))
     done, said = _child([*launcher, sys.executable, "-m", "hpc_rl.doctor", "--pair"])
@@ -178,10 +177,11 @@ def _roms() -> Check:
 
 def _child(command: list[str]) -> tuple[bool, str]:
     """(exit code is 0, everything it said); a child that outlives the deadline is killed with all it started."""
-    roots = {f"{prefix}_ALLOW_RUN_AS_ROOT{end}": "1" for prefix in ("OMPI", "PRTE") for end in ("", "_CONFIRM")}
+    from hpc_rl.launchers import mpiexec
+
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, **roots},
-        start_new_session=True,
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=mpiexec.environment(),
+        start_new_session=True, stdin=subprocess.DEVNULL,
     )  # fmt: skip
     try:
         said, _ = process.communicate(timeout=2 * DEADLINE_S)

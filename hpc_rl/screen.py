@@ -6,6 +6,7 @@ It reads the ends of RUN/metrics/*.jsonl, which every rank writes for itself, so
 from __future__ import annotations
 
 import atexit
+import contextlib
 import math
 import sys
 import time
@@ -117,8 +118,9 @@ def _panel(run: RunDir, job: Job, plan: Plan, lines: dict[str, Line], figures: L
     parts = [_progress(job, plan, figures), _facts(run, job, figures)]
     if lines:
         parts += [Text(""), _table(plan, lines)]
-    title = f"[bold]{job.name}[/] · {run.path}"
-    return Panel(Group(*parts), title=title, title_align="left", subtitle=sentence or None, subtitle_align="left")
+    title = Text.assemble((job.name, "bold"), f" · {run.path}")  # names and sentences are no markup
+    subtitle = Text(sentence) if sentence else None
+    return Panel(Group(*parts), title=title, title_align="left", subtitle=subtitle, subtitle_align="left")
 
 
 def _progress(job: Job, plan: Plan, figures: Line) -> Any:
@@ -182,8 +184,11 @@ def _table(plan: Plan, lines: dict[str, Line]) -> Any:
 
 
 def _checkpoint_age(run: RunDir) -> str:
-    newest = max((path.stat().st_mtime for path in run.checkpoints.glob("[0-9]*.h5")), default=None)
-    return "none yet" if newest is None else f"{_clock(max(0.0, time.time() - newest))} ago"
+    times = []
+    for path in run.checkpoints.glob("[0-9]*.h5"):
+        with contextlib.suppress(OSError):  # a rank has just pruned it
+            times.append(path.stat().st_mtime)
+    return f"{_clock(max(0.0, time.time() - max(times)))} ago" if times else "none yet"
 
 
 def _return(figures: Line) -> str:

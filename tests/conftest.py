@@ -13,6 +13,7 @@ import pytest
 ALONE = (
     "tests/envs/test_envs_processes.py",
     "tests/mpi/",
+    "tests/run/test_launcher.py",
     "tests/run/test_run_faults.py",
     "tests/run/test_run_resume.py",
     "tests/run/test_run_signals.py",

@@ -49,7 +49,7 @@ def test_no_mpiexec(monkeypatch: pytest.MonkeyPatch) -> None:
     def none() -> tuple[str, str]:
         raise BadJob("no mpiexec found; load a module")
 
-    monkeypatch.setattr("hpc_rl.launchers.local.find_mpiexec", none)
+    monkeypatch.setattr("hpc_rl.launchers.mpiexec.find_mpiexec", none)
     assert doctor._mpiexec() == doctor.Check("mpiexec", False, "no mpiexec found; load a module")
     assert doctor._exchange().ok is False
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from hpc_rl import job as jobs
 from hpc_rl.job import Job
-from hpc_rl.screen import Screen
+from hpc_rl.screen import Screen, _checkpoint_age
 from hpc_rl.storage import run_dir
 from hpc_rl.storage.metrics import Metrics
 from hpc_rl.storage.run_dir import RunDir
@@ -99,6 +100,37 @@ def test_panel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ranks: int, labe
     for word in ("2,500 / 10,000 env steps", "25.0%", "target 0.9", "1.2, max 3.0", "286 MiB", "ago", "done", *labels):
         assert word in last, word
     assert "actor-1" in labels or "actor-1" not in last
+
+
+def test_names_and_sentences_are_no_markup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen: a run directory named [/x] was an error of the display, which killed the ranks."""
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    run, job, plan = made(tmp_path / "[/x]" / "[red]y")
+    screen = Screen(run, replace(job, name="[/small]"), plan)
+    screen.tick()
+    screen.close("failed: hidden = [64.5] is no [/list]")
+    text = terminal.getvalue()
+    assert "[/small]" in text and "[64.5] is no [/list]" in text
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_files_that_vanish_between_two_looks(
+    terminal: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ranks prune checkpoints while the screen looks."""
+    if terminal:
+        monkeypatch.setattr("sys.stderr", Terminal())
+    run, job, plan = made(tmp_path)
+    write(run, plan, 2_500)
+    (run.checkpoints / "000000007.h5").touch()
+    (run.checkpoints / "000000008.h5").symlink_to(tmp_path / "gone")
+    (run.metrics / "learner-1.jsonl").symlink_to(tmp_path / "gone")
+    screen = Screen(run, job, plan)
+    screen.tick()
+    assert _checkpoint_age(run) == "0:00:00 ago"
+    (run.checkpoints / "000000007.h5").unlink()
+    assert _checkpoint_age(run) == "none yet"
 
 
 def test_frames_count_the_action_repeat(tmp_path: Path) -> None:

@@ -26,18 +26,21 @@ def measure(ranks: int) -> list[dict[str, float | str]]:
     Raises:
         NoExchange: mpiexec failed or took too long.
     """
-    from hpc_rl.launchers.local import find_mpiexec
+    from hpc_rl.launchers import mpiexec
 
-    path, vendor = find_mpiexec()
-    more = ["--allow-run-as-root", "--oversubscribe"] if vendor == "openmpi" else []
-    line = [path, *more, "-n", str(ranks), sys.executable, "-m", "hpc_rl.bench.mpi", str(ranks)]
+    line = [*mpiexec.prefix(ranks), sys.executable, "-m", "hpc_rl.bench.mpi", str(ranks)]
     try:
-        done = subprocess.run(line, capture_output=True, text=True, timeout=LIMIT_S, check=False)
+        done = subprocess.run(
+            line, capture_output=True, text=True, timeout=LIMIT_S, check=False, env=mpiexec.environment(),
+            stdin=subprocess.DEVNULL,
+        )  # fmt: skip
     except subprocess.TimeoutExpired:
         raise NoExchange(f"{ranks} ranks took more than {LIMIT_S} s; use as many as there are cores (-n)") from None
     if done.returncode:
         words = (done.stderr.strip().splitlines() or ["nothing said"])[-1]
-        raise NoExchange(f"{path} -n {ranks} ended with {done.returncode} ({words}); hpc-rl doctor tells what is wrong")
+        raise NoExchange(
+            f"{line[0]} -n {ranks} ended with {done.returncode} ({words}); hpc-rl doctor tells what is wrong"
+        )
     rows: list[dict[str, float | str]] = json.loads(done.stdout.splitlines()[-1])
     return rows
 

@@ -17,7 +17,7 @@ from multiprocessing.util import get_temp_dir
 
 from hpc_rl.envs.base import BadEnvironment
 
-STOPS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
+STOPS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 SOCKET_VARIABLE = "HPC_RL_SOCKET_FOLDER"
 _LOADED = ("hpc_rl.envs.socket_folder", "hpc_rl.envs.child", "gymnasium.vector")  # once, not in every child
 _LAUNCHER = (

@@ -1,92 +1,94 @@
-"""`hpc-rl run`: mpiexec on this machine, in a session of its own, watched until it ends."""
+"""`hpc-rl run`: the ranks on this machine, in a session of their own, watched until they end.
+
+Nothing here may hurt them: what is shown runs in a thread of its own, and an error of the launcher itself asks the
+ranks to save and stop, waits, and only then ends them.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import re
 import secrets
 import select
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hpc_rl.job import BadJob, Job
-from hpc_rl.launchers import shared_memory
+from hpc_rl.job import Job
+from hpc_rl.launchers import mpiexec, shared_memory
 from hpc_rl.launchers.base import TOKEN_VARIABLE, Outcome, rank_command
-from hpc_rl.launchers.blame import blame, rank_records
+from hpc_rl.launchers.blame import blame, rank_records, unfinished
+from hpc_rl.launchers.display import Display
+from hpc_rl.launchers.requests import Requests
 from hpc_rl.storage.run_dir import BadRun, RunDir
-from hpc_rl.storage.untrusted import appended, read_end
+from hpc_rl.storage.untrusted import Unreadable, appended, read_end
 
 GRACE_S = 120.0  # between being asked to stop and being killed
+START_S = 60.0  # for mpiexec to start its ranks; after that they have resources.deadline_s more to begin
+LEAVE_S = 60.0  # for the processes to end once everything is saved
+LOOK_S = 1.0  # between looks at the process table and at state.json
 _LITTLE_BYTES = 1 << 20  # a disk with less is full: a segment's chunk or a checkpoint no longer fits
-_ROOT_SETTINGS = {
-    f"{prefix}_ALLOW_RUN_AS_ROOT{suffix}": "1" for prefix in ("OMPI", "PRTE") for suffix in ("", "_CONFIRM")
-}
 
 
-def find_mpiexec(python: str = sys.executable) -> tuple[str, str]:
-    """(path, vendor "mpich" or "openmpi") of the mpiexec that belongs to a Python, else of the first on PATH.
+@dataclass
+class Attempt:
+    """One start of a run, as its launcher sees it."""
 
-    Raises:
-        BadJob: there is none.
-    """
-    beside = Path(python).parent / "mpiexec"
-    path = str(beside) if beside.exists() else shutil.which("mpiexec")
-    if path is None:
-        raise BadJob(
-            "no mpiexec found; install the extra with its own MPI (pip install 'hpc-rl[mpi]') or load a module"
-        )
-    said = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=30, check=False).stdout
-    return path, "openmpi" if re.search("open.?mpi|prte|prrte", said, re.IGNORECASE) else "mpich"
+    job: Job
+    run: RunDir
+    requests: Requests
+    token: str
+    begin: int  # where its part of logs/ranks.log begins, byte
+    written: float  # when state.json had been written last, before the start
+    process: subprocess.Popen[bytes]
+    began: float = field(default_factory=time.monotonic)
+    up: float | None = None  # when the first process of a rank was there
+    seated: bool = False  # a rank has noted its role
+    asked: float | None = None  # when the ranks were asked to stop
+    over: float | None = None  # when state.json said that everything is saved
+    looked: float = 0.0
+    dead: dict[int, float] = field(default_factory=dict)  # process of the rank that ended first -> unix time
 
 
 def command(folder: Path, ranks: int) -> list[str]:
-    """What starts ``ranks`` ranks here; a single one needs no MPI at all."""
-    if ranks == 1:
-        return rank_command(folder.resolve(), 1)
-    path, vendor = find_mpiexec()
-    extra = ["--oversubscribe", "--bind-to", "none"] if vendor == "openmpi" else []
-    return [path, *extra, "-n", str(ranks), *rank_command(folder.resolve(), ranks)]
+    """What starts ``ranks`` ranks here; a single one needs no MPI at all. Raises BadJob where there is no mpiexec."""
+    before = [] if ranks == 1 else mpiexec.prefix(ranks)
+    return [*before, *rank_command(folder.resolve(), ranks)]
 
 
 def launch(job: Job, run: RunDir, tick: Callable[[], None] = lambda: None) -> Outcome:
-    """Run every rank to its end; ``tick`` is called several times a second. Ctrl-C, TERM and USR1 save and stop.
+    """Run every rank to its end; ``tick`` is called several times a second, in another thread.
 
-    A second signal aborts. Nothing is left behind: no process, no file in /dev/shm.
+    Ctrl-C, TERM, USR1 and HUP save and stop; a second Ctrl-C or TERM aborts. Nothing is left behind: no process, no
+    file in /dev/shm.
     """
     run.clear_stop()
-    token = secrets.token_hex(6)
-    ranks = job.resources.ranks
-    environment = {**os.environ, **_ROOT_SETTINGS, TOKEN_VARIABLE: token, "PYTHONUNBUFFERED": "1"}
-    environment.setdefault("OMP_NUM_THREADS", "1")
     before = shared_memory.present()
-    requests = _watch_signals()  # before anything starts: a signal from here on stops the run and orphans nobody
-    with os.fdopen(appended(run.logs / "ranks.log"), "ab") as log:
-        begin = log.tell()
-        process = subprocess.Popen(
-            command(run.path, ranks), stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment,
-            start_new_session=True,
-        )  # fmt: skip
+    # Signals before anything starts: from here on none of them orphans a rank.
+    with Requests() as requests, os.fdopen(appended(run.logs / "ranks.log"), "ab") as log:
+        attempt = _start(job, run, requests, log)
         over = threading.Event()
-        requests["dead"] = {}
-        threading.Thread(target=_note_first_death, args=(run, ranks, requests["dead"], over), daemon=True).start()
+        threading.Thread(target=_note_first_death, args=(attempt, over), daemon=True).start()
+        display = Display(tick, run.logs / "ranks.log", attempt.begin)
         try:
-            _attend(process, run, requests, tick, begin)
+            fault = _attend(attempt, display)
+        except BaseException:
+            _ask(attempt)
+            _wait(attempt)
+            raise
         finally:
             over.set()
-            _kill(process)
-            _restore(requests)
-            full = shutil.disk_usage(run.path).free < _LITTLE_BYTES
-            sweep({token}, before, run)
-    tick()
-    return _outcome(run, process.returncode, begin, requests, full)
+            _kill(attempt.process)
+            display.close()
+            full = _full(run)
+            sweep({attempt.token}, before, run)
+    return _outcome(attempt, fault, full)
 
 
 def take_over(run: RunDir) -> None:
@@ -103,68 +105,14 @@ def take_over(run: RunDir) -> None:
         )
     sweep(tokens, None, run)
     for path in run.logs.glob("rank-*.json"):  # also those that no record could be read from
-        path.unlink()
-
-
-def _watch_signals() -> dict[str, Any]:
-    requests: dict[str, Any] = {"count": 0, "old": {}}
-
-    def arrived(number: int, frame: Any) -> None:
-        requests["count"] += 1
-
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-        requests["old"][number] = signal.signal(number, arrived)
-    return requests
-
-
-def _restore(requests: dict[str, Any]) -> None:
-    for number, handler in requests["old"].items():
-        signal.signal(number, handler)
-
-
-def _attend(
-    process: subprocess.Popen[bytes], run: RunDir, requests: dict[str, Any], tick: Callable[[], None], read: int
-) -> None:
-    """Wait for the end; pass one request on as a STOP file and SIGUSR1, take a second one as an abort."""
-    asked: float | None = None
-    while process.poll() is None:
-        tick()
-        read = _pass_warnings_on(run, read)
-        time.sleep(0.1)
-        if requests["count"] and asked is None:
-            asked = time.monotonic()
-            run.request_stop()
-            for record in rank_records(run):
-                with contextlib.suppress(OSError):
-                    os.kill(record["pid"], signal.SIGUSR1)
-        if asked is not None and (requests["count"] > 1 or time.monotonic() - asked > GRACE_S):
-            return
-    _pass_warnings_on(run, read)
-
-
-def _pass_warnings_on(run: RunDir, read: int) -> int:
-    """Show what the ranks have warned of since byte ``read`` of their log; how far it has been read now."""
-    with (run.logs / "ranks.log").open("rb") as log:
-        log.seek(read)
-        fresh = log.read()
-    whole = fresh[: fresh.rfind(b"\n") + 1]
-    for line in whole.decode(errors="replace").splitlines():
-        if line.startswith("warning: "):
-            print(line, file=sys.stderr, flush=True)
-    return read + len(whole)
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    """End the whole session of mpiexec, if it is still there."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+        path.unlink(missing_ok=True)
 
 
 def sweep(tokens: set[str], before: set[Path] | None, run: RunDir) -> None:
     """Kill ranks that outlived mpiexec (in sessions of their own), remove what they left in /dev/shm and half-written.
 
-    MPI's own files are those the ranks said they map, and new ones since ``before``; never one that somebody maps.
+    MPI's own files are those the ranks noted as mapped, and new ones since ``before``; never one that is in use. What
+    cannot be removed stays: this never raises for a file.
     """
     deadline = time.monotonic() + 10
     while (living := processes(tokens)) and time.monotonic() < deadline:
@@ -172,8 +120,9 @@ def sweep(tokens: set[str], before: set[Path] | None, run: RunDir) -> None:
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.02)
-    for path in run.trajectories.glob("*/segment-*.h5.tmp"):
-        path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        for path in run.trajectories.glob("*/segment-*.h5.tmp"):
+            path.unlink(missing_ok=True)
     new = set() if before is None else shared_memory.present() - before
     named = [name for record in rank_records(run) for name in record.get("shared", ())]
     shared_memory.remove(tokens, named, new)
@@ -190,38 +139,178 @@ def processes(tokens: set[str]) -> set[int]:
     return found
 
 
-def _outcome(run: RunDir, code: int, begin: int, requests: dict[str, Any], full: bool) -> Outcome:
-    """Exit code and sentence; the run's state becomes failed unless the ranks said how it ended."""
-    state = run.read_state()
-    if code == 0 and state.get("state") in ("done", "stopped"):
-        return Outcome(0, f"{state['reason']} ({state.get('env_steps', 0):,} env steps)")
-    said = read_end(run.logs / "ranks.log", begin=begin)
-    if requests["count"] > 1:
+def _start(job: Job, run: RunDir, requests: Requests, log: Any) -> Attempt:
+    token = secrets.token_hex(6)
+    environment = {**mpiexec.environment(), TOKEN_VARIABLE: token, "PYTHONUNBUFFERED": "1"}
+    environment.setdefault("OMP_NUM_THREADS", "1")
+    begin, written = log.tell(), run.read_state()["updated"]
+    process = subprocess.Popen(
+        command(run.path, job.resources.ranks), stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment,
+        start_new_session=True,
+    )  # fmt: skip
+    return Attempt(job, run, requests, token, begin, written, process)
+
+
+def _attend(attempt: Attempt, display: Display) -> str:
+    """Wait for the end; why the ranks must be ended from here, in a sentence, else nothing.
+
+    A first request is passed on as a STOP file and SIGUSR1. A second one, or ranks that do not leave, end the wait.
+    """
+    while attempt.process.poll() is None:
+        time.sleep(0.1)
+        now = time.monotonic()
+        if attempt.requests.first and attempt.asked is None:
+            attempt.asked = now
+            display.show(
+                f"{attempt.requests.first}: the ranks save and stop, which may take a while; "
+                "a second Ctrl-C aborts at once, and what was done since the last checkpoint is lost"
+            )
+            _ask(attempt)
+        if attempt.requests.abort:
+            return ""
+        if now - attempt.looked > LOOK_S:
+            attempt.looked = now
+            if fault := _late_start(attempt, now):
+                return fault
+            if attempt.over is None and _over(attempt):
+                attempt.over = now
+        if attempt.over is not None:
+            if now - attempt.over > LEAVE_S:
+                return f"{_who(attempt)} did not leave within {LEAVE_S:.0f} s of the end"
+        elif attempt.asked is not None and now - attempt.asked > GRACE_S:
+            return f"{_who(attempt)} did not save within {GRACE_S:.0f} s and was ended; the last checkpoint stands"
+    return ""
+
+
+def _ask(attempt: Attempt) -> None:
+    """Ask the ranks to save and stop: by the STOP file, and by a signal to those that have their handlers by now."""
+    asked = False
+    with contextlib.suppress(OSError, Unreadable):  # a full disk
+        attempt.run.request_stop()
+        asked = True
+    noted = {record["pid"] for record in rank_records(attempt.run)}
+    ranks = _rank_processes(attempt.token)
+    for pid in ranks & noted if asked else ranks:
+        with contextlib.suppress(OSError):
+            os.kill(pid, signal.SIGUSR1)
+
+
+def _wait(attempt: Attempt) -> None:
+    """Until the ranks have ended, a request to abort, or too long."""
+    limit = time.monotonic() + GRACE_S
+    while attempt.process.poll() is None and not attempt.requests.abort and time.monotonic() < limit:
+        time.sleep(0.1)
+
+
+def _late_start(attempt: Attempt, now: float) -> str:
+    """A sentence, once the ranks should have begun long ago."""
+    if attempt.seated or rank_records(attempt.run):
+        attempt.seated = True
+        return ""
+    if attempt.up is None and _rank_processes(attempt.token):
+        attempt.up = now
+    ranks, launcher = attempt.job.resources.ranks, str(attempt.process.args[0])  # type: ignore[index]
+    if attempt.up is None and now - attempt.began > START_S:
+        return (
+            f"{launcher} has started none of {ranks} rank(s) within {START_S:.0f} s and was ended; "
+            f"see {attempt.run.logs}/ranks.log and hpc-rl doctor"
+        )
+    limit = START_S + attempt.job.resources.deadline_s
+    if attempt.up is not None and now - attempt.up > limit:
+        return (
+            f"none of {ranks} rank(s) has begun within {limit:.0f} s of its start, and they were ended: "
+            "they wait in the start of MPI, or Python loads too slowly here (raise resources.deadline_s); "
+            "see hpc-rl doctor"
+        )
+    return ""
+
+
+def _over(attempt: Attempt) -> bool:
+    """Whether this attempt has saved everything, and its processes have only to leave."""
+    try:
+        state = attempt.run.read_state()
+    except BadRun:
+        return False
+    return state["state"] in ("done", "stopped") and state["updated"] != attempt.written
+
+
+def _rank_processes(token: str) -> set[int]:
+    """Those of an attempt's processes that are ranks, by their command."""
+    start = [part.encode() for part in rank_command(Path(), 1)[:3]]
+    found = set()
+    for pid in processes({token}):
+        with contextlib.suppress(OSError):
+            if Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[:3] == start:
+                found.add(pid)
+    return found
+
+
+def _who(attempt: Attempt) -> str:
+    """The ranks that have not ended by themselves."""
+    return unfinished(attempt.run) or str(attempt.process.args[0])  # type: ignore[index]
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """End the whole session of mpiexec, if it is still there."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    with contextlib.suppress(subprocess.TimeoutExpired):  # a disk that does not answer keeps even killed processes
+        process.wait(10)
+
+
+def _full(run: RunDir) -> bool:
+    try:
+        return shutil.disk_usage(run.path).free < _LITTLE_BYTES
+    except OSError:
+        return False
+
+
+def _outcome(attempt: Attempt, fault: str, full: bool) -> Outcome:
+    """Exit code and sentence; the run's state becomes failed unless the ranks noted how it ended.
+
+    What they saved counts: an environment that crashes as it is closed, or ranks that do not leave, come after that.
+    """
+    run, code = attempt.run, attempt.process.returncode or 0
+    said = _said(run, attempt.begin)
+    lone = attempt.job.resources.ranks == 1
+    if _over(attempt):
+        state = run.read_state()
+        after = fault or (blame(run, said, code, attempt.dead, lone) if code and not attempt.requests.abort else "")
+        more = f"; after that {after}" if after else ""
+        return Outcome(0, f"{state['reason']} ({state.get('env_steps', 0):,} env steps){more}")
+    if attempt.requests.abort:
         sentence, status = "aborted by a second signal; the last checkpoint stands", "stopped"
     else:
-        sentence, status = blame(run, said, code, requests["dead"]), "failed"
+        sentence, status = fault or blame(run, said, code, attempt.dead, lone), "failed"
         if full and "free space" not in sentence:
             sentence += f"; the disk of {run.path} is full: free space, then resume the run"
-    with contextlib.suppress(OSError):  # that disk again; the user hears it anyway
+    with contextlib.suppress(OSError, BadRun):  # that disk again; the sentence reaches the user anyway
         run.write_state(state=status, reason=sentence)
     return Outcome(1 if status == "failed" else 130, sentence)
 
 
-def _note_first_death(run: RunDir, ranks: int, dead: dict[int, float], over: threading.Event) -> None:
-    """Put into ``dead`` the process of the rank that ended first (or several within one look), and when.
+def _said(run: RunDir, begin: int) -> str:
+    try:
+        return read_end(run.logs / "ranks.log", begin=begin)
+    except (OSError, Unreadable):  # somebody removed it
+        return ""
+
+
+def _note_first_death(attempt: Attempt, over: threading.Event) -> None:
+    """Note the process of the rank that ended first (or several within one look), and when.
 
     mpiexec kills the other ranks within milliseconds and then may name any of them.
     """
     watched: dict[int, int] = {}
     poller = select.poll()
-    while not over.is_set() and not dead:
-        if len(watched) < ranks:
-            for record in rank_records(run):
+    while not over.is_set() and not attempt.dead:
+        if len(watched) < attempt.job.resources.ranks:
+            for record in rank_records(attempt.run):
                 if record["pid"] not in watched.values():
                     with contextlib.suppress(OSError):  # it is gone already, or this kernel has no pidfd
                         handle = os.pidfd_open(record["pid"])
                         watched[handle] = record["pid"]
                         poller.register(handle, select.POLLIN)
-        dead.update((watched[handle], time.time()) for handle, _ in poller.poll(100))
+        attempt.dead.update((watched[handle], time.time()) for handle, _ in poller.poll(100))
     for handle in watched:
         os.close(handle)

@@ -1,11 +1,18 @@
-"""Files in /dev/shm that ranks leave behind when they are killed: MPI's own, and the weights that a node shares."""
+"""Files in /dev/shm that ranks leave behind when they are killed: MPI's own, and the weights that a node shares.
+
+A file goes only if it is one of ours by name, belongs to this user, and no process at all can still write to it. The
+kernel answers that last question by a lease, also where the other processes cannot be seen from here: in a container
+that shares /dev/shm with its host but not the process table. Nothing here raises: a file that cannot be removed stays.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import math
+import errno
+import fcntl
 import os
 import re
+import signal
 import stat
 import time
 from collections.abc import Iterable
@@ -14,28 +21,35 @@ from pathlib import Path
 SHARED = Path("/dev/shm")
 OURS = "hpc_rl-"  # followed by the attempt's token
 _OF_MPI = re.compile(r"mpich_shm|ucx_shm|.*vader|sm_segment|psm2_shm")  # not psm_: those are any Python program's
-_TOKEN = re.compile(r"[\w-]+", re.ASCII)
 FRESH_S = 5.0  # a file so young may be about to be mapped
+_TOKEN = re.compile(r"[\w-]+", re.ASCII)
+_GONE_S = 2.0  # a killed process may take as long to let its files go
+_INITIAL_PIDS = "pid:[4026531836]"  # the process table of the machine itself, by the kernel's fixed number
 
 
 def present() -> set[Path]:
-    return set(SHARED.iterdir()) if SHARED.is_dir() else set()
+    try:
+        return set(SHARED.iterdir())
+    except OSError:  # not there, or not to be read
+        return set()
 
 
 def remove(tokens: Iterable[str], named: Iterable[str], new: Iterable[Path]) -> None:
-    """Remove the weights of these attempts, and of the files of MPI those that nobody maps: this user's alone.
+    """Remove the weights of these attempts and files of MPI, where nobody uses them.
 
     ``named`` are the files that ranks noted to map, ``new`` those that appeared while they ran. Notes lie in a run
     directory, where anybody may have written them: they choose among the files of this folder, and name no others.
     """
     begins = tuple(f"{OURS}{token}-" for token in tokens if _TOKEN.fullmatch(token))
-    here = _mine(present())
-    ours = {path for path in here if path.name.startswith(begins)}
-    chosen = {str(path) for path in new} | set(named)
-    mpi = {path for path in here if str(path) in chosen and _OF_MPI.match(path.name)}
-    for path in ours | _unmapped(mpi):
-        with contextlib.suppress(OSError):  # another sweep was first
-            path.unlink()
+    here, noted = present(), set(named)
+    certain = {path for path in here if path.name.startswith(begins) or (str(path) in noted and _of_mpi(path))}
+    certain = {path for path in certain if _mine(path)}
+    limit = time.monotonic() + _GONE_S
+    while certain and time.monotonic() < limit:
+        _unlink(_unused(certain))
+        certain = {path for path in certain if path.exists()}
+        time.sleep(0.02 if certain else 0)
+    _unlink(_unused({path for path in here.intersection(new) if _of_mpi(path)}))
 
 
 def clear() -> None:
@@ -44,29 +58,66 @@ def clear() -> None:
     MPICH names its segment after SLURM's job and step, which a requeued job shares with the attempt before; it finds
     the old one in its way and ends with "Out of memory". The batch script sweeps only the node on which it runs.
     """
-    found = {path for path in _mine(present(), FRESH_S) if path.name.startswith(OURS) or _OF_MPI.match(path.name)}
-    for path in _unmapped(found):
+    old = set()
+    for path in present():
+        if path.name.startswith(OURS) or _of_mpi(path):
+            with contextlib.suppress(OSError):
+                if time.time() - path.lstat().st_mtime > FRESH_S:
+                    old.add(path)
+    _unlink(_unused(old))
+
+
+def _of_mpi(path: Path) -> bool:
+    return _OF_MPI.match(path.name) is not None
+
+
+def _mine(path: Path) -> bool:
+    """Whether it is an ordinary file of this user."""
+    try:
+        about = path.lstat()
+    except OSError:
+        return False
+    return stat.S_ISREG(about.st_mode) and about.st_uid == os.getuid()
+
+
+def _unlink(paths: set[Path]) -> None:
+    for path in paths:
         with contextlib.suppress(OSError):  # the other ranks of this node do the same
             path.unlink()
 
 
-def _mine(paths: set[Path], older_s: float = -math.inf) -> set[Path]:
-    """Those that are ordinary files of this user, not written to for so long."""
-    mine = set()
-    for path in paths:
-        with contextlib.suppress(OSError):
-            about = path.lstat()
-            if stat.S_ISREG(about.st_mode) and about.st_uid == os.getuid() and time.time() - about.st_mtime > older_s:
-                mine.add(path)
-    return mine
+def _unused(paths: set[Path]) -> set[Path]:
+    """Those that are ordinary files of this user and that no living process uses: the others may be at work."""
+    return {path for path in paths if _mine(path) and not _used(path)}
 
 
-def _unmapped(paths: set[Path]) -> set[Path]:
-    """Those that no living process maps: the others are at work, perhaps in another job."""
-    if not paths:
-        return set()
-    mapped: set[str] = set()
+def _used(path: Path) -> bool:
+    """Whether somebody has the file open or mapped for writing; assumed where it cannot be found out."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return True
+    try:
+        fcntl.fcntl(
+            handle, fcntl.F_SETSIG, signal.SIGURG
+        )  # should somebody open it now; by default SIGIO would kill us
+        fcntl.fcntl(handle, fcntl.F_SETLEASE, fcntl.F_RDLCK)  # granted only where nobody may write to it, as MPI does
+        return False
+    except OSError as error:
+        return error.errno in (errno.EAGAIN, errno.EACCES) or _mapped(path)
+    finally:
+        os.close(handle)  # gives the lease back
+
+
+def _mapped(path: Path) -> bool:
+    """The same on a kernel without leases: whether a process maps it; assumed where processes may be hidden."""
+    try:
+        if os.readlink("/proc/self/ns/pid") != _INITIAL_PIDS:
+            return True
+    except OSError:
+        return True
     for maps in Path("/proc").glob("[0-9]*/maps"):
         with contextlib.suppress(OSError):
-            mapped.update(re.findall(r"/dev/shm/\S+", maps.read_text()))
-    return {path for path in paths if str(path) not in mapped}
+            if re.search(rf" {re.escape(str(path))}$", maps.read_text(), re.MULTILINE):
+                return True
+    return False

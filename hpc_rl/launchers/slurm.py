@@ -15,7 +15,7 @@ from pathlib import Path
 
 from hpc_rl.job import BadJob
 from hpc_rl.launchers import environment, reasons
-from hpc_rl.launchers.local import find_mpiexec
+from hpc_rl.launchers.mpiexec import find_mpiexec
 from hpc_rl.launchers.options import Options, seconds
 
 ANSWER_S = 60.0  # the longest that a controller may take

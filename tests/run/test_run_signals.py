@@ -88,6 +88,45 @@ def test_ctrl_c_at_a_terminal(python: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("python", BOTH_MPIS)
+def test_a_terminal_that_is_closed_is_a_stop(python: str, tmp_path: Path) -> None:
+    """Seen: SIGHUP killed the launcher, and its ranks trained on without it."""
+    job, run = write_job(tmp_path, "ppo", 2), tmp_path / "run"
+    child, terminal = pty.fork()
+    if child == 0:
+        os.environ.update(environment())
+        line = command("run", job, "--out", run, python=python)
+        os.execv(line[0], line)
+    limit = time.monotonic() + HARD_LIMIT_S
+    while not learning(run, 2) and time.monotonic() < limit:
+        if select.select([terminal], [], [], 0.1)[0]:
+            os.read(terminal, 65536)
+    os.close(terminal)
+    code = None
+    while code is None and time.monotonic() < limit:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        code = os.waitstatus_to_exitcode(status) if ended else None
+        time.sleep(0.1)
+    assert code == 0
+    assert state(run)["state"] == "stopped" and checkpoints(run) and leftovers(run) == []
+
+
+def test_ctrl_c_into_a_pipe_whose_reader_is_gone(tmp_path: Path) -> None:
+    """As in `hpc-rl run … 2>&1 | tee log`: the same Ctrl-C ends tee, and every word after it is a broken pipe."""
+    job, run = write_job(tmp_path, "ppo", 2), tmp_path / "run"
+    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    process = subprocess.Popen(command("run", job, "--out", run), env=environment(), **pipe)  # type: ignore[call-overload]
+    try:
+        wait_for(lambda: learning(run, 2), process)
+        process.stdout.close()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(HARD_LIMIT_S) == 0
+    finally:
+        process.kill()
+        process.wait()
+    assert state(run)["state"] == "stopped" and checkpoints(run) and leftovers(run) == []
+
+
+@pytest.mark.parametrize("python", BOTH_MPIS)
 def test_a_second_signal_aborts(python: str, tmp_path: Path) -> None:
     """An environment that hangs keeps the ranks from stopping; the second signal does not wait for it."""
     struck, run = tmp_path / "struck", tmp_path / "run"
