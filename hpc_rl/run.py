@@ -30,26 +30,29 @@ if TYPE_CHECKING:
     from hpc_rl.transport.ports import Ports
 
 STOP_POLL_S = 0.5
+ABORT_S = 30  # for the end of all ranks, once one has failed
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 _TRACE = 100_000  # letters of a traceback that are kept; a message may hold a whole array
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 class StopFlag:
-    """Becomes true by SIGUSR1, SIGTERM or SIGINT, or by the STOP file; a second signal of one kind aborts."""
+    """Becomes true by SIGUSR1, SIGTERM, SIGINT or SIGHUP, or by the STOP file; a second SIGTERM or SIGINT aborts."""
 
     def __init__(self) -> None:
         self.signals, self.first = 0, 0.0
         self.file: Path | None = None
         self.looked, self.seen = 0.0, False
-        for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._arrived)
+        for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # that is nohup's wish
+                signal.signal(number, self._arrived)
 
     def _arrived(self, number: int, frame: Any) -> None:
         # mpiexec and the launcher may both pass one request on, so only later ones count as a second wish.
         now = time.monotonic()
         # In a batch job they come from SLURM at the wall limit, and saving may still make it before SIGKILL.
-        if self.signals and now - self.first > 1.0 and number != signal.SIGUSR1 and END_VARIABLE not in os.environ:
+        again = self.signals and now - self.first > 1.0 and number in (signal.SIGTERM, signal.SIGINT)
+        if again and END_VARIABLE not in os.environ:
             os._exit(128 + number)
         self.first = now if not self.signals else self.first
         self.signals += 1
@@ -75,6 +78,7 @@ def main() -> None:
         from hpc_rl import job
 
         job.topology(seat.job.topology).run(seat)
+        _close(seat)
         _note(folder, rank, {"ended": "ok"})
         if ranks > 1:
             from hpc_rl.transport import mpi
@@ -82,6 +86,17 @@ def main() -> None:
             mpi.end(link)
     except BaseException as error:
         _fail(folder, rank, error)
+
+
+def _close(seat: Seat) -> None:
+    """Close the environments, once every rank has done its work: foreign code that crashes here ends all ranks."""
+    from hpc_rl.envs.base import close
+    from hpc_rl.transport.waiting import Deadline
+
+    with contextlib.suppress(Deadline):  # a last checkpoint that takes so long
+        seat.ports.barrier(range(seat.ports.link.size))
+    for environment in seat.environments:
+        close(environment, seat.spec.id)
 
 
 def _keep_memory() -> None:
@@ -137,6 +152,10 @@ def take_seat(folder: Path, link: Any, stop: StopFlag) -> Seat:
     plan = jobs.topology(job.topology).plan(job)
     place = plan.places[link.rank]
     _note(folder, link.rank, {"role": place.name, "host": _host(), **_traces()})
+    if place.rank in place.peers:  # its inference server is a thread of this process
+        from hpc_rl.transport import mpi
+
+        mpi.need_threads()
     if not place.gpu:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     return _seat(job, plan, place, ports, run, stop)
@@ -179,7 +198,7 @@ def _seat(job: Any, plan: Any, place: Any, ports: Ports, run: Any, stop: StopFla
         policy.net.to(device)
         return policy
 
-    return Seat(
+    seat = Seat(
         job=job,
         plan=plan,
         place=place,
@@ -195,9 +214,10 @@ def _seat(job: Any, plan: Any, place: Any, ports: Ports, run: Any, stop: StopFla
         resume=_resumed(run, decided["checkpoint"], job, spec),
         stop=stop,
         end_s=float(os.environ.get(END_VARIABLE) or 0) or None,
-        make_environment=lambda columns, threads: _environment(job, columns, threads),
+        make_environment=lambda columns, threads: _environment(job, columns, threads, seat.environments),
         make_policy=make_policy,
     )
+    return seat
 
 
 def _precision(ports: Ports, job: Any, plan: Any, run: Any, spec: Any, table: Any, kind: str, device: str) -> str:
@@ -229,15 +249,16 @@ def _resumed(run: Any, file: str | None, job: Any, spec: Any) -> Any:
     return state, meta
 
 
-def _environment(job: Job, columns: int, threads: int) -> Environment:
-    """Columns for training or evaluation; a process is named before other ranks give up on this one."""
+def _environment(job: Job, columns: int, threads: int, kept: list[Environment]) -> Environment:
+    """Columns for training or evaluation, also put into ``kept``; a process is named before others give up on us."""
     from hpc_rl.envs.make import make
     from hpc_rl.envs.shares import Processes
 
     wanted = job.environment
     # `_seat` has refused too many for training; an evaluation may well have fewer columns
     processes = Processes(min(wanted.processes, columns), job.resources.deadline_s / 2)
-    return make(wanted.id, wanted.arguments, columns, threads, processes)
+    kept.append(make(wanted.id, wanted.arguments, columns, threads, processes))
+    return kept[-1]
 
 
 def _agree(ports: Ports, job: Job, file: Path) -> None:
@@ -346,23 +367,40 @@ def _note(folder: Path, rank: int, fields: dict[str, Any]) -> None:
 
 
 def _fail(folder: Path, rank: int, error: BaseException) -> None:
-    """Say why on stderr and in the rank's file, then end the whole job: the others would only wait for us."""
-    disk = isinstance(error, OSError) and error.errno in _DISK
-    expected = type(error).__module__.startswith("hpc_rl") or disk
-    sentence = str(error) if expected else f"{type(error).__name__}: {error}"
-    if disk:
-        sentence = f"{folder} cannot be written ({error}); free space or make it writable, then resume the run"
-    trace = "".join(traceback.format_exception(error))[-_TRACE:]
-    end = {"ended": "error", "time": time.time(), "error": sentence, "bug": not expected, "trace": trace}
-    _note(folder, rank, end)
-    with contextlib.suppress(OSError):  # the log may lie on the very disk that is full
-        print(f"rank {rank}: {sentence}" if expected else trace, file=sys.stderr, flush=True)
-    sys.stdout.flush()
-    if int(sys.argv[2]) > 1 and "hpc_rl.transport.mpi" in sys.modules:
-        from hpc_rl.transport import mpi
+    """Put the reason into the rank's file and on stderr, then end the whole job: the others would only wait for us."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(ABORT_S)  # an abort that hangs must not keep this rank
+    try:
+        sentence, trace, bug = _described(folder, error)
+        end = {"ended": "error", "time": time.time(), "error": sentence, "bug": bug, "trace": trace}
+        text = trace if bug else f"rank {rank}: {sentence}"
+        # Each by itself: the log may lie on the very disk that is full, and the others are ended all the same.
+        with contextlib.suppress(Exception):
+            _note(folder, rank, end)
+        with contextlib.suppress(Exception):
+            print(text, file=sys.stderr, flush=True)
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+        if int(sys.argv[2]) > 1 and "hpc_rl.transport.mpi" in sys.modules:
+            from hpc_rl.transport import mpi
 
-        mpi.abort(1)
-    os._exit(1)
+            mpi.abort(1)
+    finally:
+        os._exit(1)
+
+
+def _described(folder: Path, error: BaseException) -> tuple[str, str, bool]:
+    """(sentence, traceback, whether it is a bug): the exceptions of this package are sentences for the user."""
+    trace = "".join(traceback.format_exception(error))[-_TRACE:]
+    try:
+        text = str(error)
+    except Exception as broken:  # an environment's exception may fail as it is printed
+        text = f"(its text cannot be had: {type(broken).__name__})"
+    if isinstance(error, OSError) and error.errno in _DISK:
+        return f"{folder} cannot be written ({text}); free space or make it writable, then resume the run", trace, False
+    if type(error).__module__.startswith("hpc_rl"):
+        return text, trace, False
+    return f"{type(error).__name__}: {text}", trace, True
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Protocol
@@ -55,6 +56,14 @@ class Environment(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+def close(environment: Any, id: str) -> None:
+    """Close it; what its close() raises is a warning on stderr, for by then its work is done."""
+    try:
+        environment.close()
+    except (Exception, SystemExit) as error:
+        print(f"warning: {id}: close() raised {type(error).__name__}: {error}", file=sys.stderr, flush=True)
 
 
 class BadEnvironment(ValueError):

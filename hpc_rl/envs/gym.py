@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hpc_rl.envs.base import BadEnvironment, Moves
+from hpc_rl.envs.base import BadEnvironment, Moves, close
 from hpc_rl.envs.generators import seed_shared
 from hpc_rl.types import Actions, Array, Spec
 
@@ -35,7 +35,7 @@ def describe(id: str, factory: Callable[[], AnyEnv]) -> Spec:
     try:
         return spec_of(id, env.observation_space, env.action_space)
     finally:
-        env.close()
+        close(env, id)
 
 
 def make(id: str, factory: Callable[[], AnyEnv], columns: int) -> Gym:
@@ -156,4 +156,6 @@ class Gym:
         raise BadEnvironment(f"{self.spec.id} cannot be cloned: Gymnasium has no call for it")
 
     def close(self) -> None:
-        self._vector.close()
+        for env in self._vector.envs:  # each by itself: one that raises must not keep the others open
+            close(env, self.spec.id)
+        self._vector.closed = True

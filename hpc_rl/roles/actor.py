@@ -62,7 +62,8 @@ def actor(seat: Seat) -> None:
     record.close()
     outbox.flush()
     reporter.report(int(made.steps.sum()) - began, {"recorded_bytes": float(record.bytes_written), **made.figures()})
-    made.close()
+    if seat.job.sampler == "central":
+        made.close()  # the ranks that it serves may leave
     orders.last_word(split, reporter)
     reporter.close()
     relay.close()

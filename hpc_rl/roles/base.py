@@ -47,6 +47,7 @@ class Seat:
     started: float = field(default_factory=time.monotonic)
     end_s: float | None = None  # unix time at which the allocation ends
     save_s: float = 0.0  # the longest checkpoint so far
+    environments: list[Environment] = field(default_factory=list)  # run.py closes them once every rank has saved
 
     def out_of_time(self) -> bool:
         """The allocation leaves just enough time to save and leave."""

@@ -46,4 +46,3 @@ def env_worker(seat: Seat) -> None:
     outbox.flush()
     reporter.report(made, {})
     reporter.close()
-    environment.close()

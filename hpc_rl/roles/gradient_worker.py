@@ -62,4 +62,3 @@ def gradient_worker(seat: Seat) -> None:
     reporter.report(int(vector.steps.sum()) - began, more)
     orders.last_word(split, reporter)
     reporter.close()
-    vector.close()

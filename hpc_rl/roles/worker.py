@@ -63,7 +63,6 @@ def worker(seat: Seat) -> None:
     record.close()
     reporter.report(tally.env_steps, figures(tally) | vector.figures())
     _end(seat, tally, reason, reporter, saver, split)
-    vector.close()
 
 
 def _save(seat: Seat, saver: Saver, state: dict[str, Any], vector: Vector, last: bool) -> None:

@@ -20,6 +20,10 @@ class WrongWorld(RuntimeError):
     """MPI's world is not the one that the launcher started."""
 
 
+class TooFewThreads(RuntimeError):
+    """The MPI library does not allow calls from several threads at once."""
+
+
 class MpiLink:
     """Point to point on one duplicate of the world, reductions on a communicator per set of members."""
 
@@ -86,6 +90,22 @@ def world(expected: int) -> MpiLink:
             "Use the mpiexec of the same MPI (see hpc-rl doctor), or srun --mpi=pmi2 (MPICH), --mpi=pmix (Open MPI)"
         )
     return MpiLink(MPI.COMM_WORLD)
+
+
+def need_threads() -> None:
+    """Where two threads of this rank send and receive.
+
+    Raises:
+        TooFewThreads: MPI was initialised with less than MPI_THREAD_MULTIPLE; messages would be lost or mixed up.
+    """
+    level = MPI.Query_thread()
+    if level < MPI.THREAD_MULTIPLE:
+        names = {MPI.THREAD_SINGLE: "SINGLE", MPI.THREAD_FUNNELED: "FUNNELED", MPI.THREAD_SERIALIZED: "SERIALIZED"}
+        raise TooFewThreads(
+            f"{MPI.get_vendor()[0]} gives MPI_THREAD_{names.get(level, level)} here, and an inference server in its "
+            'learner\'s process needs MPI_THREAD_MULTIPLE; set resources.inference = "actor", or load an MPI built '
+            "with it (and leave MPI4PY_RC_THREAD_LEVEL unset)"
+        )
 
 
 def library() -> str:

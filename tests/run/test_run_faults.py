@@ -295,6 +295,37 @@ def test_a_loss_that_turns_nan_ends_the_run(method: str, tmp_path: Path) -> None
         assert learner["parameters"].isfinite().all()
 
 
+CLOSES = USERS.replace('float("nan") if self.moves > 100 else 0.0', "0.0").replace(
+    "def make",
+    """    def close(self):
+        if self.moves:  # not where it is only described
+            HOW
+
+
+def make""",
+)
+
+
+@pytest.mark.parametrize("how", ["raise RuntimeError('no display')", "import os; os.kill(os.getpid(), 11)"])
+@pytest.mark.parametrize(("method", "ranks", "more"), [("ppo", 1, []), ("impala", 3, []), ("impala", 3, ["central"])])
+def test_an_environment_that_fails_as_it_is_closed(
+    how: str, method: str, ranks: int, more: list[str], tmp_path: Path
+) -> None:
+    """Seen: it turned a finished run into a failed one, and a crash there could come before the last checkpoint."""
+    (tmp_path / "users_close.py").write_text(CLOSES.replace("HOW", how))
+    topology = "solo" if ranks == 1 else "allreduce"
+    job = write_job(tmp_path, method, ranks, 1000, environment="users_close:make", topology=topology)
+    run, settings = tmp_path / "run", [f"sampler={name}" for name in more]
+    sets = [part for item in settings for part in ("--set", item)]
+    done = hpc_rl("run", job, "--out", run, *sets, PYTHONPATH=str(tmp_path))
+    assert done.code == 0 and state(run)["state"] == "done", done.err
+    assert summary(run)["env_steps"] >= 1000 and done.out.strip() == str(run)
+    assert checkpoint.load(checkpoints(run)[-1])[1]["env_steps"] == summary(run)["env_steps"]
+    expected = "users_close:make: close() raised RuntimeError: no display" if "raise" in how else "signal 11"
+    assert expected in done.err, done.err
+    assert leftovers(run) == []
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 1 MiB."""
@@ -348,3 +379,14 @@ def test_singletons_instead_of_a_world(finished: tuple[Path, Path], tmp_path: Pa
     assert done.returncode == 1
     told = next(line for line in done.stderr.splitlines() if line.startswith("rank 0: "))
     assert "MPI sees 1 rank(s) where 3 were started" in told and "PMI" in told and "Traceback" not in done.stderr
+
+
+def test_an_mpi_without_threads_is_refused_where_they_are_needed(tmp_path: Path) -> None:
+    """An inference server in its learner's process sends and receives beside the learner."""
+    job = write_job(tmp_path, "impala", 3, 500)
+    central = ["--set", "sampler=central"]
+    level = {"MPI4PY_RC_THREAD_LEVEL": "funneled"}
+    done = hpc_rl("run", job, "--out", tmp_path / "no", *central, **level)
+    assert_failed(tmp_path / "no", done, "rank 0 (learner-0)", "needs MPI_THREAD_MULTIPLE", 'inference = "actor"')
+    done = hpc_rl("run", job, "--out", tmp_path / "other", *central, "--set", "resources.inference=actor", **level)
+    assert done.code == 0, done.err
