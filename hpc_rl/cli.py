@@ -117,6 +117,7 @@ def run(
     """Train JOB (a file, or a name from `hpc-rl list`) on this machine."""
     from hpc_rl.launchers import local
     from hpc_rl.launchers.mpiexec import allocation_hint
+    from hpc_rl.resume import again
     from hpc_rl.screen import Screen
     from hpc_rl.storage import run_dir
 
@@ -125,10 +126,8 @@ def run(
     if resume:
         directory = run_dir.open_run(folder)
         extra = (f"resources.ranks={ranks}",) if ranks else ()
-        saved = jobs.load(directory.job_file)
-        wanted = jobs.resumed(saved, jobs.load(directory.job_file, (*overrides, *extra)))
-        _same_work(jobs.load(job), wanted, folder)
-        run_dir.refuse_done(directory, wanted.budget == saved.budget)
+        _same_work(_load(job, ranks, overrides), jobs.load(directory.job_file), folder)
+        wanted = again(directory, (*overrides, *extra))
         local.take_over(directory)
     else:
         wanted = _load(job, ranks, overrides)
@@ -153,7 +152,7 @@ def run(
 
 
 def _same_work(asked: Job, saved: Job, folder: Path) -> None:
-    """JOB names what is resumed; its other keys are those of the first start, kept in the run."""
+    """JOB with its --set names what is resumed; its other keys are those of the first start, kept in the run."""
     for key in ("algorithm", "topology"):
         if getattr(asked, key) != getattr(saved, key):
             raise jobs.BadJob(
@@ -396,7 +395,7 @@ def cancel(runs: tuple[Path, ...], now: bool) -> int:
 @cli.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("-n", "ranks", type=click.IntRange(min=1), help="MPI ranks (resources.ranks).")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change the budget or ranks.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change what may change then.")
 @slurm_options
 def resume(run: Path, ranks: int | None, overrides: tuple[str, ...], cluster: str | None, **given: Any) -> None:
     """Send RUN to SLURM again, from its newest checkpoint, with its options of before and these changes."""

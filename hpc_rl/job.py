@@ -33,6 +33,9 @@ CHANGEABLE_ON_RESUME = (
     "checkpoint",
     "evaluate",
     "resources.ranks",
+    "resources.device",
+    "resources.threads",
+    "resources.deadline_s",
     "resources.reduction",
     "environment.processes",
 )
@@ -309,7 +312,12 @@ def with_resources(job: Job, **changes: Any) -> Job:
 
 
 def resumed(saved: Job, wanted: Job) -> Job:
-    """The saved job with the changes that a resumed run may make. Raises BadJob naming the first other one."""
+    """The saved job with the changes that a resumed run may make. Raises BadJob naming the first other one.
+
+    ``resources.precision`` "auto" was decided when the run first started, and means that.
+    """
+    if wanted.resources.precision == "auto":
+        wanted = with_resources(wanted, precision=saved.resources.precision)
     before, after = tomllib.loads(dumps(saved)), tomllib.loads(dumps(wanted))
     for section in sorted(before.keys() | after.keys()):
         old, new = before.get(section), after.get(section)

@@ -22,8 +22,9 @@ from hpc_rl.launchers import causes, limits, slurm
 from hpc_rl.launchers.batch import job_ids, note_job
 from hpc_rl.launchers.options import Options, changed, dependency, kept
 from hpc_rl.launchers.script import for_array, for_run, render
+from hpc_rl.resume import again
 from hpc_rl.status import single
-from hpc_rl.storage.run_dir import BadRun, RunDir, create, refuse_done, write_json, write_text
+from hpc_rl.storage.run_dir import BadRun, RunDir, create, write_json, write_text
 from hpc_rl.storage.untrusted import read_text
 
 MOST_TASKS = 100_000
@@ -179,9 +180,7 @@ def resume(
     active = [seen for seen in slurm.look(job_ids(run)).values() if seen.active]
     if active:
         raise BadRun(f"{folder} is still {active[0].state.lower()} as job {active[0].job}; cancel that first")
-    saved = jobs.load(run.job_file)
-    wanted = jobs.resumed(saved, jobs.load(run.job_file, overrides))
-    refuse_done(run, wanted.budget == saved.budget)
+    wanted = again(run, overrides)
     options = changed(_options(run), cluster, given)
     limits.check_time(options, warn)
     plan = jobs.topology(wanted.topology).plan(wanted)
