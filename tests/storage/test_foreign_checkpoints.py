@@ -221,6 +221,22 @@ def test_a_frame_that_unpacks_to_more_than_its_chunk(run: RunDir, declared: int 
     refused(run, change, "does not unpack to 4000 bytes")
 
 
+def test_one_file_gives_so_much_and_no_more(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All arrays together: each by itself would pass."""
+    monkeypatch.setattr(datasets, "MOST_BYTES", 1 << 20)
+    monkeypatch.setattr(datasets, "RATIO", 1)
+    frames = torch.zeros(3 << 19, dtype=torch.uint8)
+    path = checkpoint.save(run, 1, {"a": frames[: 3 << 18].clone()}, {})
+    assert checkpoint.load(path)[0]["a"].shape == (3 << 18,)
+    with reading(path) as source:
+        source.read("arrays/state/a")
+        source.left = 1 << 18
+        with pytest.raises(Unreadable, match=f"state/a declares {3 << 18} bytes, too many for a file of"):
+            source.read("arrays/state/a")
+        source.left = 1 << 18
+        assert len(source.read("arrays/state/a", slice(0, 1 << 18))) == 1 << 18
+
+
 def test_other_packings_are_refused(run: RunDir) -> None:
     for options in ({"compression": "lzf"}, {"compression": "gzip", "fletcher32": True}, {"scaleoffset": 3}):
 
