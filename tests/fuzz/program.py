@@ -114,7 +114,9 @@ def uses(name: str, run: Path) -> list[Callable[[], object]]:
         lambda: call("status", run.parent), lambda: call("status", "--json", run), lambda: call("logs", run),
         lambda: call("cancel", run), lambda: call("run", "ppo_cartpole", "--out", run, "--resume"),
         lambda: call("resume", run),
-        lambda: from_batch("begin", run, "--job", "7", "--token", "7-0-1", "--restarts", "1"),
+        lambda: from_batch("begin", run, "--job", "7", "--token", "7-0-1"),
+        lambda: from_batch("note", run, "--job", "9", "--token", "7-0-1"),
+        lambda: from_batch("stuck", run, "--token", "7-0-1"),
         lambda: from_batch("end", run, "--token", "7-0-1", "--code", "1", "--max-restarts", "3"),
         lambda: blame(RunDir(run), "srun: error: n1: task 0: Killed", 1, {}),
     ]  # fmt: skip

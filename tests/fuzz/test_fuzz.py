@@ -16,6 +16,7 @@ from pathlib import Path
 
 from seats import run_job
 
+from hpc_rl.launchers import batch
 from hpc_rl.launchers.options import Options
 from hpc_rl.storage import checkpoint, provenance
 from hpc_rl.storage.run_dir import write_json
@@ -38,6 +39,7 @@ def test_no_damaged_file_gets_further_than_a_sentence(tmp_path: Path) -> None:
     numbered = sorted(run.checkpoints.glob("[0-9]*.h5"))
     checkpoint.mark_best(run, numbered[-1], 1.0)
     provenance.write(run, 0, {"resumed_from": {"file": None, "steps": {"0": 0, "1": 0}}})
+    batch.begin(run.path, "7", "7-0-1", 1, None, [])
     run.write_state(state="stopped", reason="stopped: asked to stop")
     shared = ["/dev/shm/mpich_shm_none", "/dev/shm/hpc_rl-x-0"]
     record = {"role": "worker-0", "host": "h", "pid": 4190000, "token": "abc", "shared": shared}
@@ -46,12 +48,9 @@ def test_no_damaged_file_gets_further_than_a_sentence(tmp_path: Path) -> None:
     write_json(run.logs / "rank-001.json", record)
     (run.logs / "ranks.log").write_text("rank role\nwarning: x\n")
     (run.logs / "slurm-7.out").write_text("said\n")
-    (run.path / "submit").mkdir()
     (run.path / "submit" / "jobs").write_text("7\n8_1\n")
     (run.path / "submit" / "tasks.jsonl").write_text('{"task": 0, "run": "run", "changes": ["seed=1"]}\n')
     write_json(run.path / "submit" / "options.json", asdict(Options(time="10")))
-    attempt = {"token": "7-0-1", "env_steps": 0, "log_bytes": 0, "idle": 0, "ended": False}
-    write_json(run.path / "submit" / "attempt.json", attempt)
     (tmp_path / "work").mkdir()
     done = subprocess.run(
         [sys.executable, Path(__file__).with_name("program.py"), run.path, tmp_path / "work", str(SEED), str(CASES),
