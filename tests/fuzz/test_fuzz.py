@@ -39,6 +39,7 @@ def test_no_damaged_file_gets_further_than_a_sentence(tmp_path: Path) -> None:
     numbered = sorted(run.checkpoints.glob("[0-9]*.h5"))
     checkpoint.mark_best(run, numbered[-1], 1.0)
     provenance.write(run, 0, {"resumed_from": {"file": None, "steps": {"0": 0, "1": 0}}})
+    run.write_state(state="pending")
     batch.begin(run.path, "7", "7-0-1", 1, None, [])
     run.write_state(state="stopped", reason="stopped: asked to stop")
     shared = ["/dev/shm/mpich_shm_none", "/dev/shm/hpc_rl-x-0"]
