@@ -407,24 +407,27 @@ def resume(run: Path, ranks: int | None, overrides: tuple[str, ...], cluster: st
 
 @cli.command("eval")
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--episodes", default=20, show_default=True, type=click.IntRange(min=1))
+@click.option("--episodes", default=20, show_default=True, type=click.IntRange(min=1), help="Greedy, and as many more.")
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="A file [default: best, else newest].")
-@click.option("--video", type=click.Path(path_type=Path), help="Write the first episode as a GIF.")
-@click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
+@click.option("--video", type=click.Path(path_type=Path), help="Write the first greedy episode as a GIF.")
+@click.option("--json", "as_json", is_flag=True, help="One object: checkpoint, chosen, score, greedy, sampled, …")
 def evaluate(run: Path, episodes: int, checkpoint: Path | None, video: Path | None, as_json: bool) -> None:
-    """Greedy episodes with the policy of RUN: mean raw return and its 95 % interval."""
-    from hpc_rl.evaluate import evaluate_run
+    """Greedy and sampled episodes of RUN's best policy: mean raw returns, 95 % intervals, how many games differ.
+
+    Their seeds were used by neither training nor the evaluations that chose the best.
+    """
+    from hpc_rl.evaluate import evaluate_run, told
     from hpc_rl.storage.run_dir import open_run
 
     _name_code(jobs.load(open_run(run).job_file))
     result = evaluate_run(run, episodes, checkpoint, video, lambda text: _talk(f"warning: {text}"))
     if as_json:
         click.echo(json.dumps(result))
-    else:
-        click.echo(
-            "{mean:.2f} [{low:.2f}, {high:.2f}] mean raw return and 95 % interval over {episodes} greedy episodes "
-            "of {checkpoint}".format(**result)
-        )
+        return
+    lines, remarks = told(result)
+    click.echo("\n".join(lines))
+    for remark in remarks:
+        _talk(f"warning: {remark}")
 
 
 @cli.command()

@@ -1,8 +1,14 @@
-"""Greedy episodes with a policy: whole games, raw returns, seeds that training never uses."""
+"""Episodes of a policy: whole games, raw returns, seeds that training never uses.
+
+Games that choose the best checkpoint ("evaluate") and games that tell how good it is ("report") have seeds of their
+own: the best of many means over the same games is too high for them, and for no others.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +19,7 @@ from hpc_rl.algorithms.base import Policy, State, flatten
 from hpc_rl.envs.base import Environment
 from hpc_rl.envs.generators import seed_shared, shared_kept
 from hpc_rl.envs.make import describe, make
+from hpc_rl.formulas.interval import mean_interval
 from hpc_rl.roles.fit import fit
 from hpc_rl.roles.restoring import Check, usable
 from hpc_rl.samplers.base import PURPOSES, Split, episode_seeds, streams
@@ -23,6 +30,16 @@ from hpc_rl.storage.run_dir import BadRun, RunDir, open_run
 from hpc_rl.types import Array, Spec, allocate, trajectory_schema
 
 MAX_COLUMNS = 16
+LEVEL = 0.95  # of the intervals
+BEST = "best.h5"
+
+
+@dataclass(frozen=True)
+class Game:
+    """One whole game: its raw return, and what tells it from others, a digest of all that was seen and done in it."""
+
+    total: float
+    digest: bytes
 
 
 def greedy_returns(
@@ -34,20 +51,35 @@ def greedy_returns(
     watch: Callable[[Array], None] | None = None,
     max_moves: int = 200_000,
 ) -> list[float]:
-    """Raw returns of ``episodes`` whole games, each the first game of its own column, so that long games count as well.
+    """Raw returns of games that `played` plays, the ones that choose the best checkpoint."""
+    games = played(make_environment, policy, seed, episodes, exploration, "evaluate", watch, max_moves)
+    return [game.total for game in games]
 
-    ``watch`` is called with every observation [*O] of the first game, its last one included. A game longer than
-    ``max_moves`` is cut.
+
+def played(
+    make_environment: Callable[[int, int], Environment],
+    policy: Policy,
+    seed: int,
+    episodes: int,
+    exploration: float,
+    purpose: str,
+    watch: Callable[[Array], None] | None = None,
+    max_moves: int = 200_000,
+) -> list[Game]:
+    """``episodes`` whole games, each the first game of its own column, so that long games count as well.
+
+    ``purpose`` names the seeds: "evaluate" or "report". ``watch`` is called with every observation [*O] of the first
+    game, its last one included. A game longer than ``max_moves`` is cut.
     """
-    returns: list[float] = []
+    games: list[Game] = []
     for low in range(0, episodes, MAX_COLUMNS):
         columns = range(low, min(low + MAX_COLUMNS, episodes))
         with shared_kept():
-            seed_shared(seed, PURPOSES["evaluate"], low)
-            returns += _first_games(
-                make_environment, policy, seed, columns, exploration, None if low else watch, max_moves
+            seed_shared(seed, PURPOSES[purpose], low)
+            games += _first_games(
+                make_environment, policy, seed, columns, exploration, purpose, None if low else watch, max_moves
             )
-    return returns
+    return games
 
 
 def _first_games(
@@ -56,29 +88,35 @@ def _first_games(
     seed: int,
     columns: range,
     exploration: float,
+    purpose: str,
     watch: Callable[[Array], None] | None,
     max_moves: int,
-) -> list[float]:
+) -> list[Game]:
     environment = make_environment(len(columns), 1)
     try:
-        lane = Lane(environment, policy, np.array(columns), streams(seed, "evaluate_act", columns, 0))
+        lane = Lane(environment, policy, np.array(columns), streams(seed, f"{purpose}_act", columns, 0))
         lane.exploration.fill_(exploration)
-        lane.start(episode_seeds(seed, "evaluate", columns, 0))
+        lane.start(episode_seeds(seed, purpose, columns, 0))
         vector = Vector([lane], Split())
         schema = trajectory_schema(environment.spec, policy.extras, policy.carry)
         tree = allocate(schema, 1, len(columns), environment.spec.stack)
         found = np.full(len(columns), np.nan)
+        digests = [hashlib.blake2b(x.tobytes(), digest_size=8) for x in lane.observation]
         if watch is not None:
             watch(lane.observation[0])
         for _ in range(max_moves):
             vector.collect(tree, lambda: 0)
             if watch is not None and np.isnan(found[0]):
                 watch(lane.observation[0])
+            for column in np.flatnonzero(np.isnan(found)):
+                digests[column].update(tree["action"][0, column].tobytes())
+                digests[column].update(tree["observation"][-1, column].tobytes())
             ended = np.isnan(found) & np.isfinite(tree["episode_return"][0])
             found[ended] = tree["episode_return"][0][ended]
             if np.isfinite(found).all():
                 break
-        return [float(x) for x in np.where(np.isnan(found), lane.running_return, found)]
+        totals = np.where(np.isnan(found), lane.running_return, found)
+        return [Game(float(x), digest.digest()) for x, digest in zip(totals, digests, strict=True)]
     finally:
         environment.close()
 
@@ -86,7 +124,17 @@ def _first_games(
 def evaluate_run(
     run: Path, episodes: int, file: Path | None, video: Path | None, warn: Callable[[str], None] = lambda text: None
 ) -> dict[str, Any]:
-    """Greedy returns of a run's best (else newest) checkpoint, or of ``file``; optionally the first game as a GIF.
+    """Games of a run's best (else newest) checkpoint, or of ``file``: greedy ones, and as many that sample actions.
+
+    Their seeds are those of neither training nor evaluation, alike for both. ``video`` gets the first greedy game as a
+    GIF. What `hpc-rl eval --json` prints::
+
+        checkpoint, env_steps     the file, and how long its policy had trained
+        chosen                    "best", "newest" or "named"
+        score, scored_by          the run's own figure of it, and of which games; null: none
+        level                     of the intervals, Student's t over games
+        greedy, sampled           {mean, low, high, games, distinct_games, distinct_returns, returns}; low, high null
+                                  where there is one game
 
     Where the best is damaged, ``warn`` gets a sentence and the newest good one is played.
 
@@ -99,7 +147,7 @@ def evaluate_run(
     if video:
         check_video(video, spec)
     algorithm, config = jobs.algorithm(job.algorithm), jobs.method_config(job)
-    path, state, _ = _checkpoint(directory, file, usable(algorithm, config, spec, fit(job, spec)), warn)
+    path, state, meta = _checkpoint(directory, file, usable(algorithm, config, spec, fit(job, spec)), warn)
     policy = algorithm.policy(config, spec)
     flatten(policy.net).parameter.data.copy_(state["learner"]["parameters"])
     film: list[Array] = []
@@ -107,20 +155,56 @@ def evaluate_run(
     def make_environment(columns: int, threads: int) -> Environment:
         return make(job.environment.id, job.environment.arguments, columns, threads)
 
-    returns = np.array(
-        greedy_returns(make_environment, policy, job.seed, episodes, watch=film.append if video else None)
-    )
+    found = {}
+    for name, exploration in (("greedy", 0.0), ("sampled", 1.0)):
+        watch = film.append if video and name == "greedy" else None
+        found[name] = _figures(played(make_environment, policy, job.seed, episodes, exploration, "report", watch))
     if video:
         write_gif(video, film)
-    half = 1.96 * returns.std(ddof=1) / len(returns) ** 0.5 if len(returns) > 1 else float("nan")
-    figures = {"mean": float(returns.mean()), "low": float(returns.mean() - half), "high": float(returns.mean() + half)}
-    return {**figures, "episodes": len(returns), "returns": returns.tolist(), "checkpoint": str(path)}
+    chosen = "named" if file is not None else "best" if path.name == BEST else "newest"
+    about = {name: meta.get(name) for name in ("env_steps", "score", "scored_by")}
+    return {"checkpoint": str(path), "chosen": chosen, **about, "level": LEVEL, **found}
+
+
+def _figures(games: list[Game]) -> dict[str, Any]:
+    """What is said about some games; a game is distinct by what was seen and done in it."""
+    returns = [game.total for game in games]
+    mean, low, high = mean_interval(returns, LEVEL)
+    distinct = {"distinct_games": len({game.digest for game in games}), "distinct_returns": len(set(returns))}
+    return {"mean": mean, "low": low, "high": high, "games": len(games), **distinct, "returns": returns}
+
+
+def told(result: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """(lines of data, remarks) on what `evaluate_run` found."""
+    lines = [
+        f"mean raw return and {100 * result['level']:.0f} % interval (Student's t) of {result['checkpoint']},"
+        f" {result['env_steps']:,} env steps"
+    ]
+    remarks = []
+    for name in ("greedy", "sampled"):
+        own = result[name]
+        interval = "" if own["low"] is None else f" [{own['low']:.2f}, {own['high']:.2f}]"
+        counts = f"{own['games']} games, {own['distinct_games']} distinct; {own['distinct_returns']} distinct returns"
+        lines.append(f"{name:<8} {own['mean']:.2f}{interval}  {counts}")
+        if own["distinct_games"] < own["games"]:
+            remarks.append(
+                f"only {own['distinct_games']} of the {own['games']} {name} games differ: this environment leaves "
+                "little to chance, and games that repeat others are no further evidence"
+            )
+    if result["chosen"] == "best" and result["score"] is not None:
+        by = result["scored_by"] or "games of its run"
+        lines.append(f"chosen as the best by {by}: {result['score']:.2f}; the games above are others")
+    else:
+        lines.append(
+            f"{'newest checkpoint' if result['chosen'] == 'newest' else 'checkpoint'}, not chosen by its return"
+        )
+    return lines, remarks
 
 
 def _checkpoint(
     run: RunDir, file: Path | None, check: Check, warn: Callable[[str], None]
 ) -> tuple[Path, State, dict[str, Any]]:
-    best = run.checkpoints / "best.h5"
+    best = run.checkpoints / BEST
     if file is not None:
         return (file, *checkpoint.examined(file, check))
     if best.exists():

@@ -65,6 +65,13 @@ class Tally:
             return self.judged
         return self.mean_return if len(self.recent) == 100 else None
 
+    @staticmethod
+    def scored_by(job: Job) -> str:
+        """The games behind `score`."""
+        if job.evaluate.every_steps:
+            return f"the mean of {job.evaluate.episodes} greedy games during training"
+        return "the mean of the last 100 training games, which sample actions"
+
     def meta(self, seat: Seat) -> dict[str, Any]:
         """What a checkpoint says about itself besides the learner's state."""
         return {
@@ -74,6 +81,7 @@ class Tally:
             "recent": list(self.recent),
             "best": None if self.best == -np.inf else self.best,
             "score": self.score(seat.job),
+            "scored_by": self.scored_by(seat.job),
             "evaluated": self.evaluated,
             "judged_at": self.judged_at,
             "schedule": asdict(schedule(seat)),

@@ -51,7 +51,7 @@ class Split:
         return now
 
 
-PURPOSES = {"act": 1, "episode": 2, "evaluate": 3, "evaluate_act": 4}
+PURPOSES = {"act": 1, "episode": 2, "evaluate": 3, "evaluate_act": 4, "report": 5, "report_act": 6}
 
 
 def streams(seed: int, purpose: str, columns: Sequence[int], attempt: int) -> list[np.random.Generator]:

@@ -10,6 +10,11 @@ import numpy as np
 import pytest
 from program import Ended, checkpoints, hpc_rl, leftovers, state, summary, write_job
 
+from hpc_rl import job as jobs
+from hpc_rl.algorithms.base import flatten
+from hpc_rl.envs.base import Environment
+from hpc_rl.envs.make import describe, make
+from hpc_rl.evaluate import greedy_returns
 from hpc_rl.storage import checkpoint, trajectories
 from hpc_rl.storage.metrics import rows
 
@@ -114,18 +119,36 @@ def test_best_checkpoint_is_the_best_evaluation(case: tuple[str, Path, Path, End
     assert len(checkpoints(run)) >= 2
 
 
-def test_eval_plays_greedy_episodes(case: tuple[str, Path, Path, Ended]) -> None:
+def test_eval_plays_other_games_than_those_that_chose_the_best(case: tuple[str, Path, Path, Ended]) -> None:
     name, _, run, _ = case
     if name == "allreduce":
         pytest.skip("solo has the same code; one process less to start")
     done = hpc_rl("eval", run, "--episodes", "16", "--json")
     assert done.code == 0, done.err
     found = json.loads(done.out)
-    assert found["episodes"] == len(found["returns"]) == 16 and set(found["returns"]) <= {-1.0, 1.0}
-    assert found["mean"] == pytest.approx(np.mean(found["returns"])) and found["low"] <= found["mean"] <= found["high"]
-    assert found["checkpoint"].endswith("best.h5")
+    for games in (found["greedy"], found["sampled"]):
+        assert games["games"] == len(games["returns"]) == 16 and set(games["returns"]) <= {-1.0, 1.0}
+        assert games["mean"] == pytest.approx(np.mean(games["returns"]))
+        assert games["low"] <= games["mean"] <= games["high"]
+        assert games["distinct_returns"] == len(set(games["returns"])) <= games["distinct_games"] <= 16
+    assert found["checkpoint"].endswith("best.h5") and found["chosen"] == "best"
     best = json.loads((run / "checkpoints" / "best.json").read_text())
-    assert found["mean"] == pytest.approx(best["score"])  # best.h5 is the very policy that was judged
+    assert found["score"] == best["score"] and found["scored_by"] == "the mean of 16 greedy games during training"
+    assert np.mean(judged_again(run)) == pytest.approx(best["score"])  # best.h5 is the very policy that was judged
+
+
+def judged_again(run: Path) -> list[float]:
+    """Returns of best.h5 in the games that chose it."""
+    job = jobs.load(run / "job.toml")
+    spec = describe(job.environment.id, job.environment.arguments)
+    policy = jobs.algorithm(job.algorithm).policy(jobs.method_config(job), spec)
+    state, _ = checkpoint.load(run / "checkpoints" / "best.h5")
+    flatten(policy.net).parameter.data.copy_(state["learner"]["parameters"])
+
+    def build(columns: int, threads: int) -> Environment:
+        return make(job.environment.id, job.environment.arguments, columns, threads)
+
+    return greedy_returns(build, policy, job.seed, job.evaluate.episodes)
 
 
 def test_gloo_learns_what_mpi_learns(case: tuple[str, Path, Path, Ended], tmp_path: Path) -> None:
