@@ -272,7 +272,7 @@ def _line(run: RunDir, seen: Sequence[Seen], ids: Sequence[str], known: bool | N
         (item for item in active if item.state != "PENDING"), candidates[-1] if candidates else Seen("", "", False)
     )
     word, reason, cause, command = _why(run, state, shown, bool(ids and not active and known), ids)
-    live, changes = _live(run), _tasks(run.path.parent).get(run.path.name, "")
+    live, changes = _live(run, state["attempt"]), _tasks(run.path.parent).get(run.path.name, "")
     done = max(state["env_steps"], int(live.get("env_steps") or 0)) if word == "running" else state["env_steps"]
     waiting, at_work = shown.state == "PENDING", shown.active and shown.state != "PENDING"
     speed = _rate(run, state["attempt"]) if word == "running" else None
@@ -317,11 +317,15 @@ def _ended(job: Seen) -> str:
     return f"SLURM ended job {job.job}: {job.state}" + (f" by {causes.user(int(by[1]))}" if by else "")
 
 
-def _live(run: RunDir) -> dict[str, Any]:
-    """Rank 0's newest metrics, which are younger than the last checkpoint."""
+def _live(run: RunDir, attempt: int) -> dict[str, Any]:
+    """Rank 0's newest metrics, which are younger than the last checkpoint.
+
+    Of an attempt before this one they are no env steps: what lies beyond the checkpoint was given up.
+    """
     with contextlib.suppress(FileNotFoundError, Unreadable):
         file = _metrics(run)
-        return last_line(file) or {} if file else {}
+        row = last_line(file) or {} if file else {}
+        return row if row.get("attempt", attempt) == attempt else {**row, "env_steps": None}
     return {}
 
 

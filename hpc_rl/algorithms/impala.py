@@ -135,7 +135,7 @@ class Learner:
         self.optimizer = make_optimizer(
             self.flat, config.optimizer, config.learning_rate, config.epsilon, config.decay, config.momentum
         )
-        self.round, self.queue = 0, list[Trajectory]()
+        self.seed, self.round, self.queue = int(torch.randint(2**31, (1,))), 0, list[Trajectory]()
 
     def update(self, batch: Trajectory, progress: float) -> Update:
         config = self.config
@@ -165,7 +165,7 @@ class Learner:
         """The fresh columns with their share of earlier ones, which this learner draws from its own queue."""
         config, fresh = self.config, batch.action.shape[1]
         wanted = min(round(fresh * config.replay / (1 - config.replay)), len(self.queue))
-        draw = np.random.default_rng([self.group.rank, self.round])
+        draw = np.random.default_rng([self.seed, self.group.rank, self.round])
         old = [self.queue[k] for k in draw.choice(len(self.queue), wanted, replace=False)] if wanted else []
         self.round += 1
         if config.replay:
@@ -188,6 +188,7 @@ class Learner:
         return {
             "parameters": self.flat.parameter.data.clone(),
             "optimizer": optimizer_state(self.optimizer),
+            "seed": self.seed,
             "round": self.round,
             "queue": [vars(columns) for columns in self.queue],
         }
@@ -196,7 +197,7 @@ class Learner:
         self.flat.parameter.data.copy_(state["parameters"])
         load_optimizer(self.optimizer, state["optimizer"])
         device = self.flat.parameter.device
-        self.round = state["round"]
+        self.seed, self.round = state.get("seed", self.seed), state["round"]
         self.queue = [moved(Trajectory(**columns), device) for columns in state["queue"]]
 
 

@@ -41,8 +41,7 @@ def actor(seat: Seat) -> None:
     waiting.until(lambda: relay.newest() >= 0 or orders.stopping(), "the first weights")
     weights = _weights(seat, relay, outbox, orders)
     made, record = _made(seat, policy, recorded, split, pulse)
-    reporter = Reporter(seat, split)
-    began = int(made.steps.sum())
+    reporter = Reporter(seat, split, int(made.steps.sum()))
     try:
         while not orders.stopping():
             tree = outbox.lend()
@@ -56,12 +55,12 @@ def actor(seat: Seat) -> None:
             split.timed("send", now)
             if reporter.due():
                 more = {"torn_reads": float(relay.weights.torn), **made.figures()}
-                reporter.report(int(made.steps.sum()) - began, more)
+                reporter.report(int(made.steps.sum()), more)
     except Stopped:
         pass
     record.close()
     outbox.flush()
-    reporter.report(int(made.steps.sum()) - began, {"recorded_bytes": float(record.bytes_written), **made.figures()})
+    reporter.report(int(made.steps.sum()), {"recorded_bytes": float(record.bytes_written), **made.figures()})
     if seat.job.sampler == "central":
         made.close()  # the ranks that it serves may leave
     orders.last_word(split, reporter)

@@ -20,7 +20,9 @@ def env_worker(seat: Seat) -> None:
     answer, action = layouts(seat.spec, len(columns))
     outbox = Outbox(link, server, OBSERVATIONS, answer, waiting)
     inbox = Inbox(link, [server], ACTIONS, action, waiting)
-    reporter, made, asked = Reporter(seat, split), 0, 0
+    steps = seat.resume[1]["steps"] if seat.resume else {}
+    made, asked = sum(int(steps.get(str(column), 0)) for column in columns), 0
+    reporter = Reporter(seat, split, made)
     environment = seat.make_environment(len(columns), seat.place.threads)
     observation = environment.reset(episode_seeds(seat.job.seed, "episode", columns, seat.attempt))
     still = np.zeros(len(columns), np.float32)

@@ -32,8 +32,8 @@ def gradient_worker(seat: Seat) -> None:
     recorded, sent = schemas(policy, seat.spec)
     split, tally = Split(), Tally()
     vector = sampler(seat, policy, split, lambda: None, max(1, seat.place.threads))
-    record, reporter = Records(seat, recorded, [vector.columns], [seat.place.name]), Reporter(seat, split)
-    began = int(vector.steps.sum())
+    record = Records(seat, recorded, [vector.columns], [seat.place.name])
+    reporter = Reporter(seat, split, int(vector.steps.sum()))
     layout = Layout(report_schema(sent, kept), plan.steps, plan.fragment_columns)
     reports = Outbox(seat.ports.link, servers[0], REPORTS, layout, seat.ports.waiting)
     tree = allocate(sent, plan.steps, plan.fragment_columns, seat.spec.stack)
@@ -52,13 +52,13 @@ def gradient_worker(seat: Seat) -> None:
             reports.put(tree, client.version, orders.stopping)
             split.timed("send", now)
             if reporter.due():
-                reporter.report(int(vector.steps.sum()) - began, update.metrics | vector.figures())
+                reporter.report(int(vector.steps.sum()), update.metrics | vector.figures())
     except Stopped:
         pass
     client.flush()
     reports.flush()
     record.close()
     more = {"recorded_bytes": float(record.bytes_written), **vector.figures()}
-    reporter.report(int(vector.steps.sum()) - began, more)
+    reporter.report(int(vector.steps.sum()), more)
     orders.last_word(split, reporter)
     reporter.close()

@@ -44,7 +44,7 @@ def learner(seat: Seat) -> None:
     publisher.publish(tally.updates)
     beside = Beside(seat) if seat.place.rank in actors else None
     waiting.pulse = beside.check if beside else waiting.pulse
-    saver, reporter, evaluation = Saver(seat, tally), Reporter(seat, split), Evaluation(seat)
+    saver, reporter, evaluation = Saver(seat, tally), Reporter(seat, split, tally.env_steps), Evaluation(seat)
     snapshots = Snapshots(saver, command.order)
     chief, give_up = group.rank == 0, seat.stop if group.size == 1 else lambda: False
     early: list[Message] = []

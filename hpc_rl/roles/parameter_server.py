@@ -51,7 +51,7 @@ def _chief(seat: Seat, learn: Learner, desk: Desk, tally: Tally, servers: list[i
     layout = Layout(report_schema(sent, len(ledger.names)), seat.plan.steps, seat.plan.fragment_columns)
     reports = Inbox(seat.ports.link, workers, REPORTS, layout, seat.ports.waiting)
     command, others = Command(seat, workers), Command(seat, servers[1:])
-    saver, reporter, evaluation = Saver(seat, tally), Reporter(seat, split), Evaluation(seat)
+    saver, reporter, evaluation = Saver(seat, tally), Reporter(seat, split, tally.env_steps), Evaluation(seat)
     snapshots = Snapshots(saver, command.order)
 
     def state(stop: bool = False) -> State:

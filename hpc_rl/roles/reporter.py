@@ -24,13 +24,16 @@ def peak_rss_bytes() -> int:
 
 
 class Reporter:
-    """Writes this rank's metric line every few seconds; shares of time are those since the last line."""
+    """Writes this rank's metric line every few seconds; shares of time are those since the last line.
 
-    def __init__(self, seat: Seat, split: Split) -> None:
+    ``begin`` are the env steps that `report` would have been given before this attempt.
+    """
+
+    def __init__(self, seat: Seat, split: Split, begin: int = 0) -> None:
         self.seat, self.split = seat, split
-        self.metrics = Metrics(seat.run.metrics, seat.place.name, tensorboard=seat.place.rank == 0)
+        self.metrics = Metrics(seat.run.metrics, seat.place.name, seat.place.rank == 0, seat.attempt, begin)
         self.process = psutil.Process(os.getpid())
-        self.time, self.before, self.steps = time.monotonic(), dict(split.seconds), 0
+        self.time, self.before, self.steps = time.monotonic(), dict(split.seconds), begin
         self.peak, self.said = 0, self.time
 
     def due(self) -> bool:

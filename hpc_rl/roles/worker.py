@@ -36,7 +36,7 @@ def worker(seat: Seat) -> None:
         tally.take_up(seat.resume[1])
         vector.load(seat.resume[0]["sampler"])
     record = Records(seat, recorded, [vector.columns], [seat.place.name])
-    saver, reporter, evaluation = Saver(seat, tally), Reporter(seat, split), Evaluation(seat)
+    saver, reporter, evaluation = Saver(seat, tally), Reporter(seat, split, tally.env_steps), Evaluation(seat)
     tree = allocate(recorded, seat.plan.steps, len(seat.place.columns), seat.spec.stack)
     reason = None
     while reason is None:

@@ -20,13 +20,16 @@ _FIELDS = {"step": int, "time": float, "env_steps": int}
 
 
 class Metrics:
-    """Appends to ``directory``/``name``.jsonl: {"step": …, "time": unix seconds, metric: value or null}.
+    """Appends to ``directory``/``name``.jsonl: {"step": …, "time": unix seconds, metric: value or null, "attempt": …}.
 
+    "attempt_from" is ``begin``, the step at which this attempt went on: what earlier ones wrote beyond it was given up
+    (see `kept`), and TensorBoard is told to forget it.
     ``tensorboard`` also writes an event file below ``directory``/tensorboard/``name``/, or nothing where the package is
     not installed. Raises OSError, and Unreadable where something else has the file's name.
     """
 
-    def __init__(self, directory: Path, name: str, tensorboard: bool = False) -> None:
+    def __init__(self, directory: Path, name: str, tensorboard: bool = False, attempt: int = 0, begin: int = 0) -> None:
+        self._attempt = {"attempt": attempt, "attempt_from": begin}
         directory.mkdir(parents=True, exist_ok=True)
         path = directory / f"{name}.jsonl"
         torn = path.exists() and not _ends_with_newline(path)
@@ -34,12 +37,14 @@ class Metrics:
         if torn:  # the attempt before died in mid-line; ours must not become part of it
             self._file.write("\n")
         self._events = _event_writer(directory / "tensorboard" / name) if tensorboard else None
+        if self._events is not None and attempt:
+            self._events.add_event(_start(begin + 1))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """One line for this env step. "step" and "time" are taken: values of these names are overwritten."""
+        """One line for this env step. "step", "time" and the attempt's names are taken: values are overwritten."""
         now = time.time()
         line = {str(name): plain(value) for name, value in values.items()} | {"step": int(step), "time": now}
-        self._file.write(json.dumps(line, allow_nan=False) + "\n")
+        self._file.write(json.dumps(line | self._attempt, allow_nan=False) + "\n")
         self._file.flush()
         if self._events is not None:
             self._events.add_event(_event(int(step), now, line))
@@ -62,6 +67,28 @@ def last(directory: Path) -> dict[str, dict[str, Any]]:
 def rows(path: Path) -> list[dict[str, Any]]:
     """Every whole line of a file; torn ones are left out. Raises FileNotFoundError, Unreadable."""
     return [_figures(row) for row in read_lines(path, _FIELDS)]
+
+
+def series(path: Path) -> list[dict[str, Any]]:
+    """The lines that count, whose steps never go back. Raises FileNotFoundError, Unreadable."""
+    found = rows(path)
+    return [row for row, counts in zip(found, kept(found), strict=True) if counts]
+
+
+def kept(found: list[dict[str, Any]]) -> list[bool]:
+    """Which of a file's lines count: of earlier attempts those up to where every later one began."""
+    counts, limit = [], math.inf
+    attempt, begin = None, math.inf
+    for row in reversed(found):
+        step, here = row.get("step"), row.get("attempt") or 0
+        if step is None:
+            counts.append(False)
+            continue
+        limit = limit if here == attempt else min(limit, begin)
+        attempt, begin = here, row.get("attempt_from") or 0 if "attempt" in row else step
+        counts.append(step <= limit)
+        limit = min(limit, step)
+    return counts[::-1]
 
 
 def last_line(path: Path, window: int = 1 << 16) -> dict[str, Any] | None:
@@ -118,6 +145,13 @@ def _event_writer(directory: Path) -> Any:
     except ImportError:
         return None
     return EventFileWriter(str(directory))
+
+
+def _start(step: int) -> Any:
+    """What makes TensorBoard forget all points from ``step`` on: they belong to work that was lost."""
+    from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+
+    return Event(wall_time=time.time(), step=step, session_log=SessionLog(status=SessionLog.START))
 
 
 def _event(step: int, now: float, line: Mapping[str, Any]) -> Any:

@@ -1,7 +1,7 @@
 """IMPALA's own arithmetic: the replay mix and the baseline without correction.
 
 Mutations seen to fail: queued columns that are views of the batch; the queue not cut; replayed columns in the place of
-fresh ones; the ratio of the clip taken for V-trace's.
+fresh ones; the ratio of the clip taken for V-trace's; draws that do not know the seed.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import pytest
 import torch
 from batches import config_of, learner_of, sampled
 
+from hpc_rl import job as jobs
+from hpc_rl.algorithms.base import Alone
 from hpc_rl.algorithms.impala import loss
 from hpc_rl.types import Trajectory
 
@@ -37,6 +39,30 @@ def test_the_queue_holds_copies() -> None:
     kept = learner.queue[0].reward.clone()
     batch.reward.fill_(7.0)
     assert torch.equal(learner.queue[0].reward, kept)
+
+
+def test_replayed_columns_are_drawn_by_the_seed() -> None:
+    config = config_of("impala", replay=0.5)
+    spec, batches = sampled("impala", "toy/catch", 6)
+
+    def drawn(seed: int) -> list[tuple[int, int]]:
+        torch.manual_seed(seed)
+        algorithm = jobs.algorithm("impala")
+        learner = algorithm.learner(config, spec, algorithm.policy(config, spec), Alone())
+        mixed = [learner._mixed(batch) for batch in batches]
+        return [(int(c), int(s)) for x in mixed for c, s in zip(x.column[4:], x.start[4:], strict=True)]
+
+    assert drawn(1) == drawn(1) and drawn(1) != drawn(2)
+    assert len({tuple(drawn(seed)) for seed in range(5)}) == 5
+
+
+def test_a_state_without_a_seed_is_an_older_one() -> None:
+    spec, _ = sampled("impala", "toy/catch", 0)
+    learner = learner_of("impala", spec, config_of("impala", replay=0.5))
+    state, seed = learner.state(), learner.seed
+    assert state.pop("seed") == seed
+    learner.load(state)
+    assert learner.seed == seed
 
 
 @pytest.mark.parametrize("correction", ["vtrace", "none"])

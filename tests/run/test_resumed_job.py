@@ -14,6 +14,8 @@ from program import ended, hpc_rl, learning, started, state, wait_for, write_job
 from hpc_rl import job as jobs
 from hpc_rl.job import BadJob
 from hpc_rl.resume import again
+from hpc_rl.status import states
+from hpc_rl.storage.metrics import Metrics
 from hpc_rl.storage.run_dir import BadRun, RunDir, create
 
 MAY = {
@@ -105,3 +107,17 @@ def test_the_command_that_started_a_run_goes_on_with_resume(tmp_path: Path) -> N
     assert state(tmp_path / "run")["attempt"] == 1
     other = hpc_rl("run", "ppo_cartpole", "--out", tmp_path / "run", "--resume")
     assert other.code == 2 and "environment.id" in other.err and "'toy/catch'" in other.err
+
+
+def test_status_counts_no_env_steps_of_an_attempt_that_was_killed(run: RunDir) -> None:
+    def shown() -> int:
+        (line,) = states([run], lambda text: None)
+        return line.env_steps
+
+    for attempt, begin, step in ((0, 0, 300), (1, 150, 160)):
+        run.write_state(state="running", env_steps=begin, attempt=attempt)
+        assert shown() == begin, "what attempt 0 did beyond its checkpoint was given up"
+        to = Metrics(run.metrics, "worker-0", attempt=attempt, begin=begin)
+        to.write(step, {"env_steps": step})
+        to.close()
+        assert shown() == step

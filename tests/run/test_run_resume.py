@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 from gapless import assert_gapless, kept_steps
-from program import checkpoints, ended, hpc_rl, learning, started, state, summary, wait_for, write_job
+from program import checkpoints, ended, hpc_rl, kill_everything, learning, started, state, summary, wait_for, write_job
 
-from hpc_rl.storage import checkpoint, trajectories
+from hpc_rl.storage import checkpoint, metrics, trajectories
 
 
 def assert_equal(mine: Any, other: Any, key: str = "") -> None:
@@ -129,3 +129,18 @@ def test_only_the_job_of_the_run_resumes_it(halves: tuple[Path, Path, Path], tmp
     _, two, _ = halves
     done = hpc_rl("run", write_job(tmp_path, "impala", 2), "--out", two, "--resume")
     assert done.code == 2 and "algorithm" in done.err and "'ppo'" in done.err
+
+
+def test_metrics_after_a_sigkill_go_on_from_the_checkpoint(tmp_path: Path) -> None:
+    job, run = write_job(tmp_path, "ppo", 1, environment="toy/counter", topology="solo"), tmp_path / "run"
+    with started("run", job, "--out", run) as process:
+        wait_for(lambda: learning(run, 1) and checkpoints(run), process)
+        kill_everything(run)
+    begin = checkpoint.load(checkpoints(run)[-1])[1]["env_steps"]
+    done = hpc_rl("run", job, "--out", run, "--resume", "--set", f"budget.env_steps={begin + 2000}")
+    assert done.code == 0, done.err
+    lines = metrics.rows(run / "metrics" / "worker-0.jsonl")
+    assert {row["attempt_from"] for row in lines if row["attempt"] == 1} == {begin}
+    found = [(row["attempt"], row["step"]) for row in metrics.series(run / "metrics" / "worker-0.jsonl")]
+    assert found == sorted(found) and [step for _, step in found] == sorted(step for _, step in found)
+    assert all(step <= begin for attempt, step in found if attempt == 0) and found[-1][0] == 1

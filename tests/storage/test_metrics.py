@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hpc_rl.storage.metrics import Metrics, last, rows
+from hpc_rl.storage.metrics import Metrics, kept, last, rows, series
 
 
 def test_rows(tmp_path: Path) -> None:
@@ -63,3 +63,52 @@ def test_without_tensorboard_lines_are_written_all_the_same(tmp_path: Path, monk
     to.write(1, {"loss": 1.0})
     to.close()
     assert rows(tmp_path / "x.jsonl")[0]["loss"] == 1.0
+
+
+def written(folder: Path, tensorboard: bool = False) -> Path:
+    """Three attempts: the first two were killed at 300 and 260, and their checkpoints reached 150 and 240."""
+    for attempt, begin, steps in ((0, 0, (100, 150, 200, 300)), (1, 150, (190, 230, 240, 260)), (2, 240, (280, 320))):
+        to = Metrics(folder, "learner-0", tensorboard, attempt, begin)
+        for step in steps:
+            to.write(step, {"of": attempt})
+        to.close()
+    return folder / "learner-0.jsonl"
+
+
+def test_what_was_lost_is_left_out_of_the_series(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    found = [(row["step"], row["attempt"]) for row in series(path)]
+    assert found == [(100, 0), (150, 0), (190, 1), (230, 1), (240, 1), (280, 2), (320, 2)]
+    assert len(rows(path)) == 10  # nothing is removed from the file
+
+
+def test_an_attempt_that_wrote_nothing_yet_takes_nothing_away(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    Metrics(tmp_path, "learner-0", attempt=3, begin=120).close()
+    assert len(series(path)) == 7
+
+
+def test_an_attempt_that_began_earlier_than_the_one_before(tmp_path: Path) -> None:
+    path = written(tmp_path)  # its checkpoint was torn, so the next one went on from 120
+    to = Metrics(tmp_path, "learner-0", attempt=3, begin=120)
+    to.write(130, {})
+    assert [(row["step"], row["attempt"]) for row in series(path)] == [(100, 0), (130, 3)]
+
+
+def test_lines_of_older_versions_and_strange_ones_never_go_back() -> None:
+    old = [{"step": step} for step in (100, 200, 300, 150, 250)]
+    assert kept(old) == [True, False, False, True, True]
+    strange = [{"step": 5}, {}, {"step": None}, {"step": 7, "attempt": None, "attempt_from": None}]
+    assert kept(strange) == [True, False, False, True]
+    assert kept([]) == []
+
+
+def test_tensorboard_forgets_what_was_lost(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    written(tmp_path, tensorboard=True)
+    events = EventAccumulator(str(tmp_path / "tensorboard" / "learner-0"))
+    events.Reload()
+    found = [(event.step, event.value) for event in events.Scalars("of")]
+    assert found == [(100, 0), (150, 0), (190, 1), (230, 1), (240, 1), (280, 2), (320, 2)]
