@@ -186,18 +186,21 @@ def _check_environment(job: Job, plan: Plan) -> None:
 
 def _report(directory: RunDir, roofline: bool | None) -> None:
     """One line of figures. The run is over and saved: what fails here is a warning."""
+    from hpc_rl.storage.run_dir import BadRun
     from hpc_rl.storage.untrusted import Unreadable, read_json
 
     try:
         summary = read_json(directory.summary_file, SUMMARY_FIELDS, needed=SUMMARY_FIELDS)
         share = _roofline(directory, summary, roofline)
-        mean = summary["mean_return_100"]
+        state, mean = directory.read_state(), summary["mean_return_100"]
         _talk(
-            f"{summary['reason']}; {summary['env_steps']:,} env steps in {summary['wall_s'] / 60:.1f} min, "
+            f"{state['reason']}; {summary['env_steps']:,} env steps in {summary['wall_s'] / 60:.1f} min, "
             f"{summary['env_steps_per_s']:.0f}/s{share}, mean return of the last 100 episodes "
             f"{'none yet' if mean is None else f'{mean:.2f}'}"
         )
-    except (FileNotFoundError, Unreadable) as error:
+        if state["next"]:
+            _talk(f"go on with: {state['next']}")
+    except (FileNotFoundError, Unreadable, BadRun) as error:
         _talk(f"warning: {error}")
     with suppress(OSError):
         click.echo(directory.path)

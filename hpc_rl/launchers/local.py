@@ -10,6 +10,7 @@ import contextlib
 import os
 import secrets
 import select
+import shlex
 import shutil
 import signal
 import subprocess
@@ -21,12 +22,12 @@ from pathlib import Path
 from typing import Any
 
 from hpc_rl.job import Job
-from hpc_rl.launchers import mpiexec, shared_memory
+from hpc_rl.launchers import causes, mpiexec, shared_memory
 from hpc_rl.launchers.base import TOKEN_VARIABLE, Outcome, rank_command
 from hpc_rl.launchers.blame import blame, rank_records, unfinished
 from hpc_rl.launchers.display import Display
 from hpc_rl.launchers.requests import Requests
-from hpc_rl.storage.run_dir import BadRun, RunDir
+from hpc_rl.storage.run_dir import BUDGET_SPENT, OUT_OF_TIME, BadRun, RunDir
 from hpc_rl.storage.untrusted import Unreadable, appended, read_end
 
 GRACE_S = 120.0  # between being asked to stop and being killed
@@ -186,7 +187,7 @@ def _ask(attempt: Attempt) -> None:
     """Ask the ranks to save and stop: by the STOP file, and by a signal to those that have their handlers by now."""
     asked = False
     with contextlib.suppress(OSError, Unreadable):  # a full disk
-        attempt.run.request_stop()
+        attempt.run.request_stop(attempt.requests.first or "the launcher failed")
         asked = True
     noted = {record["pid"] for record in rank_records(attempt.run)}
     ranks = _rank_processes(attempt.token)
@@ -277,16 +278,34 @@ def _outcome(attempt: Attempt, fault: str, full: bool) -> Outcome:
         state = run.read_state()
         after = fault or (blame(run, said, code, attempt.dead, lone) if code and not attempt.requests.abort else "")
         more = f"; after that {after}" if after else ""
-        return Outcome(0, f"{state['reason']} ({state.get('env_steps', 0):,} env steps){more}")
+        reason = _stopped(run, state["reason"]) if state["state"] == "stopped" else state["reason"]
+        return Outcome(0, f"{reason} ({state.get('env_steps', 0):,} env steps){more}")
     if attempt.requests.abort:
         sentence, status = "aborted by a second signal; the last checkpoint stands", "stopped"
+        cause = "cancelled"
     else:
         sentence, status = fault or blame(run, said, code, attempt.dead, lone), "failed"
+        cause = causes.of_failure(sentence)
         if full and "free space" not in sentence:
             sentence += f"; the disk of {run.path} is full: free space, then resume the run"
     with contextlib.suppress(OSError, BadRun):  # that disk again; the sentence reaches the user anyway
-        run.write_state(state=status, reason=sentence)
+        run.write_state(state=status, reason=sentence, cause=cause, next=_going_on(run))
     return Outcome(1 if status == "failed" else 130, sentence)
+
+
+def _stopped(run: RunDir, reason: str) -> str:
+    """Why it stopped, by whoever asked for it; kept in state.json with the command that goes on."""
+    cause = "time limit" if reason == OUT_OF_TIME else "budget" if reason.startswith(BUDGET_SPENT) else "signal"
+    if cause == "signal" and run.stop_requested():
+        cause, reason = causes.asked(run)
+    with contextlib.suppress(OSError, BadRun):
+        run.write_state(state="stopped", reason=reason, cause=cause, next=_going_on(run))
+    return reason
+
+
+def _going_on(run: RunDir) -> str:
+    """The command that goes on, to be pasted."""
+    return shlex.join(["hpc-rl", "run", str(run.job_file), "--out", str(run.path), "--resume"])
 
 
 def _said(run: RunDir, begin: int) -> str:

@@ -144,6 +144,19 @@ def test_each_signal_asks_the_ranks(number: signal.Signals, launch: Any, send: A
     assert done.code == 0 and done.sentence.startswith("stopped: ") and not alive(tmp_path / "run")
 
 
+def test_who_asked_and_what_goes_on_are_kept(launch: Any, send: Any, tmp_path: Path) -> None:
+    send(signal.SIGINT)
+    assert launch(SAVES) == Outcome(0, "stopped: Ctrl-C (7 env steps)")
+    state, run = RunDir(tmp_path / "run").read_state(), tmp_path / "run"
+    assert (state["state"], state["reason"], state["cause"]) == ("stopped", "stopped: Ctrl-C", "cancelled")
+    assert state["next"] == f"hpc-rl run {run}/job.toml --out {run} --resume"
+
+
+def test_a_stop_file_of_somebody_is_told(launch: Any, tmp_path: Path) -> None:
+    done = launch("note()\nrun.stop_file.touch()\nwait()\nover('stopped', 'stopped: asked to stop')\n")
+    assert done == Outcome(0, f"stopped: {tmp_path}/run/STOP was written (7 env steps)")
+
+
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1])
 def test_what_comes_twice_by_itself_is_no_abort(number: signal.Signals, launch: Any, send: Any) -> None:
     """A terminal that is closed sends SIGHUP by the kernel and again by the shell."""
