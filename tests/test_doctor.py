@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -29,6 +30,30 @@ def test_light_checks_pass_here(check: object, monkeypatch: pytest.MonkeyPatch, 
 def test_two_ranks_exchange() -> None:
     found = doctor._exchange()
     assert found.ok and "1 KiB in" in found.text and "GB/s" in found.text
+
+
+STEP = {
+    "SLURM_JOB_ID": "7", "SLURM_JOBID": "7", "SLURM_STEP_ID": "0", "SLURM_NNODES": "1", "SLURM_JOB_NUM_NODES": "1",
+    "SLURM_NTASKS": "1", "SLURM_TASKS_PER_NODE": "1", "SLURM_CPUS_ON_NODE": "1", "SLURM_JOB_CPUS_PER_NODE": "1",
+    "SLURM_NODEID": "0", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_CPUS_PER_TASK": "1", "PMI_RANK": "0",
+    "PMI_SIZE": "1", "PMI_FD": "99", "PMI_JOBID": "7.0", "HYDRA_BOOTSTRAP": "slurm",
+}  # fmt: skip
+PYTHONS = [sys.executable, *filter(None, [os.environ.get("HPC_RL_OPENMPI_PYTHON")])]
+
+
+@pytest.mark.parametrize("python", PYTHONS, ids=lambda path: Path(path).parents[1].name)
+def test_two_ranks_exchange_inside_a_step_of_slurm(python: str, tmp_path: Path) -> None:
+    """An srun that never comes back, as the real one there: it waits for CPUs that this very step holds."""
+    srun, nodes = tmp_path / "srun", {name: os.uname().nodename for name in ("SLURM_NODELIST", "SLURM_JOB_NODELIST")}
+    srun.write_text(f"#!/bin/sh\ntouch {tmp_path}/called\nsleep 60\n")
+    srun.chmod(0o755)
+    environment = {**os.environ, **STEP, **nodes, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    code = "from hpc_rl import doctor; doctor.DEADLINE_S = 15; print(doctor._exchange())"
+    done = subprocess.run(
+        [python, "-c", code], capture_output=True, text=True, timeout=90, check=False, env=environment
+    )
+    assert "ok=True" in done.stdout, done.stdout + done.stderr
+    assert not (tmp_path / "called").exists()
 
 
 def test_a_rank_without_its_mpiexec_is_a_singleton_and_says_so() -> None:
