@@ -6,7 +6,10 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import h5py
+import numpy as np
 import pytest
 
 from hpc_rl.envs.make import describe
@@ -29,13 +32,53 @@ def test_ten_lines_read_an_episode_back(tmp_path: Path) -> None:
     (segment,) = out.glob("trajectories/*/segment-000000.h5")
     code = block("import sys, h5py")
     assert len([line for line in code.splitlines() if line.strip()]) <= 12
-    said = subprocess.run(
-        [sys.executable, "-c", code, segment], capture_output=True, text=True, timeout=60, check=False
-    )
-    assert said.returncode == 0, said.stderr
+    said = read_back(segment)
     # a game of catch with ten rows lasts nine moves and is seen in ten frames
-    assert re.search(r"return -?1\.0 moves 9 frames \(10, \d+, \d+\)", said.stdout), said.stdout
-    assert said.stdout.rstrip().endswith("discount 0.0")
+    assert re.search(r"return -?1\.0 moves 9 frames \(10, \d+, \d+\)", said), said
+    assert said.rstrip().endswith("discount 0.0")
+    names: dict[str, Any] = {"run": out}
+    exec(block("from hpc_rl.storage.trajectories"), names)
+    kept = names["kept"][segment]
+    assert names["kept"].keys() == {segment} and kept.shape[1] == 4 and kept.any() and not kept.all()
+
+
+def read_back(segment: Path) -> str:
+    """What the ten lines print of a segment."""
+    code = [sys.executable, "-c", block("import sys, h5py"), segment]
+    said = subprocess.run(code, capture_output=True, text=True, timeout=60, check=False)
+    assert said.returncode == 0, said.stderr
+    return said.stdout
+
+
+@pytest.mark.parametrize(
+    ("ends", "firsts", "told"),
+    [
+        ({}, [], "0 whole games"),
+        ({(3, 1): 5.0}, [(0, 1)], "return 5.0 moves 4 frames (5, 2)"),  # none ended in column 0
+        ({(2, 0): 7.0, (5, 0): 8.0}, [(3, 0)], "return 8.0 moves 3 frames (4, 2)"),  # one began in another segment
+        ({(2, 0): 7.0}, [], "0 whole games"),
+    ],
+)
+def test_segments_without_a_whole_game_in_column_0_are_read(
+    ends: dict[tuple[int, int], float], firsts: list[tuple[int, int]], told: str, tmp_path: Path
+) -> None:
+    rows, columns = 6, 2
+    leaves = {
+        "episode_return": np.full((rows, columns), np.nan, np.float32),
+        "first": np.zeros((rows + 1, columns), bool),
+        "observation": np.zeros((rows + 1, columns, 2), np.float32),
+        "action": np.zeros((rows, columns), np.int64),
+        "reward": np.zeros((rows, columns), np.float32),
+        "discount": np.ones((rows, columns), np.float32),
+    }
+    for place, total in ends.items():
+        leaves["episode_return"][place] = total
+    for place in firsts:
+        leaves["first"][place] = True
+    with h5py.File(tmp_path / "segment.h5", "w") as file:
+        for name, x in leaves.items():
+            file[name] = x
+    assert told in read_back(tmp_path / "segment.h5")
 
 
 def test_user_environment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
