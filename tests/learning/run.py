@@ -1,5 +1,7 @@
 """The learning bars: jobs × seeds, one after the other, each a whole `hpc-rl run`; prints a line for each.
 
+That is env steps to the target, and the best policy judged afterwards in games of its own.
+
 python -m tests.learning.run --out runs/learn [--only ppo_cartpole]
 """
 
@@ -7,11 +9,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+REACHED = "done: mean return"  # of roles/tally.py, where the target ended the run
 FIVE, THREE = (1, 2, 3, 4, 5), (1, 2, 3)
 SEEDS = {
     "a2c_cartpole": FIVE,
@@ -31,15 +37,55 @@ SEEDS = {
 }
 
 
-def trained(job: str, seed: int, out: Path, name: str = "", sets: tuple[str, ...] = ()) -> dict[str, float]:
+def trained(job: str, seed: int, out: Path, name: str = "", sets: tuple[str, ...] = ()) -> dict[str, Any]:
     """summary.json of one run; a run that exists is not repeated."""
     folder = out / (name or f"{job}-{seed}")
     if not (folder / "summary.json").exists():
         tool = Path(sys.executable).parent / "hpc-rl"
         settings = [part for item in (f"seed={seed}", *sets) for part in ("--set", item)]
         subprocess.run([tool, "run", job, *settings, "--out", folder], check=True)
-    found: dict[str, float] = json.loads((folder / "summary.json").read_text())
+    found: dict[str, Any] = json.loads((folder / "summary.json").read_text())
     return found
+
+
+def judged(folder: Path, episodes: int = 20) -> dict[str, Any]:
+    """`hpc-rl eval` of the run's best checkpoint: games that chose nothing, greedy and sampled."""
+    tool = Path(sys.executable).parent / "hpc-rl"
+    line = [tool, "eval", folder, "--episodes", str(episodes), "--json"]
+    found: dict[str, Any] = json.loads(subprocess.run(line, check=True, capture_output=True, text=True).stdout)
+    return found
+
+
+def steps_to_target(summary: dict[str, Any]) -> float:
+    """Env steps until the target return; infinite where the run ended before it."""
+    return float(summary["env_steps"]) if str(summary["reason"]).startswith(REACHED) else math.inf
+
+
+def table(job: str, seeds: Sequence[int], rows: Sequence[dict[str, Any]], games: Sequence[dict[str, Any]]) -> list[str]:
+    """A line for each seed, and the median of the steps to the target.
+
+    The return at the end of a run that stops at a target is that target, whatever the method: it is no result. How long
+    it took is one, and so is what its best policy does afterwards in games of its own.
+    """
+    lines = []
+    for seed, row, own in zip(seeds, rows, games, strict=True):
+        greedy, sampled = (_told(own[name]) for name in ("greedy", "sampled"))
+        lines.append(
+            f"{job} seed {seed}: {_steps(row)}, {row['wall_s'] / 60:.1f} min; greedy {greedy}, sampled {sampled}"
+        )
+    middle = statistics.median(steps_to_target(row) for row in rows)
+    reached = "target not reached by most" if math.isinf(middle) else f"median {middle:,.0f} env steps to the target"
+    return [*lines, f"{job}: {reached}, median {statistics.median(row['wall_s'] for row in rows) / 60:.1f} min"]
+
+
+def _steps(row: dict[str, Any]) -> str:
+    steps = steps_to_target(row)
+    return f"target not reached in {row['env_steps']:,} env steps" if math.isinf(steps) else f"{steps:,.0f} env steps"
+
+
+def _told(games: dict[str, Any]) -> str:
+    interval = "" if games["low"] is None else f" [{games['low']:.2f}, {games['high']:.2f}]"
+    return f"{games['mean']:.2f}{interval} ({games['distinct_games']} of {games['games']} games distinct)"
 
 
 def main() -> None:
@@ -51,10 +97,8 @@ def main() -> None:
         if chosen.only not in (None, job):
             continue
         rows = [trained(job, seed, chosen.out) for seed in seeds]
-        for seed, row in zip(seeds, rows, strict=True):
-            print(job, f"seed {seed}", f"return {row['mean_return_100']:.2f}", f"steps {row['env_steps']}", end=" ")
-            print(f"minutes {row['wall_s'] / 60:.1f}")
-        print(job, "median minutes", f"{statistics.median(row['wall_s'] for row in rows) / 60:.1f}")
+        games = [judged(chosen.out / f"{job}-{seed}") for seed in seeds]
+        print("\n".join(table(job, seeds, rows, games)))
 
 
 if __name__ == "__main__":
