@@ -254,7 +254,7 @@ def array(site: Site) -> None:
 
 def sweep_and_analysis(site: Site) -> None:
     """A sweep that waits for another job; after its end the learning curves are drawn by a job of their own."""
-    first = site.cluster.ask("sbatch", "--parsable", "--output=/dev/null", "--wrap=sleep 3").strip()
+    first = site.cluster.ask("sbatch", "--parsable", "--hold", "--output=/dev/null", "--wrap=true").strip()
     job, _ = site.submit(
         "sweep", "--sweep", "impala.unroll=10,5", "--time", 5, "--nodes", 1, "--after", f"ok:{first}",
         "--set", "budget.env_steps=1500", "--then-analyze",
@@ -263,6 +263,7 @@ def sweep_and_analysis(site: Site) -> None:
     first_task, *_, analysis = json.loads(site.hpc("status", "sweep", "--json"))
     assert first_task["slurm"] == "PENDING"
     assert (analysis["changes"], analysis["state"]) == ("analysis", "pending")
+    site.cluster.ask("scontrol", "release", first)
     for run in runs:
         site.until(lambda run=run: run.read_state()["state"] == "done", "the end", run)
     site.until((site.home / "sweep" / "learning_curve.png").exists, "the learning curve", runs[1])
