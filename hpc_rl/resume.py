@@ -13,15 +13,16 @@ def again(run: RunDir, overrides: Iterable[str]) -> Job:
     """The job of ``run`` with ``key=value`` overrides, checked; nothing is written.
 
     Raises:
-        BadJob: a change that a resumed run may not make, or a larger budget for a learning rate that has come to 0.
+        BadJob: a change that a resumed run may not make, or a larger budget where what is annealed has come to 0.
         BadRun: the run is done, and its budget is the same.
     """
     saved = jobs.load(run.job_file)
     wanted = jobs.resumed(saved, jobs.load(run.job_file, overrides))
     state, before, after = run.read_state(), saved.budget.env_steps, wanted.budget.env_steps
-    at_rest = bool(saved.method.get("anneal")) and state["env_steps"] >= before
-    because = f"the learning rate came to 0 at {before} env steps and never rises again"
-    remedy = f"start a new run with a larger budget and another --out, or with {saved.algorithm}.anneal = false"
+    annealed = [f"{saved.algorithm}.{key}" for key, x in saved.method.items() if key.startswith("anneal") and x is True]
+    at_rest = bool(annealed) and state["env_steps"] >= before
+    because = f"what {' and '.join(annealed)} lets fall came to 0 at {before} env steps and never rises again"
+    remedy = "start a new run with a larger budget and another --out, or with that set to false"
     same = wanted.budget == saved.budget
     if state["state"] == "done" and same and at_rest:
         raise BadRun(f"{run.path} is {state['reason']}; {because}; {remedy}")

@@ -47,7 +47,7 @@ class Learner(Protocol):
     group: Group
 
     def update(self, batch: Trajectory, progress: float) -> Update:
-        """progress in [0, 1] = env steps over budget: all that an annealed value may depend on."""
+        """progress rises from 0 to 1 at the budget's env steps and never falls: all that annealed values depend on."""
         ...
 
     def state(self) -> State: ...
