@@ -50,6 +50,7 @@ def seat(link: LocalLink, id: str, arguments: dict[str, Any], deadline_s: float 
         place=SimpleNamespace(peers=(0,), columns=SHARES[link.rank - 1], threads=1),
         spec=describe(id, arguments),
         job=SimpleNamespace(seed=3),
+        resume=None,
         attempt=0,
         make_environment=lambda columns, threads: make(id, arguments, columns),
     )
