@@ -154,12 +154,16 @@ def saved_too_late(run: RunDir) -> str:
 
 
 def pasted(command: str) -> str:
-    """A command out of a run's state, which a stranger may have written: as `go_on` makes it, or nothing."""
+    """A command out of a run's state, which a stranger may have written: as a launcher makes it, or nothing."""
     try:
         words = shlex.split(command)
     except ValueError:
         return ""
-    ours = words[:2] == ["hpc-rl", "resume"] and len(words) in (3, 5) and command.isprintable()
+    if not command.isprintable():
+        return ""
+    if words[:2] == ["hpc-rl", "run"] and len(words) == 6 and (words[3], words[5]) == ("--out", "--resume"):
+        return shlex.join(words)
+    ours = words[:2] == ["hpc-rl", "resume"] and len(words) in (3, 5)
     if not ours or (words[3:] and not (words[3] in ("--mem", "--mem-per-cpu") and words[4].isalnum())):
         return ""
     return shlex.join(words)

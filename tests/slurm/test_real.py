@@ -335,7 +335,7 @@ def chain(site: Site) -> None:
 def chain_that_fails(site: Site) -> None:
     """It ends at its second failure, although no variable passes the count of restarts on."""
     _, run = site.submit("hopeless", "--time", 10, "--resume-mode", "chain", "--sbatch", "export=NONE",
-                         "--launcher", "false")  # fmt: skip
+                         "--partition", "frail", "--launcher", "false")  # fmt: skip
     site.until(lambda: run.read_state()["state"] == "failed", "the end", run)
     assert "no progress" in run.read_state()["reason"] and len(job_ids(run)) == 3
     site.until(
@@ -344,16 +344,20 @@ def chain_that_fails(site: Site) -> None:
 
 
 def inside_another_job(site: Site) -> None:
-    """Sent by a step of an array's task: neither takes itself for that task, which would be requeued."""
+    """Sent by a step of an array's task: neither takes itself for that task, which would be requeued.
+
+    On the nodes that are killed later: a job of an hour would make the others wait for it.
+    """
     script = Path(__file__).parents[2] / "slurm" / "cpu.sbatch"
     (site.home / "outer.sh").write_text(f"""
 export SLURM_RESTART_COUNT=3 HPC_RL_PYTHON={sys.executable}
-{sys.executable} -c "from hpc_rl.cli import main; main()" submit slow.toml --out inside --cluster here --time 10
-HPC_RL_RUN={site.home}/inside-plain sbatch --time=10 --ntasks=2 {script} slow.toml
+{sys.executable} -c "from hpc_rl.cli import main; main()" submit slow.toml --out inside --cluster here --time 10 \\
+    --partition frail
+HPC_RL_RUN={site.home}/inside-plain sbatch --time=10 --ntasks=2 --partition=frail {script} slow.toml
 """)
     outer = site.cluster.ask(
-        "sbatch", "--parsable", f"--chdir={site.home}", "--array=1", "--mem-per-cpu=700", "--output=outer.out",
-        "--wrap=srun bash outer.sh; sleep 300",
+        "sbatch", "--parsable", f"--chdir={site.home}", "--array=1", "--partition=frail", "--mem-per-cpu=700",
+        "--output=outer.out", "--wrap=srun bash outer.sh; sleep 300",
     ).strip()  # fmt: skip
     runs = [RunDir(site.home / name) for name in ("inside", "inside-plain")]
     for run in runs:

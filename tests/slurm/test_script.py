@@ -220,7 +220,9 @@ def own_names(text: str) -> set[str]:
 def test_no_variable_of_the_script_can_be_preset(tmp_path: Path, name: str, module: int) -> None:
     """A folder, a process, a command and a shell's option, exported under every name that the script uses itself."""
     names = own_names(scripts(Path("/box"))[name][0])
-    some = {"out", "program"} if "analysis" in name else {"scratch", "watchdog", "launcher", "asked", "next", "restarts"}
+    some = (
+        {"out", "program"} if "analysis" in name else {"scratch", "watchdog", "launcher", "asked", "next", "restarts"}
+    )
     assert some | {"python"} <= names
     wanted = run_in(tmp_path / "plain", name, {}, module)
     assert wanted[0] == (2 if module and "openmpi" in name else 75 if name == "array" else 0)

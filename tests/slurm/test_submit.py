@@ -323,6 +323,8 @@ def test_a_command_in_a_stranger_s_run_is_not_shown_to_be_pasted(slurm: Path, tm
         ("hpc-rl resume run --setup 'rm -rf ~'", ""),
         ("hpc-rl resume $(x)", "hpc-rl resume '$(x)'"),
         ("hpc-rl resume '", ""),
+        ("hpc-rl run 'a b/job.toml' --out 'a b' --resume", "hpc-rl run 'a b/job.toml' --out 'a b' --resume"),
+        ("hpc-rl run job.toml --out x --resume; y", ""),
         ("hpc-rl resume 'a b' --mem 3G", "hpc-rl resume 'a b' --mem 3G"),
     ):
         run.write_state(state="stopped", reason="stopped: job 7 was cancelled", cause="cancelled", next=command)
