@@ -357,7 +357,7 @@ HPC_RL_RUN={site.home}/inside-plain sbatch --time=10 --ntasks=2 --partition=frai
 """)
     outer = site.cluster.ask(
         "sbatch", "--parsable", f"--chdir={site.home}", "--array=1", "--partition=frail", "--mem-per-cpu=700",
-        "--output=outer.out", "--wrap=srun bash outer.sh; sleep 300",
+        "--output=outer.out", "--wrap=srun bash outer.sh; sleep 900",
     ).strip()  # fmt: skip
     runs = [RunDir(site.home / name) for name in ("inside", "inside-plain")]
     for run in runs:
