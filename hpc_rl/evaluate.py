@@ -7,7 +7,7 @@ own: the best of many means over the same games is too high for them, and for no
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from hpc_rl.algorithms.base import Policy, State, flatten
 from hpc_rl.envs.base import Environment
 from hpc_rl.envs.generators import seed_shared, shared_kept
 from hpc_rl.envs.make import describe, make
-from hpc_rl.formulas.interval import mean_interval
 from hpc_rl.roles.fit import fit
 from hpc_rl.roles.restoring import Check, usable
 from hpc_rl.samplers.base import PURPOSES, Split, episode_seeds, streams
@@ -164,6 +163,17 @@ def evaluate_run(
     chosen = "named" if file is not None else "best" if path.name == BEST else "newest"
     about = {name: meta.get(name) for name in ("env_steps", "score", "scored_by")}
     return {"checkpoint": str(path), "chosen": chosen, **about, "level": LEVEL, **found}
+
+
+def mean_interval(values: Sequence[float], level: float) -> tuple[float, float | None, float | None]:
+    """(mean, low, high) of n values: x̄ ± t s/√n, Student's t at n − 1 degrees of freedom; None where n = 1."""
+    from scipy import stats
+
+    n, mean = len(values), float(np.mean(values))
+    if n == 1:
+        return mean, None, None
+    half = float(stats.t.ppf((1 + level) / 2, n - 1) * np.std(values, ddof=1) / n**0.5)
+    return mean, mean - half, mean + half
 
 
 def _figures(games: list[Game]) -> dict[str, Any]:
