@@ -60,6 +60,7 @@ class Group(Protocol):
 
     rank: int
     size: int
+    taken: int  # steps so far
     dropped: int  # steps so far that were not taken because the reduced gradient was not finite
     stop: bool  # set before a step to ask for a stop; after the step every member reads the same answer
 
@@ -133,7 +134,7 @@ class Optimizer:
 class Alone:
     """The group of one: what a solo learner uses, and the base case that the contract tests compare with."""
 
-    rank, size, dropped, stop = 0, 1, 0, False
+    rank, size, taken, dropped, stop = 0, 1, 0, 0, False
 
     def broadcast_(self, data: Tensor) -> None:
         pass
@@ -151,8 +152,8 @@ class Alone:
         self, optimizer: Optimizer, loss_sum: Tensor | None, count: int, max_norm: float, scale: float = 1.0
     ) -> float:
         accumulate(optimizer.flat, loss_sum, count, self.stop)
-        norm, self.stop, dropped = finish(optimizer, max_norm, scale)
-        self.dropped += dropped
+        norm, self.stop, taken = finish(optimizer, max_norm, scale)
+        self.taken, self.dropped = self.taken + taken, self.dropped + (not norm < inf)
         return norm
 
 
@@ -178,16 +179,16 @@ def clip(flat: Flat, max_norm: float, scale: float) -> float:
 def finish(optimizer: Optimizer, max_norm: float, scale: float) -> tuple[float, bool, bool]:
     """The second half of ``apply_gradients``, once ``reduction`` holds the sums: scale, clip, step.
 
-    Returns (gradient norm before clipping, somebody wants to stop, the step was dropped). Without samples there is
-    neither a step nor a drop: an optimiser with momentum would move on a gradient of zeros.
+    Returns (gradient norm before clipping, somebody wants to stop, the step was taken). It is not where the norm is not
+    finite, nor without samples: an optimiser with momentum would move on a gradient of zeros.
     """
     stop = bool(optimizer.flat.reduction[-1] > 0)
     samples = bool(optimizer.flat.reduction[-2] > 0)
     norm = clip(optimizer.flat, max_norm, scale)
-    finite = norm < inf
-    if finite and samples:
+    taken = samples and norm < inf
+    if taken:
         optimizer.torch.step()
-    return norm, stop, not finite
+    return norm, stop, taken
 
 
 class RmsPropInside(torch.optim.Optimizer):

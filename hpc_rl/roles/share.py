@@ -54,8 +54,9 @@ class Share:
         if len(self.held) < self.quorum:
             return []
         self.optimizer.torch.param_groups[0]["lr"] = rate
-        _, _, dropped = finish(self.optimizer, max_norm, scale)
+        dropped = not np.isfinite(finish(self.optimizer, max_norm, scale)[0])
         self.dropped += dropped
+        # Workers that have no samples end by themselves, with a sentence that names their columns.
         self.bad = in_a_row(self.bad, dropped, f"server, update {self.version}", lambda: _OVERFLOW)
         self.version += 1
         answered, self.held = self.held, []

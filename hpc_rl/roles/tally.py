@@ -27,7 +27,7 @@ class Tally:
     recent: deque[float] = field(default_factory=lambda: deque(maxlen=100))
     through: dict[int, int] = field(default_factory=dict)  # column -> env-step number learned from, exclusive
     lags: deque[float] = field(default_factory=lambda: deque(maxlen=100))
-    bad_updates: int = 0  # in a row up to now, each with a step that was dropped
+    bad_updates: int = 0  # in a row up to now, each with a step that was dropped or without any
     best: float = -np.inf  # score of the best checkpoint, written or under way
     evaluated: float | None = None  # mean return of the last evaluation
     judged: float | None = None  # the same where the policy has not changed since

@@ -14,49 +14,57 @@ from hpc_rl.roles.schedule import schedule
 from hpc_rl.roles.tally import Tally
 from hpc_rl.types import Trajectory, Update
 
-MOST_BAD_UPDATES = 10  # in a row, each with a step that was dropped, before a run is given up
+MOST_BAD_UPDATES = 10  # in a row, each with a step that was dropped or without any, before a run is given up
 HUGE = 1e4  # rewards or observations of this size are likelier to blame than the learning rate
+_LIKELY = "The gradient was not finite. Likely cause: "
 
 
 def update(seat: Seat, learn: Learner, batch: Trajectory, tally: Tally) -> Update:
     """The learner's update; metrics also count the steps that were dropped so far, "dropped_steps".
 
     Raises:
-        Diverged: the tenth update in a row with a dropped step; names method, update, columns, env steps, likely cause.
+        Diverged: the tenth update in a row that dropped a step or took none; names update, columns, env steps, cause.
     """
-    before = learn.group.dropped
+    taken, dropped = learn.group.taken, learn.group.dropped
     done = learn.update(batch, schedule(seat).progress(tally.env_steps))
-    dropped, what = learn.group.dropped > before, f"{seat.job.algorithm}, update {tally.updates}"
-    tally.bad_updates = in_a_row(tally.bad_updates, dropped, what, lambda: _cause(learn, batch))
+    bad = learn.group.dropped > dropped or learn.group.taken == taken
+    what = f"{seat.job.algorithm}, update {tally.updates}"
+    tally.bad_updates = in_a_row(tally.bad_updates, bad, what, lambda: _cause(learn, batch))
     return replace(done, metrics={**done.metrics, "dropped_steps": float(learn.group.dropped)})
 
 
-def in_a_row(bad: int, dropped: bool, what: str, cause: Callable[[], str]) -> int:
-    """Updates in a row that dropped a step, this one included. Raises Diverged at the tenth, with its ``cause``."""
-    bad = bad + 1 if dropped else 0
-    if bad >= MOST_BAD_UPDATES:
-        raise Diverged(f"{what}: {bad} updates in a row had a gradient that was not finite. {cause()}")
-    return bad
+def in_a_row(before: int, bad: bool, what: str, cause: Callable[[], str]) -> int:
+    """Bad updates in a row, this one included. Raises Diverged at the tenth, with its ``cause``."""
+    count = before + 1 if bad else 0
+    if count >= MOST_BAD_UPDATES:
+        raise Diverged(f"{what}: {count} updates in a row dropped a step or took none. {cause()}")
+    return count
 
 
 def _cause(learn: Learner, batch: Trajectory) -> str:
-    """One sentence about the largest numbers in the last batch, over all learners: each of them says the same."""
-    group, table = learn.group, torch.zeros((learn.group.size, 8), dtype=torch.float64)
-    table[group.rank] = torch.tensor([*_largest(batch, batch.reward), *_largest(batch, _sizes(batch)), *_extent(batch)])
+    """Why, by the numbers in the last batch of all learners: each of them says the same."""
+    group, table = learn.group, torch.zeros((learn.group.size, 9), dtype=torch.float64)
+    numbers = (*_largest(batch, batch.reward), *_largest(batch, _sizes(batch)), *_extent(batch))
+    table[group.rank] = torch.tensor([*numbers, float(batch.valid.sum())])
     table = group.sum(table)
     reward, observation = (table[table[:, k].argmax(), k : k + 3].tolist() for k in (0, 3))
     low, high = int(table[:, 6].min()), int(table[:, 7].max())
+    if not table[:, 8].sum():
+        return (
+            f"No move of the last batch could be learned from: rewards or observations of columns {low}-{high} are not "
+            "finite (metric bad_rows; the warnings name the first ones); mend the environment"
+        )
     for name, (size, column, step), remedy in (
         ("a reward", reward, "clip or normalise rewards"),
         ("an observation", observation, "scale or normalise observations"),
     ):
         if size > HUGE:
             return (
-                f"Likely cause: {name} of size {size:.3g} in column {column:.0f} at env step {step:.0f}; {remedy}, "
+                f"{_LIKELY}{name} of size {size:.3g} in column {column:.0f} at env step {step:.0f}; {remedy}, "
                 "or mend the environment"
             )
     return (
-        f"Likely cause: the learning rate, for the data of columns {low}-{high} are small (largest reward "
+        f"{_LIKELY}the learning rate, for the data of columns {low}-{high} are small (largest reward "
         f"{reward[0]:.3g}, largest observation {observation[0]:.3g}); lower it, or raise epsilon"
     )
 

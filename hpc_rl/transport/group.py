@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import inf
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ class AllReduce:
     def __init__(self, ports: Ports, members: Sequence[int], reduce: Reduce | None = None) -> None:
         self.members, self.reduce = list(members), reduce or over_link(ports, members)
         self.rank, self.size = self.members.index(ports.link.rank), len(members)
-        self.dropped, self.stop = 0, False
+        self.taken, self.dropped, self.stop = 0, 0, False
 
     def broadcast_(self, data: Tensor) -> None:
         if self.rank:
@@ -43,8 +44,8 @@ class AllReduce:
     ) -> float:
         accumulate(optimizer.flat, loss_sum, count, self.stop)
         self.reduce(optimizer.flat.reduction)
-        norm, self.stop, dropped = finish(optimizer, max_norm, scale)
-        self.dropped += dropped
+        norm, self.stop, taken = finish(optimizer, max_norm, scale)
+        self.taken, self.dropped = self.taken + taken, self.dropped + (not norm < inf)
         return norm
 
     def check_identical(self, data: Tensor) -> None:

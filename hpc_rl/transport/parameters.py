@@ -41,7 +41,7 @@ class ParameterClient:
     server adds the sums of several workers, and divides and clips them itself.
     """
 
-    rank, size, dropped, stop = 0, 1, 0, False
+    rank, size, taken, dropped, stop = 0, 1, 0, 0, False
 
     def __init__(self, ports: Ports, servers: Sequence[int], length: int, quorum: int, give_up: Done) -> None:
         self.quorum, self.give_up = quorum, give_up
@@ -84,6 +84,7 @@ class ParameterClient:
         if not norm < np.inf:
             self.dropped += 1
         else:
+            self.taken += count > 0
             gradient = to_host(flat.reduction[:-2])
             for outbox, part, version in zip(self.gradients, self.parts, self.versions, strict=True):
                 outbox.put({"gradient": gradient[None, part], "head": head[None]}, version, self.give_up)

@@ -107,7 +107,7 @@ def test_a_worker_without_samples_says_so(quorum: int) -> None:
         client.pull(learn.flat.parameter.data)
         before = learn.flat.parameter.data.clone()
         learn.update(replace(batch, first=torch.ones_like(batch.first)), 0.0)  # not one valid move
-        assert torch.equal(learn.flat.parameter.data, before)
+        assert torch.equal(learn.flat.parameter.data, before) and (client.taken, client.dropped) == (0, 0)
         client.flush()
 
     run_threads(2, rank, 30.0)

@@ -51,8 +51,22 @@ def test_ten_bad_updates_end_the_run_and_nine_do_not() -> None:
     with pytest.raises(Diverged) as told:
         update(SEAT, learn, bad, tally)
     step = int(batch.start[1]) + int((~batch.first[1:8, 1]).sum())
-    assert str(told.value).startswith("ppo, update 40: 10 updates in a row had a gradient that was not finite. ")
+    assert str(told.value).startswith(
+        "ppo, update 40: 10 updates in a row dropped a step or took none. The gradient was not finite. "
+    )
     assert f"a reward of size 3e+38 in column 1 at env step {step}; clip or normalise rewards" in str(told.value)
+
+
+def test_ten_updates_without_a_row_to_learn_from_end_the_run() -> None:
+    """An environment that returns NaN for good: hours of stepping would teach nothing."""
+    learn, batch = ppo()
+    before, tally = learn.flat.parameter.data.clone(), Tally(updates=3)
+    bad = replace(batch, finite=torch.zeros_like(batch.finite))
+    for _ in range(9):
+        update(SEAT, learn, bad, tally)
+    with pytest.raises(Diverged, match=r"No move of the last batch could be learned from.* columns 0-3 are not finite"):
+        update(SEAT, learn, bad, tally)
+    assert torch.equal(learn.flat.parameter.data, before)
 
 
 def test_a_large_observation_and_else_the_learning_rate_are_blamed() -> None:
