@@ -30,12 +30,13 @@ def relays(seat: Seat) -> dict[int, int]:
 class Publisher:
     """Gives each version to its own node or process, and the first learner's to every relay.
 
-    Newest wins: a relay that is still busy with an older one misses this one, unless ``every`` says to wait for it.
+    Newest wins: a relay that is still busy with an older one misses this one, unless ``every`` says to wait for it. The
+    first one is waited for in any case: without it no actor moves, and no later one would come.
     """
 
     def __init__(self, seat: Seat, parameter: Any, every: bool = False) -> None:
         link, rank = seat.ports.link, seat.place.rank
-        self.parameter, self.every, self.weights = parameter.data, every, None
+        self.parameter, self.every, self.weights, self.begun = parameter.data, every, None, False
         nbytes = self.parameter.numel() * 4
         others = set(relays(seat).values()) if rank == seat.plan.learners[0] else set()
         if rank in others or rank in seat.place.peers:
@@ -44,13 +45,14 @@ class Publisher:
         self.relays = [Outbox(link, r, WEIGHTS, layout, waiting, slots=1) for r in sorted(others - {rank})]
 
     def publish(self, version: int) -> None:
-        """Make ``version`` the newest."""
+        """Make ``version`` the newest. Raises Deadline where a relay does not come for the first."""
         data = to_host(self.parameter).view(np.uint8)
         if self.weights is not None:
             self.weights.write(data, version)
         for relay in self.relays:
-            if self.every or relay.ready():
+            if self.every or not self.begun or relay.ready():
                 relay.put({"parameters": data[None]}, version)
+        self.begun = True
 
     def close(self) -> None:
         if self.weights is not None:
