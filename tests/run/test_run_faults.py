@@ -120,7 +120,7 @@ def test_ranks_that_read_another_job_are_named(tmp_path: Path) -> None:
     mpiexec = str(Path(sys.executable).parent / "mpiexec")
     done = subprocess.run([mpiexec, *parts[1:]], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode != 0
-    assert "rank 1 on" in done.err and "reads another job than rank 0" in done.err
+    assert "rank 1 on" in done.stderr and "reads another job than rank 0" in done.stderr
 
 
 def test_sigkill_between_sums_by_gloo_is_told_apart_from_their_failure(tmp_path: Path) -> None:
@@ -378,8 +378,8 @@ def test_singletons_instead_of_a_world(finished: tuple[Path, Path], tmp_path: Pa
     rank = [sys.executable, "-m", "hpc_rl.run", str(tmp_path / "run"), "3"]
     done = subprocess.run(rank, capture_output=True, text=True, timeout=60, check=False, env=environment())
     assert done.returncode == 1
-    told = next(line for line in done.err.splitlines() if line.startswith("rank 0: "))
-    assert "MPI sees 1 rank(s) where 3 were started" in told and "PMI" in told and "Traceback" not in done.err
+    told = next(line for line in done.stderr.splitlines() if line.startswith("rank 0: "))
+    assert "MPI sees 1 rank(s) where 3 were started" in told and "PMI" in told and "Traceback" not in done.stderr
 
 
 def test_an_mpi_without_threads_is_refused_where_they_are_needed(tmp_path: Path) -> None:
