@@ -58,14 +58,20 @@ def test_each_way_to_ask_saves_and_stops(python: str, tmp_path: Path) -> None:
         assert leftovers(run) == [], name
 
 
-@pytest.mark.parametrize("python", BOTH_MPIS)
-def test_ctrl_c_at_a_terminal(python: str, tmp_path: Path) -> None:
-    job, run = write_job(tmp_path, "ppo", 2), tmp_path / "run"
+def at_a_terminal(job: Path, run: Path, python: str) -> tuple[int, int]:
+    """`hpc-rl run` in a terminal of its own: its process, and the other end of that terminal."""
     child, terminal = pty.fork()
     if child == 0:
         os.environ.update(environment())
         line = command("run", job, "--out", run, python=python)
         os.execv(line[0], line)
+    return child, terminal
+
+
+@pytest.mark.parametrize("python", BOTH_MPIS)
+def test_ctrl_c_at_a_terminal(python: str, tmp_path: Path) -> None:
+    job, run = write_job(tmp_path, "ppo", 2), tmp_path / "run"
+    child, terminal = at_a_terminal(job, run, python)
     shown, limit = b"", time.monotonic() + HARD_LIMIT_S
     asked = 0.0
     code = None
@@ -91,11 +97,7 @@ def test_ctrl_c_at_a_terminal(python: str, tmp_path: Path) -> None:
 def test_a_terminal_that_is_closed_is_a_stop(python: str, tmp_path: Path) -> None:
     """Seen: SIGHUP killed the launcher, and its ranks trained on without it."""
     job, run = write_job(tmp_path, "ppo", 2), tmp_path / "run"
-    child, terminal = pty.fork()
-    if child == 0:
-        os.environ.update(environment())
-        line = command("run", job, "--out", run, python=python)
-        os.execv(line[0], line)
+    child, terminal = at_a_terminal(job, run, python)
     limit = time.monotonic() + HARD_LIMIT_S
     while not learning(run, 2) and time.monotonic() < limit:
         if select.select([terminal], [], [], 0.1)[0]:
