@@ -130,8 +130,3 @@ def need(job: Job, minimum: int, roles: str) -> None:
             f"topology {job.topology} needs at least {minimum} ranks ({roles}), not {job.resources.ranks}; "
             f"use -n {minimum} or set resources.ranks"
         )
-
-
-def with_threads(plan: Plan, threads: int) -> Plan:
-    """The plan with the same number of threads for every learning rank."""
-    return replace(plan, places=tuple(replace(p, threads=threads) if p.gpu else p for p in plan.places))
