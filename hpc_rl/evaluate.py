@@ -19,6 +19,7 @@ from hpc_rl.algorithms.base import Policy, State, flatten
 from hpc_rl.envs.base import Environment
 from hpc_rl.envs.generators import seed_shared, shared_kept
 from hpc_rl.envs.make import describe, make
+from hpc_rl.fragments import allocate, trajectory_schema
 from hpc_rl.roles.fit import fit
 from hpc_rl.roles.restoring import Check, usable
 from hpc_rl.samplers.base import PURPOSES, Split, episode_seeds, streams
@@ -26,7 +27,7 @@ from hpc_rl.samplers.lanes import Lane
 from hpc_rl.samplers.vector import Vector
 from hpc_rl.storage import checkpoint
 from hpc_rl.storage.run_dir import BadRun, RunDir, open_run
-from hpc_rl.types import Array, Spec, allocate, trajectory_schema
+from hpc_rl.types import Array, Spec
 
 MAX_COLUMNS = 16
 LEVEL = 0.95  # of the intervals

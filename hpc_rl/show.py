@@ -14,11 +14,12 @@ from pathlib import Path
 from hpc_rl import job as jobs
 from hpc_rl.envs.make import describe
 from hpc_rl.envs.shares import shares
+from hpc_rl.fragments import fragment_bytes, trajectory_schema
 from hpc_rl.job import Job
 from hpc_rl.nets import sizes
 from hpc_rl.topologies.base import Place, Plan, nodes_of
 from hpc_rl.transport.layout import Layout
-from hpc_rl.types import Leaf, Schema, Spec, fragment_bytes, trajectory_schema
+from hpc_rl.types import Leaf, Schema, Spec
 
 MIB = 1 << 20
 ATARI_RATIO = 100  # frames of Atari games with zstd; measured on Pong

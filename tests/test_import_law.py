@@ -21,6 +21,8 @@ FILES = sorted(ROOT.rglob("*.py"))
 TREES = {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text()) for path in FILES}
 LINES = {path.relative_to(ROOT).as_posix(): len(path.read_text().splitlines()) for path in FILES}
 METHODS = jobs.algorithms()
+LOWEST = ("types.py", "devices.py", "fragments.py")
+"""The nouns, where numbers move between devices, and the arrays of a fragment: what every room may import."""
 
 
 def imports(name: str) -> set[str]:
@@ -69,11 +71,14 @@ def test_the_reader_sees_imports() -> None:
 
 
 def test_nouns_equations_and_networks_know_nothing_above_them() -> None:
-    for name in below("types.py", "formulas", "nets"):
-        wrong = [x for x in ours(name) if x != "types.py" and x.split("/")[0] not in ("formulas", "nets")]
+    for name in below(*LOWEST):
+        wrong = [x for x in ours(name) if x not in LOWEST]
+        assert not wrong, f"{name} imports {wrong}"
+    for name in below("formulas", "nets"):
+        wrong = [x for x in ours(name) if x not in LOWEST and x.split("/")[0] not in ("formulas", "nets")]
         assert not wrong, f"{name} imports {wrong}"
     for name in below("algorithms"):
-        allowed = ("types.py", "algorithms/base.py")
+        allowed = (*LOWEST, "algorithms/base.py")
         wrong = [x for x in ours(name) if x not in allowed and x.split("/")[0] not in ("formulas", "nets")]
         assert not wrong, f"{name} imports {wrong}"
 
@@ -137,7 +142,7 @@ def test_files_are_short() -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_can_be_read_in_an_afternoon(method: str) -> None:
     files = {name for name in closure(f"algorithms/{method}.py") if LINES[name]}
-    assert len(files) <= 12, sorted(files)
+    assert len(files) <= 16, sorted(files)
     assert sum(LINES[name] for name in files) <= 1800
 
 
@@ -152,7 +157,7 @@ def test_mpi_moves_buffers_only() -> None:
 
 CROSSINGS = {"numpy", "cpu", "cuda", "to", "pin_memory", "from_numpy", "as_tensor", "asarray", "frombuffer"}
 MAY_CROSS = {
-    "types.py": CROSSINGS,  # to_host, write_back, to_device
+    "devices.py": CROSSINGS,  # to_host, write_back, to_device
     "run.py": {"to"},  # a rank's policy, once, before its parameters become one buffer
     "nets/precision.py": {"to"},  # the torso that is measured
     "topologies/actor_learner.py": {"to"},  # Place.to
@@ -160,11 +165,14 @@ MAY_CROSS = {
 
 
 def crossings(tree: ast.AST) -> set[str]:
-    """Calls that bring a tensor to another device, or its memory to NumPy; a memory format is neither."""
+    """Calls that bring a tensor to another device, or its memory to NumPy; a memory format is neither.
+
+    ``xp`` is the array module that Rules are made with, whose asarray changes dtypes only.
+    """
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in CROSSINGS:
-            by_numpy = isinstance(node.func.value, ast.Name) and node.func.value.id == "np"
+            by_numpy = isinstance(node.func.value, ast.Name) and node.func.value.id in ("np", "xp")
             if not by_numpy and (node.args or not node.keywords or {k.arg for k in node.keywords} - {"memory_format"}):
                 found.add(node.func.attr)
     return found
@@ -173,7 +181,7 @@ def crossings(tree: ast.AST) -> set[str]:
 def test_tensors_change_device_in_named_functions_only() -> None:
     for name, tree in TREES.items():
         wrong = crossings(tree) - MAY_CROSS.get(name, set())
-        assert not wrong, f"{name} calls {wrong}; use to_host, to_device or write_back of types.py"
+        assert not wrong, f"{name} calls {wrong}; use to_host, to_device or write_back of devices.py"
     for name, allowed in MAY_CROSS.items():
         assert allowed == CROSSINGS or crossings(TREES[name]) == allowed, f"{name} needs no exception"
     text = "x.cpu(); y.to(device); torch.from_numpy(z); x.numpy(); x.to(device=d); x.to(memory_format=m); np.asarray(z)"

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from hpc_rl import job as jobs
+from hpc_rl.fragments import trajectory_schema
 from hpc_rl.job import Job
 from hpc_rl.show import MIB, budget, gather, render
 from hpc_rl.transport.layout import Layout
-from hpc_rl.types import trajectory_schema
 
 CATCH: dict[str, Any] = {
     "algorithm": "impala",

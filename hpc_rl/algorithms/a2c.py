@@ -42,13 +42,14 @@ from hpc_rl.algorithms.base import (
     make_optimizer,
     optimizer_state,
 )
+from hpc_rl.devices import to_device
 from hpc_rl.formulas.policy_gradient import guarded, policy_gradient
 from hpc_rl.formulas.returns import gae
 from hpc_rl.formulas.value import half_squared
 from hpc_rl.nets.actions import Head
 from hpc_rl.nets.actor_critic import ActorCritic, StochasticPolicy
 from hpc_rl.nets.normalizers import Normalizers
-from hpc_rl.types import Schema, Spec, Trajectory, Update, to_device
+from hpc_rl.types import Schema, Spec, Trajectory, Update
 
 FIGURES = ("policy_loss", "value_loss", "entropy")
 TOPOLOGIES = ("solo", "allreduce", "parameter_server", "actor_learner")

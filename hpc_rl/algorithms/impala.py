@@ -39,12 +39,14 @@ from hpc_rl.algorithms.base import (
     make_optimizer,
     optimizer_state,
 )
+from hpc_rl.devices import moved, to_device
 from hpc_rl.formulas.policy_gradient import clipped_surrogate, policy_gradient
 from hpc_rl.formulas.returns import vtrace
 from hpc_rl.formulas.value import half_squared
+from hpc_rl.fragments import beside
 from hpc_rl.nets.actions import Head
 from hpc_rl.nets.actor_critic import ActorCritic, StochasticPolicy
-from hpc_rl.types import Leaf, Schema, Spec, Trajectory, Update, beside, moved, to_device
+from hpc_rl.types import Leaf, Schema, Spec, Trajectory, Update
 
 FIGURES = ("policy_loss", "value_loss", "entropy", "rho")
 TOPOLOGIES = ("actor_learner", "solo", "allreduce")

@@ -31,13 +31,14 @@ import torch
 from torch import Tensor
 
 from hpc_rl.algorithms.base import Algorithm, Group, State, flatten, load_optimizer, make_optimizer, optimizer_state
+from hpc_rl.devices import to_device
 from hpc_rl.formulas.policy_gradient import approximate_kl, clipped_surrogate, kl_slope, surrogate
 from hpc_rl.formulas.returns import gae
 from hpc_rl.formulas.value import clipped_half_squared, explained_variance, half_squared, standardized
 from hpc_rl.nets.actions import Head
 from hpc_rl.nets.actor_critic import ActorCritic, StochasticPolicy
 from hpc_rl.nets.normalizers import Normalizers
-from hpc_rl.types import Leaf, Schema, Spec, Trajectory, Update, to_device
+from hpc_rl.types import Leaf, Schema, Spec, Trajectory, Update
 
 FIGURES = ("policy_loss", "value_loss", "entropy", "clip_fraction", "kl")
 TOPOLOGIES = ("solo", "allreduce", "parameter_server")

@@ -132,7 +132,8 @@ def _step(environment: Environment, seed: int) -> Work:
 def _infer(policy: Policy, observation: Array) -> Work:
     import torch
 
-    from hpc_rl.types import Step, to_device
+    from hpc_rl.devices import to_device
+    from hpc_rl.types import Step
 
     columns = len(observation)
     step = Step(to_device(observation.copy(), "cpu"), torch.zeros(columns, dtype=torch.bool), torch.zeros(columns))
@@ -188,7 +189,7 @@ def _experience(spec: Spec, policy: Policy, steps: int, columns: int, seed: int)
     """Random moves of ``steps`` × ``columns`` whose actions and observations lie in the right ranges."""
     import numpy as np
 
-    from hpc_rl.types import allocate, trajectory, trajectory_schema
+    from hpc_rl.fragments import allocate, trajectory, trajectory_schema
 
     generator = np.random.default_rng(seed)
     tree = allocate(trajectory_schema(spec, policy.extras, policy.carry), steps, columns, spec.stack)

@@ -69,7 +69,7 @@ def _sampler(job: Job, lanes: int, step_s: float) -> Vector:
 
 def _mover(sampler: Vector) -> Callable[[], float]:
     """A function that fills one fragment and gives the seconds of one move of all columns."""
-    from hpc_rl.types import allocate, trajectory_schema
+    from hpc_rl.fragments import allocate, trajectory_schema
 
     lane = sampler.lanes[0]
     schema = trajectory_schema(lane.environment.spec, lane.policy.extras, lane.policy.carry)

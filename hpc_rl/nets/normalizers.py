@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hpc_rl.types import Trajectory, to_device
+from hpc_rl.devices import to_device
+from hpc_rl.types import Trajectory
 
 LIMIT = 10.0  # standard deviations kept, as in OpenAI Baselines' VecNormalize
 

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from hpc_rl.algorithms.base import Group
+from hpc_rl.devices import to_device, to_host
 from hpc_rl.roles.base import Seat
 from hpc_rl.roles.tally import Tally
 from hpc_rl.storage.run_dir import BUDGET_SPENT, OUT_OF_TIME
-from hpc_rl.types import Array, Tree, to_device, to_host
+from hpc_rl.types import Array, Tree
 
 CHECK_EVERY = 100  # updates between comparisons of all ranks' parameters
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from hpc_rl.algorithms.base import Algorithm, Policy, State
 from hpc_rl.envs.base import Environment
+from hpc_rl.fragments import allocate, trajectory_schema
 from hpc_rl.job import Job
 from hpc_rl.samplers.base import Split, episode_seeds, streams
 from hpc_rl.samplers.central import Central, Remote
@@ -19,7 +20,7 @@ from hpc_rl.samplers.vector import Vector
 from hpc_rl.storage.run_dir import RunDir
 from hpc_rl.topologies.base import Place, Plan
 from hpc_rl.transport.ports import Ports
-from hpc_rl.types import Array, Leaf, Schema, Spec, Tree, allocate, trajectory_schema
+from hpc_rl.types import Array, Leaf, Schema, Spec, Tree
 
 LEAST_LEAD_S = 20.0  # before the end of the allocation; SLURM's signal usually comes long before
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from hpc_rl.fragments import allocate, trajectory
 from hpc_rl.roles.base import Seat, sampler, schemas
 from hpc_rl.roles.kept import numbers, rows, take_up
 from hpc_rl.roles.messages import REPORTS, report_schema
@@ -17,7 +18,6 @@ from hpc_rl.transport.base import Outbox
 from hpc_rl.transport.layout import Layout
 from hpc_rl.transport.parameters import ParameterClient
 from hpc_rl.transport.waiting import Stopped
-from hpc_rl.types import allocate, trajectory
 
 
 def gradient_worker(seat: Seat) -> None:

@@ -10,6 +10,7 @@ import json
 import time
 
 from hpc_rl.algorithms.base import Group, Learner
+from hpc_rl.fragments import trajectory
 from hpc_rl.roles.agreement import CHECK_EVERY, booked
 from hpc_rl.roles.base import Seat, schemas
 from hpc_rl.roles.batches import next_ones, one_of_each
@@ -28,7 +29,6 @@ from hpc_rl.samplers.base import Split
 from hpc_rl.transport.base import Inbox, Message
 from hpc_rl.transport.group import learners
 from hpc_rl.transport.layout import Layout
-from hpc_rl.types import trajectory
 
 
 def learner(seat: Seat) -> None:

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from hpc_rl.algorithms.base import Flat
+from hpc_rl.devices import to_host, write_back
 from hpc_rl.roles.base import Seat
 from hpc_rl.roles.messages import WEIGHTS, parameters_layout
 from hpc_rl.transport.base import Inbox, Outbox
 from hpc_rl.transport.weights import Weights, made, shared_path
-from hpc_rl.types import to_host, write_back
 
 
 def relays(seat: Seat) -> dict[int, int]:

@@ -8,11 +8,12 @@ import numpy as np
 import torch
 
 from hpc_rl.algorithms.base import Flat, Learner, Optimizer, State, finish, load_optimizer, optimizer_state
+from hpc_rl.devices import to_device, to_host
 from hpc_rl.roles.base import Seat
 from hpc_rl.roles.update import in_a_row
 from hpc_rl.transport.base import Inbox, Message, Outbox
 from hpc_rl.transport.parameters import GRADIENTS, PARAMETERS, gradient_layout, parameter_layout
-from hpc_rl.types import Tree, to_device, to_host
+from hpc_rl.types import Tree
 
 _OVERFLOW = "Workers' gradients were finite, their sum or its norm was not: lower the learning rate, or clip rewards"
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from hpc_rl.fragments import allocate, trajectory
 from hpc_rl.roles.agreement import CHECK_EVERY, booked
 from hpc_rl.roles.base import Seat, sampler, schemas
 from hpc_rl.roles.evaluator import Evaluation
@@ -21,7 +22,6 @@ from hpc_rl.samplers.columns import merged
 from hpc_rl.samplers.vector import Vector
 from hpc_rl.storage.packing import from_bytes, to_bytes
 from hpc_rl.transport.group import learners
-from hpc_rl.types import allocate, trajectory
 
 
 def worker(seat: Seat) -> None:

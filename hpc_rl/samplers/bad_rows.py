@@ -1,7 +1,7 @@
 """Rows that are not finite: NaN or an infinite number in an observation, or in the reward that led to it.
 
 They are recorded and sent as the environment gave them. The policy sees 0 in their place, and so does what a column
-carries on (returns of games, the filtered return); `types.trajectory` takes the moves on either side of such an
+carries on (returns of games, the filtered return); `fragments.trajectory` takes the moves on either side of such an
 observation, or of such a reward, out of everything that is learned.
 """
 

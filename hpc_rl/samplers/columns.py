@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from hpc_rl.types import to_device
+from hpc_rl.devices import to_device
 
 
 def merged(parts: list[Any]) -> Any:

@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from hpc_rl.algorithms.base import Policy
+from hpc_rl.devices import to_device, to_host
 from hpc_rl.envs.base import Environment
+from hpc_rl.fragments import part
 from hpc_rl.samplers.bad_rows import BadRows
 from hpc_rl.samplers.base import Split
-from hpc_rl.types import Array, Step, Tree, part, to_device, to_host
+from hpc_rl.types import Array, Step, Tree
 
 
 class Lane:

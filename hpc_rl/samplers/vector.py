@@ -30,7 +30,7 @@ class Vector:
         return np.concatenate([lane.steps for lane in self.lanes])
 
     def collect(self, tree: Tree, newest: Callable[[], int]) -> None:
-        """Fill ``tree`` (leaves of types.trajectory_schema) with T moves of all columns, all by the same weights."""
+        """Fill ``tree`` (leaves of `trajectory_schema`) with T moves of all columns, all by the same weights."""
         version = newest()
         for lane, place in zip(self.lanes, self.places, strict=True):
             lane.open(_columns(tree, place))

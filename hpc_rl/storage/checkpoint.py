@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hpc_rl.devices import to_device, to_host
 from hpc_rl.storage.datasets import RATIO, Absent, Source, reading
 from hpc_rl.storage.h5 import FORMAT, compressed, create_h5, discard, finish, remedy
 from hpc_rl.storage.run_dir import RunDir, publish, write_json
 from hpc_rl.storage.untrusted import Unreadable, read_json
-from hpc_rl.types import Array, to_device, to_host
+from hpc_rl.types import Array
 
 if TYPE_CHECKING:
     from hpc_rl.algorithms.base import State

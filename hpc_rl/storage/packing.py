@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from hpc_rl.devices import to_device
 from hpc_rl.storage.checkpoint import decode, encode
-from hpc_rl.types import Array, to_device
+from hpc_rl.types import Array
 
 
 def to_bytes(state: dict[str, Any]) -> bytes:

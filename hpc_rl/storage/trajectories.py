@@ -8,7 +8,7 @@ Fragments of a rank follow each other like this (T = 3, stack = 2; the rows that
 The last row of edges and frames is added only when the segment closes, because the next fragment repeats it. Where an
 episode began just before a fragment, its first frames differ from the rows before (the environment's own stack is
 padded there): the first fragment of a segment keeps its own, later ones are rebuilt from ``first`` as in
-``types.stacked``.
+``fragments.stacked``.
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from hpc_rl.algorithms.base import Alone, Group, Optimizer, accumulate, finish
+from hpc_rl.devices import to_device, to_host, write_back
 from hpc_rl.transport.ports import Ports
-from hpc_rl.types import to_device, to_host, write_back
 
 Reduce = Callable[[Tensor], None]
 """Sums a contiguous tensor in place over the members. Raises Deadline."""

@@ -8,11 +8,12 @@ import numpy as np
 from torch import Tensor
 
 from hpc_rl.algorithms.base import Optimizer, accumulate, clip
+from hpc_rl.devices import to_device, to_host
 from hpc_rl.transport.base import Inbox, Outbox
 from hpc_rl.transport.layout import Layout
 from hpc_rl.transport.ports import Ports
 from hpc_rl.transport.waiting import Done
-from hpc_rl.types import Leaf, to_device, to_host
+from hpc_rl.types import Leaf
 
 GRADIENTS, PARAMETERS = 60, 70  # tags; roles/messages.py lists the others
 

@@ -18,9 +18,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from hpc_rl.devices import to_device
 from hpc_rl.transport.ports import Ports
 from hpc_rl.transport.waiting import Deadline
-from hpc_rl.types import to_device
 
 _LONGER_S = 60.0  # the backend's patience beyond ours, so that the sentence at a deadline is ours
 _NEEDS = {"gloo": "it needs TCP between the hosts", "nccl": "it needs CUDA, and for each learner a GPU of its own"}

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 
 from hpc_rl import job as jobs
+from hpc_rl.fragments import allocate, trajectory_schema
 from hpc_rl.storage import run_dir
 from hpc_rl.storage.metrics import Metrics
 from hpc_rl.storage.run_dir import RunDir
 from hpc_rl.storage.trajectories import Recorder
-from hpc_rl.types import Actions, Spec, allocate, trajectory_schema
+from hpc_rl.types import Actions, Spec
 
 PROGRAM = jobs.share("analysis") / "learning_curve.py"
 SPEC = Spec("toy/catch", (2,), "float32", Actions("discrete", (2,)))

@@ -10,10 +10,11 @@ import torch
 from hpc_rl import job as jobs
 from hpc_rl.algorithms.base import Alone, Group
 from hpc_rl.envs.make import make
+from hpc_rl.fragments import allocate, trajectory, trajectory_schema
 from hpc_rl.samplers.base import Split, episode_seeds, streams
 from hpc_rl.samplers.lanes import Lane
 from hpc_rl.samplers.vector import Vector
-from hpc_rl.types import Actions, Spec, Step, Trajectory, Tree, allocate, trajectory, trajectory_schema
+from hpc_rl.types import Actions, Spec, Step, Trajectory, Tree
 
 NAMES = jobs.algorithms()
 SPECS = {

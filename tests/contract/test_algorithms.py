@@ -32,11 +32,12 @@ from torch import Tensor
 
 from hpc_rl import job as jobs
 from hpc_rl.algorithms.base import Alone, State
+from hpc_rl.fragments import trajectory
 from hpc_rl.transport.group import AllReduce
 from hpc_rl.transport.local import LocalLink, run_threads
 from hpc_rl.transport.ports import Ports
 from hpc_rl.transport.waiting import Waiting
-from hpc_rl.types import Spec, Trajectory, trajectory
+from hpc_rl.types import Spec, Trajectory
 
 
 def test_the_batches_hold_both_kinds_of_end() -> None:

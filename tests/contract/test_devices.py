@@ -19,8 +19,8 @@ from fake_gpu import FakeGpu, lying_on
 from seats import Ran, run_job
 
 from hpc_rl import job as jobs
+from hpc_rl.devices import to_device, to_host, write_back
 from hpc_rl.storage import checkpoint
-from hpc_rl.types import to_device, to_host, write_back
 
 COLUMNS = 4
 PIXELS = {"environment": {"id": "toy/catch", "columns": COLUMNS, "arguments": {"pixels": True, "stack": 4}}}

@@ -11,7 +11,7 @@ from ale_py.vector_env import AtariVectorEnv
 from hpc_rl.envs import atari
 from hpc_rl.envs.base import BadEnvironment
 from hpc_rl.envs.make import describe, make
-from hpc_rl.types import stacked
+from hpc_rl.fragments import stacked
 
 
 def play(env, seeds, steps, seed=0, action=None):

@@ -11,7 +11,7 @@ import torch
 
 from hpc_rl.envs.base import BadEnvironment
 from hpc_rl.envs.make import describe, make
-from hpc_rl.types import stacked
+from hpc_rl.fragments import stacked
 
 FIELDS = ("observation", "reward", "discount", "first", "ended")
 CASES = [

@@ -15,10 +15,10 @@ import torch
 from hpc_rl import job as jobs
 from hpc_rl.algorithms.base import Alone
 from hpc_rl.envs.make import make
+from hpc_rl.fragments import allocate, trajectory, trajectory_schema
 from hpc_rl.samplers.base import Split, episode_seeds, streams
 from hpc_rl.samplers.lanes import Lane
 from hpc_rl.samplers.vector import Vector
-from hpc_rl.types import allocate, trajectory, trajectory_schema
 
 SEEDS, LAST = (1, 2, 3, 4, 5), 1000  # episodes at the end that count
 

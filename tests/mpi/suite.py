@@ -20,11 +20,12 @@ from typing import Any
 import numpy as np
 import psutil
 
+from hpc_rl.fragments import allocate, trajectory_schema
 from hpc_rl.transport.base import Inbox, Outbox
 from hpc_rl.transport.layout import Layout
 from hpc_rl.transport.ports import Ports
 from hpc_rl.transport.waiting import Deadline, Waiting
-from hpc_rl.types import Actions, Leaf, Spec, Tree, allocate, trajectory_schema
+from hpc_rl.types import Actions, Leaf, Spec, Tree
 
 Link = Any
 DEADLINE_S = 20.0

@@ -20,11 +20,12 @@ from test_witness import table_of
 
 from hpc_rl.envs.make import make
 from hpc_rl.formulas.returns import gae
+from hpc_rl.fragments import allocate, trajectory, trajectory_schema
 from hpc_rl.samplers.base import Split, episode_seeds, streams
 from hpc_rl.samplers.lanes import Lane
 from hpc_rl.samplers.vector import Vector
 from hpc_rl.storage import checkpoint
-from hpc_rl.types import Array, Tree, allocate, trajectory, trajectory_schema
+from hpc_rl.types import Array, Tree
 
 COLUMNS, STEPS = 3, 8
 BAD = {(4, 1): ("reward", np.inf), (6, 1): ("reward", np.nan), (7, 2): ("observation", np.nan)}  # (move, column)

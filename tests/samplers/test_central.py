@@ -17,6 +17,7 @@ from batches import WHOLE, config_of, policy_of
 from test_samplers import COLUMNS, FRAGMENTS, PLACES, STEPS, fragments, same, vector
 
 from hpc_rl.envs.make import describe, make
+from hpc_rl.fragments import allocate, trajectory_schema
 from hpc_rl.roles.env_worker import env_worker
 from hpc_rl.samplers.base import Split, episode_seeds, streams
 from hpc_rl.samplers.central import Central, Remote
@@ -24,7 +25,7 @@ from hpc_rl.samplers.lanes import Lane
 from hpc_rl.transport.local import LocalLink, run_threads
 from hpc_rl.transport.ports import Ports
 from hpc_rl.transport.waiting import Deadline, Waiting
-from hpc_rl.types import Tree, allocate, trajectory_schema
+from hpc_rl.types import Tree
 
 SHARES = [range(0, 2), range(2, 4), range(4, 6)]  # columns of ranks 1, 2, 3
 

@@ -13,10 +13,11 @@ import pytest
 from batches import WHOLE, config_of, policy_of
 
 from hpc_rl.envs.make import make
+from hpc_rl.fragments import allocate, trajectory_schema
 from hpc_rl.samplers.base import Split, episode_seeds, streams
 from hpc_rl.samplers.lanes import Lane
 from hpc_rl.samplers.vector import Vector
-from hpc_rl.types import Tree, allocate, trajectory_schema
+from hpc_rl.types import Tree
 
 COLUMNS, STEPS, FRAGMENTS = 6, 9, 4
 PLACES: list[tuple[str, dict[str, Any]]] = [

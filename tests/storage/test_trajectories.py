@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 import torch
 
+from hpc_rl.fragments import stacked, trajectory_schema
 from hpc_rl.storage import h5, trajectories
 from hpc_rl.storage.trajectories import BadSegment, Recorder, RecordingFailed
-from hpc_rl.types import Actions, Array, Leaf, Spec, Tree, stacked, trajectory_schema
+from hpc_rl.types import Actions, Array, Leaf, Spec, Tree
 
 EXTRAS = {"log_prob": Leaf((), "float32")}
 CARRY = {"core": Leaf((2,), "float32", "fragment")}

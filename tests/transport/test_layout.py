@@ -8,8 +8,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from hpc_rl.fragments import allocate, trajectory_schema
 from hpc_rl.transport.layout import Layout
-from hpc_rl.types import Actions, Leaf, Spec, Tree, allocate, trajectory_schema
+from hpc_rl.types import Actions, Leaf, Spec, Tree
 
 SPEC = Spec("test", (5, 7), "uint8", Actions("discrete", (3,)), stack=3)
 SCHEMA = trajectory_schema(SPEC, {"logits": Leaf((3,), "float32")}, {"hidden": Leaf((4,), "float32", "fragment")})

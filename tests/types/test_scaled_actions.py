@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from hpc_rl import job as jobs
+from hpc_rl.fragments import trajectory_schema
 from hpc_rl.roles.fit import fit
 from hpc_rl.storage import checkpoint
-from hpc_rl.types import Actions, Spec, trajectory_schema
+from hpc_rl.types import Actions, Spec
 
 BOX = Actions("box", (3,), (-2.0, 0.0, -np.inf), (2.0, np.inf, 5.0))
 SPEC = Spec("some", (3,), "float32", BOX)

@@ -11,18 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+from hpc_rl.fragments import allocate, fragment_bytes, part, stacked, trajectory, trajectory_schema
 from hpc_rl.transport.layout import Layout
-from hpc_rl.types import (
-    Actions,
-    Leaf,
-    Spec,
-    allocate,
-    fragment_bytes,
-    part,
-    stacked,
-    trajectory,
-    trajectory_schema,
-)
+from hpc_rl.types import Actions, Leaf, Spec
 
 ROWS = 9  # T+1
 

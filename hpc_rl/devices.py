@@ -1,0 +1,45 @@
+"""The only functions by which numbers change device, or become NumPy's (tests/test_import_law.py)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hpc_rl.types import Array, Trajectory
+
+if TYPE_CHECKING:  # `show`, `list` and `submit` must start without torch
+    import torch
+    from torch import Tensor
+
+
+def to_host(x: Tensor) -> Array:
+    """The tensor's numbers as an array, without their graph: its own memory where it lies on the host, else a copy."""
+    found: Array = x.detach().cpu().numpy()
+    return found
+
+
+def write_back(host: Array, x: Tensor) -> None:
+    """Bring what was changed in ``host`` since `to_host` gave it for x back into x; nothing where it is x's memory."""
+    if x.device.type != "cpu":
+        x.copy_(to_device(host, x.device))
+
+
+def to_device(x: Tensor | Array, device: torch.device | str) -> Tensor:
+    """A tensor on ``device`` with the numbers of ``x``, whose own memory it is where x lies there already.
+
+    Tensors change device by these three functions and nowhere else (tests/test_import_law.py): what was made on the
+    host, what came by a message and what comes from a file has to be moved, and on one device no test would notice.
+    """
+    import torch
+
+    return (x if isinstance(x, torch.Tensor) else torch.from_numpy(x)).to(device)
+
+
+def moved(batch: Trajectory, device: torch.device | str) -> Trajectory:
+    """The same moves on ``device``."""
+
+    def family(leaves: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: to_device(x, device) for name, x in leaves.items()}
+
+    names = [name for name in vars(batch) if name not in ("extras", "carry")]
+    plain: dict[str, Any] = {name: to_device(getattr(batch, name), device) for name in names}
+    return Trajectory(extras=family(batch.extras), carry=family(batch.carry), **plain)
