@@ -98,7 +98,7 @@ def _first_games(
         lane.exploration.fill_(exploration)
         lane.start(episode_seeds(seed, purpose, columns, 0))
         vector = Vector([lane], Split())
-        schema = trajectory_schema(environment.spec, policy.extras, policy.carry)
+        schema = trajectory_schema(environment.spec, policy.extras, policy.carry, policy.fragment_noise)
         tree = allocate(schema, 1, len(columns), environment.spec.stack)
         found = np.full(len(columns), np.nan)
         digests = [hashlib.blake2b(x.tobytes(), digest_size=8) for x in lane.observation]

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hpc_rl.devices import to_device
-from hpc_rl.types import ROWS, Actions, Leaf, Rows, Schema, Spec, Trajectory, Tree
+from hpc_rl.types import ENDS, ROWS, Actions, Leaf, Rows, Schema, Spec, Trajectory, Tree
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+_DISCOUNT = "0 where the move terminated the episode, -1 where the other player moves next, else 1"
 
 
 def fragment_bytes(schema: Schema, steps: int, columns: int, stack: int) -> int:
@@ -21,22 +23,29 @@ def fragment_bytes(schema: Schema, steps: int, columns: int, stack: int) -> int:
     return sum(prod(leaf.array_shape(steps, columns, stack)) * np.dtype(leaf.dtype).itemsize for leaf in leaves)
 
 
-def trajectory_schema(spec: Spec, extras: Schema, carry: Schema) -> Schema:
-    """Every leaf of a fragment; the one source of buffers, messages and HDF5 datasets."""
+def trajectory_schema(spec: Spec, extras: Schema, carry: Schema, fragment_noise: int = 0) -> Schema:
+    """Every leaf of a fragment; the one source of buffers, messages and HDF5 datasets.
+
+    ``fragment_noise`` is the M of a policy that draws uniforms once for each fragment.
+    """
     rows: Rows = "frame" if spec.stack > 1 else "edge"
     schema = {
         "observation": Leaf(spec.frame, spec.dtype, rows, "", "single frames; stacks are rebuilt by `stacked`"),
         "first": Leaf((), "bool", "edge", "", "this observation opens an episode"),
         "action": Leaf(spec.actions.shape, spec.actions.dtype, "step", "", _chosen(spec.actions)),
         "reward": Leaf((), "float32", "step", "", "raw reward of the move, as it came"),
-        "discount": Leaf((), "float32", "step", "", "0 iff the move terminated the episode, else 1"),
+        "discount": Leaf((), "float32", "step", "", _DISCOUNT),
         "version": Leaf((), "int64", "step", "update", "learner update of the acting weights"),
         "episode_return": Leaf((), "float32", "step", "", "raw return of the whole episode this move ended, else NaN"),
+        "episode_success": Leaf((), "float32", "step", "", "success, 0..1, of the episode this move ended, else NaN"),
         "episode_length": Leaf((), "int32", "step", "env step", "moves of the episode that this move ended, else 0"),
         "column": Leaf((), "int32", "fragment", "", "global number of the environment column"),
         "start": Leaf((), "int64", "fragment", "env step", "the column's env-step number at row 0"),
         "attempt": Leaf((), "int32", "fragment", "", "how often the job had been started before"),
     }
+    if fragment_noise:
+        text = "uniforms that the policy drew once for this fragment"
+        schema["noise"] = Leaf((fragment_noise,), "float32", "fragment", "", text)
     schema |= {f"extras/{name}": leaf for name, leaf in extras.items()}
     schema |= {f"carry/{name}": leaf for name, leaf in carry.items()}
     return schema
@@ -82,7 +91,7 @@ def stacked(frames: Tensor, first: Tensor, stack: int, padding: str) -> Tensor:
 
 
 def trajectory(trees: list[Tree], spec: Spec, device: str = "cpu") -> Trajectory:
-    """One learner's view of fragments side by side on the column axis, on its device.
+    """One learner's view of fresh fragments side by side on the column axis, on its device: every ``chance`` is 1.
 
     Raises:
         KeyError: a tree lacks a leaf of ``trajectory_schema``.
@@ -90,7 +99,7 @@ def trajectory(trees: list[Tree], spec: Spec, device: str = "cpu") -> Trajectory
     import torch
 
     def joined(name: str) -> Tensor:
-        axis = 0 if name.startswith("carry/") or name in ("column", "start") else 1
+        axis = 0 if name.startswith("carry/") or name in ENDS else 1
         parts = [to_device(tree[name], "cpu") for tree in trees]
         return to_device(parts[0] if len(parts) == 1 else torch.cat(parts, axis), device)
 
@@ -104,7 +113,10 @@ def trajectory(trees: list[Tree], spec: Spec, device: str = "cpu") -> Trajectory
     plain = {name: joined(name) for name in ("action", "discount", "version", "column", "start")}
     observation, reward, finite = _cleaned(observation, joined("reward"))
     rows = {"observation": observation, "first": first, "reward": reward, "finite": finite}
-    return Trajectory(**rows, extras=family("extras"), carry=family("carry"), **plain)
+    columns = len(plain["column"])
+    noise = joined("noise") if "noise" in trees[0] else torch.zeros(columns, 0, device=device)
+    ends = {"chance": torch.ones(columns, device=device), "noise": noise}
+    return Trajectory(**rows, extras=family("extras"), carry=family("carry"), **plain, **ends)
 
 
 def _cleaned(observation: Tensor, reward: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -129,5 +141,5 @@ def beside(parts: list[Trajectory]) -> Trajectory:
 
     rows: dict[str, Any] = {name: joined([getattr(part, name) for part in parts]) for name in ROWS}
     carry = {name: torch.cat([part.carry[name] for part in parts]) for name in parts[0].carry}
-    ends: dict[str, Any] = {name: torch.cat([getattr(part, name) for part in parts]) for name in ("column", "start")}
+    ends: dict[str, Any] = {name: torch.cat([getattr(part, name) for part in parts]) for name in ENDS}
     return Trajectory(**rows, carry=carry, **ends)

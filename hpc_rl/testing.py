@@ -19,6 +19,7 @@ from hpc_rl.envs.generators import seed_shared, shared_kept
 from hpc_rl.envs.make import factory, make
 from hpc_rl.types import Actions, Array
 
+COMPARED = ("observation", "reward", "discount", "ended", "success")  # of two copies
 SLOW_S, SLOW_MOVES = 0.1, 20  # a reset is slow above both: seconds, and as many moves
 
 
@@ -74,7 +75,7 @@ def _play(id: str, arguments: dict[str, Any], moves: int, seed: int) -> Played:
             environment.send(action)
             done = environment.recv()
             (played.reset_s if done.first[0] else played.move_s).append(time.perf_counter() - begin)
-            played.rows.append({name: getattr(done, name) for name in ("observation", "reward", "discount", "ended")})
+            played.rows.append({name: getattr(done, name) for name in COMPARED})
         played.drew |= _shared() != before
     finally:
         environment.close()

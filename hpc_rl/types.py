@@ -1,6 +1,7 @@
-"""The nouns that every room shares: Spec, Schema, Trajectory, Act, Update.
+"""The nouns that every room shares: Spec, Rules, Schema, Trajectory, Step, Act, Update.
 
-Dimensions:  T time · B environment columns of the job · b columns of this rank · A actions · K uniforms per move.
+Dimensions:  T time · B environment columns of the job · b columns of this rank · A actions · K uniforms per move ·
+             M uniforms per fragment.
 Units:       env step = one agent decision (valid moves only) · frames = env steps × action repeat ·
              update = one ``Learner.update`` · names of seconds end in ``_s``, of bytes in ``_bytes``.
 
@@ -14,6 +15,8 @@ One termination and one truncation, as they look in a column (next-step autorese
 
 So a time limit bootstraps from V(LAST'), a termination from nothing (its discount is 0), and every recursion is cut at
 ``valid == 0`` because the following row belongs to another episode. ``*`` may hold any finite number; it is never used.
+A discount of −1 says that the other player moves next: rewards and values are those of the player who moves, so
+r − γ V(x') is what a move is worth to that player (negamax).
 
 A move whose reward, or either of whose observations, is not finite is not valid either (`Trajectory.finite`): the moves
 before it bootstrap from the last row that is. It stays an env step, and its numbers are 0 for who learns.
@@ -21,8 +24,8 @@ before it bootstrap from the last row that is. It stays an env step, and its num
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -89,6 +92,15 @@ class Actions:
 
 
 @dataclass(frozen=True)
+class ObservationPart:
+    """Where one part of a Dict or Tuple lies in the vector that it was flattened to: entries start..stop − 1."""
+
+    start: int
+    stop: int
+    shape: tuple[int, ...]  # of the part itself; categories are one-hot vectors
+
+
+@dataclass(frozen=True)
 class Spec:
     """What an environment shows and accepts. ``frame`` is the shape of one observation without its stack."""
 
@@ -100,6 +112,7 @@ class Spec:
     padding: Literal["zeros", "repeat"] = "zeros"  # what fills a stack before an episode has `stack` frames
     action_repeat: int = 1
     cloneable: bool = False  # its exact state can be written into a checkpoint
+    parts: Mapping[str, ObservationPart] = field(default_factory=dict, hash=False)  # "goal", "arm/joints": of a vector
 
     @property
     def observation(self) -> tuple[int, ...]:
@@ -107,13 +120,49 @@ class Spec:
         return (self.stack, *self.frame) if self.stack > 1 else self.frame
 
 
+Numbers = Any
+"""A NumPy array or a torch tensor: whatever module the Rules were made with."""
+
+RulesState = dict[str, Any]
+"""Name -> array [n, …] of that module: everything that decides how n games go on. Nobody writes into it."""
+
+Map = Callable[[Numbers], Numbers]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """An environment as pure functions of n games at once, so that it can be cloned, searched, and stepped on a device.
+
+    A function of the array module makes them (`envs/toys.py`: ``catch(np, rows=6)``, ``catch(torch)``). They write into
+    no argument and draw nothing: all that is random lies in ``u``, standard uniforms [n, K] in float64. Discounts are
+    those of `Trajectory`; rewards belong to the player who moves.
+    """
+
+    spec: Spec
+    begin: Callable[[Numbers], RulesState]  # u [n, begin_uniforms] -> the first state of n episodes
+    move: Callable[[RulesState, Numbers, Numbers], tuple[RulesState, Numbers, Numbers, Numbers]]
+    """state, action [n, *A], u [n, move_uniforms] -> next state, reward [n], discount [n], truncated [n] bool."""
+    show: Callable[[RulesState], Numbers]  # newest frames [n, *frame]
+    begin_uniforms: int = 0
+    move_uniforms: int = 0
+    legal: Map | None = None  # state -> [n, A] bool; None: every action is legal in every state
+    success: Map | None = None  # state at the end of an episode -> [n], 0..1; None: no such thing
+    symmetries: tuple[tuple[Map, Map], ...] = ()
+    """(map of frames [.., *frame], map of actions) pairs, after which a game goes on as it would have."""
+
+
 @dataclass(frozen=True)
 class Step:
-    """What a policy sees before a move: observation [b, *O], first [b] bool, reward [b] that led here (raw)."""
+    """What a policy sees before a move: observation [b, *O], first [b] bool, reward [b] that led here (raw).
+
+    ``state`` {name: [b, …]} is that of the environment's Rules, for policies that search; None where it is not made of
+    Rules or runs in another process, as behind central inference.
+    """
 
     observation: Tensor
     first: Tensor
     reward: Tensor
+    state: dict[str, Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -126,7 +175,9 @@ class Act:
 
 
 ROWS = ("observation", "first", "action", "reward", "discount", "extras", "version", "finite")
-"""Fields of a Trajectory that have a row per move or observation; the others have one value per column."""
+"""Fields of a Trajectory that have a row per move or observation."""
+ENDS = ("column", "start", "chance", "noise")
+"""Fields of a Trajectory that have one value or row per column, as the leaves of ``carry`` do."""
 
 
 @dataclass(frozen=True)
@@ -137,13 +188,15 @@ class Trajectory:
     first: Tensor  # [T+1, b] bool
     action: Tensor  # [T, b, *A]
     reward: Tensor  # [T, b] float32, raw
-    discount: Tensor  # [T, b] float32, 0 iff the move terminated (γ belongs to the learner)
+    discount: Tensor  # [T, b] float32: 0 the move terminated, −1 the other player moves next, else 1; without γ
     extras: dict[str, Tensor]  # [T, b, …]
     carry: dict[str, Tensor]  # [b, …] before row 0
     version: Tensor  # [T, b] int64, learner update of the acting weights
     finite: Tensor  # [T, b] bool, reward and both observations were finite; what was not is 0 here
     column: Tensor  # [b] int32
     start: Tensor  # [b] int64, the column's env-step number at row 0
+    chance: Tensor  # [b] float32, P(item) / smallest P in the store, 1 for fresh data: weights are chance^(−β)
+    noise: Tensor  # [b, M] float32, what the policy drew once for the fragment
 
     @property
     def valid(self) -> Tensor:
@@ -156,8 +209,7 @@ class Trajectory:
             **{name: getattr(self, name)[:, keep] for name in ROWS if name != "extras"},
             extras={name: x[:, keep] for name, x in self.extras.items()},
             carry={name: x[keep] for name, x in self.carry.items()},
-            column=self.column[keep],
-            start=self.start[keep],
+            **{name: getattr(self, name)[keep] for name in ENDS},
         )
 
 

@@ -17,13 +17,19 @@ State = dict[str, Any]
 
 
 class Policy(Protocol):
-    """Chooses actions. ``act`` draws nothing itself: ``noise`` [b, K] are standard uniforms of each column's stream."""
+    """Chooses actions. ``act`` draws nothing itself: ``noise`` are standard uniforms of each column's stream.
+
+    The first M of them stay the same over a fragment, which keeps them as its leaf "noise"; K are new for each move.
+    """
 
     @property
     def net(self) -> nn.Module: ...
 
     @property
     def noise(self) -> int: ...  # K
+
+    @property
+    def fragment_noise(self) -> int: ...  # M, 0 for most
 
     @property
     def extras(self) -> Schema: ...
@@ -34,7 +40,7 @@ class Policy(Protocol):
     def initial_carry(self, columns: int) -> dict[str, Tensor]: ...
 
     def act(self, step: Step, carry: dict[str, Tensor], exploration: Tensor, noise: Tensor) -> Act:
-        """exploration [b] in [0, 1]: 1 samples as in training, 0 evaluates greedily."""
+        """exploration [b] in [0, 1]: 1 samples as in training, 0 evaluates greedily. noise is [b, M + K]."""
         ...
 
 

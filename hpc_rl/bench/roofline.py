@@ -137,7 +137,8 @@ def _infer(policy: Policy, observation: Array) -> Work:
 
     columns = len(observation)
     step = Step(to_device(observation.copy(), "cpu"), torch.zeros(columns, dtype=torch.bool), torch.zeros(columns))
-    carry, exploration, noise = policy.initial_carry(columns), torch.ones(columns), torch.rand(columns, policy.noise)
+    carry, exploration = policy.initial_carry(columns), torch.ones(columns)
+    noise = torch.rand(columns, policy.fragment_noise + policy.noise)
 
     def work() -> int:
         policy.act(step, carry, exploration, noise)
@@ -192,7 +193,9 @@ def _experience(spec: Spec, policy: Policy, steps: int, columns: int, seed: int)
     from hpc_rl.fragments import allocate, trajectory, trajectory_schema
 
     generator = np.random.default_rng(seed)
-    tree = allocate(trajectory_schema(spec, policy.extras, policy.carry), steps, columns, spec.stack)
+    tree = allocate(
+        trajectory_schema(spec, policy.extras, policy.carry, policy.fragment_noise), steps, columns, spec.stack
+    )
     shape = tree["observation"].shape
     pixels = spec.dtype == "uint8"
     tree["observation"][:] = generator.integers(0, 256, shape) if pixels else generator.standard_normal(shape)

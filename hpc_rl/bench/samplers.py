@@ -72,7 +72,7 @@ def _mover(sampler: Vector) -> Callable[[], float]:
     from hpc_rl.fragments import allocate, trajectory_schema
 
     lane = sampler.lanes[0]
-    schema = trajectory_schema(lane.environment.spec, lane.policy.extras, lane.policy.carry)
+    schema = trajectory_schema(lane.environment.spec, lane.policy.extras, lane.policy.carry, lane.policy.fragment_noise)
     tree = allocate(schema, STEPS, COLUMNS, 1)
 
     def move() -> float:

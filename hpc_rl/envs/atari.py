@@ -155,11 +155,14 @@ def vector_env(rom: str, options: Options, columns: int, threads: int) -> Any:
 class Atari:
     """b games; see `Environment`."""
 
+    rules_state = None
+
     def __init__(self, spec: Spec, columns: int, vector: Any, life_loss_ends: bool) -> None:
         self.spec = spec
         self.columns = columns
         self._vector = vector
         self._life_loss_ends = life_loss_ends
+        self._unknown = np.full(columns, np.nan, np.float32)  # a game of Atari has a score and no success
         self._ended = np.zeros(columns, bool)  # the last move finished the game, so the next one is its reset
         self._lives = np.zeros(columns, np.int32)
 
@@ -189,6 +192,7 @@ class Atari:
             discount=1 - over.astype(np.float32),
             first=first,
             ended=self._ended,
+            success=self._unknown,
         )
 
     def _shaped(self, observation: Array) -> Array:

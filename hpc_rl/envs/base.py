@@ -9,7 +9,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from hpc_rl.types import Array, Spec
+from hpc_rl.types import Array, RulesState, Spec
+
+SUCCESS = "is_success"  # the one entry of Gymnasium's info that is kept, where an environment gives it
 
 
 @dataclass(frozen=True)
@@ -23,9 +25,10 @@ class Moves:
 
     observation: Array  # [b, *O]
     reward: Array  # [b] float32, raw
-    discount: Array  # [b] float32, 0 iff the move terminated
+    discount: Array  # [b] float32: 0 the move terminated, −1 the other player moves next, else 1
     first: Array  # [b] bool, this observation opens an episode
     ended: Array  # [b] bool, the whole episode ended with this move (terminated or truncated)
+    success: Array  # [b] float32, 0..1, of the episode that ended with this move; NaN where unknown or none ended
 
 
 def joined(parts: Sequence[Moves]) -> Moves:
@@ -38,6 +41,11 @@ class Environment(Protocol):
 
     spec: Spec
     columns: int
+
+    @property
+    def rules_state(self) -> RulesState | None:
+        """State {name: [b, …]} after the last answer; None where it is not made of Rules, or not in this process."""
+        ...
 
     def reset(self, seeds: Array) -> Array:
         """Start every column afresh from its 31-bit seed [b]; the first observations [b, *O]."""

@@ -12,8 +12,8 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from hpc_rl.envs.base import BadEnvironment
-from hpc_rl.types import Array
+from hpc_rl.envs.base import SUCCESS, BadEnvironment
+from hpc_rl.types import Array, ObservationPart
 
 _RESET, _STEP = "(observation, info)", "(observation, reward, terminated, truncated, info)"
 _SIGNATURE = "reset(self, *, seed=None, options=None)"
@@ -71,7 +71,7 @@ class Guard(gymnasium.Wrapper[Any, Any, Any, Any]):
     """``env``, whose answers are checked; with ``flat`` all but a Box observation is flattened (Discrete is one-hot).
 
     Bytes that are flattened beside numbers of another kind are scaled to 0..1, as a network takes them from an
-    observation of bytes alone.
+    observation of bytes alone. ``observation_parts`` tells where each part of a Dict or Tuple lies in the vector.
     """
 
     def __init__(self, id: str, env: Any, flat: bool) -> None:
@@ -79,36 +79,44 @@ class Guard(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._id, self._raw = id, env.observation_space
         self._box = isinstance(self._raw, spaces.Box)
         self._flat, self._scale = flat and not self._box, None
+        self.observation_parts: dict[str, ObservationPart] = {}
         if self._flat:
             self.observation_space, self._scale = _flattened(id, self._raw)
+            self.observation_parts = _parts(id, self._raw)
         space: Any = self.observation_space
         self._shape, self._dtype = space.shape, space.dtype
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """As Gymnasium's; info is left out, which nothing here reads. Raises BadEnvironment."""
+        """As Gymnasium's; info is left out. Raises BadEnvironment."""
         result = self.env.reset(seed=seed, options=options)
         if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], dict):
             self._refuse("reset()", _told(result), _RESET)
         return self._observation("reset()", result[0]), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """As Gymnasium's; info is left out. Raises BadEnvironment."""
+        """As Gymnasium's; of info only "is_success" is kept, a number where it is known. Raises BadEnvironment."""
         result = self.env.step(action)
         if not isinstance(result, tuple) or len(result) != 5 or not isinstance(result[4], dict):
             self._refuse("step()", _told(result), _STEP)
-        observation, reward, terminated, truncated, _ = result
+        observation, reward, terminated, truncated, info = result
         if type(reward) is not float:
             reward = self._number(reward)
         if type(terminated) is not bool:
             terminated = self._flag("terminated", terminated)
         if type(truncated) is not bool:
             truncated = self._flag("truncated", truncated)
-        return self._observation("step()", observation), reward, terminated, truncated, {}
+        known = {SUCCESS: self._success(info[SUCCESS])} if SUCCESS in info else {}
+        return self._observation("step()", observation), reward, terminated, truncated, known
 
     def _number(self, reward: Any) -> float:
-        if isinstance(reward, (int, np.number, np.bool_)) or (isinstance(reward, np.ndarray) and reward.ndim == 0):
+        if _is_number(reward):
             return float(reward)
         self._refuse("step()", f"{_told(reward)} as the reward", "one number")
+
+    def _success(self, value: Any) -> float:
+        if value is None or _is_number(value):
+            return np.nan if value is None else float(value)
+        self._refuse("step()", f"{_told(value)} as info['{SUCCESS}']", "True, False or one number")
 
     def _flag(self, name: str, value: Any) -> bool:
         if isinstance(value, (int, np.integer, np.bool_)) or (isinstance(value, np.ndarray) and value.ndim == 0):
@@ -144,6 +152,37 @@ class Guard(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     def _refuse(self, method: str, what: str, must: str) -> NoReturn:
         raise BadEnvironment(f"{self._id}: {method} returned {what}; it must return {must}")
+
+
+def _is_number(x: Any) -> bool:
+    return isinstance(x, (int, float, np.number, np.bool_)) or (
+        isinstance(x, np.ndarray) and x.ndim == 0 and x.dtype.kind in "biuf"
+    )
+
+
+def _parts(id: str, space: Any) -> dict[str, ObservationPart]:
+    """Where the parts of a Dict or Tuple lie in the vector, by name; none of other spaces.
+
+    A part of a part is named outer/inner, a part of a Tuple by its number.
+    """
+    parts: dict[str, ObservationPart] = {}
+
+    def add(prefix: str, space: Any, start: int) -> int:
+        if not isinstance(space, (spaces.Dict, spaces.Tuple)):
+            stop = start + int(spaces.flatdim(space))
+            if prefix in parts:
+                raise BadEnvironment(f"{id}: two parts of its observations are both named {prefix!r}; rename one")
+            shape = space.shape if isinstance(space, (spaces.Box, spaces.MultiBinary)) else (stop - start,)
+            parts[prefix] = ObservationPart(start, stop, tuple(shape))
+            return stop
+        named = space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces)
+        for name, inner in named:
+            start = add(f"{prefix}/{name}" if prefix else str(name), inner, start)
+        return start
+
+    if isinstance(space, (spaces.Dict, spaces.Tuple)):
+        add("", space, 0)
+    return parts
 
 
 def _flattened(id: str, space: spaces.Space[Any]) -> tuple[spaces.Box, Array | None]:

@@ -7,15 +7,15 @@ bounds is scaled to them from −1..1; one that has not is handed on, cut at the
 from __future__ import annotations
 
 import builtins
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hpc_rl.envs.base import BadEnvironment, Moves, close
+from hpc_rl.envs.base import SUCCESS, BadEnvironment, Moves, close
 from hpc_rl.envs.generators import seed_shared
-from hpc_rl.types import Actions, Array, Spec
+from hpc_rl.types import Actions, Array, ObservationPart, Spec
 
 if TYPE_CHECKING:
     import gymnasium
@@ -33,7 +33,7 @@ def describe(id: str, factory: Callable[[], AnyEnv]) -> Spec:
 
     env = guarded(id, factory())
     try:
-        return spec_of(id, env.observation_space, env.action_space)
+        return spec_of(id, env.observation_space, env.action_space, _parts(env))
     finally:
         close(env, id)
 
@@ -55,11 +55,17 @@ def make(id: str, factory: Callable[[], AnyEnv], columns: int) -> Gym:
     return Gym(id, vector)
 
 
-def spec_of(id: str, observation: Any, action: Any) -> Spec:
+def _parts(env: Any) -> Mapping[str, ObservationPart]:
+    """Those of a guarded environment: where the parts of a Dict or Tuple lie in its vector."""
+    parts: Mapping[str, ObservationPart] = env.get_wrapper_attr("observation_parts")
+    return parts
+
+
+def spec_of(id: str, observation: Any, action: Any, parts: Mapping[str, ObservationPart]) -> Spec:
     """Spec from the two spaces of one guarded environment; a scalar Box is seen as [1], integers as float32."""
     dtype = "uint8" if observation.dtype == np.uint8 else "float32"
     frame = tuple(observation.shape[axis] for axis in axes_of(observation)) or (1,)
-    return Spec(id=id, frame=frame, dtype=dtype, actions=_actions(id, action))
+    return Spec(id=id, frame=frame, dtype=dtype, actions=_actions(id, action), parts=parts)
 
 
 def axes_of(space: Any) -> tuple[int, ...]:
@@ -71,16 +77,19 @@ def axes_of(space: Any) -> tuple[int, ...]:
 
 
 def _actions(id: str, space: Any) -> Actions:
-    from gymnasium.spaces import Box, Discrete, MultiDiscrete
+    from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 
     if isinstance(space, Discrete):
         return Actions("discrete", (int(space.n),))
     if isinstance(space, MultiDiscrete) and space.nvec.ndim == 1:
         return Actions("multidiscrete", tuple(int(n) for n in space.nvec))
+    if isinstance(space, MultiBinary):
+        return Actions("multidiscrete", (2,) * prod(space.shape))
     if isinstance(space, Box) and np.issubdtype(space.dtype, np.floating):
         low, high = (tuple(float(x) for x in bound.ravel()) for bound in (space.low, space.high))
         return Actions("box", (prod(space.shape),), low, high)
-    raise BadEnvironment(f"{id}: actions {space} are not supported; Discrete, flat MultiDiscrete and float Box are")
+    kinds = "Discrete, flat MultiDiscrete, MultiBinary and float Box are"
+    raise BadEnvironment(f"{id}: actions {space} are not supported; {kinds}")
 
 
 def _scaling(space: Any, actions: Actions) -> tuple[Array, Array, Array, Array] | None:
@@ -98,19 +107,23 @@ def _scaling(space: Any, actions: Actions) -> tuple[Array, Array, Array, Array] 
 class Gym:
     """b Gymnasium environments; see `Environment`."""
 
+    rules_state = None
+
     def __init__(self, id: str, vector: Any) -> None:
         from gymnasium.vector import AutoresetMode
 
         mode = vector.metadata.get("autoreset_mode")
         if mode != AutoresetMode.NEXT_STEP:
             raise BadEnvironment(f"{id} resets in mode {mode}; only AutoresetMode.NEXT_STEP keeps the last observation")
-        self.spec = spec_of(id, vector.single_observation_space, vector.single_action_space)
+        spaces = vector.single_observation_space, vector.single_action_space
+        self.spec = spec_of(id, *spaces, _parts(vector.envs[0]))
         self.columns: int = vector.num_envs
         self._axes = (0, *(axis + 1 for axis in axes_of(vector.single_observation_space)))
         self._scaled = _scaling(vector.single_action_space, self.spec.actions)
         self._vector = vector
         self._action: Array | None = None
         self._ended = np.zeros(self.columns, bool)
+        self._unknown = np.full(self.columns, np.nan, np.float32)
 
     def reset(self, seeds: Array) -> Array:
         """First observations [b, *O]; later episodes go on with each environment's own generator."""
@@ -125,7 +138,7 @@ class Gym:
 
     def recv(self) -> Moves:
         """Step every environment."""
-        observation, reward, terminated, truncated, _ = self._vector.step(self._action)
+        observation, reward, terminated, truncated, info = self._vector.step(self._action)
         first = self._ended
         self._ended = terminated | truncated
         return Moves(
@@ -134,13 +147,19 @@ class Gym:
             discount=1 - terminated.astype(np.float32),
             first=first,
             ended=self._ended,
+            success=self._success(info) if SUCCESS in info else self._unknown,
         )
+
+    def _success(self, info: dict[str, Any]) -> Array:
+        known = self._ended & info[f"_{SUCCESS}"]
+        return np.where(known, info[SUCCESS], np.nan).astype(np.float32)  # type: ignore[no-any-return]
 
     def _native(self, action: Array) -> Array:
         """What the policy chose, as the environment counts, scales and shapes it."""
         space = self._vector.single_action_space
         if self._scaled is None:
-            return action + space.start  # type: ignore[no-any-return]
+            native = action + getattr(space, "start", 0)  # MultiBinary has no start
+            return native.reshape(self.columns, *space.shape).astype(space.dtype, copy=False)  # type: ignore[no-any-return]
         middle, half, low, high = self._scaled
         scaled = middle + half * np.clip(action.reshape(self.columns, *space.shape).astype(space.dtype), low, high)
         return np.clip(scaled, space.low, space.high)  # type: ignore[no-any-return]  # rounding

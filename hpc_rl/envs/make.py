@@ -21,9 +21,12 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from hpc_rl.envs import atari, gym, toys
 from hpc_rl.envs.base import BadEnvironment, Environment
 from hpc_rl.envs.processes import Crew
+from hpc_rl.envs.rules import RulesEnvironment
 from hpc_rl.envs.shares import Processes
 from hpc_rl.envs.targets import check_module, check_target
 from hpc_rl.types import Spec
@@ -52,7 +55,8 @@ def make(
         if id.startswith("ALE/"):
             return atari.make(id, _options(id, arguments), columns, threads)
         if id.startswith("toy/"):
-            return toys.Toy(_rules(id, arguments), columns)
+            toy = _toy(id, arguments)
+            return RulesEnvironment(toy.rules, columns, toy.follow, toy.effect)
         return gym.make(id, factory(id, arguments), columns)
 
 
@@ -66,7 +70,7 @@ def describe(id: str, arguments: dict[str, Any]) -> Spec:
         if id.startswith("ALE/"):
             return atari.describe(id, _options(id, arguments))
         if id.startswith("toy/"):
-            return _rules(id, arguments).spec
+            return _toy(id, arguments).rules.spec
         return gym.describe(id, factory(id, arguments))
 
 
@@ -89,11 +93,11 @@ def _options(id: str, arguments: dict[str, Any]) -> atari.Options:
     return atari.options_of(id, arguments)
 
 
-def _rules(id: str, arguments: dict[str, Any]) -> toys.Rules:
+def _toy(id: str, arguments: dict[str, Any]) -> toys.Toy:
     if id not in toys.TOYS:
         raise BadEnvironment(f"{id} is no toy; {_nearest(id, toys.TOYS)}")
     _check(id, arguments, toys.TOYS[id])
-    return toys.TOYS[id](**arguments)
+    return toys.TOYS[id](np, **arguments)
 
 
 def factory(id: str, arguments: dict[str, Any]) -> Callable[[], gymnasium.Env[Any, Any]]:

@@ -18,8 +18,9 @@ from hpc_rl.types import Act, Schema, Spec, Step
 class ActorCritic(nn.Module):
     """observation [.., *O] -> (head output [.., P], value [..]); images share a torso, vectors get one each.
 
-    With ``lstm`` units each torso is followed by its own LSTM, and rows are time-major: [T, b, *O]. ``standardize``
-    applies to vectors. A box's σ begins at ``std``, in the scale of −1..1.
+    More than one of ``values`` (of several streams of reward) come as [.., V], from one critic. With ``lstm`` units
+    each torso is followed by its own LSTM, and rows are time-major: [T, b, *O]. ``standardize`` applies to vectors. A
+    box's σ begins at ``std``, in the scale of −1..1.
     """
 
     def __init__(
@@ -30,6 +31,7 @@ class ActorCritic(nn.Module):
         lstm: int = 0,
         standardize: bool = False,
         std: float = 1.0,
+        values: int = 1,
     ) -> None:
         super().__init__()
         self.shape = spec.observation
@@ -45,7 +47,8 @@ class ActorCritic(nn.Module):
         box = spec.actions.kind == "box"
         self.policy = orthogonal(nn.Linear(features, head.outputs // 2 if box else head.outputs), 0.01)
         self.log_std = nn.Parameter(torch.full((head.outputs // 2,), log(std))) if box else None
-        self.value = orthogonal(nn.Linear(features, 1), 1.0)
+        self.value = orthogonal(nn.Linear(features, values), 1.0)
+        self.values = values
 
     def forward(
         self, observation: Tensor, first: Tensor | None = None, carry: Tensor | None = None
@@ -64,7 +67,7 @@ class ActorCritic(nn.Module):
         if self.log_std is not None:
             output = torch.cat([output, self.log_std.expand_as(output)], -1)
         value = self.value(features[-1])
-        return output, value.reshape(lead), carry
+        return output, value.reshape(lead if self.values == 1 else (*lead, self.values)), carry
 
 
 class StochasticPolicy:
@@ -76,7 +79,7 @@ class StochasticPolicy:
 
     def __init__(self, net: ActorCritic, spec: Spec, extras: Schema, filter_discount: float | None = None) -> None:
         self.net, self.head, self.filter_discount = net, Head(spec.actions), filter_discount
-        self.noise = self.head.noise
+        self.noise, self.fragment_noise = self.head.noise, 0
         self.extras = remembered(extras, filter_discount is not None)
         self.carry = carried(spec, net.units, filter_discount is not None)
 

@@ -18,9 +18,14 @@ NETWORKS = {  # (channels, kernel, stride) of each convolution, then units of th
 
 
 def actor_critic(
-    spec: Spec, hidden: tuple[int, ...], network: str = "nature", lstm: int = 0, standardize: bool = False
+    spec: Spec,
+    hidden: tuple[int, ...],
+    network: str = "nature",
+    lstm: int = 0,
+    standardize: bool = False,
+    values: int = 1,
 ) -> int:
-    """Parameters of ``ActorCritic(spec, hidden, network, lstm, standardize)``."""
+    """Parameters of ``ActorCritic(spec, hidden, network, lstm, standardize, values=values)``."""
     outputs = prod(spec.actions.sizes) if spec.actions.kind == "box" else sum(spec.actions.sizes)
     log_std = outputs if spec.actions.kind == "box" else 0
     if (shape := image(spec.observation, spec.dtype)) is not None:
@@ -31,7 +36,7 @@ def actor_critic(
         torsos += 2 * widths[0] * standardize
     if lstm:
         torsos, features = torsos + lstms(spec) * 4 * lstm * (features + 1 + lstm), lstm
-    return torsos + features * outputs + outputs + log_std + features + 1
+    return torsos + (features + 1) * (outputs + values) + log_std
 
 
 def carried(spec: Spec, lstm: int, filtered: bool) -> Schema:

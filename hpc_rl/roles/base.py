@@ -64,7 +64,7 @@ def recorded_columns(columns: Array, total: int, fraction: float) -> Array:
 
 def schemas(policy: Policy, spec: Spec) -> tuple[Schema, Schema]:
     """(what is recorded, what is sent): messages also say how far each column's closed segments reach."""
-    recorded = trajectory_schema(spec, policy.extras, policy.carry)
+    recorded = trajectory_schema(spec, policy.extras, policy.carry, policy.fragment_noise)
     closed = Leaf((), "int64", "fragment", "env step", "up to here the column lies in closed segments")
     return recorded, {**recorded, "closed": closed}
 

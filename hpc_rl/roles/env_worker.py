@@ -26,7 +26,7 @@ def env_worker(seat: Seat) -> None:
     environment = seat.make_environment(len(columns), seat.place.threads)
     observation = environment.reset(episode_seeds(seat.job.seed, "episode", columns, seat.attempt))
     still = np.zeros(len(columns), np.float32)
-    tree = {"reward": still, "discount": 1 - still, "first": still == 0, "ended": still > 0}
+    tree = {"reward": still, "discount": 1 - still, "first": still == 0, "ended": still > 0, "success": still + np.nan}
     while True:
         now = time.perf_counter()
         outbox.put({"frame": observation[:, -1] if stacked else observation, **tree}, 0)

@@ -33,6 +33,7 @@ def layouts(spec: Spec, columns: int) -> tuple[Layout, Layout]:
         "discount": Leaf((), "float32", "fragment"),
         "first": Leaf((), "bool", "fragment"),
         "ended": Leaf((), "bool", "fragment"),
+        "success": Leaf((), "float32", "fragment"),
     }
     action = {"action": Leaf(spec.actions.shape, spec.actions.dtype, "fragment")}
     return Layout(answer, 1, columns), Layout(action, 1, columns)
@@ -40,6 +41,8 @@ def layouts(spec: Spec, columns: int) -> tuple[Layout, Layout]:
 
 class Remote:
     """b environments of rank ``peer``, which resets them by itself; see `Environment`."""
+
+    rules_state = None  # it stays with the rank: a policy that searches needs its environments in its own process
 
     def __init__(self, link: Link, waiting: Waiting, peer: int, spec: Spec, columns: int) -> None:
         answer, action = layouts(spec, columns)

@@ -50,16 +50,25 @@ class Lane:
         self.running_length = np.zeros(width, np.int32)
 
     def open(self, tree: Tree) -> None:
-        """Begin to fill ``tree``, leaves [.., b, ..] of types.trajectory_schema."""
+        """Begin to fill ``tree``, leaves [.., b, ..] of `trajectory_schema`."""
         self.tree, self.extras, self.row, self.rows = tree, part(tree, "extras"), 0, len(tree["reward"])
-        draws = [stream.random((self.rows, self.policy.noise), np.float32) for stream in self.streams]
-        self.noise = np.stack(draws, 1)
+        self._draw()
         tree["column"][:], tree["start"][:], tree["attempt"][:] = self.columns, self.steps, self.attempt
         for name, x in part(tree, "carry").items():
             x[:] = to_host(self.carry[name])
         if (stack := self.environment.spec.stack) > 1:
             tree["observation"][: stack - 1] = self.shown.swapaxes(0, 1)[:-1]
         self._look()
+
+    def _draw(self) -> None:
+        """noise [T, b, M + K]: M uniforms that stay the same over the fragment, then K of each move."""
+        fixed = self.policy.fragment_noise
+        once = [stream.random(fixed, np.float32) for stream in self.streams] if fixed else []
+        draws = [stream.random((self.rows, self.policy.noise), np.float32) for stream in self.streams]
+        self.noise = np.stack(draws, 1)
+        if fixed:
+            self.tree["noise"][:] = once
+            self.noise = np.concatenate([np.broadcast_to(once, (self.rows, *np.shape(once))), self.noise], -1)
 
     @property
     def full(self) -> bool:
@@ -76,6 +85,7 @@ class Lane:
         self.running_length += ~moves.first
         # Raw returns of whole games, at the move that ended them.
         tree["episode_return"][t] = np.where(moves.ended, self.running_return, np.nan)
+        tree["episode_success"][t] = moves.success
         tree["episode_length"][t] = np.where(moves.ended, self.running_length, 0)
         self.running_return[moves.ended] = 0
         self.running_length[moves.ended] = 0
@@ -123,6 +133,14 @@ class Lane:
             setattr(self, name, np.asarray(state[name]).copy())
 
 
+def _rules_state(lanes: Sequence[Lane], device: torch.device) -> dict[str, Tensor] | None:
+    """That of all lanes' Rules; None where their environments have none."""
+    if lanes[0].environment.rules_state is None:
+        return None
+    states = [lane.environment.rules_state or {} for lane in lanes]
+    return {name: to_device(np.concatenate([state[name] for state in states]), device) for name in states[0]}
+
+
 def act(lanes: Sequence[Lane], version: int, split: Split) -> None:
     """One inference for the next move of all ``lanes``; their environments begin to step."""
     now = time.perf_counter()
@@ -132,7 +150,8 @@ def act(lanes: Sequence[Lane], version: int, split: Split) -> None:
         return to_device(arrays[0] if len(arrays) == 1 else np.concatenate(arrays), device)
 
     names = ("observation", "first", "reward")
-    step = Step(*(together([getattr(lane, name) for lane in lanes]) for name in names))
+    rows = (together([getattr(lane, name) for lane in lanes]) for name in names)
+    step = Step(*rows, state=_rules_state(lanes, device))
     noise = together([lane.noise[lane.row] for lane in lanes])
     carry = {name: torch.cat([lane.carry[name] for lane in lanes]) for name in policy.carry}
     exploration = torch.cat([lane.exploration for lane in lanes])

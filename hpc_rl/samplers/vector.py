@@ -65,6 +65,6 @@ class Vector:
 
 
 def _columns(tree: Tree, place: slice) -> Tree:
-    """Views of some columns of a fragment, whose leaves are [b], carry [b, …] or [rows, b, …]."""
-    flat = [name for name, x in tree.items() if x.ndim == 1 or name.startswith("carry/")]
+    """Views of some columns of a fragment, whose leaves are [b], carry and noise [b, …] or [rows, b, …]."""
+    flat = [name for name, x in tree.items() if x.ndim == 1 or name == "noise" or name.startswith("carry/")]
     return {name: x[place] if name in flat else x[:, place] for name, x in tree.items()}

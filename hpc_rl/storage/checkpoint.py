@@ -33,7 +33,7 @@ _JSON = "json"
 _MARK = "$array"
 _BIG_BYTES = 1 << 20  # arrays above this are compressed if they hold bytes (replayed pixels); weights do not compress
 _IN_FLIGHT = "state/sampler/"  # what environments returned last, whatever it was: a record, nothing that was learned
-_MAY_BE_NAN = "episode_return"  # a replayed fragment says NaN where no episode ended
+_MAY_BE_NAN = ("episode_return", "episode_success")  # a replayed fragment has NaN where no episode ended
 _TORN = ".torn"  # suffix of a damaged file that a resumed run has passed over
 
 
@@ -61,7 +61,7 @@ def save(run: RunDir, number: int, state: State, meta: Mapping[str, Any]) -> Pat
     """Write checkpoints/<number>.h5: complete under its name, or not there at all.
 
     ``state`` and ``meta`` are nested dicts and lists of tensors, arrays, numbers, strings and None; tuples return as
-    lists, keys must be strings. Leaves named "episode_return" and the state of samplers may hold NaN and infinity:
+    lists, keys must be strings. Leaves named as in `_MAY_BE_NAN` and the state of samplers may hold NaN and infinity:
     one infinite reward in flight must not cost a checkpoint of weights that are good.
 
     Raises:

@@ -347,15 +347,17 @@ def kept_moves(path: Path, limits: Limits) -> Array:
 
 
 def episodes(path: Path, limits: Limits | None = None) -> Tree:
-    """The episodes that ended in a segment, by row: column, step (env-step number of the last move), return, length.
+    """The episodes that ended in a segment, by row: column, step (env-step number of the last move), return, length,
+    success (NaN where unknown, as in segments that were recorded without it).
 
     With ``limits`` from ``kept_from`` abandoned ones are left out. Raises BadSegment.
     """
     segment = describe(path)
     valid, moves = _moves(segment)
     score, length = _series_of(segment, "episode_return", "f"), _series_of(segment, "episode_length", "i")
-    if not score.shape == length.shape == valid.shape:
-        raise _unfit(segment, "its returns and lengths are not one for each move")
+    success = _success_of(segment, score)
+    if not score.shape == length.shape == success.shape == valid.shape:
+        raise _unfit(segment, "its returns, lengths and successes are not one for each move")
     ended = np.isfinite(score) & (kept_moves(path, limits) if limits is not None else True)
     row, column = np.nonzero(ended)
     return {
@@ -363,6 +365,7 @@ def episodes(path: Path, limits: Limits | None = None) -> Tree:
         "step": moves[row, column],
         "return": score[row, column],
         "length": length[row, column],
+        "success": success[row, column],
     }
 
 
@@ -385,6 +388,15 @@ def _moves(segment: Segment) -> tuple[Array, Array]:
     if (segment.start + valid.sum(0) != segment.stop).any():
         raise _unfit(segment, "its moves do not lead from its first to its last step")
     return valid, segment.start + np.cumsum(valid, 0) - valid
+
+
+def _success_of(segment: Segment, like: Array) -> Array:
+    """Successes [N, b]; NaN, of the shape of ``like``, where the segment has no such leaf. Raises BadSegment."""
+    try:
+        read(segment.path, "episode_success", slice(0))
+    except KeyError:
+        return np.full_like(like, np.nan)
+    return _series_of(segment, "episode_success", "f")
 
 
 def _series_of(segment: Segment, name: str, kind: str) -> Array:

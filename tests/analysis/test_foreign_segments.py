@@ -79,6 +79,8 @@ WRONG = {
     "fewer returns": replaced("episode_return", np.zeros((3, 2), np.float32)),
     "returns of another kind": replaced("episode_return", np.zeros((12, 2), np.int32)),
     "flat returns": replaced("episode_return", np.zeros(24, np.float32)),
+    "fewer successes": replaced("episode_success", np.zeros((3, 2), np.float32)),
+    "successes elsewhere": linked("episode_success"),
     "no lengths": removed("episode_length"),
     "no beginnings": removed("first"),
     "beginnings of another kind": replaced("first", np.zeros((13, 2), np.float32)),

@@ -69,7 +69,9 @@ def sampled_trees(name: str, id: str, rounds: int, steps: int = STEPS, config: A
     vector = Vector([lane], Split())
     trees = []
     for version in range(rounds):
-        tree = allocate(trajectory_schema(spec, policy.extras, policy.carry), steps, COLUMNS, spec.stack)
+        tree = allocate(
+            trajectory_schema(spec, policy.extras, policy.carry, policy.fragment_noise), steps, COLUMNS, spec.stack
+        )
         vector.collect(tree, lambda: version)  # noqa: B023  # called before the next round
         trees.append(tree)
     return spec, trees

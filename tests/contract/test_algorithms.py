@@ -54,7 +54,8 @@ def test_the_batches_hold_both_kinds_of_end() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_act_gives_what_the_schema_says(name: str, kind: str, changes: dict[str, Any]) -> None:
     spec, policy = SPECS[kind], policy_of(name, SPECS[kind], config_of(name, **changes))
-    act = policy.act(step_of(spec, 3), policy.initial_carry(3), torch.ones(3), torch.rand(3, policy.noise))
+    noise = torch.rand(3, policy.fragment_noise + policy.noise)
+    act = policy.act(step_of(spec, 3), policy.initial_carry(3), torch.ones(3), noise)
     assert act.action.shape == (3, *spec.actions.shape) and act.action.dtype == getattr(torch, spec.actions.dtype)
     for given, schema in (
         (act.extras, policy.extras),
@@ -72,7 +73,7 @@ def test_act_gives_what_the_schema_says(name: str, kind: str, changes: dict[str,
 @pytest.mark.parametrize("name", NAMES)
 def test_act_draws_nothing(name: str, kind: str) -> None:
     spec, policy = SPECS[kind], policy_of(name, SPECS[kind])
-    noise = torch.rand(8, policy.noise)
+    noise = torch.rand(8, policy.fragment_noise + policy.noise)
     before, ours = torch.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[index]
     acts = [policy.act(step_of(spec, 8), policy.initial_carry(8), torch.ones(8), noise).action for _ in range(2)]
     assert torch.equal(*acts)
@@ -86,7 +87,8 @@ def test_exploration_zero_is_greedy_and_one_is_not(name: str, kind: str) -> None
     step = step_of(spec, 64)
 
     def actions(exploration: float, seed: int) -> Tensor:
-        noise = torch.rand(64, policy.noise, generator=torch.Generator().manual_seed(seed))
+        generator = torch.Generator().manual_seed(seed)
+        noise = torch.rand(64, policy.fragment_noise + policy.noise, generator=generator)
         carry = policy.initial_carry(64)
         found: Tensor = policy.act(step, carry, torch.full((64,), exploration), noise).action
         return found

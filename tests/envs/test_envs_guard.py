@@ -1,6 +1,7 @@
 """Environments as people write them: one sentence names the environment, the method, what came and what must come.
 
-Mutations seen to fail: the guard below a wrapper left out; the shape not looked at; a reward taken with float().
+Mutations seen to fail: the guard below a wrapper left out; the shape not looked at; a reward taken with float(); info
+dropped by the lower of two guards; success read at moves that end nothing.
 """
 
 import sys
@@ -105,6 +106,7 @@ IMAGE = spaces.Box(0, 255, (8, 6, 3), np.uint8)
         ({"step": (ROW, 1.0, False, False, None)}, "step()", "5 values", STEP),
         ({"step": (ROW, np.ones(1), False, False, {})}, "step()", "shape (1,) and dtype float64 as", "one number"),
         ({"step": (ROW, None, False, False, {})}, "step()", "None as the reward", "one number"),
+        ({"step": (ROW, 1.0, True, False, {"is_success": "yes"})}, "step()", "'yes' as info['is_success']", "True"),
         ({"step": (ROW, "1", False, False, {})}, "step()", "'1' as the reward", "one number"),
         ({"step": (ROW, 1.0, None, False, {})}, "step()", "None as terminated", "True or False"),
         ({"step": (ROW, 1.0, False, np.zeros(1, bool), {})}, "step()", "dtype bool as truncated", "True"),
@@ -175,6 +177,37 @@ def test_what_is_near_enough(careless, step):
     assert (shown.dtype, moves.observation.dtype, moves.observation.shape) == (np.float32, np.float32, (2, 3))
     assert moves.reward.tolist() == [1, 1]
     assert moves.ended.tolist() == [False, False]
+
+
+@pytest.mark.parametrize("wrap", [lambda env: env, lambda env: TimeLimit(env, 10), Same])
+@pytest.mark.parametrize(
+    ("value", "success"), [(True, 1), (np.bool_(False), 0), (0.5, 0.5), (np.float32(1), 1), (None, np.nan)]
+)
+@pytest.mark.parametrize("ends", [True, False])
+def test_success_is_kept_where_an_episode_ends(careless, value, success, ends, wrap):
+    info = {"is_success": value, "other": 3}
+    env = careless(lambda: wrap(Careless(step=(ROW, 1.0, False, ends, info))))
+    _, moves = moved(env)
+    expected = [success if ends else np.nan] * 2
+    assert moves.success.dtype == np.float32
+    assert np.array_equal(moves.success, np.array(expected, np.float32), equal_nan=True)
+    env.send(np.zeros(2, int))
+    moves = env.recv()  # a reset, or one more move
+    assert np.isnan(moves.success).all()
+
+
+def test_success_at_a_time_limit_is_kept(careless):
+    env = careless(lambda: TimeLimit(Careless(step=(ROW, 1.0, False, False, {"is_success": 1})), 2))
+    _, moves = moved(env)
+    assert np.isnan(moves.success).all()
+    env.send(np.zeros(2, int))
+    assert env.recv().success.tolist() == [1, 1]
+
+
+def test_an_environment_without_success_has_none(careless):
+    _, moves = moved(careless(lambda: Careless(step=(ROW, 1.0, True, False, {}))))
+    assert moves.ended.all()
+    assert np.isnan(moves.success).all()
 
 
 def test_a_child_process_gives_the_same_sentence(tmp_path, monkeypatch):

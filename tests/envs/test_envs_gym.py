@@ -1,6 +1,7 @@
 """Gymnasium environments: ends, invalid moves, spaces, users' modules."""
 
 import sys
+from dataclasses import replace
 
 import gymnasium
 import numpy as np
@@ -170,6 +171,41 @@ def test_observations(echo, space, frame, dtype):
         assert (first.sum(1) == 1).all()
 
 
+def test_parts_tell_where_goals_lie(echo):
+    arm = spaces.Dict(joints=spaces.Box(-9, 9, (2, 2), np.float32), grip=spaces.Discrete(3))
+    pair = spaces.Tuple((spaces.MultiBinary(2), spaces.Box(-1, 1, (), np.float32)))
+    space = spaces.Dict(observation=arm, achieved_goal=ONE, desired_goal=ONE, last=pair)
+    env, _ = echo(space, spaces.Discrete(2))
+    parts = env.spec.parts
+    shapes = {name: part.shape for name, part in parts.items()}
+    assert shapes == {
+        "achieved_goal": (3,), "desired_goal": (3,), "last/0": (2,), "last/1": (),
+        "observation/grip": (3,), "observation/joints": (2, 2),
+    }  # fmt: skip
+    assert sorted((part.start, part.stop) for part in parts.values())[-1][1] == env.spec.frame[0] == 16
+    shown = env.reset(np.array([4, 5]))
+    own = Echo(space, spaces.Discrete(2))
+    sample = own.reset(seed=5)[0]
+    pieces = {name: shown[1, part.start : part.stop].reshape(part.shape) for name, part in parts.items()}
+    assert np.array_equal(pieces["desired_goal"], sample["desired_goal"])
+    assert np.array_equal(pieces["observation/joints"], sample["observation"]["joints"])
+    assert pieces["observation/grip"].argmax() == sample["observation"]["grip"]
+    assert np.array_equal(pieces["last/0"], sample["last"][0]) and pieces["last/1"] == sample["last"][1]
+    assert hash(env.spec) == hash(describe_again(env.spec))
+    assert not echo(ONE, spaces.Discrete(2))[0].spec.parts
+    assert not echo(spaces.Discrete(3), spaces.Discrete(2))[0].spec.parts
+
+
+def describe_again(spec):
+    return replace(spec, parts=dict(spec.parts))
+
+
+def test_parts_of_one_name_are_refused(echo):
+    space = spaces.Dict({"a": spaces.Dict(b=ONE), "a/b": ONE})
+    with pytest.raises(BadEnvironment, match=r"two parts .* named 'a/b'"):
+        echo(space, spaces.Discrete(2))
+
+
 @pytest.mark.parametrize("shape", [(8, 6, 3), (8, 6, 1), (4, 8, 6, 3)])
 def test_images_are_moved_and_not_mixed_up(echo, shape):
     env, _ = echo(spaces.Box(0, 255, shape, np.uint8), spaces.Discrete(2))
@@ -210,6 +246,19 @@ def test_multidiscrete_actions(echo):
     env.recv()
     assert (env.spec.actions.kind, env.spec.actions.sizes) == ("multidiscrete", (3, 4))
     assert seen[0].tolist() == [3, 3]
+
+
+@pytest.mark.parametrize("shape", [3, (2, 2)])
+def test_multibinary_actions_are_choices_of_two(echo, shape):
+    env, seen = echo(ONE, spaces.MultiBinary(shape))
+    env.reset(np.arange(2))
+    count = np.prod(shape)
+    chosen = np.stack([np.arange(count) % 2, np.zeros(count, int)])
+    env.send(chosen)
+    env.recv()
+    assert (env.spec.actions.kind, env.spec.actions.sizes) == ("multidiscrete", (2,) * count)
+    assert np.array_equal(seen[0].ravel(), chosen[0])
+    assert env._vector.single_action_space.contains(seen[0])
 
 
 LARGEST = float(np.finfo(np.float32).max)

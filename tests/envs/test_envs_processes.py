@@ -165,7 +165,7 @@ def assert_same(one, other):
     for left, right in zip(one[1:], other[1:], strict=True):
         for item in fields(Moves):
             a, b = getattr(left, item.name), getattr(right, item.name)
-            assert np.array_equal(a, b) and a.dtype == b.dtype, item.name
+            assert np.array_equal(a, b, equal_nan=True) and a.dtype == b.dtype, item.name
 
 
 @pytest.mark.parametrize("count", [2, 5])

@@ -2,7 +2,8 @@
 
 Mutations seen to fail: λ squared; ``value[1:]`` → ``value[:-1]`` in δ; the cut at ``valid`` removed or moved by one
 row; c clipped by ρ̄, ρ by c̄; λ left out of c; the advantage bootstrapped from V instead of v; ρ or ``valid`` left out
-of the advantage.
+of the advantage. Of ``through``: the row passed over multiplied by its decay; its δ kept; V of the LAST row taken; the
+trace of a row whose move is not valid begun anew. Of discount −1: |discount| in the trace, or in δ.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from hpc_rl.formulas.returns import cut_scan, gae, vtrace
+from hpc_rl.formulas.returns import cut_scan, following, gae, vtrace
 
 GAMMA = 0.9
 
@@ -156,3 +157,77 @@ def test_cut_scan_passes_nothing_over_a_cut() -> None:
     delta, decay = torch.ones(4, 1), torch.full((4, 1), 10.0)
     valid = torch.tensor([[1.0], [0.0], [1.0], [1.0]])
     assert cut_scan(delta, decay, valid)[:, 0].tolist() == [1.0, 0.0, 11.0, 1.0]
+
+
+# ---- episodes that follow each other as one (RND) -------------------------------------------------------------------
+
+
+def gae_of_one_stream(case: Case, lambda_: float) -> np.ndarray:
+    """Â_t = Σ_l (γλ)^l δ_{t+l} over the moves of a column that happened, as if there were no others."""
+    advantage = np.zeros_like(case.reward)
+    for j in range(case.reward.shape[1]):
+        moves = [t for t in range(len(case.reward)) if case.valid[t, j]]
+        if not moves:
+            continue
+        v = [case.value[t, j] for t in moves] + [case.value[-1, j]]
+        delta = [case.reward[t, j] + GAMMA * v[k + 1] - v[k] for k, t in enumerate(moves)]
+        for k, t in enumerate(moves):
+            advantage[t, j] = sum((GAMMA * lambda_) ** (i - k) * delta[i] for i in range(k, len(moves)))
+    return advantage
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("lambda_", [0.0, 0.7, 1.0])
+def test_gae_through_ends_is_that_of_one_stream(case: Case, lambda_: float) -> None:
+    reward, _, value, valid = case.tensors()
+    found = gae(reward, torch.full_like(reward, GAMMA), value, valid, lambda_, through=True).numpy()
+    expected = gae_of_one_stream(case, lambda_)
+    assert np.allclose(found[case.valid], expected[case.valid], atol=1e-12)
+
+
+def test_cut_scan_passes_through_what_is_not_valid() -> None:
+    delta, decay = torch.tensor([[1.0], [5.0], [1.0], [1.0]]), torch.full((4, 1), 10.0)
+    valid = torch.tensor([[1.0], [0.0], [1.0], [1.0]])
+    assert cut_scan(delta, decay, valid, through=True)[:, 0].tolist() == [111.0, 11.0, 11.0, 1.0]
+    value = torch.arange(5.0)[:, None]
+    assert following(value, valid, through=True)[:, 0].tolist() == [2.0, 2.0, 3.0, 4.0]
+    assert following(value, valid)[:, 0].tolist() == [1.0, 2.0, 3.0, 4.0]
+
+
+# ---- two players: the other one moves next --------------------------------------------------------------------------
+
+
+def test_two_players_by_hand() -> None:
+    """Three moves: the first player's, the second's, the first's, who wins 1. γ = 0.9, V = (0.2, −0.1, 0.4).
+
+    δ_0 = −γ V_1 − V_0 = 0.09 − 0.2 = −0.11; δ_1 = −γ V_2 − V_1 = −0.36 + 0.1 = −0.26; δ_2 = 1 − V_2 = 0.6.
+    λ = 1: Â_2 = 0.6; Â_1 = δ_1 − γ Â_2 = −0.80, so that V_1 + Â_1 = −0.9 (the loser is one move from losing);
+    Â_0 = δ_0 − γ Â_1 = 0.61, so that V_0 + Â_0 = 0.81 = γ².
+    """
+    reward = torch.tensor([[0.0], [0.0], [1.0]], dtype=torch.float64)
+    discount = GAMMA * torch.tensor([[-1.0], [-1.0], [0.0]], dtype=torch.float64)
+    value = torch.tensor([[0.2], [-0.1], [0.4], [7.0]], dtype=torch.float64)
+    valid = torch.ones(3, 1, dtype=torch.float64)
+    assert gae(reward, discount, value, valid, 0.0)[:, 0].tolist() == pytest.approx([-0.11, -0.26, 0.6])
+    assert gae(reward, discount, value, valid, 1.0)[:, 0].tolist() == pytest.approx([0.61, -0.80, 0.6])
+    target, _, advantage = vtrace(torch.zeros(3, 1, dtype=torch.float64), reward, discount, value, valid)
+    assert target[:, 0].tolist() == pytest.approx([0.81, -0.9, 1.0])
+    assert advantage[:, 0].tolist() == pytest.approx([0.61, -0.80, 0.6])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_two_players_see_one_game_with_opposite_signs(seed: int) -> None:
+    """The same game as one player's: rewards and values of every other row negated, all discounts positive."""
+    rng = np.random.default_rng(seed)
+    case = random_case(seed, end=0.2)
+    turn = np.where(rng.random((len(case.reward) + 1, case.reward.shape[1])) < 0.5, -1.0, 1.0)  # anybody may move next
+    reward, discount, value, valid = case.tensors()
+    sign, change = torch.tensor(turn), torch.tensor(turn[:-1] * turn[1:])
+    ratio = torch.tensor(case.log_ratio)
+    ours = sign[:-1] * gae(sign[:-1] * reward, change * discount, sign * value, valid, 0.8)
+    assert torch.allclose(ours, gae(reward, discount, value, valid, 0.8))
+    two = vtrace(ratio, sign[:-1] * reward, change * discount, sign * value, valid, 0.9, 1.1, 0.95)
+    for found, expected, factor in zip(
+        two, vtrace(ratio, reward, discount, value, valid, 0.9, 1.1, 0.95), (sign[:-1], 1.0, sign[:-1]), strict=True
+    ):
+        assert torch.allclose(factor * found, expected)

@@ -35,7 +35,9 @@ def final_return(correction: str, lag: int, updates: int, seed: int) -> float:
     lane = Lane(environment, acting.policy, np.array(columns), streams(seed, "act", columns, 0))
     lane.start(episode_seeds(seed, "episode", columns, 0))
     sampler = Vector([lane], Split())
-    schema = trajectory_schema(environment.spec, acting.policy.extras, acting.policy.carry)
+    schema = trajectory_schema(
+        environment.spec, acting.policy.extras, acting.policy.carry, acting.policy.fragment_noise
+    )
     tree = allocate(schema, config.unroll, len(columns), 1)
     old = deque([learner.flat.parameter.data.clone()], maxlen=lag + 1)
     returns: deque[float] = deque(maxlen=LAST)

@@ -23,6 +23,21 @@ CHOICES = Spec("choices", (5, 2), "float32", Actions("multidiscrete", (3, 4)))
 @pytest.mark.parametrize("hidden", [(64, 64), (32,), ()])
 def test_parameters_are_those_of_the_module(spec: Spec, hidden: tuple[int, ...]) -> None:
     assert actor_critic(spec, hidden) == sum(p.numel() for p in ActorCritic(spec, hidden).parameters())
+    two = sum(p.numel() for p in ActorCritic(spec, hidden, values=2).parameters())
+    assert actor_critic(spec, hidden, values=2) == two > actor_critic(spec, hidden)
+
+
+def test_several_values_have_an_axis_and_one_has_none() -> None:
+    x, first = torch.rand(5, 3, 4), torch.zeros(5, 3, dtype=torch.bool)
+    for lstm in (0, 6):
+        for values, shape in ((1, (5, 3)), (3, (5, 3, 3))):
+            net = ActorCritic(CARTPOLE, (8,), lstm=lstm, values=values)
+            carry = torch.zeros(3, 4, 6) if lstm else None
+            assert net(x, first, carry)[1].shape == shape
+    torch.manual_seed(1)
+    one = ActorCritic(CARTPOLE, (8,))
+    torch.manual_seed(1)
+    assert torch.equal(one(x)[1], ActorCritic(CARTPOLE, (8,), values=1)(x)[1])
 
 
 @pytest.mark.parametrize("spec", [PONG, FILM, CARTPOLE], ids=lambda spec: spec.id)

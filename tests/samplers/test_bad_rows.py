@@ -19,6 +19,7 @@ from seats import run_job
 from test_witness import table_of
 
 from hpc_rl.envs.make import make
+from hpc_rl.envs.rules import RulesEnvironment
 from hpc_rl.formulas.returns import gae
 from hpc_rl.fragments import allocate, trajectory, trajectory_schema
 from hpc_rl.samplers.base import Split, episode_seeds, streams
@@ -65,7 +66,9 @@ def collected(rounds: int) -> tuple[Vector, list[Tree], list[Array]]:
     lane.start(episode_seeds(3, "episode", columns, 0))
     sampler, trees = Vector([lane], Split()), []
     for version in range(rounds):
-        tree = allocate(trajectory_schema(environment.spec, policy.extras, policy.carry), STEPS, COLUMNS, 1)
+        tree = allocate(
+            trajectory_schema(environment.spec, policy.extras, policy.carry, policy.fragment_noise), STEPS, COLUMNS, 1
+        )
         sampler.collect(tree, lambda: version)  # noqa: B023  # called before the next round
         trees.append(tree)
     return sampler, trees, acted
@@ -120,16 +123,14 @@ def test_a_run_with_bad_rows_ends_well(
     name: str, topology: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The last moves before the final checkpoint are bad as well: it is written all the same."""
-    from hpc_rl.envs import toys
-
-    plain = toys.Toy.recv
+    plain = RulesEnvironment.recv
 
     def broken(self: Any) -> Any:
         moves = plain(self)
         moves.reward[0] = np.inf
         return moves
 
-    monkeypatch.setattr(toys.Toy, "recv", broken)
+    monkeypatch.setattr(RulesEnvironment, "recv", broken)
     table = table_of(name, topology, 2, env_steps=300)
     if name == "ppo":
         table["ppo"] |= {"normalize_reward": True, "normalize_observation": True}

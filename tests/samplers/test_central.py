@@ -66,7 +66,7 @@ def served(link: LocalLink, id: str, arguments: dict[str, Any], deadline_s: floa
         lane = Lane(remote, policy, np.array(columns), streams(3, "act", columns, 0))
         lane.start(episode_seeds(3, "episode", columns, 0))
         lanes.append(lane)
-    schema = trajectory_schema(spec, policy.extras, policy.carry)
+    schema = trajectory_schema(spec, policy.extras, policy.carry, policy.fragment_noise)
     return Central(
         lanes, remotes, lambda lane: allocate(schema, STEPS, len(lane.columns), spec.stack), waiting, Split()
     )

@@ -36,7 +36,7 @@ def vector(id: str, arguments: dict[str, Any], lanes: int) -> tuple[Vector, Tree
         lane = Lane(environment, policy, columns, streams(3, "act", columns.tolist(), 0))
         lane.start(episode_seeds(3, "episode", columns.tolist(), 0))
         made.append(lane)
-    schema = trajectory_schema(environment.spec, policy.extras, policy.carry)
+    schema = trajectory_schema(environment.spec, policy.extras, policy.carry, policy.fragment_noise)
     return Vector(made, Split()), allocate(schema, STEPS, COLUMNS, environment.spec.stack)
 
 
@@ -51,6 +51,7 @@ def fragments(sampler: Vector, tree: Tree) -> list[Tree]:
 def same(one: Tree, other: Tree) -> None:
     """Bitwise, but for what a policy computes: another batch size may round its last digit differently."""
     assert one.keys() == other.keys()
+    assert "episode_success" in one and np.isnan(one["episode_success"][np.isnan(one["episode_return"])]).all()
     for name, x in one.items():
         if name.startswith(("extras/", "carry/")):
             assert np.allclose(x, other[name], atol=1e-6), name

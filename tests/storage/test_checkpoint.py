@@ -37,7 +37,7 @@ def state() -> dict[str, Any]:
         "steps": torch.tensor([2**60, -1]),
         "a/b": torch.ones(1),
         "a": {"b": torch.zeros(1)},
-        "replay": {"episode_return": torch.tensor([math.nan, 2.0])},
+        "replay": {name: torch.tensor([math.nan, 2.0]) for name in ("episode_return", "episode_success")},
         "random": {"actor/3": np.random.PCG64(5).state},
         "parts": [torch.ones(2), "text", None, {"x": np.float32(0.5)}],
         "nothing": {},

@@ -66,6 +66,7 @@ class Tape:
             "discount": np.ones((moves, columns), np.float32),
             "version": np.tile(np.arange(begin, end)[:, None], (1, columns)),
             "episode_return": self.score[begin:end],
+            "episode_success": np.where(np.isfinite(self.score[begin:end]), 1, np.nan).astype(np.float32),
             "episode_length": np.isfinite(self.score[begin:end]).astype(np.int32),
             "column": self.columns,
             "start": self.step[begin],
@@ -362,8 +363,20 @@ def test_episodes(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found["step"], tape.step[row, column])
     np.testing.assert_array_equal(found["return"], tape.score[row, column])
     assert found["length"].tolist() == [1] * len(row)
+    assert found["success"].tolist() == [1] * len(row)
     kept = trajectories.episodes(old, trajectories.kept_from(tmp_path))
     assert 0 < len(kept["step"]) == (row < 60).sum() < len(row)
+
+
+def test_segments_without_success_have_none(tmp_path: Path) -> None:
+    """As they were recorded before there was such a leaf."""
+    two_attempts(tmp_path, None)
+    old, _ = trajectories.segments(tmp_path)
+    with h5py.File(old, "r+") as file:
+        del file["episode_success"]
+    found = trajectories.episodes(old)
+    assert len(found["return"]) and np.isnan(found["success"]).all()
+    assert found["success"].shape == found["return"].shape
 
 
 def test_read_a_part(tmp_path: Path) -> None:

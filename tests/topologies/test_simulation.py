@@ -7,17 +7,18 @@ import pytest
 from simulation import CV, END, RESET_S, STEP_S, ideal, rows
 
 from hpc_rl.envs import toys
+from hpc_rl.envs.make import make
 
 
 def test_rows_are_those_of_the_toy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(toys.time, "sleep", lambda seconds: None)
-    toy = toys.Toy(toys.latency(), 64)
+    toy = make("toy/latency", {}, 64)
     toy.reset(np.arange(64))
     busy, first = [], []
     for _ in range(600):
         toy.send(np.zeros(64, np.int64))
         moves = toy.recv()
-        busy.append(toy._memory["busy_s"].copy())
+        busy.append(toy.state()["memory"]["busy_s"])
         first.append(moves.first)
     seconds, moved = rows(np.random.default_rng(1), 600, 64)
     found, resets = np.array(busy), np.array(first)

@@ -1,17 +1,21 @@
 """The nouns: stacks rebuilt from single frames, validity, sizes, fragments side by side.
 
 Mutations seen to fail: ``missing`` off by one either way; ``row + stack`` → ``row + stack - 1``; the paddings
-exchanged; ``first[1:]`` → ``first[:-1]`` in valid; joining on axis 0. (Without the ``break`` in `stacked` nothing
-changes: later borders write over what earlier ones left.)
+exchanged; ``first[1:]`` → ``first[:-1]`` in valid; joining on axis 0; noise or chance left out of ENDS. (Without the
+``break`` in `stacked` nothing changes: later borders write over what earlier ones left.)
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
 import torch
 
-from hpc_rl.fragments import allocate, fragment_bytes, part, stacked, trajectory, trajectory_schema
+from hpc_rl.devices import moved
+from hpc_rl.fragments import allocate, beside, fragment_bytes, part, stacked, trajectory, trajectory_schema
 from hpc_rl.transport.layout import Layout
 from hpc_rl.types import Actions, Leaf, Spec
 
@@ -100,6 +104,7 @@ def test_fragments_are_joined_on_the_columns(spec: Spec) -> None:
     for name in ("first", "action", "reward", "discount", "version"):
         assert np.array_equal(getattr(whole, name).numpy(), np.concatenate([tree[name] for tree in trees], 1))
     assert np.array_equal(whole.start.numpy(), np.concatenate([tree["start"] for tree in trees]))
+    assert whole.chance.tolist() == [1] * 5 and whole.noise.shape == (5, 0)
     assert np.array_equal(whole.extras["logits"].numpy(), np.concatenate([t["extras/logits"] for t in trees], 1))
     assert np.array_equal(whole.carry["hidden"].numpy(), np.concatenate([t["carry/hidden"] for t in trees]))
     for tree, keep in zip(trees, (slice(0, 2), slice(2, 5)), strict=True):
@@ -107,6 +112,20 @@ def test_fragments_are_joined_on_the_columns(spec: Spec) -> None:
         assert torch.equal(alone.observation, cut.observation) and torch.equal(alone.column, cut.column)
         assert torch.equal(alone.extras["logits"], cut.extras["logits"])
         assert torch.equal(alone.carry["hidden"], cut.carry["hidden"])
+
+
+def test_noise_and_chance_go_with_their_columns() -> None:
+    trees = [tree_of(SPEC, range(0, 2)), tree_of(SPEC, range(2, 5))]
+    for k, tree in enumerate(trees):
+        tree["noise"] = np.arange(2 * len(tree["column"]), dtype=np.float32).reshape(-1, 2) + 10 * k
+    assert trajectory_schema(SPEC, {}, {}, 2)["noise"] == Leaf((2,), "float32", "fragment", "", ANY)
+    assert "noise" not in trajectory_schema(SPEC, {}, {})
+    whole = trajectory(trees, SPEC)
+    assert whole.noise.tolist() == [[0, 1], [2, 3], [10, 11], [12, 13], [14, 15]]
+    rare = replace(whole, chance=torch.arange(1.0, 6.0))
+    for kept in (rare.columns(slice(1, 4)), beside([rare.columns(slice(1, 2)), rare.columns(slice(2, 4))])):
+        assert kept.noise.tolist() == [[2, 3], [10, 11], [12, 13]] and kept.chance.tolist() == [2, 3, 4]
+    assert torch.equal(moved(rare, "cpu").noise, whole.noise)
 
 
 def test_a_move_is_valid_unless_it_leads_to_a_first_row() -> None:
