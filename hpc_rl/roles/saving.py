@@ -11,7 +11,7 @@ from hpc_rl.algorithms.base import Learner, State
 from hpc_rl.roles.base import Seat
 from hpc_rl.roles.tally import Tally
 from hpc_rl.storage import checkpoint
-from hpc_rl.storage.checkpoint import NonFinite
+from hpc_rl.storage.states import NonFinite
 
 
 class Superseded(RuntimeError):

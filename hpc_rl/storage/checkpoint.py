@@ -1,8 +1,8 @@
 """Checkpoints: nested states as HDF5, numbers and JSON text only (a stranger's checkpoint must not run code).
 
-One dataset per array under "arrays/", one JSON text for everything else in which {"$array": name, "dtype": …} stands
-for an array. Each carries a CRC-32, and HDF5 checks its own metadata, so a torn file is noticed and never loaded. There
-are no strings of variable length in the file: HDF5 keeps them without a checksum, and a torn one makes it loop forever.
+One dataset per array under "arrays/", one JSON text for everything else (`storage.states`). Each carries a CRC-32, and
+HDF5 checks its own metadata, so a torn file is noticed and never loaded. There are no strings of variable length in the
+file: HDF5 keeps them without a checksum, and a torn one makes it loop forever.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hpc_rl.devices import to_device, to_host
+from hpc_rl.devices import to_device
 from hpc_rl.storage.datasets import RATIO, Absent, Source, reading
 from hpc_rl.storage.h5 import FORMAT, compressed, create_h5, discard, finish, remedy
 from hpc_rl.storage.run_dir import RunDir, publish, write_json
+from hpc_rl.storage.states import Arrays, decode, each_once, encode, refuse_hidden, refuse_non_finite
 from hpc_rl.storage.untrusted import Unreadable, read_json
 from hpc_rl.types import Array
 
@@ -30,15 +31,8 @@ if TYPE_CHECKING:
     from hpc_rl.algorithms.base import State
 
 _JSON = "json"
-_MARK = "$array"
 _BIG_BYTES = 1 << 20  # arrays above this are compressed if they hold bytes (replayed pixels); weights do not compress
-_IN_FLIGHT = "state/sampler/"  # what environments returned last, whatever it was: a record, nothing that was learned
-_MAY_BE_NAN = ("episode_return", "episode_success")  # a replayed fragment has NaN where no episode ended
 _TORN = ".torn"  # suffix of a damaged file that a resumed run has passed over
-
-
-class NonFinite(ValueError):
-    """The state holds NaN or infinity; nothing was written."""
 
 
 class SaveFailed(RuntimeError):
@@ -61,7 +55,7 @@ def save(run: RunDir, number: int, state: State, meta: Mapping[str, Any]) -> Pat
     """Write checkpoints/<number>.h5: complete under its name, or not there at all.
 
     ``state`` and ``meta`` are nested dicts and lists of tensors, arrays, numbers, strings and None; tuples return as
-    lists, keys must be strings. Leaves named as in `_MAY_BE_NAN` and the state of samplers may hold NaN and infinity:
+    lists, keys must be strings. Leaves named as in `states._MAY_BE_NAN` and the state of samplers may hold NaN and infinity:
     one infinite reward in flight must not cost a checkpoint of weights that are good.
 
     Raises:
@@ -69,10 +63,9 @@ def save(run: RunDir, number: int, state: State, meta: Mapping[str, Any]) -> Pat
         TypeError: a leaf is something else; names its key.
         SaveFailed: the disk is full or cannot be written.
     """
-    arrays: dict[str, tuple[Array, str]] = {}
+    arrays: Arrays = {}
     tree = {"state": encode(state, "state", arrays), "meta": encode(meta, "meta", arrays)}
-    for key, (array, dtype) in arrays.items():
-        _refuse_non_finite(key, array, dtype)
+    refuse_non_finite(arrays)
     path = run.checkpoints / f"{number:09d}.h5"
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -98,9 +91,9 @@ def load(path: Path) -> tuple[State, dict[str, Any]]:
             text, version = _checked(source, _JSON), source.number("format")
             if version != FORMAT:
                 raise Misfit(f"{path} has format {version}, this version reads {FORMAT}; use that version")
-            tree = decode(json.loads(text.tobytes()), _once(lambda key: _as_tensor(source, key)))
+            tree = decode(json.loads(text.tobytes()), each_once(lambda key: _as_tensor(source, key)))
             for part in ("state", "meta"):
-                _refuse_hidden(tree[part], part)
+                refuse_hidden(tree[part], part)
             return dict(tree["state"]), dict(tree["meta"])
     except (FileNotFoundError, Unreadable, Absent) as error:
         raise Torn(f"{path} is torn: {error}") from error
@@ -218,58 +211,7 @@ def _comparable(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def encode(value: Any, key: str, arrays: dict[str, tuple[Array, str]]) -> Any:
-    """``value`` as JSON; arrays go to ``arrays`` under their key."""
-    if isinstance(value, np.generic):  # before float: a float64 scalar is both
-        value = value.item()
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, Mapping):
-        if wrong := [name for name in value if not isinstance(name, str) or name in ("", ".", _MARK)]:
-            raise TypeError(f"{key} has the key {wrong[0]!r}; a checkpoint's keys are non-empty strings")
-        return {name: encode(item, f"{key}/{_quoted(name)}", arrays) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [encode(item, f"{key}/{index}", arrays) for index, item in enumerate(value)]
-    arrays[key] = _as_array(value, key)
-    return {_MARK: key, "dtype": arrays[key][1]}
-
-
-def _quoted(name: str) -> str:
-    """A key as one part of an HDF5 path, such that {"a/b": x} and {"a": {"b": x}} differ."""
-    return name.replace("%", "%25").replace("/", "%2F")
-
-
-def _as_array(value: Any, key: str) -> tuple[Array, str]:
-    """(array, dtype name) of a tensor or array; bfloat16, which NumPy lacks, as int16."""
-    import torch
-
-    if not isinstance(value, torch.Tensor | np.ndarray):
-        raise TypeError(f"{key} is a {type(value).__name__}; a checkpoint holds arrays, numbers, strings and None")
-    tensor = to_device(value, "cpu").detach().contiguous()
-    name = str(tensor.dtype).removeprefix("torch.")
-    return to_host(tensor.view(torch.int16) if name == "bfloat16" else tensor), name
-
-
-def _refuse_non_finite(key: str, array: Array, dtype: str) -> None:
-    if not _may_stand(key, _true_type(to_device(array, "cpu"), dtype)):
-        raise NonFinite(f"{key} holds NaN or infinity; the checkpoint was not written, the one before is still good")
-
-
-def _may_stand(key: str, tensor: Any) -> bool:
-    free = key.startswith(_IN_FLIGHT) or key.endswith(_MAY_BE_NAN)
-    return free or not tensor.is_floating_point() or bool(tensor.isfinite().all())
-
-
-def _refuse_hidden(value: Any, key: str) -> None:
-    """NaN behind a right checksum: it would come up ten updates later, as advice about the learning rate."""
-    if isinstance(value, dict | list):
-        for name, item in value.items() if isinstance(value, dict) else enumerate(value):
-            _refuse_hidden(item, f"{key}/{name}")
-    elif hasattr(value, "isfinite") and not _may_stand(key, value):
-        raise Unreadable(f"{key} holds NaN or infinity")
-
-
-def _write(temporary: Path, text: str, arrays: Mapping[str, tuple[Array, str]]) -> None:
+def _write(temporary: Path, text: str, arrays: Arrays) -> None:
     file, sink = create_h5(temporary)
     try:
         file.attrs["format"] = FORMAT
@@ -283,7 +225,7 @@ def _write(temporary: Path, text: str, arrays: Mapping[str, tuple[Array, str]]) 
         raise
 
 
-def _verify(path: Path, arrays: Mapping[str, Any]) -> None:
+def _verify(path: Path, arrays: Arrays) -> None:
     """Read every dataset back, one at a time: replay contents would not fit into memory twice."""
     with reading(path) as source:
         for name in (_JSON, *(f"arrays/{key}" for key in arrays)):
@@ -310,39 +252,9 @@ def _checked(source: Source, name: str) -> Array:
     return array
 
 
-def _once(fetch: Callable[[str], Any]) -> Callable[[str], Any]:
-    """Each array stands for one leaf: a text that names one a million times would fill memory."""
-    taken = set[str]()
-
-    def checked(key: str) -> Any:
-        if key in taken:
-            raise Unreadable(f"two leaves name the array {key}")
-        taken.add(key)
-        return fetch(key)
-
-    return checked
-
-
 def _crc(array: Array) -> int:
     return zlib.crc32(array.reshape(-1).view(np.uint8).data) if array.size else 0
 
 
-def decode(value: Any, fetch: Callable[[str], Any]) -> Any:
-    """The inverse of `encode`; ``fetch`` gives the array of a key as a tensor."""
-    if isinstance(value, list):
-        return [decode(item, fetch) for item in value]
-    if not isinstance(value, dict):
-        return value
-    if _MARK not in value:
-        return {name: decode(item, fetch) for name, item in value.items()}
-    return _true_type(fetch(value[_MARK]), value["dtype"])
-
-
 def _as_tensor(source: Source, key: str) -> Any:
     return to_device(_checked(source, f"arrays/{key}"), "cpu")
-
-
-def _true_type(tensor: Any, dtype: str) -> Any:
-    import torch
-
-    return tensor.view(torch.bfloat16) if dtype == "bfloat16" else tensor

@@ -10,12 +10,12 @@ import numpy as np
 
 from hpc_rl.devices import to_device
 from hpc_rl.storage.checkpoint import decode, encode
-from hpc_rl.types import Array
+from hpc_rl.storage.states import Arrays, decode, encode
 
 
 def to_bytes(state: dict[str, Any]) -> bytes:
     """Nested dicts and lists of tensors, arrays, numbers, strings and None as one byte string."""
-    arrays: dict[str, tuple[Array, str]] = {}
+    arrays: Arrays = {}
     text = json.dumps(encode(state, "", arrays))
     stream = io.BytesIO()
     leaves: dict[str, Any] = {key: x for key, (x, _) in arrays.items()}

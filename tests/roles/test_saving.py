@@ -25,8 +25,8 @@ from hpc_rl.roles.saving import Saver
 from hpc_rl.roles.snapshots import Snapshots
 from hpc_rl.roles.tally import Tally
 from hpc_rl.storage import checkpoint
-from hpc_rl.storage.checkpoint import NonFinite
 from hpc_rl.storage.run_dir import create
+from hpc_rl.storage.states import NonFinite
 
 TABLE = {
     "algorithm": "impala",

@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from hpc_rl.storage import checkpoint
-from hpc_rl.storage.checkpoint import Misfit, NonFinite, NoUsableCheckpoint, SaveFailed, Torn
+from hpc_rl.storage.checkpoint import Misfit, NoUsableCheckpoint, SaveFailed, Torn
 from hpc_rl.storage.packing import from_bytes, to_bytes
 from hpc_rl.storage.run_dir import RunDir, create
+from hpc_rl.storage.states import NonFinite
 
 
 @pytest.fixture
