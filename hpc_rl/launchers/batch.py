@@ -21,7 +21,7 @@ from hpc_rl.job import BadJob
 from hpc_rl.launchers import causes
 from hpc_rl.launchers.blame import all_records, blame, rank_records
 from hpc_rl.launchers.causes import Ending
-from hpc_rl.launchers.local import processes, sweep
+from hpc_rl.launchers.leftovers import clean_up, processes
 from hpc_rl.storage.run_dir import BadRun, RunDir, create, open_run, refuse_done, write_json
 from hpc_rl.storage.untrusted import Unreadable, appended, read_end, read_json, read_text
 
@@ -110,7 +110,7 @@ def end(folder: Path, token: str, code: int, most: int, mode: str, ending: Endin
     if started.get("token") != token:
         return "superseded"
     state, ending = run.read_state(), replace(ending, job=started["job"])
-    sweep({token}, None, run)
+    clean_up({token}, None, run)
     if state["state"] == "done":
         if code:
             print(
@@ -226,7 +226,7 @@ def _take_over(run: RunDir) -> None:
             f"{run.path} is still being worked on by process {min(living)}, not of this job; "
             f"stop that first (touch {run.path}/STOP)"
         )
-    sweep(tokens, None, run)
+    clean_up(tokens, None, run)
     for path in run.logs.glob("rank-*.json"):
         path.unlink(missing_ok=True)
 

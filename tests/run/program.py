@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from hpc_rl.launchers import local
+from hpc_rl.launchers.leftovers import take_over
 from hpc_rl.storage.run_dir import RunDir
 
 HARD_LIMIT_S = 150.0  # a run that takes longer hangs
@@ -128,7 +128,7 @@ def started(*arguments: object, python: str = sys.executable, **extra: str) -> I
         run = Path(str(arguments[arguments.index("--out") + 1]))
         if processes(run):  # the test failed, or killed the launcher alone
             kill_everything(run)
-            local.take_over(RunDir(run))
+            take_over(RunDir(run))
 
 
 def ended(process: subprocess.Popen[str]) -> Ended:

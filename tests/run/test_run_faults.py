@@ -33,7 +33,7 @@ from program import (
 )
 
 from hpc_rl import job as jobs
-from hpc_rl.launchers import local
+from hpc_rl.launchers.leftovers import take_over
 from hpc_rl.storage import checkpoint, trajectories
 from hpc_rl.storage.run_dir import create
 
@@ -197,7 +197,7 @@ def test_a_run_that_is_at_work_cannot_be_resumed_beside_it(tmp_path: Path) -> No
         kill_everything(run)
     shared = [Path(name) for record in records(run) for name in record["shared"]]
     shared += [Path("/dev/shm") / f"hpc_rl-{record['token']}-0" for record in records(run)]
-    local.take_over(run_dir(run))  # what the next attempt does first
+    take_over(run_dir(run))  # what the next attempt does first
     assert not any(path.exists() for path in shared)
 
 

@@ -19,7 +19,8 @@ from pathlib import Path
 
 import pytest
 
-from hpc_rl.launchers import local, shared_memory
+from hpc_rl.launchers import shared_memory
+from hpc_rl.launchers.leftovers import clean_up
 from hpc_rl.storage.run_dir import RunDir, create
 
 
@@ -64,7 +65,7 @@ def test_a_file_of_another_user_stays(folder: Path) -> None:
 
 
 def test_a_file_that_cannot_be_removed_changes_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Seen: the sweep after a good run met another user's file, and the run ended with exit code 2."""
+    """Seen: the clean-up after a good run met another user's file, and the run ended with exit code 2."""
     path = leave(folder, "mpich_shm_1f_0")
 
     def refuse(self: Path, missing_ok: bool = False) -> None:
@@ -155,7 +156,7 @@ def test_without_dev_shm_nothing_is_there(monkeypatch: pytest.MonkeyPatch, tmp_p
     shared_memory.remove({"token"}, [], ())
 
 
-def test_the_sweep_of_a_run_survives_what_it_cannot_remove(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_clean_up_of_a_run_survives_what_it_cannot_remove(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run: RunDir = create(tmp_path / "run", "")
     part = run.trajectories / "a0-worker-0" / "segment-000000.h5.tmp"
     part.parent.mkdir()
@@ -166,7 +167,7 @@ def test_the_sweep_of_a_run_survives_what_it_cannot_remove(tmp_path: Path, monke
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "unlink", refuse)
-        local.sweep({"token"}, set(), run)
+        clean_up({"token"}, set(), run)
     assert part.exists()
-    local.sweep({"token"}, set(), run)
+    clean_up({"token"}, set(), run)
     assert not part.exists()
