@@ -13,7 +13,8 @@ from hpc_rl.launchers import slurm
 from hpc_rl.launchers.options import Options
 from hpc_rl.launchers.script import command_line
 from hpc_rl.storage.run_dir import RunDir
-from hpc_rl.submit import submit, tasks
+from hpc_rl.submit import submit
+from hpc_rl.sweep import tasks
 
 JOB = "impala_catch"
 CHANGES = (

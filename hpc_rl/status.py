@@ -1,14 +1,11 @@
-"""`hpc-rl status`, `logs` and `submit --wait`: what a run says of itself, then what SLURM knows: one query for all."""
+"""`hpc-rl status`: the state that each run recorded, then that of its SLURM jobs: one query for all runs."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
-import time
-from collections import Counter
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from functools import cache
@@ -19,18 +16,14 @@ from hpc_rl import job as jobs
 from hpc_rl.launchers import causes, reasons, slurm
 from hpc_rl.launchers.batch import job_ids
 from hpc_rl.launchers.slurm import Seen
+from hpc_rl.run_folders import runs_of
 from hpc_rl.storage.metrics import CHIEFS, last_line, rate
 from hpc_rl.storage.run_dir import BadRun, RunDir
-from hpc_rl.storage.untrusted import MOST_LINE_BYTES, Unreadable, opened, printable, read_end, read_lines
+from hpc_rl.storage.untrusted import Unreadable, printable, read_end, read_lines
 
-RUNS = Path("runs")  # where commands that make a run put it, and `status` looks
 OVER = ("stopped", "done", "failed", "lost", "unreadable")
-TAIL_BYTES = 4096
-ASK_EVERY = 20  # looks at the files, one a second, for each question to SLURM
-FIRST_S, LATER_S = 5.0, 60.0  # between looks of `watch` and `wait`, which grow
-REPORT_S = 600.0  # `wait` reports at least so often
+TAIL_BYTES = 4096  # of an output are shown at first
 _TASK = {"run": str, "changes": list[str]}
-_JOB = re.compile(r"[0-9]+(_[0-9]+)?")
 
 
 @dataclass(frozen=True)
@@ -64,49 +57,9 @@ class Status:
     next: str = ""
 
 
-def runs(paths: Sequence[Path]) -> list[RunDir]:
-    """The runs of these folders; an array's folder, or a folder of runs and arrays, stands for all; a job's id for its
-    own. Raises BadRun, SlurmError.
-    """
-    found: list[RunDir] = []
-    for path in paths:
-        if _JOB.fullmatch(str(path)) and not path.exists():
-            found += _of_job(str(path))
-        elif (path / "job.toml").is_file():
-            found.append(RunDir(path))
-        elif below := _below(path):
-            found += below
-        else:
-            raise BadRun(f"{path} holds no run and no runs; `hpc-rl submit JOB --out DIR` makes one")
-    return found
-
-
-def _below(path: Path) -> list[RunDir]:
-    return [RunDir(p) for p in sorted(p.parent for depth in ("*", "*/*") for p in path.glob(f"{depth}/job.toml"))]
-
-
-def _of_job(job: str) -> list[RunDir]:
-    """The runs of a SLURM job, or of all tasks of an array: among ./runs, else where SLURM has its script from."""
-    script = Path(slurm.script_of(job) or "/")
-    for known in (_below(RUNS), [RunDir(script.parents[1]), *_below(script.parents[1])] if script.name else []):
-        if found := [run for run in known if any(re.fullmatch(rf"{job}(_\d+)?", one) for one in job_ids(run))]:
-            return found
-    raise BadRun(f"job {job} belongs to no run below {RUNS}, and SLURM does not know where it is; name its folder")
-
-
-def single(path: Path) -> RunDir:
-    """The one run of this folder, or of a job's id. Raises BadRun, naming one of several."""
-    if (path / "job.toml").is_file():
-        return RunDir(path)
-    found = runs([path])
-    if len(found) == 1 and not path.exists():
-        return found[0]
-    raise BadRun(f"{path} holds {len(found)} run(s); name one, like {found[0].path}")
-
-
 def status(paths: Sequence[Path], warn: Callable[[str], None]) -> list[Status]:
     """`states` of all runs of these folders or jobs. Raises BadRun."""
-    return states(runs(paths), warn)
+    return states(runs_of(paths), warn)
 
 
 def states(found: Sequence[RunDir], warn: Callable[[str], None]) -> list[Status]:
@@ -150,113 +103,6 @@ def render(lines: Sequence[Status]) -> str:
 
 def as_json(lines: Sequence[Status]) -> str:
     return json.dumps([asdict(line) for line in lines], indent=1)
-
-
-def wait(found: Sequence[RunDir], say: Callable[[str], None], pause: Callable[[float], None] = time.sleep) -> int:
-    """Report how these runs go until run and SLURM say that all are over; 0 where all are done or stopped, else 1.
-
-    It has no deadline, as a queue has none. Each change is reported, and what stays the same every ten minutes.
-    Raises BadRun where a run's folder is removed.
-    """
-    told: dict[str, str] = {}
-    warned: set[str] = set()
-    before: list[Status] = []
-    nap, silent = FIRST_S, 0.0
-
-    def warn(text: str) -> None:
-        if text not in warned:
-            say(f"warning: {text}")
-        warned.add(text)
-
-    while True:
-        _there(found)
-        lines = states(found, warn)
-        for line in lines:
-            word = f"{line.state}{f' as job {line.job}' if line.job else ''}"
-            details = "; ".join(text for text in (line.waits, line.reason) if text)
-            if told.get(line.run) != word + details:
-                say(f"{line.run}: {word}{f': {details}' if details else ''}")
-                told[line.run], silent = word + details, 0.0
-        # lost twice in a row: between two states of a job there may be a moment in which SLURM knows neither
-        if all(line.over and (line.state != "lost" or line in before) for line in lines):
-            return int(any(line.state not in ("done", "stopped") for line in lines))
-        if silent >= REPORT_S:
-            say(", ".join(f"{count} {state}" for state, count in Counter(line.state for line in lines).items()))
-            silent = 0.0
-        before = lines
-        pause(nap)
-        silent, nap = silent + nap, min(LATER_S, nap * 1.5)
-
-
-def tail(
-    path: Path,
-    follow: bool,
-    pause: Callable[[float], None] = time.sleep,
-    say: Callable[[str], None] = lambda text: None,
-) -> Iterator[str]:
-    """The newest lines of the batch script's latest output and of the ranks; with ``follow`` until the run is over.
-
-    ``say`` gets what is no line of theirs: that the run waits, and for what.
-    """
-    run = single(path)
-    at: dict[Path, int] = {}
-    told = ""
-    looks = printed = 0
-    while True:
-        line = None
-        _there([run])
-        if follow and (looks % ASK_EVERY == 0 or run.read_state()["state"] in OVER):  # SLURM may have ended what runs
-            (line,) = states([run], lambda text: None)
-            if line.waits and line.waits != told:
-                say(_waiting(line))
-                told = line.waits
-        for file in filter(Path.exists, (*_talking(run, at), run.logs / "ranks.log")):
-            lines, at[file] = _fresh(file, at.get(file, _near_the_end(file) if looks == 0 else 0))
-            yield from lines
-            printed += len(lines)
-        if not follow or (line is not None and line.over):
-            break
-        looks += 1
-        pause(1.0)
-    if not printed:
-        say(_waiting(*states([run], lambda text: None)))
-
-
-def _there(found: Sequence[RunDir]) -> None:
-    """Raises BadRun where a run's folder is gone: nobody would ever write down its end."""
-    for run in found:
-        if not run.job_file.is_file():
-            raise BadRun(f"{run.path} holds no run any more: somebody removed or moved it, so its end cannot be seen")
-
-
-def _waiting(line: Status) -> str:
-    if not line.waits:
-        return f"{line.run} is {line.state}, and has printed nothing" + (f"; {line.reason}" if line.reason else "")
-    start = f"; it starts about {line.start}" if line.start else ""
-    return f"{line.run} is {line.state}: job {line.job} waits: {line.waits}{start}"
-
-
-def _talking(run: RunDir, known: Container[Path]) -> list[Path]:
-    """The script's outputs that are followed; at first the latest alone."""
-    scripts = sorted(run.logs.glob("slurm-*.out"), key=lambda file: file.lstat().st_mtime)
-    return [file for file in scripts if file in known or file == scripts[-1]]
-
-
-def _near_the_end(file: Path) -> int:
-    """Where the last TAIL_BYTES begin, at the beginning of a line."""
-    with opened(file) as stream:
-        stream.seek(max(0, stream.seek(0, os.SEEK_END) - TAIL_BYTES - 1))
-        if stream.tell():
-            stream.readline()
-        return stream.tell()
-
-
-def _fresh(file: Path, at: int) -> tuple[list[str], int]:
-    with opened(file) as stream:
-        stream.seek(at)
-        data = stream.read(MOST_LINE_BYTES)
-    whole = data if len(data) == MOST_LINE_BYTES else data[: data.rfind(b"\n") + 1]
-    return whole.decode(errors="replace").splitlines(), at + len(whole)
 
 
 def _line(run: RunDir, seen: Sequence[Seen], ids: Sequence[str], known: bool | None) -> Status:
@@ -372,9 +218,14 @@ def _tasks(folder: Path) -> dict[str, str]:
     return {task["run"]: " ".join(task["changes"]) for task in tasks}
 
 
+def script_outputs(run: RunDir) -> list[Path]:
+    """What the batch scripts of this run printed, the latest last."""
+    return sorted(run.logs.glob("slurm-*.out"), key=lambda file: file.lstat().st_mtime)
+
+
 def _last_words(run: RunDir) -> str:
     """The end of the batch script's output: there a shell says what it could not find."""
-    scripts = _talking(run, ())
+    scripts = script_outputs(run)
     lines: list[str] = []
     with contextlib.suppress(FileNotFoundError, Unreadable):
         lines = read_end(scripts[-1], TAIL_BYTES).split("\n") if scripts else []

@@ -1,63 +1,26 @@
-"""`hpc-rl submit`, `resume`, `cancel`: run folders and scripts for the batch system. No torch, no MPI."""
+"""`hpc-rl submit` and `resume`: run folders and scripts for the batch system. No torch, no MPI."""
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
-import math
-import os
-import re
 import shutil
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hpc_rl import curves
 from hpc_rl import job as jobs
-from hpc_rl.job import BadJob, Job
-from hpc_rl.launchers import causes, limits, slurm
+from hpc_rl.job import BadJob
+from hpc_rl.launchers import limits, slurm
 from hpc_rl.launchers.batch import job_ids, note_job
 from hpc_rl.launchers.options import Options, changed, dependency, kept
 from hpc_rl.launchers.script import for_array, for_run, render
 from hpc_rl.resume import again
-from hpc_rl.status import single
+from hpc_rl.run_folders import single
 from hpc_rl.storage.run_dir import BadRun, RunDir, create, write_json, write_text
 from hpc_rl.storage.untrusted import read_text
-
-MOST_TASKS = 100_000
-STOP_S, LOOK_S = 180.0, 2.0  # how long cancel waits for a clean stop, and between its looks
-
-
-@dataclass(frozen=True)
-class Task:
-    """One run of a submission: its place in the array, what it changes, its resolved job."""
-
-    index: int
-    changes: tuple[str, ...]
-    job: Job
-
-
-def tasks(source: str, overrides: Sequence[str], seeds: str | None, sweeps: Sequence[str]) -> list[Task]:
-    """The product of seeds and sweeps over one job; a single task without changes where neither is given.
-
-    Raises:
-        BadJob: a range or a sweep that cannot be read, or any of the jobs is wrong.
-    """
-    axes: list[list[str]] = []
-    for item in sweeps:
-        key, equals, values = item.partition("=")
-        if not equals or not values:
-            raise BadJob(f"--sweep {item!r} is not KEY=VALUE,VALUE…")
-        axes.append([f"{key}={value}" for value in _split(values)])
-    if seeds is not None:
-        axes.append([f"seed={seed}" for seed in _seeds(seeds)])
-    if (count := math.prod(len(axis) for axis in axes)) > MOST_TASKS:
-        raise BadJob(f"{count} tasks are more than {MOST_TASKS}; submit a part of the sweep")
-    combined = enumerate(itertools.product(*axes))
-    return [Task(k, changes, jobs.load(source, (*overrides, *changes))) for k, changes in combined]
+from hpc_rl.sweep import Task
 
 
 def _unheard(text: str) -> None:
@@ -205,88 +168,6 @@ def resume(
     return job
 
 
-def cancel(found: Sequence[RunDir], now: bool = False) -> list[str]:
-    """Stop the jobs of these runs: waiting ones at once, running ones after they have saved; a sentence for each.
-
-    Raises:
-        Unasked: SLURM did not answer; what could be done without it is done.
-    """
-    try:
-        return _cancel(found, now)
-    except slurm.SlurmError as error:
-        raise Unasked(str(error), [_by_file(run) for run in found]) from None
-
-
-class Unasked(slurm.SlurmError):
-    """SLURM does not answer; ``sentences`` tell for each run what was done nevertheless."""
-
-    def __init__(self, message: str, sentences: list[str]) -> None:
-        super().__init__(message)
-        self.sentences = sentences
-
-
-def _by_file(run: RunDir) -> str:
-    """The STOP file needs no controller: a rank, or the batch script, finds it."""
-    with contextlib.suppress(BadRun):
-        if (state := run.read_state()["state"]) not in ("pending", "running"):
-            return f"{run.path}: {state} already"
-    run.request_stop(_who())
-    return f"{run.path}: STOP is written there: a job that runs saves and ends, one that waits ends when it starts"
-
-
-def _who() -> str:
-    return f"cancelled by {causes.user(os.getuid())} with hpc-rl cancel"
-
-
-def _cancel(found: Sequence[RunDir], now: bool) -> list[str]:
-    ids = {run.path: job_ids(run) for run in found}
-    seen = slurm.look([job for jobs_of_run in ids.values() for job in jobs_of_run])
-    active = {run.path: [seen[job] for job in ids[run.path] if job in seen and seen[job].active] for run in found}
-    for run in found:
-        if active[run.path]:
-            run.request_stop(_who())  # first, so that a job that begins right now ends itself
-    waiting = [item.job for jobs_of_run in active.values() for item in jobs_of_run if item.state == "PENDING"]
-    at_work = [item.job for jobs_of_run in active.values() for item in jobs_of_run if item.state != "PENDING"]
-    ended = curves.cancel(found)  # before its runs end, for that would start it
-    slurm.cancel(waiting)
-    late = at_work if now else _outlast(at_work)
-    slurm.cancel(late)
-    ended_runs = [
-        _cancelled(run, [item.job for item in active[run.path]], set(waiting), set(late), now) for run in found
-    ]
-    return [*ended_runs, *ended]
-
-
-def _outlast(running: Sequence[str]) -> list[str]:
-    """Those of the jobs that are still there when the time for a clean stop is over."""
-    left, deadline = list(running), time.monotonic() + STOP_S
-    while left and time.monotonic() < deadline:
-        time.sleep(LOOK_S)
-        seen = slurm.look(left)
-        left = [job for job in left if job in seen and seen[job].active]
-    return left
-
-
-def _cancelled(run: RunDir, ended: Sequence[str], waiting: set[str], late: set[str], now: bool) -> str:
-    if not ended and (not job_ids(run) or not slurm.here()) and run.read_state()["state"] == "running":
-        return _by_file(run)  # of hpc-rl run, or seen from a host without SLURM
-    if not ended:
-        return f"{run.path}: no job is queued or running"
-    if waiting.issuperset(ended):
-        sentence = f"{_who()} while it waited"
-    elif late.isdisjoint(ended):
-        state = run.read_state()
-        command = causes.pasted(state["next"])
-        return f"{run.path}: {state['reason']}" + (f"; go on with {command}" if command else "")
-    elif now:
-        sentence = f"{_who()} --now, without saving; the last checkpoint stands"
-    else:
-        sentence = f"{_who()}, and did not stop within {STOP_S:.0f} s; the last checkpoint stands"
-    command = causes.go_on(run, "cancelled")
-    run.write_state(state="stopped", reason=f"stopped: {sentence}", cause="cancelled", next=command)
-    return f"{run.path}: {sentence}; go on with {command}"
-
-
 def _keep(home: Path, scripts: Sequence[str], options: Options) -> list[Path]:
     """submit/job.sbatch as sent (job-1.sbatch … of further arrays), and submit/options.json: resume sends the same."""
     folder = home / "submit"
@@ -314,32 +195,3 @@ def _unmake(home: Path, runs: Sequence[RunDir]) -> None:
     shutil.rmtree(home / "submit", ignore_errors=True)
     with contextlib.suppress(OSError):  # other things lie in it, or it was the run itself
         home.rmdir()
-
-
-def _seeds(text: str) -> list[int]:
-    """``0-4`` or ``1,3,5-7``. Raises BadJob; of too many before any of them is made."""
-    found: list[int] = []
-    for part in text.split(","):
-        bounds = re.fullmatch(r"([0-9]{1,18})(?:-([0-9]{1,18}))?", part)
-        if not bounds:
-            raise BadJob(f"--seeds {text!r} is not understood; write 0-4 or 1,3,5")
-        seeds = range(int(bounds[1]), int(bounds[2] or bounds[1]) + 1)
-        if len(found) + len(seeds) > MOST_TASKS:
-            raise BadJob(f"--seeds {text!r} names more than {MOST_TASKS} seeds; submit a part of them")
-        found += seeds
-    if not found or len(set(found)) != len(found):
-        raise BadJob(f"--seeds {text!r} names {'no seed' if not found else 'a seed twice'}")
-    return found
-
-
-def _split(values: str) -> list[str]:
-    """Values between commas; a TOML array keeps its own: ``[64, 64],[128]``."""
-    parts, depth, here = [], 0, ""
-    for letter in values:
-        depth += {"[": 1, "]": -1}.get(letter, 0)
-        if letter == "," and depth == 0:
-            parts.append(here)
-            here = ""
-        else:
-            here += letter
-    return [*parts, here]

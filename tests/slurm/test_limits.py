@@ -16,13 +16,16 @@ from fake import answer, calls, program
 
 from hpc_rl import job as jobs
 from hpc_rl import status as states
+from hpc_rl.cancel import cancel_runs
 from hpc_rl.job import BadJob
 from hpc_rl.launchers.batch import job_ids
 from hpc_rl.launchers.options import Options
 from hpc_rl.launchers.slurm import LINE_BYTES, Refused, SlurmError, look, together
 from hpc_rl.launchers.slurm import cancel as end
+from hpc_rl.run_folders import runs_of
 from hpc_rl.storage.run_dir import BadRun, RunDir, create
-from hpc_rl.submit import cancel, parts, submit, tasks
+from hpc_rl.submit import parts, submit
+from hpc_rl.sweep import tasks
 
 OPTIONS = Options(launcher="srun", mpi="pmi2", time="10")
 MANY = 12_000  # ids of tasks of one array, which no single argument holds
@@ -91,7 +94,7 @@ def test_status_and_cancel_of_a_large_array(slurm: Path, tmp_path: Path, monkeyp
     program(slurm, "scancel", f"touch {tmp_path}/over")
     lines = states.status([tmp_path / "runs"], unwarned)
     assert len(lines) == 300 and {line.slurm for line in lines} == {"PENDING"}
-    said = cancel(states.runs([tmp_path / "runs"]))
+    said = cancel_runs(runs_of([tmp_path / "runs"]))
     assert len(said) == 300 and all("while it waited" in sentence for sentence in said)
 
 

@@ -21,18 +21,21 @@ from pathlib import Path
 import pytest
 from fake import answer, calls, program
 
-from hpc_rl import curves
+from hpc_rl import curves, follow
 from hpc_rl import job as jobs
 from hpc_rl import status as states
+from hpc_rl.cancel import cancel_runs
 from hpc_rl.job import BadJob
 from hpc_rl.launchers.batch import job_ids, note_job
 from hpc_rl.launchers.limits import check_time
 from hpc_rl.launchers.options import Options, seconds
 from hpc_rl.launchers.reasons import plain
 from hpc_rl.launchers.slurm import Refused, queued
+from hpc_rl.run_folders import runs_of, single
 from hpc_rl.storage.metrics import rate
 from hpc_rl.storage.run_dir import BadRun, RunDir, create
-from hpc_rl.submit import cancel, resume, submit, tasks
+from hpc_rl.submit import resume, submit
+from hpc_rl.sweep import tasks
 
 OPTIONS = Options(launcher="srun", mpi="pmi2", time="10")
 RUNNING = "12|RUNNING|None|2026-11-25T09:00:00|n[1-3]|1-02:03:04|59:58"
@@ -203,25 +206,25 @@ def test_a_run_is_named_by_its_job(slurm: Path, tmp_path: Path, monkeypatch: pyt
     answer(slurm, "sbatch", "121")
     submit(tasks("impala_catch", (), None, ()), Path("runs/one"), OPTIONS, False)
     answer(slurm, "squeue", "")
-    names = lambda job: [str(run.path) for run in states.runs([Path(job)])]  # noqa: E731
+    names = lambda job: [str(run.path) for run in runs_of([Path(job)])]  # noqa: E731
     assert names("121") == ["runs/one"] and names("12_1") == ["runs/many/0001"]
     assert names("12") == [f"runs/many/{k:04d}" for k in range(12)]
-    assert states.single(Path("12_11")).path == Path("runs/many/0011")
+    assert single(Path("12_11")).path == Path("runs/many/0011")
     with pytest.raises(BadRun, match=r"12 holds 12 run\(s\); name one"):
-        states.single(Path("12"))
+        single(Path("12"))
     with pytest.raises(BadRun, match="job 13 belongs to no run below runs"):
-        states.runs([Path("13")])
+        runs_of([Path("13")])
     Path("121").mkdir()  # a folder of that name comes first
     with pytest.raises(BadRun, match="121 holds no run"):
-        states.runs([Path("121")])
+        runs_of([Path("121")])
 
 
 def test_a_job_of_another_folder_is_found_by_its_script(slurm: Path, tmp_path: Path, monkeypatch: object) -> None:
     run = one_run(slurm, tmp_path / "far away" / "run", "")
     answer(slurm, "squeue", str(run.path / "submit" / "job.sbatch"))
-    assert [found.path for found in states.runs([Path("12")])] == [run.path]
+    assert [found.path for found in runs_of([Path("12")])] == [run.path]
     with pytest.raises(BadRun, match="job 9 belongs"):
-        states.runs([Path("9")])
+        runs_of([Path("9")])
 
 
 def test_resume_by_job_and_with_ranks(slurm: Path, tmp_path: Path) -> None:
@@ -245,7 +248,7 @@ def waited(found: list[RunDir], *steps: Callable[[], object]) -> tuple[int, list
         assert todo, f"it should be over: {said}"
         todo.pop(0)()
 
-    code = states.wait(found, said.append, pause)
+    code = follow.wait(found, said.append, pause)
     assert not todo, f"it ended too early: {said}"
     return code, said
 
@@ -304,20 +307,20 @@ def test_wait_goes_on_while_slurm_does_not_answer_and_says_so_once(slurm: Path, 
 
 def test_wait_of_an_array_counts_what_stays_the_same_and_ends_with_the_worst(slurm: Path, tmp_path: Path) -> None:
     submit(tasks("impala_catch", (), "0-1", ()), tmp_path / "runs", OPTIONS, True)
-    first, second = states.runs([tmp_path / "runs"])
+    first, second = runs_of([tmp_path / "runs"])
     answer(slurm, "squeue", "12_0|RUNNING|None|N/A|n1\n12_1|RUNNING|None|N/A|n1")
     naps: list[float] = []
     said: list[str] = []
 
     def pause(seconds: float) -> None:
         naps.append(seconds)
-        if sum(naps) > 2.3 * states.REPORT_S:
+        if sum(naps) > 2.3 * follow.REPORT_S:
             first.write_state(state="done", reason="done: budget")
             second.write_state(state="failed", reason="failed: boom")
             answer(slurm, "squeue", "")
 
-    assert states.wait([first, second], said.append, pause) == 1
-    assert said.count("2 pending") == 2 and max(naps) == states.LATER_S and naps[0] == states.FIRST_S
+    assert follow.wait([first, second], said.append, pause) == 1
+    assert said.count("2 pending") == 2 and max(naps) == follow.LATER_S and naps[0] == follow.FIRST_S
 
 
 @pytest.mark.parametrize("command", ["wait", "logs"])
@@ -329,9 +332,9 @@ def test_nobody_waits_for_a_run_whose_folder_is_gone(slurm: Path, tmp_path: Path
 
     with pytest.raises(BadRun, match="holds no run any more"):
         if command == "wait":
-            states.wait([run], lambda text: None, gone)
+            follow.wait([run], lambda text: None, gone)
         else:
-            list(states.tail(run.path, True, gone))
+            list(follow.tail(run.path, True, gone))
 
 
 def test_submit_waits_and_ends_as_the_run_did(slurm: Path, tmp_path: Path) -> None:
@@ -389,7 +392,7 @@ def test_the_log_of_a_run_that_waits_says_for_what(slurm: Path, tmp_path: Path) 
             run.write_state(state="done", reason="done: budget")
             answer(slurm, "squeue", "12|COMPLETED|None|N/A|n1")
 
-    assert list(states.tail(run.path, True, pause, said.append)) == ["learning"]
+    assert list(follow.tail(run.path, True, pause, said.append)) == ["learning"]
     assert [re.sub(r"^.* waits: ", "", line) for line in said] == [
         "Priority: jobs of higher priority come first; it starts about 2026-11-25T12:00:00",
         "Resources: it is next, and waits for nodes to become free",
@@ -422,7 +425,7 @@ def test_a_log_that_is_followed_goes_on_while_the_job_of_a_run_that_stopped_is_a
             (run.logs / "ranks.log").write_text("the next attempt\n")
             answer(slurm, "squeue", "12|COMPLETED|None|N/A|n1")
 
-    assert list(states.tail(run.path, True, pause)) == ["the next attempt"]
+    assert list(follow.tail(run.path, True, pause)) == ["the next attempt"]
 
 
 # ---- the analysis ---------------------------------------------------------------------------------------------------
@@ -460,7 +463,7 @@ def test_an_analysis_that_is_refused_does_not_fail_the_submission(slurm: Path, t
 def with_analysis(slurm: Path, folder: Path) -> list[RunDir]:
     submit(tasks("impala_catch", (), "0-1", ()), folder, OPTIONS, True)
     answer(slurm, "sbatch", "14")
-    found = states.runs([folder])
+    found = runs_of([folder])
     curves.analyze_after(["12"], [run.path for run in found], OPTIONS, folder)
     answer(slurm, "squeue", "14|PENDING|Dependency|N/A|\n12_0|PENDING|Priority|N/A|\n12_1|PENDING|Priority|N/A|")
     return found
@@ -498,14 +501,14 @@ def test_states_of_an_analysis(slurm: Path, tmp_path: Path, queue: str, account:
 
 def test_cancel_of_all_runs_cancels_their_analysis_first(slurm: Path, tmp_path: Path) -> None:
     found = with_analysis(slurm, tmp_path / "x")
-    said = cancel(found)
+    said = cancel_runs(found)
     assert said[2:] == [f"{tmp_path}/x/learning_curve.png: analysis job 14 cancelled"]
     assert [call for call in calls(slurm) if call.startswith("scancel")] == ["scancel 14", "scancel 12_[0,1]"]
 
 
 def test_cancel_of_one_run_leaves_the_analysis_of_the_others(slurm: Path, tmp_path: Path) -> None:
     found = with_analysis(slurm, tmp_path / "x")
-    assert len(cancel(found[:1])) == 1 and "scancel 14" not in calls(slurm)
+    assert len(cancel_runs(found[:1])) == 1 and "scancel 14" not in calls(slurm)
 
 
 def test_cancel_of_a_single_run_cancels_its_analysis(slurm: Path, tmp_path: Path) -> None:
@@ -513,7 +516,7 @@ def test_cancel_of_a_single_run_cancels_its_analysis(slurm: Path, tmp_path: Path
     answer(slurm, "sbatch", "14")
     curves.analyze_after(["12"], [run.path], OPTIONS, run.path)
     answer(slurm, "squeue", "14|PENDING|Dependency|N/A|\n12|PENDING|Priority|N/A|")
-    assert "analysis job 14 cancelled" in cancel([run])[-1]
+    assert "analysis job 14 cancelled" in cancel_runs([run])[-1]
 
 
 # ---- short partitions -----------------------------------------------------------------------------------------------

@@ -14,8 +14,10 @@ from types import SimpleNamespace
 import pytest
 from fake import answer, calls
 
+from hpc_rl import follow
 from hpc_rl import job as jobs
 from hpc_rl import status as states
+from hpc_rl.cancel import cancel_runs
 from hpc_rl.cli import main
 from hpc_rl.curves import analyze_after
 from hpc_rl.job import BadJob
@@ -23,8 +25,10 @@ from hpc_rl.launchers.batch import job_ids, note_job
 from hpc_rl.launchers.causes import user
 from hpc_rl.launchers.options import Options
 from hpc_rl.launchers.slurm import SlurmError
+from hpc_rl.run_folders import runs_of
 from hpc_rl.storage.run_dir import BadRun, RunDir, create
-from hpc_rl.submit import cancel, resume, submit, tasks
+from hpc_rl.submit import resume, submit
+from hpc_rl.sweep import tasks
 
 OPTIONS = Options(launcher="srun", mpi="pmi2", time="10")
 
@@ -92,7 +96,7 @@ def test_an_array_that_is_too_large_for_the_site_and_one_that_is_refused_for_ano
 def test_a_folder_of_several_runs_names_one(slurm: Path, tmp_path: Path) -> None:
     submit(tasks("impala_catch", (), "3-4", ()), tmp_path / "runs", OPTIONS, True)
     for command in (
-        lambda: list(states.tail(tmp_path / "runs", False)),
+        lambda: list(follow.tail(tmp_path / "runs", False)),
         lambda: resume(tmp_path / "runs", [], None, {}),
     ):
         with pytest.raises(BadRun, match=r"holds 2 run\(s\); name one, like .*runs/0000"):
@@ -183,7 +187,7 @@ def test_a_log_that_is_followed_ends_with_a_job_that_slurm_lost(slurm: Path, tmp
             file.write("later\n")
         answer(slurm, "squeue", "")
 
-    said = list(states.tail(tmp_path / "run", True, pause))
+    said = list(follow.tail(tmp_path / "run", True, pause))
     assert said[0] == "begin" and said[1].startswith("line 1") and said[-1] == "later" and len(naps) == 20
     assert "of an earlier job" not in said and len(said) < 700
 
@@ -251,18 +255,18 @@ def test_cancel_ends_waiting_jobs_at_once(slurm: Path, tmp_path: Path) -> None:
     run = create(tmp_path / "run", jobs.dumps(jobs.load("impala_catch")))
     note_job(run, "12")
     answer(slurm, "squeue", "12|PENDING|Resources|N/A|")
-    assert " with hpc-rl cancel while it waited; go on with hpc-rl resume" in cancel([run])[0]
+    assert " with hpc-rl cancel while it waited; go on with hpc-rl resume" in cancel_runs([run])[0]
     assert "scancel 12" in calls(slurm) and run.read_state()["state"] == "stopped"
     assert run.stop_requested()  # should the job have begun in between, it ends itself
     answer(slurm, "squeue", "")
-    assert "no job is queued" in cancel([run])[0]
+    assert "no job is queued" in cancel_runs([run])[0]
 
 
 def test_cancel_of_many_asks_and_waits_for_all_at_once(
     slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     submit(tasks("impala_catch", (), "0-2", ()), tmp_path / "runs", OPTIONS, True)
-    found = states.runs([tmp_path / "runs"])
+    found = runs_of([tmp_path / "runs"])
     answer(slurm, "squeue", "12_0|RUNNING|None|N/A|n1\n12_1|RUNNING|None|N/A|n1\n12_2|PENDING|Resources|N/A|")
 
     def save(seconds: float) -> None:
@@ -271,9 +275,9 @@ def test_cancel_of_many_asks_and_waits_for_all_at_once(
         answer(slurm, "squeue", "12_1|RUNNING|None|N/A|n1")
 
     # In place of the module: `subprocess` sleeps by time.sleep as well, while it waits for a child.
-    monkeypatch.setattr("hpc_rl.submit.time", SimpleNamespace(sleep=save, monotonic=time.monotonic))
-    monkeypatch.setattr("hpc_rl.submit.STOP_S", 0.5)
-    said = cancel(found)
+    monkeypatch.setattr("hpc_rl.cancel.time", SimpleNamespace(sleep=save, monotonic=time.monotonic))
+    monkeypatch.setattr("hpc_rl.cancel.STOP_S", 0.5)
+    said = cancel_runs(found)
     who = f"cancelled by {user(os.getuid())} with hpc-rl cancel"
     assert [run.stop_text() for run in found] == [who] * 3
     assert [line.partition(": ")[2] for line in said] == [
@@ -353,7 +357,7 @@ def test_cancel_without_a_controller_writes_what_needs_none(
 def test_cancel_of_a_run_that_hpc_rl_run_started_needs_no_slurm(slurm: Path, tmp_path: Path) -> None:
     run = create(tmp_path / "run", jobs.dumps(jobs.load("impala_catch")))
     run.write_state(state="running")
-    assert "STOP is written" in cancel([run])[0] and run.stop_requested()
+    assert "STOP is written" in cancel_runs([run])[0] and run.stop_requested()
 
 
 def test_what_describes_another_job_reaches_no_new_one(
