@@ -19,9 +19,10 @@ from typing import Any
 from hpc_rl import job as jobs
 from hpc_rl.job import BadJob
 from hpc_rl.launchers import causes
-from hpc_rl.launchers.blame import all_records, blame, rank_records
+from hpc_rl.launchers.blame import blame
 from hpc_rl.launchers.causes import Ending
 from hpc_rl.launchers.leftovers import clean_up, processes
+from hpc_rl.storage.rank_records import all_records, rank_records
 from hpc_rl.storage.run_dir import BadRun, RunDir, create, open_run, refuse_done, write_json
 from hpc_rl.storage.untrusted import Unreadable, appended, read_end, read_json, read_text
 

@@ -2,44 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import signal
 from typing import Any
 
+from hpc_rl.storage.rank_records import rank_records
 from hpc_rl.storage.run_dir import RunDir
-from hpc_rl.storage.untrusted import Unreadable, read_json
 
 _ENDS = "Killed|Out Of Memory|Aborted|Bus error|Illegal instruction|[A-Z][a-z]+ fault|Floating point exception"
-_FIELDS = {
-    "role": str, "host": str, "pid": int, "token": str, "shared": list[str],
-    "ended": str, "time": float, "error": str, "bug": bool, "trace": str,
-}  # fmt: skip
-_SEATED, _FAILED = ("pid", "role", "host", "token"), ("ended", "time", "error", "bug")  # come together
-
-
-def rank_records(run: RunDir) -> list[dict[str, Any]]:
-    """logs/rank-NNN.json of every rank that got as far as its seat, by rank."""
-    return [record for record in all_records(run) if "pid" in record]
-
-
-def all_records(run: RunDir) -> list[dict[str, Any]]:
-    """logs/rank-NNN.json of every rank that wrote one, by rank; a file that is torn or something else is left out."""
-    records = []
-    for path in sorted(run.logs.glob("rank-*.json")):
-        number = re.fullmatch(r"rank-([0-9]{3,9})", path.stem)
-        with contextlib.suppress(FileNotFoundError, Unreadable):
-            record = read_json(path, _FIELDS)
-            if number and _whole(record):
-                records.append({**record, "rank": int(number[1])})
-    return records
-
-
-def _whole(record: dict[str, Any]) -> bool:
-    """Of fields that come together there are all; a process number is one that a signal may be sent to."""
-    seated, failed = "pid" in record, record.get("ended") == "error"
-    there = all(key in record for key in (*_SEATED * seated, *_FAILED * failed))
-    return there and (not seated or record["pid"] > 1)
 
 
 def blame(run: RunDir, said: str, code: int, dead: dict[int, float], lone: bool = False) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hpc_rl.launchers import shared_memory
 from hpc_rl.launchers.base import TOKEN_VARIABLE
-from hpc_rl.launchers.blame import rank_records
+from hpc_rl.storage.rank_records import rank_records
 from hpc_rl.storage.run_dir import BadRun, RunDir
 
 

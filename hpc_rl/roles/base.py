@@ -27,7 +27,7 @@ LEAST_LEAD_S = 20.0  # before the end of the allocation; SLURM's signal usually 
 
 @dataclass
 class Seat:
-    """One rank's part of one attempt: everything that run.py decided before the role begins."""
+    """One rank's part of one attempt: everything that startup.py settled before the role begins."""
 
     job: Job
     plan: Plan

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import hpc_rl.transport
-from hpc_rl import run as rank
+from hpc_rl import failure
 from hpc_rl.storage.run_dir import BadRun
 
 
@@ -47,7 +47,7 @@ def aborted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[int]:
     def leave(code: int) -> None:
         raise Left(code)
 
-    monkeypatch.setattr(rank.os, "_exit", leave)
+    monkeypatch.setattr(failure.os, "_exit", leave)
     (tmp_path / "logs").mkdir()
     return codes
 
@@ -56,7 +56,7 @@ def fail(folder: Path, error: BaseException) -> dict[str, object]:
     before = signal.getsignal(signal.SIGALRM)
     try:
         with pytest.raises(Left):
-            rank._fail(folder, 1, error)
+            failure.end_all(folder, 1, error)
     finally:
         signal.signal(signal.SIGALRM, before)
     path = folder / "logs" / "rank-001.json"

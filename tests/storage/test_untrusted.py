@@ -18,8 +18,9 @@ import pytest
 
 from hpc_rl.launchers import shared_memory
 from hpc_rl.launchers.batch import job_ids
-from hpc_rl.launchers.blame import all_records, blame
+from hpc_rl.launchers.blame import blame
 from hpc_rl.storage.metrics import Metrics, last, rows
+from hpc_rl.storage.rank_records import all_records
 from hpc_rl.storage.run_dir import BadRun, RunDir, create, write_json, write_text
 from hpc_rl.storage.untrusted import (
     MOST_BYTES,

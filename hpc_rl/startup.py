@@ -1,0 +1,210 @@
+"""What is settled once per attempt, before a rank's role begins: job, plan, table of ranks, device, checkpoint.
+
+Imports torch and the rest of the package only inside functions: CUDA must be hidden from actors before that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hpc_rl.decisions import decide, settle_precision
+from hpc_rl.launchers.base import END_VARIABLE, TOKEN_VARIABLE
+from hpc_rl.storage.rank_records import write_record
+
+if TYPE_CHECKING:
+    from hpc_rl.envs.base import Environment
+    from hpc_rl.job import Job
+    from hpc_rl.roles.base import Seat
+    from hpc_rl.stop_flag import StopFlag
+    from hpc_rl.transport.ports import Ports
+
+
+def take_seat(folder: Path, link: Any, stop: StopFlag) -> Seat:
+    """Everything that is decided once per attempt: rank 0 decides, the others hear it as JSON.
+
+    Raises:
+        BadJob, BadEnvironment, NoUsableCheckpoint, Misfit: see there; the sentence is for the user.
+    """
+    from hpc_rl import job as jobs
+    from hpc_rl.storage.run_dir import open_run
+    from hpc_rl.transport.ports import Ports
+    from hpc_rl.transport.waiting import Waiting
+
+    run = open_run(folder)
+    stop.file = run.stop_file
+    job = jobs.load(run.job_file)
+    ports = Ports(link, Waiting(job.resources.deadline_s))
+    _agree(ports, job, run.job_file)
+    plan = jobs.topology(job.topology).plan(job)
+    place = plan.places[link.rank]
+    write_record(folder, link.rank, {"role": place.name, "host": _host(), **_traces()})
+    if place.rank in place.peers:  # its inference server is a thread of this process
+        from hpc_rl.transport import mpi
+
+        mpi.need_threads()
+    if not place.gpu:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    return _seat(job, plan, place, ports, run, stop)
+
+
+def _seat(job: Any, plan: Any, place: Any, ports: Ports, run: Any, stop: StopFlag) -> Seat:
+    from hpc_rl import job as jobs
+    from hpc_rl.envs.make import describe
+    from hpc_rl.envs.shares import shares
+    from hpc_rl.roles.base import Seat
+
+    if place.rank in plan.learners:
+        ports.link.prepare(plan.learners)
+    spec = describe(job.environment.id, job.environment.arguments)
+    nodes = ports.link.nodes()
+    table = _gathered(ports, job, plan, place, nodes)
+    decided = ports.broadcast(decide(job, plan, run, spec, table) if place.rank == 0 else {}, range(len(table)))
+    ports.waiting.hosts = tuple(row["host"] for row in table)
+    if place.rank == 0:
+        print(_table(table), flush=True)
+    device, precision = _processor(ports, job, plan, place, run, spec, nodes, table, decided)
+    _seed(job, place, decided["attempt"])
+    algorithm, config = jobs.algorithm(job.algorithm), jobs.method_config(job)
+    shares(spec.id, len(place.columns) or job.environment.columns, job.environment.processes)
+    environments: list[Environment] = []
+    return Seat(
+        job=job,
+        plan=plan,
+        place=place,
+        ports=ports,
+        run=run,
+        attempt=decided["attempt"],
+        token=decided["token"],
+        nodes=nodes,
+        device=device,
+        spec=spec,
+        algorithm=algorithm,
+        config=config,
+        resume=_resumed(run, decided["checkpoint"], job, spec),
+        stop=stop,
+        end_s=float(os.environ.get(END_VARIABLE) or 0) or None,
+        make_environment=lambda columns, threads: _environment(job, columns, threads, environments),
+        make_policy=_policy_maker(algorithm, config, spec, precision, device),
+        environments=environments,
+    )
+
+
+def _gathered(ports: Ports, job: Any, plan: Any, place: Any, nodes: list[int]) -> list[dict[str, Any]]:
+    """What every rank says of itself, by rank; the same table on all ranks."""
+    from hpc_rl import hardware
+
+    everyone = range(ports.link.size)
+    row = {**_row(place), **hardware.sight(job, plan, place, nodes)}
+    rows = [json.loads(text) for text in ports.gather(json.dumps(row).encode(), everyone)]
+    table: list[dict[str, Any]] = ports.broadcast(rows, everyone)
+    return table
+
+
+def _processor(
+    ports: Ports, job: Any, plan: Any, place: Any, run: Any, spec: Any, nodes: list[int],
+    table: list[dict[str, Any]], decided: dict[str, Any],
+) -> tuple[str, str]:  # fmt: skip
+    """(device, precision) of this rank; the number of its threads is set."""
+    import torch
+
+    from hpc_rl import hardware
+
+    torch.set_num_threads(decided["threads"] if place.gpu else place.threads)
+    device = hardware.device(decided["device"], plan, place, nodes, table[place.rank])
+    return device, settle_precision(ports, job, plan, run, spec, table, decided["device"], device)
+
+
+def _seed(job: Any, place: Any, attempt: int) -> None:
+    """The generators that foreign code may draw from; every stream of this package has a key of its own."""
+    import torch
+
+    from hpc_rl.envs.generators import seed_shared
+
+    torch.manual_seed(job.seed)
+    seed_shared(job.seed, place.columns.start if place.columns else job.environment.columns, attempt)
+
+
+def _policy_maker(algorithm: Any, config: Any, spec: Any, precision: str, device: str) -> Callable[[], Any]:
+    """Makes the method's policy with its net on the device."""
+    from hpc_rl.nets.precision import set_precision
+
+    def make_policy() -> Any:
+        policy = algorithm.policy(config, spec)
+        set_precision(policy.net, precision)
+        policy.net.to(device)
+        return policy
+
+    return make_policy
+
+
+def _resumed(run: Any, file: str | None, job: Any, spec: Any) -> Any:
+    """State and meta of the checkpoint to go on from, None for none. Raises Misfit: it is another job's."""
+    from hpc_rl.roles.fit import fit
+    from hpc_rl.storage import checkpoint
+
+    if file is None:
+        return None
+    state, meta = checkpoint.load(run.path / file)
+    checkpoint.fit(fit(job, spec), meta["fit"])
+    return state, meta
+
+
+def _environment(job: Job, columns: int, threads: int, kept: list[Environment]) -> Environment:
+    """Columns for training or evaluation, also put into ``kept``; a process is named before others give up on us."""
+    from hpc_rl.envs.make import make
+    from hpc_rl.envs.shares import Processes
+
+    wanted = job.environment
+    # `_seat` has refused too many for training; an evaluation may well have fewer columns
+    processes = Processes(min(wanted.processes, columns), job.resources.deadline_s / 2)
+    kept.append(make(wanted.id, wanted.arguments, columns, threads, processes))
+    return kept[-1]
+
+
+def _agree(ports: Ports, job: Job, file: Path) -> None:
+    """Raise BadJob on rank 0, which ends all, where a rank has read another job: a folder that is not shared, say."""
+    from hpc_rl.job import BadJob, dumps
+
+    digest = hashlib.sha256(dumps(job).encode()).hexdigest()
+    rows = [json.loads(row) for row in ports.gather(json.dumps([_host(), digest]).encode(), range(ports.link.size))]
+    for rank, (host, found) in enumerate(rows):
+        if found != digest:
+            raise BadJob(
+                f"rank {rank} on {host} reads another job than rank 0 in {file}; "
+                "put the run where every node sees the same files, with --out"
+            )
+
+
+def _host() -> str:
+    return os.environ.get("SLURMD_NODENAME") or os.uname().nodename
+
+
+def _row(place: Any) -> dict[str, Any]:
+    """What one rank tells about itself; the table of all answers most questions about a slow start."""
+    gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "all")
+    cores = sorted(os.sched_getaffinity(0))
+    return {"rank": place.rank, "role": place.name, "host": _host(), "cores": cores, "gpu": gpus if place.gpu else ""}
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    lines = [f"{'rank':>4}  {'role':<12} {'host':<16} {'cores':<16} gpu"]
+    for row in rows:
+        cores = f"{len(row['cores'])}: {row['cores'][0]}-{row['cores'][-1]}"
+        lines.append(f"{row['rank']:>4}  {row['role']:<12} {row['host']:<16} {cores:<16} {row['gpu']}".rstrip())
+    return "\n".join(lines)
+
+
+def _traces() -> dict[str, Any]:
+    """What a launcher needs to find this rank and what it would leave behind: process, token, files in /dev/shm."""
+    try:
+        maps = Path("/proc/self/maps").read_text()
+    except OSError:
+        maps = ""
+    shared = set(re.findall(r" (/dev/shm/\S+)$", maps, re.MULTILINE))  # those marked (deleted) are gone already
+    return {"pid": os.getpid(), "token": os.environ.get(TOKEN_VARIABLE, ""), "shared": sorted(shared)}
