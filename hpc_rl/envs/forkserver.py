@@ -16,15 +16,11 @@ from multiprocessing import forkserver, resource_tracker, set_forkserver_preload
 from multiprocessing.util import get_temp_dir
 
 from hpc_rl.envs.base import BadEnvironment
+from hpc_rl.launcher_variables import ANY_MPI, TASK
 
 STOPS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 SOCKET_VARIABLE = "HPC_RL_SOCKET_FOLDER"
 _LOADED = ("hpc_rl.envs.socket_folder", "hpc_rl.envs.child", "gymnasium.vector")  # once, not in every child
-_LAUNCHER = (
-    *("PMI", "MPI", "OMPI_", "PRTE_", "HYDRA_", "HYDI_", "PALS_", "I_MPI_", "MV2_", "SLURM_STEP", "SLURM_PROCID"),
-    *("SLURM_LOCALID", "SLURM_GTIDS", "SLURM_MPI_TYPE", "SLURM_PMI", "SLURM_TASK_PID", "SLURM_SRUN_COMM"),
-    "SLURM_LAUNCH_NODE_IPADDR",
-)
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
@@ -52,7 +48,7 @@ def _launcher_hidden() -> Iterator[None]:
     given = {**dict.fromkeys(_THREADS, "1"), SOCKET_VARIABLE: get_temp_dir()}
     before = dict(os.environ)
     for name in before:
-        if name.startswith(_LAUNCHER):
+        if name.startswith((*ANY_MPI, *TASK)):
             del os.environ[name]
     os.environ.update(given)
     try:

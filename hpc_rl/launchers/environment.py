@@ -9,10 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
+from hpc_rl.launcher_variables import RANK, SLURM
 from hpc_rl.launchers.base import END_VARIABLE, TOKEN_VARIABLE
 
-OF_A_JOB = ("SLURM", "SRUN_")  # prefixes: SLURM_, SLURMD_, SLURMSTEPD_ …
-OF_A_LAUNCHER = ("PMI", "HYDI_", "MPI_LOCAL", "OMPI_COMM_WORLD_", "OMPI_UNIVERSE_", "PRTE_LAUNCHED", "PALS_")
 OF_ANSWERS = ("SQUEUE_", "SACCT_", "SCANCEL_", "SCONTROL_")  # defaults that would filter what is asked for, or prompt
 KEPT = ("SLURM_CONF", "SLURM_JWT", "SLURM_CLUSTERS")  # how the controller is reached
 DEFAULTS = ("SLURM_MPI_TYPE", "SLURM_CPU_BIND", "SLURM_MEM_BIND", "SLURM_GPU_BIND", "SLURM_HINT", "SLURM_NETWORK")
@@ -35,7 +34,7 @@ def scrubbed(environment: Mapping[str, str]) -> dict[str, str]:
     A user's defaults for srun stay, unless srun itself has set them for the step in which this process runs.
     """
     kept = KEPT if "SLURM_STEP_ID" in environment else KEPT + DEFAULTS
-    gone = (*OF_A_JOB, *OF_A_LAUNCHER, *OF_ANSWERS, *OURS)
+    gone = (*SLURM, *RANK, *OF_ANSWERS, *OURS)
     given = "SLURM_JOB_GPUS" in environment or "SLURM_STEP_GPUS" in environment
     return {
         name: value

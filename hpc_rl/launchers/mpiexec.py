@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hpc_rl.job import BadJob
+from hpc_rl.launcher_variables import LAUNCHER, RANK, SETTINGS, SLURM
 from hpc_rl.launchers.base import END_VARIABLE
 
 _ROOT_SETTINGS = {
@@ -18,11 +19,7 @@ _ROOT_SETTINGS = {
 }
 # Hydra, of MPICH and of Intel, would start its helpers through srun, which waits for CPUs that this very step holds.
 _HERE = {"HYDRA_LAUNCHER": "fork", "HYDRA_BOOTSTRAP": "fork", "I_MPI_HYDRA_BOOTSTRAP": "fork"}
-# What says to an mpiexec, or to MPI, that it was started by another launcher. Settings (OMPI_MCA_…) are the user's.
-_OF_A_LAUNCHER = re.compile(
-    r"SLURM_|SRUN_|PMI_|PMI2_|PMIX_(?!MCA_)|HYDI_|HYDRA_(LAUNCHER|BOOTSTRAP|RMK|HOST_FILE|PROXY)|MPI_LOCAL|MPIRUN_"
-    r"|OMPI_(COMM|UNIVERSE|APP_CTX|FIRST_RANKS|FILE_LOCATION|NUM_APP|ARGV|COMMAND)|PRTE_(?!MCA_|ALLOW_)|PALS_|PBS_NODEFILE$"
-)
+_KEPT = ("SLURMD_", "SLURMSTEPD_", *SETTINGS)
 _FACTS = {  # of the job around it: no launcher goes by them, provenance and environments may
     f"SLURM_{name}"
     for name in ("CONF", "JOB_ID", "JOB_NAME", "JOB_PARTITION", "CLUSTER_NAME", "SUBMIT_DIR", "SUBMIT_HOST", "TMPDIR")
@@ -64,11 +61,16 @@ def environment(outer: Mapping[str, str] = os.environ) -> dict[str, str]:
     A shell inside a SLURM job (srun --pty, salloc, a batch script) carries the variables of that job's step; ranks
     started here are no part of it.
     """
-    kept = {name: x for name, x in outer.items() if name in _FACTS or not _OF_A_LAUNCHER.match(name)}
+    kept = {name: x for name, x in outer.items() if not _foreign(name)}
     end = outer.get("SLURM_JOB_END_TIME", "") if "SLURMD_NODENAME" in outer else ""
     if end.isdecimal():  # ranks that save before it do not depend on what mpiexec does with SLURM's last signal
         kept.setdefault(END_VARIABLE, end)
     return {**kept, **_ROOT_SETTINGS, **_HERE}
+
+
+def _foreign(name: str) -> bool:
+    """Whether it says to an mpiexec, or to MPI, that it was started by another launcher."""
+    return name.startswith((*SLURM, *RANK, *LAUNCHER)) and name not in _FACTS and not name.startswith(_KEPT)
 
 
 def allocation_hint(outer: Mapping[str, str] = os.environ) -> str:

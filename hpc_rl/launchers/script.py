@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hpc_rl.job import BadJob, Job, share
+from hpc_rl.launcher_variables import RANK, SLURM
 from hpc_rl.launchers import environment
 from hpc_rl.launchers.options import Options, dependency
 from hpc_rl.storage.untrusted import Unreadable, read_text
@@ -129,12 +130,12 @@ def _variables(directives: Sequence[str]) -> dict[str, str]:
         rows = textwrap.wrap(between.join(words), 100, break_long_words=False, break_on_hyphens=False)
         return " \\\n        ".join(rows)
 
-    answers = beginning(*environment.OF_A_LAUNCHER, *environment.OF_ANSWERS)
+    answers = beginning(*RANK, *environment.OF_ANSWERS)
     options = re.findall(r"^--([a-z-]+)", "\n".join(directives), re.MULTILINE)
     return {
         "foreign": lines([*environment.OURS, "SLURM_TIME_FORMAT", *answers]),
         "of_a_step": lines(beginning(*environment.STEP)),
-        "of_a_job": lines(beginning(*environment.OF_A_JOB)),
+        "of_a_job": lines(beginning(*SLURM)),
         "kept": lines((*environment.KEPT, *environment.DEFAULTS), " | "),
         "gpus": lines(environment.GPUS),
         "overruled": lines(environment.overruled(options)),
