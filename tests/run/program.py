@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starting import run_to_end
 
 from hpc_rl.launchers.leftovers import take_over
 from hpc_rl.storage.run_dir import RunDir
@@ -105,11 +106,8 @@ def environment(**extra: str) -> dict[str, str]:
 
 
 def hpc_rl(*arguments: object, python: str = sys.executable, cwd: Path | None = None, **extra: str) -> Ended:
-    """One call of the program, to its end."""
-    done = subprocess.run(
-        command(*arguments, python=python), capture_output=True, text=True, timeout=HARD_LIMIT_S, check=False,
-        env=environment(**extra), cwd=cwd,
-    )  # fmt: skip
+    """One call of the program, to its end; after HARD_LIMIT_S it is killed with all its ranks."""
+    done = run_to_end(command(*arguments, python=python), HARD_LIMIT_S, environment(**extra), cwd=cwd)
     return Ended(done.returncode, done.stdout, done.stderr, time.monotonic())
 
 

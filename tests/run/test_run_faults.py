@@ -31,6 +31,7 @@ from program import (
     wait_for,
     write_job,
 )
+from starting import run_to_end
 
 from hpc_rl import job as jobs
 from hpc_rl.launchers.leftovers import take_over
@@ -118,7 +119,7 @@ def test_ranks_that_read_another_job_are_named(tmp_path: Path) -> None:
         create(tmp_path / name, jobs.dumps(job))
         parts += [":", "-n", "1", sys.executable, "-m", "hpc_rl.run", str(tmp_path / name), "2"]
     mpiexec = str(Path(sys.executable).parent / "mpiexec")
-    done = subprocess.run([mpiexec, *parts[1:]], capture_output=True, text=True, timeout=60, check=False)
+    done = run_to_end([mpiexec, *parts[1:]], 60)
     assert done.returncode != 0
     assert "rank 1 on" in done.stderr and "reads another job than rank 0" in done.stderr
 
@@ -376,7 +377,7 @@ def test_a_read_only_disk_is_said_in_one_sentence(small_disk: Path, tmp_path: Pa
 def test_singletons_instead_of_a_world(finished: tuple[Path, Path], tmp_path: Path) -> None:
     shutil.copytree(finished[1], tmp_path / "run")
     rank = [sys.executable, "-m", "hpc_rl.run", str(tmp_path / "run"), "3"]
-    done = subprocess.run(rank, capture_output=True, text=True, timeout=60, check=False, env=environment())
+    done = run_to_end(rank, 60, environment())
     assert done.returncode == 1
     told = next(line for line in done.stderr.splitlines() if line.startswith("rank 0: "))
     assert "MPI sees 1 rank(s) where 3 were started" in told and "PMI" in told and "Traceback" not in done.stderr
