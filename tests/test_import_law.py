@@ -1,7 +1,9 @@
 """The import law and the brakes of the house plan, read from the source.
 
 Mutations seen to fail: mpi4py, pickle or a room above imported in nets/; a method named outside job.py; h5py in cli/;
-``isend`` in transport/mpi.py; ``.cpu()``, ``.numpy()``, ``.to(device=…)``, ``torch.from_numpy`` in a role.
+``isend`` in transport/mpi.py; ``.cpu()``, ``.numpy()``, ``.to(device=…)``, ``torch.from_numpy`` in a role; storage that
+imports job.py inside a function; two files of nets/ that import each other inside functions; a file of 301 lines; a
+method of 17 files; a line more that a2c, ppo and impala share; a line of OVER that is no longer needed.
 """
 
 from __future__ import annotations
@@ -38,27 +40,38 @@ def imports(name: str) -> set[str]:
 
 
 def file_of(module: str) -> str | None:
-    """hpc_rl.nets.torsos -> nets/torsos.py; None for a package, a name inside a file and somebody else's module."""
-    path = module.removeprefix("hpc_rl.").replace(".", "/") + ".py"
-    return path if module.startswith("hpc_rl.") and path in TREES else None
+    """hpc_rl.nets.torsos -> nets/torsos.py; None for an empty package, a name inside a file and a foreign module."""
+    stem = module.removeprefix("hpc_rl.").replace(".", "/")
+    files = [path for path in (f"{stem}.py", f"{stem}/__init__.py") if LINES.get(path)]
+    return files[0] if module.startswith("hpc_rl.") and files else None
 
 
 def ours(name: str) -> set[str]:
-    return {found for module in imports(name) if (found := file_of(module))}
+    """Files of this package that a file imports, at its top or inside a function."""
+    return {path for module in imports(name) if (path := file_of(module))} - {name}
+
+
+OURS = {name: ours(name) for name in TREES}
 
 
 def closure(name: str) -> set[str]:
+    """The file itself, what it imports, what that imports, …"""
     seen, todo = set(), [name]
     while todo:
-        here = todo.pop()
-        if here not in seen:
-            seen.add(here)
-            todo += ours(here)
+        file = todo.pop()
+        if file not in seen:
+            seen.add(file)
+            todo += OURS[file]
     return seen
 
 
+def room_of(name: str) -> str:
+    """The folder of a file, or its own name at the top."""
+    return name.split("/", maxsplit=1)[0]
+
+
 def below(*folders: str) -> list[str]:
-    return [name for name in TREES if name.split("/")[0] in folders]
+    return [name for name in TREES if room_of(name) in folders]
 
 
 def users(package: str) -> set[str]:
@@ -132,18 +145,134 @@ def test_functions_are_short(name: str) -> None:
     assert not long, f"{name}: {long} lines, at most 60"
 
 
-def test_files_are_short() -> None:
-    for name in below("algorithms"):
-        assert LINES[name] <= 250, f"{name} has {LINES[name]} lines, at most 250"
-    for name in below("roles"):
-        assert LINES[name] <= 120, f"{name} has {LINES[name]} lines, at most 120"
+# ---- the house measures ---------------------------------------------------------------------------------------------
+
+LONG = {"storage/trajectories.py", "envs/toys.py"}  # one format, one collection: longer if read in two places
+# What is still above a measure of the house, and the number it may have until then. A commit that brings a measure
+# down lowers its number; one that brings it within the house deletes the line.
+OVER: dict[tuple[str, str], int] = {
+    ("lines", "job.py"): 516,
+    ("lines", "types.py"): 324,
+    ("files", "roles/actor.py"): 36,
+    ("lines of closure", "roles/actor.py"): 4700,
+    ("files", "roles/evaluator.py"): 42,
+    ("lines of closure", "roles/evaluator.py"): 5900,
+    ("files", "roles/gradient_worker.py"): 36,
+    ("lines of closure", "roles/gradient_worker.py"): 4800,
+    ("files", "roles/learner.py"): 62,
+    ("lines of closure", "roles/learner.py"): 7800,
+    ("files", "roles/parameter_server.py"): 56,
+    ("lines of closure", "roles/parameter_server.py"): 7000,
+    ("files", "roles/worker.py"): 55,
+    ("lines of closure", "roles/worker.py"): 7300,
+    ("shared lines", "algorithms"): 22,
+}
+ROLES = ["actor", "env_worker", "evaluator", "gradient_worker", "learner", "parameter_server", "worker"]
+
+
+def check_measure(kind: str, name: str, value: int, most: int) -> None:
+    """Assert that a measure is within the house, or within its exception where it has one."""
+    limit = OVER.get((kind, name), most)
+    assert value <= limit, f"{name}: {value} {kind}, at most {limit}"
+    assert value > most or (kind, name) not in OVER, f"{name} has {value} {kind}: delete its line from OVER"
+
+
+def limit_of(name: str) -> int:
+    return {"algorithms": 250, "roles": 120}.get(room_of(name), 300)
+
+
+@pytest.mark.parametrize("name", sorted(set(TREES) - LONG))
+def test_files_are_short(name: str) -> None:
+    check_measure("lines", name, LINES[name], limit_of(name))
+
+
+def check_closure(name: str, files: int, lines: int) -> None:
+    found = {path for path in closure(name) if LINES[path]}
+    check_measure("files", name, len(found), files)
+    check_measure("lines of closure", name, sum(LINES[path] for path in found), lines)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_can_be_read_in_an_afternoon(method: str) -> None:
-    files = {name for name in closure(f"algorithms/{method}.py") if LINES[name]}
-    assert len(files) <= 16, sorted(files)
-    assert sum(LINES[name] for name in files) <= 1800
+    check_closure(f"algorithms/{method}.py", 16, 1800)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_role_can_be_read_in_a_day(role: str) -> None:
+    check_closure(f"roles/{role}.py", 30, 3500)
+
+
+def test_the_exceptions_name_what_is_measured() -> None:
+    measured = {*TREES, "algorithms"}
+    assert {name for _, name in OVER} <= measured
+    assert {f"roles/{role}.py" for role in ROLES} <= set(TREES)
+
+
+def own_lines(method: str) -> set[str]:
+    """Stripped lines of a method that are not blank, outside imports and Config."""
+    path = ROOT / "algorithms" / f"{method}.py"
+    left_out: set[int] = set()
+    for node in TREES[f"algorithms/{method}.py"].body:
+        if isinstance(node, ast.Import | ast.ImportFrom) or (isinstance(node, ast.ClassDef) and node.name == "Config"):
+            first = min([node.lineno, *(x.lineno for x in getattr(node, "decorator_list", []))])
+            left_out |= set(range(first, (node.end_lineno or first) + 1))
+    lines = enumerate(path.read_text().splitlines(), 1)
+    return {line.strip() for number, line in lines if number not in left_out and line.strip()}
+
+
+def test_methods_share_functions_and_not_lines() -> None:
+    shared = own_lines("a2c") & own_lines("ppo") & own_lines("impala")
+    check_measure("shared lines", "algorithms", len(shared), 20)
+
+
+# ---- no circle, no arrow up -----------------------------------------------------------------------------------------
+
+# Rooms from the ground up: a file imports from its own floor and from those below. What is not named (bench/, show.py,
+# status.py, run.py …) lies on the last floor but one.
+FLOORS: tuple[tuple[str, ...], ...] = (
+    ("types.py", "config.py", "experience.py", "fragments.py", "devices.py", "launcher_variables.py"),
+    ("formulas", "nets"),
+    ("optim",),
+    ("algorithms", "search"),
+    ("envs", "samplers", "replay", "storage", "transport"),
+    ("methods.py", "toml.py", "job.py", "resume.py"),
+    ("plan.py", "hardware.py"),
+    ("runtime",),
+    ("roles",),
+    ("topologies",),
+    ("launchers",),
+    (),
+    ("cli",),
+)
+UP = {  # arrows up that later commits turn round; the list only shrinks
+    ("hardware.py", "topologies/base.py"),
+    ("roles/base.py", "topologies/base.py"),
+    ("roles/evaluator.py", "evaluate.py"),
+}
+CIRCLES = {frozenset({"envs/make.py", "envs/processes.py", "envs/child.py"})}  # as above
+
+
+def floor_of(name: str) -> int:
+    room = room_of(name)
+    return next((k for k, rooms in enumerate(FLOORS) if room in rooms), len(FLOORS) - 2)
+
+
+def test_no_arrow_points_up() -> None:
+    arrows = {(name, path) for name in TREES for path in OURS[name] if floor_of(path) > floor_of(name)}
+    assert arrows - UP == set(), "a room imports one above it"
+    assert UP - arrows == set(), "delete these lines of UP"
+
+
+def circles() -> set[frozenset[str]]:
+    """Files that import each other, directly or through others, inside functions too."""
+    reach = {name: closure(name) for name in TREES}
+    found = {frozenset(other for other in reach[name] if name in reach[other]) for name in TREES}
+    return {files for files in found if len(files) > 1}
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    assert circles() - CIRCLES == set()
+    assert CIRCLES - circles() == set(), "delete these lines of CIRCLES"
 
 
 def test_mpi_moves_buffers_only() -> None:

@@ -16,17 +16,18 @@ MARK = "HPC_RL_TEST_MARK"  # inherited by everything that the command starts, in
 
 
 def run_to_end(
-    command: Sequence[object], limit_s: float, env: Mapping[str, str] = os.environ, **options: Any
+    command: Sequence[object], limit_s: float, env: Mapping[str, str] = os.environ, check: bool = False, **options: Any
 ) -> subprocess.CompletedProcess[str]:
     """The command's exit code and output. At the limit, or a Ctrl-C, all its descendants are killed.
 
-    `hpc-rl run` starts its ranks in a session of their own, so that killing the launcher alone would leave them working.
-    Raises TimeoutExpired.
+    `hpc-rl run` starts its ranks in a session of their own: killing the launcher alone would leave them working. Raises
+    TimeoutExpired, and with ``check`` CalledProcessError.
     """
     mark = secrets.token_hex(8)
-    options = {"capture_output": True, "text": True, "check": False, **options}
+    words, variables = [str(x) for x in command], {**env, MARK: mark}
+    options = {"capture_output": True, "text": True, **options}
     try:
-        return subprocess.run([str(x) for x in command], timeout=limit_s, env={**env, MARK: mark}, **options)
+        return subprocess.run(words, timeout=limit_s, env=variables, check=check, **options)
     except BaseException:
         kill_marked(mark)
         raise
