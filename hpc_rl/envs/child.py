@@ -18,10 +18,11 @@ import numpy as np
 from hpc_rl.envs.base import BadEnvironment, Environment, joined
 from hpc_rl.envs.forkserver import STOPS
 from hpc_rl.envs.generators import seed_shared
-from hpc_rl.envs.make import make
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
+
+Maker = Callable[[str, dict[str, Any], int], Environment]  # environments of (id, arguments, columns)
 
 # What an order does with one column and its value, in rounds: a toy that takes time has its clock started by send.
 _ROUNDS: dict[str, tuple[Callable[[Environment, Any], Any], ...]] = {
@@ -33,8 +34,9 @@ _ROUNDS: dict[str, tuple[Callable[[Environment, Any], Any], ...]] = {
 
 
 def serve(
-    pipe: Connection[Any, Any], id: str, arguments: dict[str, Any], columns: range, variables: dict[str, str], seed: int
-) -> None:
+    pipe: Connection[Any, Any], make: Maker, id: str, arguments: dict[str, Any], columns: range,
+    variables: dict[str, str], seed: int,
+) -> None:  # fmt: skip
     """Make one environment per column and carry out orders until the rank closes the pipe.
 
     Answers are (True, value) or (False, a sentence); whatever an environment raises becomes such a sentence.

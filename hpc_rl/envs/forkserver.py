@@ -20,7 +20,8 @@ from hpc_rl.launcher_variables import ANY_MPI, TASK
 
 STOPS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 SOCKET_VARIABLE = "HPC_RL_SOCKET_FOLDER"
-_LOADED = ("hpc_rl.envs.socket_folder", "hpc_rl.envs.child", "gymnasium.vector")  # once, not in every child
+# Once, not in every child.
+_LOADED = ("hpc_rl.envs.socket_folder", "hpc_rl.envs.child", "hpc_rl.envs.make", "gymnasium.vector")
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 

@@ -51,7 +51,7 @@ def make(
         raise BadEnvironment(f"{id} was asked for {columns} columns; at least one is needed")
     with _told(id, arguments):
         if processes.count:
-            return Crew(id, arguments, columns, processes)
+            return Crew(make, id, arguments, columns, processes)
         if id.startswith("ALE/"):
             return atari.make(id, _options(id, arguments), columns, threads)
         if id.startswith("toy/"):

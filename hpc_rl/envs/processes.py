@@ -18,6 +18,7 @@ import numpy as np
 
 from hpc_rl.envs import forkserver
 from hpc_rl.envs.base import BadEnvironment, Moves, joined
+from hpc_rl.envs.child import Maker, serve
 from hpc_rl.envs.shares import Processes, shares
 from hpc_rl.types import Array, Spec
 
@@ -31,10 +32,8 @@ _INHERITED = ("CUDA_VISIBLE_DEVICES",)  # decided after the server started
 class Crew:
     """b columns shared out over processes; see `Environment`. Each column moves as it would in this process."""
 
-    rules_state = None  # it would have to be sent with every move
-
-    def __init__(self, id: str, arguments: dict[str, Any], columns: int, processes: Processes) -> None:
-        """Start the processes and make every environment.
+    def __init__(self, make: Maker, id: str, arguments: dict[str, Any], columns: int, processes: Processes) -> None:
+        """Start the processes and make every environment in them, by ``make``, a function of a module.
 
         Raises:
             BadEnvironment: as `shares`, `forkserver.start` and `make.make`; or a process dies or takes too long.
@@ -48,17 +47,17 @@ class Crew:
         forkserver.start()
         atexit.register(self.close)  # runs before multiprocessing's own handler, which would wait for ever
         try:
-            self._start_in_time(arguments)
+            self._start_in_time(make, arguments)
             self.spec: Spec = self._answers()[0]
         except BaseException:
             self.close()
             raise
 
-    def _start_in_time(self, arguments: dict[str, Any]) -> None:
+    def _start_in_time(self, make: Maker, arguments: dict[str, Any]) -> None:
         """`_start` in a thread that can be given up: Python waits for the fork server without a deadline."""
         self._begin("its making")
         failures: list[Exception] = []
-        thread = Thread(target=self._start, args=(arguments, failures), daemon=True)
+        thread = Thread(target=self._start, args=(make, arguments, failures), daemon=True)
         thread.start()
         thread.join(self._deadline_s)
         if thread.is_alive():
@@ -66,15 +65,13 @@ class Crew:
         if failures:
             raise failures[0]
 
-    def _start(self, arguments: dict[str, Any], failures: list[Exception]) -> None:
+    def _start(self, make: Maker, arguments: dict[str, Any], failures: list[Exception]) -> None:
         try:
-            self._start_all(arguments)
+            self._start_all(make, arguments)
         except Exception as error:
             failures.append(error)
 
-    def _start_all(self, arguments: dict[str, Any]) -> None:
-        from hpc_rl.envs.child import serve
-
+    def _start_all(self, make: Maker, arguments: dict[str, Any]) -> None:
         context = get_context("forkserver")
         seed = random.getrandbits(63)  # of this rank's stream: other children each time, and the same in every run
         variables = {name: os.environ[name] for name in _INHERITED if name in os.environ}
@@ -82,7 +79,7 @@ class Crew:
             ours, theirs = context.Pipe()
             _limit(ours, self._deadline_s)
             # Not a daemon: those may not start processes themselves, and an environment might.
-            given = (theirs, self._id, arguments, share, variables, seed)
+            given = (theirs, make, self._id, arguments, share, variables, seed)
             process = context.Process(target=serve, args=given, daemon=False)
             process.start()
             theirs.close()
