@@ -5,12 +5,12 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from starting import run_to_end
 
 from hpc_rl import doctor
 from hpc_rl.job import BadJob
@@ -49,16 +49,14 @@ def test_two_ranks_exchange_inside_a_step_of_slurm(python: str, tmp_path: Path) 
     srun.chmod(0o755)
     environment = {**os.environ, **STEP, **nodes, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     code = "from hpc_rl import doctor; doctor.DEADLINE_S = 15; print(doctor._exchange())"
-    done = subprocess.run(
-        [python, "-c", code], capture_output=True, text=True, timeout=90, check=False, env=environment
-    )
+    done = run_to_end([python, "-c", code], 90, environment)
     assert "ok=True" in done.stdout, done.stdout + done.stderr
     assert not (tmp_path / "called").exists()
 
 
 def test_a_rank_without_its_mpiexec_is_a_singleton_and_says_so() -> None:
     command = [sys.executable, "-m", "hpc_rl.doctor", "--pair"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = run_to_end(command, 60)
     assert done.returncode == 1
     assert done.stdout.startswith("failed: MPI sees 1 rank(s) where 2 were started")
 
