@@ -286,7 +286,7 @@ def test_mpi_moves_buffers_only() -> None:
 
 CROSSINGS = {"numpy", "cpu", "cuda", "to", "pin_memory", "from_numpy", "as_tensor", "asarray", "frombuffer"}
 MAY_CROSS = {
-    "types.py": CROSSINGS,  # to_host, write_back, to_device
+    "devices.py": CROSSINGS,  # to_host, write_back, to_device
     "startup.py": {"to"},  # a rank's policy, once, before its parameters become one buffer
     "nets/precision.py": {"to"},  # the torso that is measured
     "topologies/actor_learner.py": {"to"},  # Place.to

@@ -32,6 +32,8 @@ _INHERITED = ("CUDA_VISIBLE_DEVICES",)  # decided after the server started
 class Crew:
     """b columns shared out over processes; see `Environment`. Each column moves as it would in this process."""
 
+    rules_state = None  # it would have to be sent with every move
+
     def __init__(self, make: Maker, id: str, arguments: dict[str, Any], columns: int, processes: Processes) -> None:
         """Start the processes and make every environment in them, by ``make``, a function of a module.
 

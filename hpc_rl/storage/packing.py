@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from hpc_rl.devices import to_device
-from hpc_rl.storage.checkpoint import decode, encode
 from hpc_rl.storage.states import Arrays, decode, encode
 
 
