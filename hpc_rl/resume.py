@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Iterable
 
 from hpc_rl import job as jobs
 from hpc_rl.job import BadJob, Job
 from hpc_rl.storage.run_dir import BadRun, RunDir, refuse_done
+
+CHANGEABLE_ON_RESUME = (
+    "budget",
+    "output",
+    "checkpoint",
+    "evaluate",
+    "resources.ranks",
+    "resources.device",
+    "resources.threads",
+    "resources.deadline_s",
+    "resources.reduction",
+    "environment.processes",
+)
 
 
 def again(run: RunDir, overrides: Iterable[str]) -> Job:
@@ -17,7 +31,7 @@ def again(run: RunDir, overrides: Iterable[str]) -> Job:
         BadRun: the run is done, and its budget is the same.
     """
     saved = jobs.load(run.job_file)
-    wanted = jobs.resumed(saved, jobs.load(run.job_file, overrides))
+    wanted = resumed(saved, jobs.load(run.job_file, overrides))
     state, before, after = run.read_state(), saved.budget.env_steps, wanted.budget.env_steps
     annealed = [f"{saved.algorithm}.{key}" for key, x in saved.method.items() if key.startswith("anneal") and x is True]
     at_rest = bool(annealed) and state["env_steps"] >= before
@@ -29,4 +43,29 @@ def again(run: RunDir, overrides: Iterable[str]) -> Job:
     refuse_done(run, same)
     if at_rest and after > before:
         raise BadJob(f"budget.env_steps = {after} would teach {run.path} nothing: {because}; {remedy}")
+    return wanted
+
+
+def resumed(saved: Job, wanted: Job) -> Job:
+    """The saved job with the changes that a resumed run may make. Raises BadJob naming the first other one.
+
+    ``resources.precision`` "auto" was decided when the run first started, and means that.
+    """
+    if wanted.resources.precision == "auto":
+        wanted = jobs.with_resources(wanted, precision=saved.resources.precision)
+    before, after = tomllib.loads(jobs.dumps(saved)), tomllib.loads(jobs.dumps(wanted))
+    for section in sorted(before.keys() | after.keys()):
+        old, new = before.get(section), after.get(section)
+        if old == new or section in CHANGEABLE_ON_RESUME or section == "name":
+            continue
+        if isinstance(old, dict) and isinstance(new, dict):
+            keys = [f"{section}.{k}" for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k)]
+            keys = [key for key in keys if key not in CHANGEABLE_ON_RESUME]
+        else:
+            keys = [section]
+        if keys:
+            raise BadJob(
+                f"{keys[0]} cannot change on --resume; only {', '.join(CHANGEABLE_ON_RESUME[:-1])} and "
+                f"{CHANGEABLE_ON_RESUME[-1]} can. Start a new run with another --out for the rest"
+            )
     return wanted

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import math
 import os
 import shutil
@@ -16,6 +15,7 @@ from hpc_rl.envs.make import describe
 from hpc_rl.envs.shares import shares
 from hpc_rl.fragments import fragment_bytes, trajectory_schema
 from hpc_rl.job import Job
+from hpc_rl.methods import extras
 from hpc_rl.nets import sizes
 from hpc_rl.topologies.base import Place, Plan, nodes_of
 from hpc_rl.transport.layout import Layout
@@ -89,20 +89,6 @@ def gather(job: Job) -> Figures:
     columns = next(len(place.columns) for place in plan.places if place.columns)
     shares(spec.id, columns, job.environment.processes)  # refuses those that do not fit
     return Figures(job, plan, spec, schema, columns, parameters, activations)
-
-
-def extras(algorithm: str) -> dict[str, Leaf]:
-    """EXTRAS, read from the method's file without importing it (that would import torch)."""
-    for node in ast.parse((jobs.PACKAGE / "algorithms" / f"{algorithm}.py").read_text()).body:
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == "EXTRAS":
-            assert isinstance(node.value, ast.Dict), f"algorithms/{algorithm}.py: EXTRAS must be a literal"
-            return {ast.literal_eval(k): _leaf(v) for k, v in zip(node.value.keys, node.value.values, strict=True) if k}
-    raise jobs.BadJob(f"algorithms/{algorithm}.py defines no EXTRAS")
-
-
-def _leaf(call: ast.expr) -> Leaf:
-    assert isinstance(call, ast.Call)
-    return Leaf(*(ast.literal_eval(argument) for argument in call.args))
 
 
 # --- the page ---

@@ -16,13 +16,15 @@ from click.testing import CliRunner
 
 from hpc_rl import job as jobs
 from hpc_rl.cli import cli
+from hpc_rl.config import hints_of
 from hpc_rl.job import BadJob
 from hpc_rl.launchers import options
+from hpc_rl.methods import config_class
 
 NUMBERS = [
     (section, name)
-    for section, kind in {**jobs._SECTIONS, **{name: jobs.config_class(name) for name in jobs.algorithms()}}.items()
-    for name, hint in kind.__annotations__.items()
+    for section, kind in {**jobs._SECTIONS, **{name: config_class(name) for name in jobs.algorithms()}}.items()
+    for name, hint in hints_of(kind).items()
     if "float" in str(hint) or "int" in str(hint)
 ]
 
@@ -48,7 +50,7 @@ def test_every_number_is_finite(section: str, name: str, value: float) -> None:
 @pytest.mark.parametrize(("section", "name"), NUMBERS)
 def test_a_truth_value_is_no_number(section: str, name: str) -> None:
     for value in (True, [True]):
-        with pytest.raises(BadJob, match=rf"^{section}\.{name}.* wrong kind"):
+        with pytest.raises(BadJob, match=rf"^{section}\.{name}.* must be"):
             jobs.parse(with_value(section, name, value))
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from hpc_rl import job as jobs
 from hpc_rl.fragments import trajectory_schema
+from hpc_rl import methods
 from hpc_rl.job import Job
 from hpc_rl.show import MIB, budget, gather, render
 from hpc_rl.transport.layout import Layout
@@ -113,7 +114,7 @@ def test_message_bytes_are_those_of_the_channel() -> None:
 @pytest.mark.parametrize("more", [{}, {"lstm": 5, "normalize_observation": True, "normalize_reward": True}])
 @pytest.mark.parametrize("name", jobs.algorithms())
 def test_leaves_and_parameters_are_read_without_importing_the_method(name: str, more: dict[str, Any]) -> None:
-    known = {key: value for key, value in more.items() if key in jobs.ranges(name)}
+    known = {key: value for key, value in more.items() if hasattr(methods.config_class(name), key)}
     job = jobs.parse({"algorithm": name, "topology": "solo", "environment": {"id": "toy/catch"}, name: known})
     figures = gather(job)
     acting = jobs.algorithm(name).policy(jobs.method_config(job), figures.spec)

@@ -29,6 +29,7 @@ Needs nothing in extras. Topologies: solo, allreduce; parameter_server; actor_le
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -43,6 +44,7 @@ from hpc_rl.algorithms.base import (
     optimizer_state,
 )
 from hpc_rl.devices import to_device
+from hpc_rl.config import BelowOne, Fraction, NonNegative, NonNegativeInt, Positive, PositiveInt
 from hpc_rl.formulas.policy_gradient import guarded, policy_gradient
 from hpc_rl.formulas.returns import gae
 from hpc_rl.formulas.value import half_squared
@@ -58,27 +60,27 @@ EXTRAS: Schema = {}
 
 @dataclass(frozen=True)
 class Config:
-    unroll: int = 5  # T, moves per column and update, >= 1
-    batch_columns: int = 0  # >= 0, columns per update on actor_learner; 0 takes one actor's share
-    learning_rate: float = 7e-4  # > 0
+    unroll: PositiveInt = 5  # T, moves per column and update
+    batch_columns: NonNegativeInt = 0  # columns per update on actor_learner; 0 takes one actor's share
+    learning_rate: Positive = 7e-4
     anneal: bool = True  # learning rate falls linearly to 0 over the budget
-    optimizer: str = "rmsprop"  # rmsprop | adam | rmsprop_inside, its ε inside the root
-    epsilon: float = 1e-5  # > 0, of the optimiser
-    decay: float = 0.99  # 0..1 and < 1, RMSProp's α or Adam's β₂
-    loss: str = "mean"  # mean | sum over T·B
-    discount: float = 0.99  # γ, 0..1
-    lambda_: float = 1.0  # 0..1, 1 is the n-step return
-    log_epsilon: float = 0.0  # >= 0, added to π inside its logarithm
-    entropy_cost: float = 0.01  # >= 0
-    value_cost: float = 0.5  # >= 0
-    max_grad_norm: float = 0.5  # > 0
-    reward_clip: float = 0.0  # >= 0, 0 leaves rewards raw
+    optimizer: Literal["rmsprop", "adam", "rmsprop_inside"] = "rmsprop"  # rmsprop_inside: ε inside the root
+    epsilon: Positive = 1e-5  # of the optimiser
+    decay: BelowOne = 0.99  # RMSProp's α or Adam's β₂
+    loss: Literal["mean", "sum"] = "mean"  # over T·B
+    discount: Fraction = 0.99  # γ
+    lambda_: Fraction = 1.0  # 1 is the n-step return
+    log_epsilon: NonNegative = 0.0  # added to π inside its logarithm
+    entropy_cost: NonNegative = 0.01
+    value_cost: NonNegative = 0.5
+    max_grad_norm: Positive = 0.5
+    reward_clip: NonNegative = 0.0  # 0 leaves rewards raw
     normalize_observation: bool = False  # by running mean and variance; vectors only
     normalize_reward: bool = False  # by the running spread of filtered returns
-    network: str = "nature"  # nature | shallow, for images
-    hidden: tuple[int, ...] = (64, 64)  # >= 1 units per layer for vector observations
-    lstm: int = 0  # >= 0, units of a recurrent layer; 0 has none
-    initial_std: float = 1.0  # > 0, σ of a box's actions at the start, in the scale of −1..1
+    network: Literal["nature", "shallow"] = "nature"  # for images
+    hidden: tuple[PositiveInt, ...] = (64, 64)  # units per layer for vector observations
+    lstm: NonNegativeInt = 0  # units of a recurrent layer; 0 has none
+    initial_std: Positive = 1.0  # σ of a box's actions at the start, in the scale of −1..1
 
 
 def loss(

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -40,6 +41,7 @@ from hpc_rl.algorithms.base import (
     optimizer_state,
 )
 from hpc_rl.devices import moved, to_device
+from hpc_rl.config import BelowOne, Fraction, NonNegative, NonNegativeInt, Positive, PositiveInt, Range
 from hpc_rl.formulas.policy_gradient import clipped_surrogate, policy_gradient
 from hpc_rl.formulas.returns import vtrace
 from hpc_rl.formulas.value import half_squared
@@ -58,34 +60,34 @@ EXTRAS: Schema = {
 
 @dataclass(frozen=True)
 class Config:
-    unroll: int = 20  # T, moves per fragment, >= 1
-    batch_columns: int = 0  # >= 0, columns per update on actor_learner; 0 takes one actor's share
-    minibatches: int = 1  # optimiser steps per pass, each on its share of the columns, >= 1
-    passes: int = 1  # times that a batch is learned from, >= 1; V-trace corrects for the growing distance
-    learning_rate: float = 6e-4  # > 0
+    unroll: PositiveInt = 20  # T, moves per fragment
+    batch_columns: NonNegativeInt = 0  # columns per update on actor_learner; 0 takes one actor's share
+    minibatches: PositiveInt = 1  # optimiser steps per pass, each on its share of the columns
+    passes: PositiveInt = 1  # times that a batch is learned from; V-trace corrects for the growing distance
+    learning_rate: Positive = 6e-4
     anneal: bool = True  # learning rate falls linearly to 0 over the budget
-    optimizer: str = "adam"  # adam | rmsprop | rmsprop_inside, its ε inside the root
-    epsilon: float = 1e-5  # > 0, of the optimiser
-    decay: float = 0.99  # 0..1 and < 1, RMSProp's α or Adam's β₂
-    momentum: float = 0.0  # 0..1 and < 1, RMSProp's momentum or Adam's β₁
-    loss: str = "mean"  # mean | sum over T·B
-    discount: float = 0.99  # γ, 0..1
-    lambda_: float = 1.0  # 0..1, leak of the traces c
-    surrogate_clip: float = 0.0  # >= 0, clips π/μ as PPO does, which makes this APPO; 0 is the paper's policy gradient
-    correction: str = "vtrace"  # vtrace | none
-    rho_bar: float = 1.0  # > 0
-    c_bar: float = 1.0  # > 0
-    entropy_cost: float = 0.01  # >= 0
-    value_cost: float = 0.5  # >= 0
-    max_grad_norm: float = 0.5  # > 0
-    replay: float = 0.0  # 0..0.9, share of each batch taken from this learner's queue of earlier columns
-    replay_columns: int = 1000  # >= 1, columns of one fragment each that the queue holds
+    optimizer: Literal["adam", "rmsprop", "rmsprop_inside"] = "adam"  # rmsprop_inside: ε inside the root
+    epsilon: Positive = 1e-5  # of the optimiser
+    decay: BelowOne = 0.99  # RMSProp's α or Adam's β₂
+    momentum: BelowOne = 0.0  # RMSProp's momentum or Adam's β₁
+    loss: Literal["mean", "sum"] = "mean"  # over T·B
+    discount: Fraction = 0.99  # γ
+    lambda_: Fraction = 1.0  # leak of the traces c
+    surrogate_clip: NonNegative = 0.0  # clips π/μ as PPO does: this is APPO; 0 is the paper's policy gradient
+    correction: Literal["vtrace", "none"] = "vtrace"
+    rho_bar: Positive = 1.0
+    c_bar: Positive = 1.0
+    entropy_cost: NonNegative = 0.01
+    value_cost: NonNegative = 0.5
+    max_grad_norm: Positive = 0.5
+    replay: Annotated[float, Range(0, 0.9)] = 0.0  # share of each batch taken from a queue of earlier columns
+    replay_columns: PositiveInt = 1000  # columns of one fragment each that this learner's queue holds
     normalize_advantage: bool = False  # divide advantages by their root mean square over the global minibatch
-    reward_clip: float = 1.0  # >= 0, 0 leaves rewards raw
-    network: str = "nature"  # nature | shallow, for images
-    hidden: tuple[int, ...] = (64, 64)  # >= 1 units per layer for vector observations
-    lstm: int = 0  # >= 0, units of a recurrent layer; 0 has none
-    initial_std: float = 1.0  # > 0, σ of a box's actions at the start, in the scale of −1..1
+    reward_clip: NonNegative = 1.0  # 0 leaves rewards raw
+    network: Literal["nature", "shallow"] = "nature"  # for images
+    hidden: tuple[PositiveInt, ...] = (64, 64)  # units per layer for vector observations
+    lstm: NonNegativeInt = 0  # units of a recurrent layer; 0 has none
+    initial_std: Positive = 1.0  # σ of a box's actions at the start, in the scale of −1..1
 
 
 def loss(

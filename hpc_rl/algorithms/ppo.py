@@ -25,6 +25,7 @@ Needs in extras: log_prob and value of the acting policy. Topologies: solo, allr
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -32,6 +33,7 @@ from torch import Tensor
 
 from hpc_rl.algorithms.base import Algorithm, Group, State, flatten, load_optimizer, make_optimizer, optimizer_state
 from hpc_rl.devices import to_device
+from hpc_rl.config import Fraction, NonNegative, NonNegativeInt, Positive, PositiveInt
 from hpc_rl.formulas.policy_gradient import approximate_kl, clipped_surrogate, kl_slope, surrogate
 from hpc_rl.formulas.returns import gae
 from hpc_rl.formulas.value import clipped_half_squared, explained_variance, half_squared, standardized
@@ -51,33 +53,33 @@ EXTRAS: Schema = {
 
 @dataclass(frozen=True)
 class Config:
-    unroll: int = 128  # T, moves per column and round, >= 1
-    epochs: int = 4  # passes over a batch, >= 1
-    minibatches: int = 4  # optimiser steps per epoch, >= 1
-    learning_rate: float = 2.5e-4  # > 0
+    unroll: PositiveInt = 128  # T, moves per column and round
+    epochs: PositiveInt = 4  # passes over a batch
+    minibatches: PositiveInt = 4  # optimiser steps per epoch
+    learning_rate: Positive = 2.5e-4
     anneal: bool = True  # learning rate falls linearly to 0 over the budget
-    epsilon: float = 1e-5  # > 0, Adam's
-    objective: str = "clip"  # clip | kl
-    clip: float = 0.1  # > 0, of π/π_old
+    epsilon: Positive = 1e-5  # Adam's
+    objective: Literal["clip", "kl"] = "clip"
+    clip: Positive = 0.1  # of π/π_old
     anneal_clip: bool = False  # clip falls linearly to 0 over the budget
-    kl_cost: float = 1.0  # >= 0, β of the first round
-    kl_target: float = 0.01  # > 0 nat, of a round; β moves towards it
-    hinge_cost: float = 0.0  # >= 0, ξ of the penalty on KL beyond 2 kl_target
-    value_clip: float = 0.0  # >= 0, 0 leaves the value loss unclipped
-    discount: float = 0.99  # γ, 0..1
-    lambda_: float = 0.95  # 0..1, GAE
-    entropy_cost: float = 0.01  # >= 0
-    value_cost: float = 0.5  # >= 0
-    max_grad_norm: float = 0.5  # > 0
+    kl_cost: NonNegative = 1.0  # β of the first round
+    kl_target: Positive = 0.01  # nat, of a round; β moves towards it
+    hinge_cost: NonNegative = 0.0  # ξ of the penalty on KL beyond 2 kl_target
+    value_clip: NonNegative = 0.0  # 0 leaves the value loss unclipped
+    discount: Fraction = 0.99  # γ
+    lambda_: Fraction = 0.95  # GAE
+    entropy_cost: NonNegative = 0.01
+    value_cost: NonNegative = 0.5
+    max_grad_norm: Positive = 0.5
     normalize_advantage: bool = True  # over the global batch
-    target_kl: float = 0.0  # >= 0 nat, ends a round early once an epoch's KL passes it; 0 never does
-    reward_clip: float = 0.0  # >= 0, 0 leaves rewards raw
+    target_kl: NonNegative = 0.0  # nat, ends a round early once an epoch's KL passes it; 0 never does
+    reward_clip: NonNegative = 0.0  # 0 leaves rewards raw
     normalize_observation: bool = False  # by running mean and variance; vectors only
     normalize_reward: bool = False  # by the running spread of filtered returns
-    network: str = "nature"  # nature | shallow, for images
-    hidden: tuple[int, ...] = (64, 64)  # >= 1 units per layer for vector observations
-    lstm: int = 0  # >= 0, units of a recurrent layer; 0 has none
-    initial_std: float = 1.0  # > 0, σ of a box's actions at the start, in the scale of −1..1
+    network: Literal["nature", "shallow"] = "nature"  # for images
+    hidden: tuple[PositiveInt, ...] = (64, 64)  # units per layer for vector observations
+    lstm: NonNegativeInt = 0  # units of a recurrent layer; 0 has none
+    initial_std: Positive = 1.0  # σ of a box's actions at the start, in the scale of −1..1
 
 
 @dataclass(frozen=True)

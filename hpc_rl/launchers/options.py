@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from hpc_rl.job import BadJob, convert, nearest, share
+from hpc_rl.config import BadJob, convert, hints_of, nearest
+from hpc_rl.job import share
 from hpc_rl.storage.untrusted import Unreadable, read_json, read_toml
 
 MODES = ("requeue", "chain", "none")
@@ -147,19 +148,13 @@ def _profile(name: str) -> dict[str, Any]:
 
 def _typed(table: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """The values as their fields' types want them. Raises BadJob."""
-    kinds = {item.name: item.type for item in fields(Options)}
+    hints = hints_of(Options)
     values = {}
     for key, value in table.items():
-        if key not in kinds:
-            raise BadJob(f"{path}: unknown key {key!r}" + nearest(key, kinds, "key"))
-        values[key] = convert(f"{path}: {key}", value, _hint(key))
+        if key not in hints:
+            raise BadJob(f"{path}: unknown key {key!r}" + nearest(key, hints, "key"))
+        values[key] = convert(f"{path}: {key}", value, hints[key])
     return values
-
-
-def _hint(key: str) -> Any:
-    from typing import get_type_hints
-
-    return get_type_hints(Options)[key]
 
 
 def _check(options: Options) -> None:

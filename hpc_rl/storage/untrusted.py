@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, get_args, get_origin
 
 MOST_BYTES = 4 << 20  # of a file that is read as a whole; parsed, it takes at most some 25 times as much memory
+MOST_TOML_BYTES = 1 << 20
 MOST_LINE_BYTES = 1 << 20
 MOST_LEVELS = 32  # of tables in tables; whatever copies or writes them goes down by recursion
 # tomllib's time grows with the square of a dotted key's parts. Possessive and bounded, so that this search is short for
@@ -127,7 +128,7 @@ def parse_line(line: bytes, fields: Mapping[str, Any], needed: Collection[str] =
         return None
 
 
-def read_toml(path: Path, most: int = 1 << 20) -> dict[str, Any]:
+def read_toml(path: Path, most: int = MOST_TOML_BYTES) -> dict[str, Any]:
     """The table of a TOML file. Raises FileNotFoundError, Unreadable."""
     text = read_text(path, most)
     try:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from hpc_rl.job import BadJob, Job, literal, ranges
+from hpc_rl.job import BadJob, Job
+from hpc_rl.methods import literal
 
 
 class WorldTooSmall(BadJob):
@@ -111,7 +112,7 @@ def nodes_of(ranks: int, nodes: int) -> list[int]:
 
 def check_minibatches(job: Job, steps: int, columns: int) -> None:
     """Raise BadJob where an optimiser step would have no data: ``steps`` and ``columns`` of all that learn together."""
-    if "minibatches" not in ranges(job.algorithm):
+    if "minibatches" not in job.method:
         return
     count = int(job.method["minibatches"])
     whole = literal(job.algorithm, "MINIBATCH") == "columns" or job.method.get("lstm")

@@ -8,13 +8,15 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
 from batches import NAMES, config_of, sampled
 
 from hpc_rl import job as jobs
 from hpc_rl.algorithms.base import Alone
+from hpc_rl.config import hints_of
+from hpc_rl.methods import allowed_topologies, config_class
 
 
 class Recording:
@@ -37,11 +39,11 @@ class Recording:
 
 
 def variants(name: str) -> list[dict[str, Any]]:
-    """The defaults, and one variant for each other choice of a field whose comment lists choices."""
+    """The defaults, and one variant for each other choice of a field that has choices."""
     plain = {item.name: getattr(config_of(name), item.name) for item in fields(config_of(name))}
-    texts = {key: text.split(",")[0] for key, text in jobs.ranges(name).items() if " | " in text}
-    words = [(key, word) for key, text in texts.items() for word in text.split(" over ")[0].split(" | ")]
-    return [plain, *({**plain, key: word.strip()} for key, word in words if word.strip() != plain[key])]
+    choices = {key: get_args(hint) for key, hint in hints_of(config_class(name)).items() if get_origin(hint) is Literal}
+    words = [(key, word) for key, known in choices.items() for word in known]
+    return [plain, *({**plain, key: word} for key, word in words if word != plain[key])]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -53,7 +55,7 @@ def test_every_config_field_is_read(name: str) -> None:
         learner = algorithm.learner(config, spec, algorithm.policy(config, spec), Alone())
         for batch in sampled(name, "toy/catch", 2, config=config)[1]:
             learner.update(batch, 0.5)
-    for topology in jobs.literal(name, "TOPOLOGIES"):
+    for topology in allowed_topologies(name):
         table = {"algorithm": name, "topology": topology, "environment": {"id": "toy/catch"}}
         job = replace(jobs.parse(table), resources=jobs.Resources(ranks=1 if topology == "solo" else 3))
         job = replace(job, environment=replace(job.environment, columns=12), method=Recording(variants(name)[0], read))
@@ -63,8 +65,9 @@ def test_every_config_field_is_read(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_config_read_without_torch_is_the_modules_own(name: str) -> None:
-    alone, own = jobs.config_class(name), jobs.algorithm(name).config
+    alone, own = config_class(name), jobs.algorithm(name).config
+    assert hints_of(alone) == hints_of(own)
     assert [item.name for item in fields(alone)] == [item.name for item in fields(own)]
     assert {item.name: getattr(alone(), item.name) for item in fields(alone)} == vars(own())
-    code = f"import sys; from hpc_rl import job; job.config_class({name!r})(); assert 'torch' not in sys.modules"
+    code = f"import sys; from hpc_rl import methods; methods.config_class({name!r})(); assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

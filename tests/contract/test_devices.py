@@ -20,6 +20,7 @@ from seats import Ran, run_job
 
 from hpc_rl import job as jobs
 from hpc_rl.devices import to_device, to_host, write_back
+from hpc_rl import methods
 from hpc_rl.storage import checkpoint
 
 COLUMNS = 4
@@ -38,9 +39,9 @@ def ways() -> list[Any]:
         "objective": "kl",
     }
     for name in NAMES:
-        known = jobs.config_class(name).__dataclass_fields__
+        known = methods.config_class(name).__dataclass_fields__
         carried = {key: value for key, value in whole.items() if key in known}
-        for topology in jobs.literal(name, "TOPOLOGIES"):
+        for topology in methods.allowed_topologies(name):
             more = carried
             if topology == "parameter_server":
                 more = {key: value for key, value in carried.items() if not key.startswith("normalize")}

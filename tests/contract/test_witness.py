@@ -18,14 +18,14 @@ import torch
 from batches import NAMES, sampled
 from seats import left_over, run_job
 
-from hpc_rl import job as jobs
+from hpc_rl.methods import allowed_topologies
 from hpc_rl.storage import checkpoint
 from hpc_rl.storage.trajectories import describe, read, segments
 from hpc_rl.types import Tree
 
 RANKS = {"solo": 1, "allreduce": 2}  # any other topology: 3
 COLUMNS = 4
-WAYS = [(name, topology) for name in NAMES for topology in jobs.literal(name, "TOPOLOGIES")]
+WAYS = [(name, topology) for name in NAMES for topology in allowed_topologies(name)]
 
 
 def table_of(name: str, topology: str, ranks: int, env_steps: int = 600, **method: Any) -> dict[str, Any]:

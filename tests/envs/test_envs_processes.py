@@ -28,6 +28,8 @@ from hpc_rl.envs.make import make
 from hpc_rl.envs.shares import Processes, shares
 from hpc_rl.launchers.base import TOKEN_VARIABLE
 from hpc_rl.launchers.leftovers import processes as marked
+from hpc_rl.launchers.local import processes as marked
+from hpc_rl.resume import resumed
 from hpc_rl.show import budget, gather, render
 from hpc_rl.storage.run_dir import create
 
@@ -298,7 +300,7 @@ def test_the_page_of_a_job_counts_their_memory():
 
 def test_processes_may_change_on_resume():
     few, many = (jobs.load("ppo_cartpole", [f"environment.processes={count}"]) for count in (0, 2))
-    assert jobs.resumed(few, many) == many
+    assert resumed(few, many) == many
 
 
 START = """

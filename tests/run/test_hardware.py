@@ -6,6 +6,7 @@ processor; the table of job.toml ignored; a mask divided by all ranks of the job
 
 from __future__ import annotations
 
+import tomllib
 from typing import Any
 
 import pytest
@@ -173,7 +174,7 @@ def test_environment_workers_have_no_policy_and_are_not_asked() -> None:
 def test_what_was_decided_stays_and_another_processor_is_measured_anew() -> None:
     job = job_of("allreduce", 2)
     first = hardware.kept(job, IMAGES, {"Old CPU": "bf16"})  # near the threshold; another measurement finds fp32
-    again = jobs.parse(jobs.tomllib.loads(jobs.dumps(first)))
+    again = jobs.parse(tomllib.loads(jobs.dumps(first)))
     assert again.resources.precisions == {"Old CPU": "bf16"} and again.resources.precision == "auto"
     assert settled(again, ["Old CPU", "Old CPU"], GAINS) == ({"Old CPU": "bf16"}, [])
     moved, measured = settled(again, ["New CPU", "New CPU"], GAINS)

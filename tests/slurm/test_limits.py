@@ -15,6 +15,7 @@ import pytest
 from fake import answer, calls, program
 
 from hpc_rl import job as jobs
+from hpc_rl import methods
 from hpc_rl import status as states
 from hpc_rl.cancel import cancel_runs
 from hpc_rl.job import BadJob
@@ -209,7 +210,7 @@ def test_too_many_seeds_are_refused_before_a_list_of_them_is_made(seeds: str, sw
 
 def test_the_file_of_a_method_is_read_once_for_all_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     tasks("impala_catch", (), "0", ())
-    monkeypatch.setattr(jobs.ast, "parse", None)
+    monkeypatch.setattr(methods.ast, "parse", None)
     assert len(tasks("impala_catch", (), "0-9", ())) == 10
 
 

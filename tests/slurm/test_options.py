@@ -36,9 +36,9 @@ def test_user_hides_site_and_the_command_line_hides_both(homes: tuple[Path, Path
     [
         ('partitoin = "x"', "did you mean 'partition'"),
         ("nodes = 0", "nodes = 0 must be at least 1"),
-        ('nodes = "two"', "nodes = 'two' is of the wrong kind; write a whole number"),
+        ('nodes = "two"', "nodes = 'two' must be a whole number"),
         ("x = [", "is not a cluster profile"),
-        ('modules = "gcc"', "write a list"),
+        ('modules = "gcc"', "must be a list"),
     ],
 )
 def test_a_bad_profile_is_one_sentence(homes: tuple[Path, Path], text: str, said: str) -> None:

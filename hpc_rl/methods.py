@@ -1,0 +1,179 @@
+"""Methods and topologies by name: their folders are the registries. Only this file turns a name into a module.
+
+A job is read on login nodes, where importing a method (and torch) takes too long. So a method's Config and its
+constants are read from its source: `config_class` executes the class ``Config`` alone, beside those imports of the file
+that it uses and that come from one of `FOR_CONFIG`. Functions and constants of the file are not there.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib
+import traceback
+import types
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hpc_rl.config import BadJob, check_defaults, shown
+
+if TYPE_CHECKING:  # login-node commands read jobs and must start without torch
+    from _typeshed import DataclassInstance
+
+    from hpc_rl.algorithms.base import Algorithm
+    from hpc_rl.types import Leaf
+
+PACKAGE = Path(__file__).parent
+FOLDER = PACKAGE / "algorithms"
+FOR_CONFIG = ("dataclasses", "typing", "math", "hpc_rl.config", "hpc_rl.types", "hpc_rl.experience")
+CONFIG_METHODS: tuple[str, ...] = ()  # methods that every Config has
+
+
+class BadMethod(BadJob):
+    """A file of algorithms/ is not a method; the message names the file, the line and what is wrong."""
+
+
+def algorithms() -> list[str]:
+    """Names of all methods."""
+    return _modules(FOLDER)
+
+
+def topologies() -> list[str]:
+    """Names of all topologies."""
+    return _modules(PACKAGE / "topologies")
+
+
+def _modules(folder: Path) -> list[str]:
+    names = (path.stem for path in folder.glob("*.py"))
+    return sorted(name for name in names if name.isidentifier() and name not in ("__init__", "base"))
+
+
+def algorithm(name: str) -> Algorithm:
+    """The method's value, importing its file (and torch).
+
+    Raises:
+        BadMethod: the file cannot be imported, or has no ALGORITHM.
+    """
+    try:
+        module = importlib.import_module(f"hpc_rl.algorithms.{name}")
+    except Exception as error:  # a method's file may raise anything
+        raise BadMethod(_sentence(FOLDER / f"{name}.py", error, "the file cannot be imported")) from error
+    if not hasattr(module, "ALGORITHM"):
+        raise BadMethod(f"algorithms/{name}.py defines no ALGORITHM; its last line is ALGORITHM = Algorithm(…)")
+    value: Algorithm = module.ALGORITHM
+    return value
+
+
+def topology(name: str) -> types.ModuleType:
+    """The topology's module: ``plan(job) -> Plan`` and ``run(...)``."""
+    return importlib.import_module(f"hpc_rl.topologies.{name}")
+
+
+def allowed_topologies(name: str) -> tuple[str, ...]:
+    """TOPOLOGIES of a method, without importing its file. Raises BadMethod where that is no tuple of their names."""
+    names, known = literal(name, "TOPOLOGIES"), topologies()
+    if not isinstance(names, tuple) or not names or any(x not in known for x in names):
+        raise BadMethod(
+            f"algorithms/{name}.py: TOPOLOGIES = {shown(names)} must be a tuple of topologies; "
+            f"choose from {', '.join(known)}"
+        )
+    return names
+
+
+def literal(name: str, constant: str) -> object:
+    """A literal constant of a method's file, without importing it. Raises BadMethod where there is none."""
+    value = _assigned(name, constant)
+    try:
+        return ast.literal_eval(value)
+    except (ValueError, TypeError):
+        raise BadMethod(f"algorithms/{name}.py, line {value.lineno}: {constant} must be a literal") from None
+
+
+def extras(name: str) -> dict[str, Leaf]:
+    """EXTRAS of a method, without importing its file. Raises BadMethod where that is no literal table of Leafs."""
+    from hpc_rl.types import Leaf
+
+    value = _assigned(name, "EXTRAS")
+    leaves = value.values if isinstance(value, ast.Dict) else [None]
+    calls = [leaf for leaf in leaves if isinstance(leaf, ast.Call)]
+    if not isinstance(value, ast.Dict) or len(calls) < len(leaves):
+        raise BadMethod(f"algorithms/{name}.py, line {value.lineno}: EXTRAS must be a literal table of Leaf(…)")
+    names = [ast.literal_eval(key) for key in value.keys if key]
+    return {key: Leaf(*map(ast.literal_eval, call.args)) for key, call in zip(names, calls, strict=True)}
+
+
+def _assigned(name: str, constant: str) -> ast.expr:
+    """The expression that a method's file assigns to a name, at the top level."""
+    for node in _parsed(FOLDER / f"{name}.py").body:
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        value = node.value if isinstance(node, ast.Assign | ast.AnnAssign) else None
+        if value is not None and any(isinstance(target, ast.Name) and target.id == constant for target in targets):
+            return value
+    raise BadMethod(f"algorithms/{name}.py defines no {constant}")
+
+
+def config_class(name: str) -> type[DataclassInstance]:
+    """The method's Config with its methods, without importing its file.
+
+    Raises:
+        BadMethod: there is none, it uses what is not there, or its own defaults could not be given in a job file.
+    """
+    return _config_class(FOLDER / f"{name}.py")
+
+
+@functools.cache
+def _config_class(path: Path) -> type[DataclassInstance]:
+    tree, file = _parsed(path), f"algorithms/{path.name}"
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Config"]
+    if not classes:
+        raise BadMethod(f"{file} defines no Config; every method has one, a frozen dataclass")
+    module = types.ModuleType(f"hpc_rl.algorithms.{path.stem}:Config")
+    source = ast.Module([*_imports(tree, _names(classes[0])), classes[0]], [])
+    try:
+        exec(compile(source, str(path), "exec", dont_inherit=True), module.__dict__)
+        kind: type[DataclassInstance] = module.Config
+        check_defaults(kind, path.stem)
+    except BadJob as error:
+        raise BadMethod(f"{file}, Config: {error}") from None
+    except Exception as error:  # what stands in the class may raise anything
+        problem = f"Config, which may use builtins and names from {', '.join(FOR_CONFIG)} only, cannot be read"
+        raise BadMethod(_sentence(path, error, problem)) from None
+    for method in CONFIG_METHODS:
+        if not callable(getattr(kind, method, None)):
+            raise BadMethod(f"{file}: Config has no method {method}(self); every method's Config defines it")
+    return kind
+
+
+def _names(tree: ast.AST) -> set[str]:
+    return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+
+
+def _imports(tree: ast.Module, names: set[str]) -> list[ast.stmt]:
+    """The imports at the file's top level that bind one of ``names`` and come from `FOR_CONFIG`."""
+    kept: list[ast.stmt] = []
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and node.module in FOR_CONFIG:
+            aliases = [alias for alias in node.names if (alias.asname or alias.name) in names]
+            kept += [ast.copy_location(ast.ImportFrom(node.module, aliases, node.level), node)] if aliases else []
+        elif isinstance(node, ast.Import):
+            modules = [alias for alias in node.names if alias.name in FOR_CONFIG and "." not in alias.name]
+            kept += [ast.copy_location(ast.Import(modules), node)] if modules else []
+    return kept
+
+
+@functools.cache
+def _parsed(path: Path) -> ast.Module:
+    """The syntax tree of a method's file."""
+    try:
+        return ast.parse(path.read_bytes(), str(path))
+    except (SyntaxError, ValueError, OSError) as error:
+        raise BadMethod(_sentence(path, error, "the file cannot be read")) from None
+
+
+def _sentence(path: Path, error: Exception, problem: str) -> str:
+    """File, line where ``error`` rose in it, the problem, and the error itself on one line."""
+    frames = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    lines = [error.lineno] if isinstance(error, SyntaxError) and error.filename == str(path) else frames[-1:]
+    where = f"algorithms/{path.name}" + "".join(f", line {line}" for line in lines)
+    text = error.msg if isinstance(error, SyntaxError) else " ".join(str(error).split())
+    return f"{where}: {problem} ({type(error).__name__}: {text})"
