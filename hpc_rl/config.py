@@ -95,12 +95,15 @@ def check_defaults(kind: type[DataclassInstance], name: str) -> None:
     """Refuse a dataclass whose own defaults could not be given in a job file.
 
     Raises:
-        BadJob: a default that its hint does not allow. TypeError: a hint that this file does not know.
+        BadJob: a default that its hint does not allow, or a hint that this file does not know.
     """
     defaults = kind()
     for key, hint in hints_of(kind).items():
         value = getattr(defaults, key)
-        convert(f"{name}.{key}", value, hint)
+        try:
+            convert(f"{name}.{key}", value, hint)
+        except TypeError as error:
+            raise BadJob(f"{name}.{key}: {error}") from None
         if type(None) in _alternatives(hint) and value is not None:
             raise BadJob(f"{name}.{key} may be None, which TOML cannot express; make None its default")
 
@@ -147,10 +150,19 @@ def _base(kind: Any) -> Any:
         return _base(inside[0])
     if origin is Literal and all(isinstance(choice, str) for choice in inside):
         return str
-    known = origin in _WORDS or (origin is tuple and len(inside) == 2 and inside[1] is ...) or origin is Any
-    if not known or (origin is dict and inside[:1] != (str,)):
-        raise TypeError(f"{kind} is no type of a configuration value")
-    return object if origin is Any else origin
+    if origin is Any:
+        return object
+    if (origin is tuple and inside[1:] == (...,)) or (origin is dict and inside[:1] == (str,)):
+        items = inside[0] if origin is tuple else inside[1]
+        for item in _alternatives(items):
+            _base(item)
+        return origin
+    if origin not in _WORDS or origin is dict or inside:
+        raise TypeError(
+            f"{kind} is no type of a configuration value; "
+            "use bool, int, float, str, Annotated, Literal, tuple[…, ...] or dict[str, …]"
+        )
+    return origin
 
 
 def _is_a(kind: Any, value: object) -> bool:

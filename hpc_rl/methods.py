@@ -136,8 +136,8 @@ def _config_class(path: Path) -> type[DataclassInstance]:
     except BadJob as error:
         raise BadMethod(f"{file}, Config: {error}") from None
     except Exception as error:  # what stands in the class may raise anything
-        problem = f"Config, which may use builtins and names from {', '.join(FOR_CONFIG)} only, cannot be read"
-        raise BadMethod(_sentence(path, error, problem)) from None
+        rule = f"; it may use builtins and names from {', '.join(FOR_CONFIG)}" if isinstance(error, NameError) else ""
+        raise BadMethod(_sentence(path, error, "Config cannot be read") + rule) from None
     for method in CONFIG_METHODS:
         if not callable(getattr(kind, method, None)):
             raise BadMethod(f"{file}: Config has no method {method}(self); every method's Config defines it")
@@ -173,7 +173,7 @@ def _parsed(path: Path) -> ast.Module:
 def _sentence(path: Path, error: Exception, problem: str) -> str:
     """File, line where ``error`` rose in it, the problem, and the error itself on one line."""
     frames = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-    lines = [error.lineno] if isinstance(error, SyntaxError) and error.filename == str(path) else frames[-1:]
-    where = f"algorithms/{path.name}" + "".join(f", line {line}" for line in lines)
+    line = error.lineno if isinstance(error, SyntaxError) and error.filename == str(path) else max(frames[-1:], default=0)
+    where = f"algorithms/{path.name}" + (f", line {line}" if line else "")
     text = error.msg if isinstance(error, SyntaxError) else " ".join(str(error).split())
     return f"{where}: {problem} ({type(error).__name__}: {text})"

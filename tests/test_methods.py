@@ -7,6 +7,7 @@ came; TOPOLOGIES not compared with the folder; the line of a mistake taken from 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -51,8 +52,8 @@ ALGORITHM = "a value"
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Beside the package's own methods those of an empty folder; what is imported from there is forgotten again."""
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty folder in place of algorithms/; what is imported from there is forgotten again."""
     monkeypatch.setattr(methods, "FOLDER", tmp_path)
     monkeypatch.setattr(hpc_rl.algorithms, "__path__", [str(tmp_path)])
     before = set(sys.modules)
@@ -107,8 +108,8 @@ CASES = {
     "no dataclass": (WHOLE.replace("@dataclass(frozen=True)\n", ""), "dataclass"),
     "torch in a config": (
         WHOLE.replace("rate: Positive = 0.1", "rate: Positive = torch.ones(1)"),
-        "line 19: Config, which may use builtins and names from dataclasses, typing, math, hpc_rl.config, "
-        "hpc_rl.types, hpc_rl.experience only, cannot be read (NameError: name 'torch' is not defined)",
+        "line 19: Config cannot be read (NameError: name 'torch' is not defined); it may use builtins and names from "
+        "dataclasses, typing, math, hpc_rl.config, hpc_rl.types, hpc_rl.experience",
     ),
     "a default out of its range": (
         WHOLE.replace("rate: Positive = 0.1", "rate: Positive = 0.0"),
@@ -116,7 +117,7 @@ CASES = {
     ),
     "a type that no file can give": (
         WHOLE.replace("rate: Positive = 0.1", "rate: complex = 0j"),
-        "is no type of a configuration value",
+        "Config: foo.rate: <class 'complex'> is no type of a configuration value; use bool, int",
     ),
     "a field without a default": (WHOLE.replace("unroll: PositiveInt = 5", "unroll: PositiveInt"), "missing 1 required"),
     "a mistake in two lines": (WHOLE.replace("= 0.1", "= int('a\\nb')"), "line 19: "),
