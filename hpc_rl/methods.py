@@ -173,7 +173,9 @@ def _parsed(path: Path) -> ast.Module:
 def _sentence(path: Path, error: Exception, problem: str) -> str:
     """File, line where ``error`` rose in it, the problem, and the error itself on one line."""
     frames = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-    line = error.lineno if isinstance(error, SyntaxError) and error.filename == str(path) else max(frames[-1:], default=0)
+    line = (
+        error.lineno if isinstance(error, SyntaxError) and error.filename == str(path) else max(frames[-1:], default=0)
+    )
     where = f"algorithms/{path.name}" + (f", line {line}" if line else "")
     text = error.msg if isinstance(error, SyntaxError) else " ".join(str(error).split())
     return f"{where}: {problem} ({type(error).__name__}: {text})"

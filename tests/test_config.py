@@ -77,7 +77,11 @@ BAD: list[tuple[Any, Any, str]] = [
     (tuple[PositiveInt, ...], 64, "x = 64 must be a list of whole numbers"),
     (tuple[PositiveInt, ...], [64, 0], "x[1] = 0 is out of range; it must be >= 1"),
     (tuple[dict[str, Any], ...], [1], "x[0] = 1 must be a table"),
-    (dict[str, Literal["fp32", "bf16"]], {"a b": "fp8"}, "x.'a b' = 'fp8'; choose from fp32, bf16; did you mean 'fp32'?"),
+    (
+        dict[str, Literal["fp32", "bf16"]],
+        {"a b": "fp8"},
+        "x.'a b' = 'fp8'; choose from fp32, bf16; did you mean 'fp32'?",
+    ),
     (dict[str, Any], {"y": [math.nan]}, "x.y[0] = nan is not a number; write the number, or leave the argument out"),
     (dict[str, Any], {1: 2}, "x has a key 1, which is not Unicode text; write it in UTF-8"),
     (bool, 1, "x = 1 must be true or false"),
@@ -116,7 +120,9 @@ def test_free_values_are_what_toml_would_give_back() -> None:
 
 def test_a_section_is_built_over_its_defaults() -> None:
     table = {"rate": 1, "hidden": [8], "names": {"New CPU": "bf16"}, "sets": [{"rows": 3}]}
-    assert build(Settings, table, "s") == Settings(rate=1.0, hidden=(8,), names={"New CPU": "bf16"}, sets=({"rows": 3},))
+    assert build(Settings, table, "s") == Settings(
+        rate=1.0, hidden=(8,), names={"New CPU": "bf16"}, sets=({"rows": 3},)
+    )
     with pytest.raises(BadJob, match=r"^unknown key s\.ratee; did you mean 'rate'\?$"):
         build(Settings, {"ratee": 1}, "s")
     with pytest.raises(BadJob, match=r"^s = 3 must be a table; write \[s\]$"):

@@ -1,7 +1,9 @@
 """The import law and the brakes of the house plan, read from the source.
 
-Mutations seen to fail: mpi4py, pickle or a room above imported in nets/; a method named outside methods.py; h5py in cli.py;
-``isend`` in transport/mpi.py; ``.cpu()``, ``.numpy()``, ``.to(device=…)``, ``torch.from_numpy`` in a role.
+Mutations seen to fail: mpi4py, pickle or a room above imported in nets/; a method named outside methods.py; h5py in
+cli/; ``isend`` in transport/mpi.py; ``.cpu()``, ``.numpy()``, ``.to(device=…)``, ``torch.from_numpy`` in a role; storage
+that imports job.py inside a function; two files of nets/ that import each other inside functions; a file of 301 lines;
+a method of 17 files; a line more that a2c, ppo and impala share; a line of OVER that is no longer needed.
 """
 
 from __future__ import annotations
@@ -83,11 +85,14 @@ def test_the_reader_sees_imports() -> None:
 
 def test_nouns_equations_and_networks_know_nothing_above_them() -> None:
     assert not ours("config.py")
-    for name in below("types.py", "formulas", "nets"):
-        wrong = [x for x in ours(name) if x != "types.py" and x.split("/")[0] not in ("formulas", "nets")]
+    for name in below(*LOWEST):
+        wrong = [x for x in ours(name) if x not in LOWEST]
+        assert not wrong, f"{name} imports {wrong}"
+    for name in below("formulas", "nets"):
+        wrong = [x for x in ours(name) if x not in LOWEST and x.split("/")[0] not in ("formulas", "nets")]
         assert not wrong, f"{name} imports {wrong}"
     for name in below("algorithms"):
-        allowed = ("types.py", "config.py", "algorithms/base.py")
+        allowed = (*LOWEST, "config.py", "algorithms/base.py")
         wrong = [x for x in ours(name) if x not in allowed and x.split("/")[0] not in ("formulas", "nets")]
         assert not wrong, f"{name} imports {wrong}"
 
@@ -97,7 +102,8 @@ def test_only_methods_turns_a_name_into_a_module() -> None:
     for name, tree in TREES.items():
         if name == "methods.py":
             continue
-        calls = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+        called = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
+        calls = {function.id for function in called if isinstance(function, ast.Name)}
         assert not calls & {"exec", "eval", "compile", "__import__"}, f"{name} executes source"
         wrong = [x for x in imports(name) for method in METHODS if x.startswith(f"hpc_rl.algorithms.{method}")]
         assert not wrong, f"{name} imports {wrong}"

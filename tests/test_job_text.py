@@ -88,7 +88,10 @@ def nested(levels: int) -> object:
 UNWRITABLE = {
     "a date": (datetime.date(2026, 1, 2), r"^environment\.arguments\.x = .*date"),
     "half a letter in a key": ({"y": {"\ud800": 1}}, r"^environment\.arguments\.x\.y has a key '\\ud800'"),
-    "64 dots": (".".join("a" * 66), r"^\[environment\] cannot be written as TOML and read back: a key has more than 64"),
+    "64 dots": (
+        ".".join("a" * 66),
+        r"^\[environment\] cannot be written as TOML and read back: a key has more than 64",
+    ),
     "too deep": (nested(MOST_LEVELS), rf"^\[environment\] cannot be .* more than {MOST_LEVELS} deep"),
     "too long": ("x" * MOST_TOML_BYTES, f"bytes as TOML; write at most {MOST_TOML_BYTES}"),
 }

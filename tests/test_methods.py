@@ -100,7 +100,10 @@ def test_wrong_topologies(folder: Path, value: str) -> None:
 
 CASES = {
     "no topologies": (WHOLE.replace("TOPOLOGIES", "TOPOLOGY"), "defines no TOPOLOGIES"),
-    "topologies that are computed": (WHOLE.replace('("solo", "allreduce")', "tuple(x)"), "TOPOLOGIES must be a literal"),
+    "topologies that are computed": (
+        WHOLE.replace('("solo", "allreduce")', "tuple(x)"),
+        "TOPOLOGIES must be a literal",
+    ),
     "a mistake of syntax": (WHOLE.replace("unroll: PositiveInt = 5", "unroll: PositiveInt ="), "line 18: the file"),
     "no text": ("\0", "the file cannot be read"),
     "another encoding": ("# coding: no-such-code\n", "the file cannot be read"),
@@ -119,7 +122,10 @@ CASES = {
         WHOLE.replace("rate: Positive = 0.1", "rate: complex = 0j"),
         "Config: foo.rate: <class 'complex'> is no type of a configuration value; use bool, int",
     ),
-    "a field without a default": (WHOLE.replace("unroll: PositiveInt = 5", "unroll: PositiveInt"), "missing 1 required"),
+    "a field without a default": (
+        WHOLE.replace("unroll: PositiveInt = 5", "unroll: PositiveInt"),
+        "missing 1 required",
+    ),
     "a mistake in two lines": (WHOLE.replace("= 0.1", "= int('a\\nb')"), "line 19: "),
 }
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from hpc_rl import job as jobs
-from hpc_rl.fragments import trajectory_schema
 from hpc_rl import methods
+from hpc_rl.fragments import trajectory_schema
 from hpc_rl.job import Job
 from hpc_rl.show import MIB, budget, gather, render
 from hpc_rl.transport.layout import Layout

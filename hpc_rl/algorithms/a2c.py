@@ -43,8 +43,8 @@ from hpc_rl.algorithms.base import (
     make_optimizer,
     optimizer_state,
 )
-from hpc_rl.devices import to_device
 from hpc_rl.config import BelowOne, Fraction, NonNegative, NonNegativeInt, Positive, PositiveInt
+from hpc_rl.devices import to_device
 from hpc_rl.formulas.policy_gradient import guarded, policy_gradient
 from hpc_rl.formulas.returns import gae
 from hpc_rl.formulas.value import half_squared

@@ -40,8 +40,8 @@ from hpc_rl.algorithms.base import (
     make_optimizer,
     optimizer_state,
 )
-from hpc_rl.devices import moved, to_device
 from hpc_rl.config import BelowOne, Fraction, NonNegative, NonNegativeInt, Positive, PositiveInt, Range
+from hpc_rl.devices import moved, to_device
 from hpc_rl.formulas.policy_gradient import clipped_surrogate, policy_gradient
 from hpc_rl.formulas.returns import vtrace
 from hpc_rl.formulas.value import half_squared

@@ -32,8 +32,8 @@ import torch
 from torch import Tensor
 
 from hpc_rl.algorithms.base import Algorithm, Group, State, flatten, load_optimizer, make_optimizer, optimizer_state
-from hpc_rl.devices import to_device
 from hpc_rl.config import Fraction, NonNegative, NonNegativeInt, Positive, PositiveInt
+from hpc_rl.devices import to_device
 from hpc_rl.formulas.policy_gradient import approximate_kl, clipped_surrogate, kl_slope, surrogate
 from hpc_rl.formulas.returns import gae
 from hpc_rl.formulas.value import clipped_half_squared, explained_variance, half_squared, standardized

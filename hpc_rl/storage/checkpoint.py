@@ -55,7 +55,7 @@ def save(run: RunDir, number: int, state: State, meta: Mapping[str, Any]) -> Pat
     """Write checkpoints/<number>.h5: complete under its name, or not there at all.
 
     ``state`` and ``meta`` are nested dicts and lists of tensors, arrays, numbers, strings and None; tuples return as
-    lists, keys must be strings. Leaves named as in `states._MAY_BE_NAN` and the state of samplers may hold NaN and infinity:
+    lists, keys must be strings. The state of samplers and what `states._MAY_BE_NAN` names may hold NaN and infinity:
     one infinite reward in flight must not cost a checkpoint of weights that are good.
 
     Raises:

@@ -19,8 +19,8 @@ from fake_gpu import FakeGpu, lying_on
 from seats import Ran, run_job
 
 from hpc_rl import job as jobs
-from hpc_rl.devices import to_device, to_host, write_back
 from hpc_rl import methods
+from hpc_rl.devices import to_device, to_host, write_back
 from hpc_rl.storage import checkpoint
 
 COLUMNS = 4

@@ -28,7 +28,6 @@ from hpc_rl.envs.make import make
 from hpc_rl.envs.shares import Processes, shares
 from hpc_rl.launchers.base import TOKEN_VARIABLE
 from hpc_rl.launchers.leftovers import processes as marked
-from hpc_rl.launchers.local import processes as marked
 from hpc_rl.resume import resumed
 from hpc_rl.show import budget, gather, render
 from hpc_rl.storage.run_dir import create
