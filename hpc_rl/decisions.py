@@ -18,7 +18,7 @@ def decide(job: Any, plan: Any, run: Any, spec: Any, rows: list[dict[str, Any]])
     from hpc_rl import hardware
     from hpc_rl import job as jobs
     from hpc_rl.roles.fit import fit
-    from hpc_rl.roles.restoring import usable
+    from hpc_rl.runtime.restoring import usable
     from hpc_rl.storage import checkpoint, provenance
     from hpc_rl.storage.run_dir import write_text
 

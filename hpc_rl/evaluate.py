@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 
 from hpc_rl import job as jobs
-from hpc_rl.algorithms.base import Policy, State, flatten
+from hpc_rl.algorithms.base import Policy
 from hpc_rl.envs.base import Environment
 from hpc_rl.envs.generators import seed_shared, shared_kept
 from hpc_rl.envs.make import describe, make
 from hpc_rl.fragments import allocate, trajectory_schema
+from hpc_rl.optim.flat import StateDict, flatten
 from hpc_rl.roles.fit import fit
-from hpc_rl.roles.restoring import Check, usable
+from hpc_rl.runtime.restoring import Check, playable
 from hpc_rl.samplers.base import PURPOSES, Split, episode_seeds, streams
 from hpc_rl.samplers.lanes import Lane
 from hpc_rl.samplers.vector import Vector
@@ -147,9 +148,9 @@ def evaluate_run(
     if video:
         check_video(video, spec)
     algorithm, config = jobs.algorithm(job.algorithm), jobs.method_config(job)
-    path, state, meta = _checkpoint(directory, file, usable(algorithm, config, spec, fit(job, spec)), warn)
+    path, state, meta = _checkpoint(directory, file, playable(algorithm, config, spec, fit(job, spec)), warn)
     policy = algorithm.policy(config, spec)
-    flatten(policy.net).parameter.data.copy_(state["learner"]["parameters"])
+    flatten(policy.net).data.copy_(state["weights"])
     film: list[Array] = []
 
     def make_environment(columns: int, threads: int) -> Environment:
@@ -214,7 +215,7 @@ def told(result: dict[str, Any]) -> tuple[list[str], list[str]]:
 
 def _checkpoint(
     run: RunDir, file: Path | None, check: Check, warn: Callable[[str], None]
-) -> tuple[Path, State, dict[str, Any]]:
+) -> tuple[Path, StateDict, dict[str, Any]]:
     best = run.checkpoints / BEST
     if file is not None:
         return (file, *checkpoint.examined(file, check))

@@ -143,3 +143,21 @@ def beside(parts: list[Trajectory]) -> Trajectory:
     carry = {name: torch.cat([part.carry[name] for part in parts]) for name in parts[0].carry}
     ends: dict[str, Any] = {name: torch.cat([getattr(part, name) for part in parts]) for name in ENDS}
     return Trajectory(**rows, carry=carry, **ends)
+
+
+def rows_of(batch: Trajectory) -> dict[str, Tensor]:
+    """The same moves as one row [b, …] per column: {field, extras/name, carry/name: [b, …]}."""
+    plain = {name: getattr(batch, name) for name in vars(batch) if name not in ("extras", "carry")}
+    timed = {name: x.movedim(1, 0) if name in ROWS else x for name, x in plain.items()}
+    timed |= {f"extras/{name}": x.movedim(1, 0) for name, x in batch.extras.items()}
+    return {**timed, **{f"carry/{name}": x for name, x in batch.carry.items()}}
+
+
+def batch_of(rows: dict[str, Tensor]) -> Trajectory:
+    """The inverse of `rows_of`."""
+    plain: dict[str, Any] = {
+        name: x.movedim(0, 1) if name in ROWS else x for name, x in rows.items() if "/" not in name
+    }
+    extras = {name[7:]: x.movedim(0, 1) for name, x in rows.items() if name.startswith("extras/")}
+    carry = {name[6:]: x for name, x in rows.items() if name.startswith("carry/")}
+    return Trajectory(**plain, extras=extras, carry=carry)

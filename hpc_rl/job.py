@@ -23,6 +23,7 @@ from hpc_rl.config import (
     hints_of,
     nearest,
 )
+from hpc_rl.experience import Experience
 from hpc_rl.methods import (
     PACKAGE,
     BadMethod,
@@ -37,8 +38,8 @@ from hpc_rl.storage.untrusted import MOST_TOML_BYTES, Unreadable, parse_toml, re
 
 __all__ = [
     "PACKAGE", "BadJob", "BadMethod", "Budget", "Checkpoint", "EnvironmentConfig", "Evaluate", "Job", "Output",
-    "Resources", "algorithm", "algorithms", "check_reduction", "dumps", "find", "load", "method_config", "parse",
-    "share", "shipped_jobs", "topologies", "topology", "with_resources",
+    "Resources", "algorithm", "algorithms", "check_reduction", "dumps", "experience", "find", "load",
+    "method_config", "parse", "share", "shipped_jobs", "topologies", "topology", "with_resources",
 ]  # fmt: skip
 
 _MEANT: dict[str, tuple[Any, tuple[str, ...]]] = {  # key -> its neutral value, topologies where another one is valid
@@ -277,3 +278,9 @@ def with_resources(job: Job, **changes: Any) -> Job:
 def method_config(job: Job) -> Any:
     """The method's own Config with this job's values."""
     return algorithm(job.algorithm).config(**job.method)
+
+
+def experience(job: Job) -> Experience:
+    """What the job's method learns from. Imports nothing heavy."""
+    answer: Experience = config_class(job.algorithm)(**job.method).experience()
+    return answer

@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # login-node commands read jobs and must start without torch
 PACKAGE = Path(__file__).parent
 FOLDER = PACKAGE / "algorithms"
 FOR_CONFIG = ("dataclasses", "typing", "math", "hpc_rl.config", "hpc_rl.types", "hpc_rl.experience")
-CONFIG_METHODS: tuple[str, ...] = ()  # methods that every Config has
+CONFIG_METHODS: tuple[str, ...] = ("experience",)  # methods that every Config has
 
 
 class BadMethod(BadJob):

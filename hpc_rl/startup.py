@@ -86,6 +86,7 @@ def _seat(job: Any, plan: Any, place: Any, ports: Ports, run: Any, stop: StopFla
         spec=spec,
         algorithm=algorithm,
         config=config,
+        experience=config.experience(),
         resume=_resumed(run, decided["checkpoint"], job, spec),
         stop=stop,
         end_s=float(os.environ.get(END_VARIABLE) or 0) or None,

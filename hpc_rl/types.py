@@ -214,6 +214,14 @@ class Trajectory:
 
 
 @dataclass(frozen=True)
+class Clock:
+    """What weights carry with them: the updates behind them, and the env steps of the job when they were made."""
+
+    version: int
+    env_steps: int
+
+
+@dataclass(frozen=True)
 class Update:
     """What one optimisation round reports; metrics are finite means over what this learner group saw."""
 

@@ -28,29 +28,26 @@ Needs nothing in extras. Topologies: solo, allreduce; parameter_server; actor_le
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from hpc_rl.algorithms.base import (
-    Algorithm,
-    Group,
-    State,
-    flatten,
-    load_optimizer,
-    make_optimizer,
-    optimizer_state,
-)
+from hpc_rl.algorithms import base
 from hpc_rl.config import BelowOne, Fraction, NonNegative, NonNegativeInt, Positive, PositiveInt
 from hpc_rl.devices import to_device
+from hpc_rl.experience import Experience, Items
 from hpc_rl.formulas.policy_gradient import guarded, policy_gradient
 from hpc_rl.formulas.returns import gae
 from hpc_rl.formulas.value import half_squared
 from hpc_rl.nets.actions import Head
 from hpc_rl.nets.actor_critic import ActorCritic, StochasticPolicy
 from hpc_rl.nets.normalizers import Normalizers
+from hpc_rl.optim.flat import StateDict, flatten
+from hpc_rl.optim.group import Group, means
+from hpc_rl.optim.optimizers import annealed, make_optimizer
 from hpc_rl.types import Schema, Spec, Trajectory, Update
 
 FIGURES = ("policy_loss", "value_loss", "entropy")
@@ -82,6 +79,9 @@ class Config:
     lstm: NonNegativeInt = 0  # units of a recurrent layer; 0 has none
     initial_std: Positive = 1.0  # σ of a box's actions at the start, in the scale of −1..1
 
+    def experience(self) -> Experience:
+        return Experience(self.unroll, (Items("items", self.batch_columns),))
+
 
 def loss(
     config: Config, output: Tensor, value: Tensor, head: Head, batch: Trajectory, reward: Tensor
@@ -106,20 +106,22 @@ def policy(config: Config, spec: Spec) -> StochasticPolicy:
     return StochasticPolicy(net, spec, EXTRAS, config.discount if config.normalize_reward else None)
 
 
-class Learner:
+class Learner(base.Learner):
     """One update = one optimiser step on one batch."""
 
     def __init__(self, config: Config, spec: Spec, policy: StochasticPolicy, group: Group) -> None:
         self.config, self.policy, self.group = config, policy, group
-        self.flat = flatten(policy.net)
-        group.broadcast_(self.flat.parameter.data)
-        self.optimizer = make_optimizer(self.flat, config.optimizer, config.learning_rate, config.epsilon, config.decay)
+        self.weights = flatten(policy.net)
+        group.broadcast_(self.weights.data)
+        rmsprop = (config.optimizer, config.learning_rate, config.epsilon, config.decay)
+        self.optimizer = make_optimizer(self.weights, *rmsprop)
+        self.optimizers = {"weights": self.optimizer}
         self.normalizers = Normalizers(policy.net.standardize, config.normalize_reward)
 
-    def update(self, batch: Trajectory, progress: float) -> Update:
-        config = self.config
-        rate = config.learning_rate * (1 - progress if config.anneal else 1.0)
-        self.optimizer.torch.param_groups[0]["lr"] = rate
+    def update(self, batches: Mapping[str, Trajectory], progress: float) -> Update:
+        config, batch = self.config, batches["items"]
+        rate = annealed(config.learning_rate, progress, config.anneal)
+        self.optimizer.set_learning_rate(rate)
         output, value, _ = self.policy.net(batch.observation, batch.first, batch.carry.get("lstm"))
         reward = self.normalizers.reward(batch, config.reward_clip)
         summed, sums = loss(config, output, value, self.policy.head, batch, reward)
@@ -127,21 +129,14 @@ class Learner:
         scale = batch.valid.numel() * self.group.size if config.loss == "sum" else 1.0
         norm = self.group.apply_gradients(self.optimizer, summed, count, config.max_grad_norm, scale)
         self.normalizers.add(batch, self.group.sum)
-        totals = self.group.sum(torch.stack([*sums, torch.tensor(float(count))]))
-        means = dict(zip(FIGURES, (totals[:-1] / totals[-1].clamp(min=1)).tolist(), strict=True))
-        return Update({**means, "grad_norm": norm, "learning_rate": rate})
+        metrics = means(self.group, FIGURES, torch.stack([*sums, torch.tensor(float(count))]))
+        return Update({**metrics, "grad_norm": norm, "learning_rate": rate})
 
-    def state(self) -> State:
-        return {
-            "parameters": self.flat.parameter.data.clone(),
-            "optimizer": optimizer_state(self.optimizer),
-            "normalizers": self.normalizers.state(),
-        }
+    def state(self) -> StateDict:
+        return {"normalizers": self.normalizers.state()}
 
-    def load(self, state: State) -> None:
-        self.flat.parameter.data.copy_(state["parameters"])
-        load_optimizer(self.optimizer, state["optimizer"])
+    def load(self, state: StateDict) -> None:
         self.normalizers.load(state["normalizers"])
 
 
-ALGORITHM = Algorithm(config=Config, policy=policy, learner=Learner)
+ALGORITHM = base.Algorithm(config=Config, policy=policy, learner=Learner)

@@ -23,36 +23,32 @@ Needs in extras: log_prob, log μ(a|x) of the version that acted. Topologies: ac
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Annotated, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from hpc_rl.algorithms.base import (
-    Algorithm,
-    Group,
-    State,
-    flatten,
-    load_optimizer,
-    make_optimizer,
-    optimizer_state,
-)
+from hpc_rl.algorithms import base
 from hpc_rl.config import BelowOne, Fraction, NonNegative, NonNegativeInt, Positive, PositiveInt, Range
 from hpc_rl.devices import moved, to_device
+from hpc_rl.experience import Experience, Items
 from hpc_rl.formulas.policy_gradient import clipped_surrogate, policy_gradient
 from hpc_rl.formulas.returns import vtrace
 from hpc_rl.formulas.value import half_squared
-from hpc_rl.fragments import beside
+from hpc_rl.fragments import batch_of, beside, rows_of
 from hpc_rl.nets.actions import Head
 from hpc_rl.nets.actor_critic import ActorCritic, StochasticPolicy
+from hpc_rl.optim.flat import StateDict, flatten
+from hpc_rl.optim.group import Group, means
+from hpc_rl.optim.minibatches import consecutive_columns
+from hpc_rl.optim.optimizers import annealed, make_optimizer
 from hpc_rl.types import Leaf, Schema, Spec, Trajectory, Update
 
 FIGURES = ("policy_loss", "value_loss", "entropy", "rho")
 TOPOLOGIES = ("actor_learner", "solo", "allreduce")
-MINIBATCH = "columns"
 EXTRAS: Schema = {
     "log_prob": Leaf((), "float32", "step", "nat", "log-probability of the action under the acting weights")
 }
@@ -88,6 +84,10 @@ class Config:
     hidden: tuple[PositiveInt, ...] = (64, 64)  # units per layer for vector observations
     lstm: NonNegativeInt = 0  # units of a recurrent layer; 0 has none
     initial_std: Positive = 1.0  # σ of a box's actions at the start, in the scale of −1..1
+
+    def experience(self) -> Experience:
+        parts = {"minibatches": self.minibatches, "split": "columns"}
+        return Experience(self.unroll, (Items("items", self.batch_columns),), passes=self.passes, **parts)
 
 
 def loss(
@@ -129,29 +129,29 @@ def policy(config: Config, spec: Spec) -> StochasticPolicy:
     return StochasticPolicy(net, spec, EXTRAS)
 
 
-class Learner:
+class Learner(base.Learner):
     """One update = ``passes`` over the batch, each in ``minibatches`` steps on consecutive columns."""
 
     def __init__(self, config: Config, spec: Spec, policy: StochasticPolicy, group: Group) -> None:
         self.config, self.policy, self.group = config, policy, group
-        self.flat = flatten(policy.net)
-        group.broadcast_(self.flat.parameter.data)
-        self.optimizer = make_optimizer(
-            self.flat, config.optimizer, config.learning_rate, config.epsilon, config.decay, config.momentum
-        )
+        self.weights = flatten(policy.net)
+        group.broadcast_(self.weights.data)
+        rates = (config.optimizer, config.learning_rate, config.epsilon, config.decay, config.momentum)
+        self.optimizer = make_optimizer(self.weights, *rates)
+        self.optimizers = {"weights": self.optimizer}
         self.seed, self.round, self.queue = int(torch.randint(2**31, (1,))), 0, list[Trajectory]()
 
-    def update(self, batch: Trajectory, progress: float) -> Update:
-        config = self.config
-        rate = config.learning_rate * (1 - progress if config.anneal else 1.0)
-        self.optimizer.torch.param_groups[0]["lr"] = rate
-        batch = self._mixed(batch)
+    def update(self, batches: Mapping[str, Trajectory], progress: float) -> Update:
+        config, batch = self.config, self._mixed(batches["items"])
+        rate = annealed(config.learning_rate, progress, config.anneal)
+        self.optimizer.set_learning_rate(rate)
         moves, columns = batch.action.shape[:2]
         nominal = moves * columns * self.group.size / config.minibatches
         scale = nominal if config.loss == "sum" else 1.0
         totals, norm = torch.zeros(len(FIGURES) + 1), 0.0
-        for part in self._minibatches(batch) * config.passes:
-            if part is None:  # the other ranks hold all of this minibatch
+        parts = consecutive_columns(self.group, columns, config.minibatches)
+        for part in [batch.columns(own) for own in parts] * config.passes:
+            if not len(part.column):  # the other ranks hold all of this minibatch
                 summed, samples = None, 0
                 if config.normalize_advantage:
                     self.group.mean(torch.zeros(()), torch.zeros(()))
@@ -161,9 +161,7 @@ class Learner:
                 samples = int(part.valid.sum())
                 totals += torch.stack([*figures, torch.tensor(float(samples))])
             norm = self.group.apply_gradients(self.optimizer, summed, samples, config.max_grad_norm, scale)
-        sums = self.group.sum(totals)
-        means = dict(zip(FIGURES, (sums[:-1] / sums[-1].clamp(min=1)).tolist(), strict=True))
-        return Update({**means, "grad_norm": norm, "learning_rate": rate})
+        return Update({**means(self.group, FIGURES, totals), "grad_norm": norm, "learning_rate": rate})
 
     def _mixed(self, batch: Trajectory) -> Trajectory:
         """The fresh columns with their share of earlier ones, which this learner draws from its own queue."""
@@ -179,30 +177,18 @@ class Learner:
             self.queue = self.queue[-config.replay_columns :]
         return beside([batch, *old]) if old else batch
 
-    def _minibatches(self, batch: Trajectory) -> list[Trajectory | None]:
-        """This rank's columns of each of ``minibatches`` equal parts of all ranks' columns; None where it has none."""
-        width = batch.action.shape[1]
-        low, total = self.group.rank * width, self.group.size * width
-        edges = [
-            min(max(total * k // self.config.minibatches - low, 0), width) for k in range(self.config.minibatches + 1)
-        ]
-        return [batch.columns(slice(a, b)) if a < b else None for a, b in pairwise(edges)]
+    def state(self) -> StateDict:
+        return {"seed": self.seed, "round": self.round}
 
-    def state(self) -> State:
-        return {
-            "parameters": self.flat.parameter.data.clone(),
-            "optimizer": optimizer_state(self.optimizer),
-            "seed": self.seed,
-            "round": self.round,
-            "queue": [vars(columns) for columns in self.queue],
-        }
+    def load(self, state: StateDict) -> None:
+        self.seed, self.round = state["seed"], state["round"]
 
-    def load(self, state: State) -> None:
-        self.flat.parameter.data.copy_(state["parameters"])
-        load_optimizer(self.optimizer, state["optimizer"])
-        device = self.flat.parameter.device
-        self.seed, self.round = state.get("seed", self.seed), state["round"]
-        self.queue = [moved(Trajectory(**columns), device) for columns in state["queue"]]
+    def columns(self) -> dict[str, Tensor]:
+        return rows_of(beside(self.queue)) if self.queue else {}
+
+    def load_columns(self, rows: dict[str, Tensor]) -> None:
+        whole = moved(batch_of(rows), self.weights.data.device)
+        self.queue = [beside([whole.columns(slice(k, k + 1))]) for k in range(len(whole.column))]
 
 
-ALGORITHM = Algorithm(config=Config, policy=policy, learner=Learner)
+ALGORITHM = base.Algorithm(config=Config, policy=policy, learner=Learner)

@@ -24,6 +24,7 @@ Needs in extras: log_prob and value of the acting policy. Topologies: solo, allr
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -31,20 +32,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hpc_rl.algorithms.base import Algorithm, Group, State, flatten, load_optimizer, make_optimizer, optimizer_state
+from hpc_rl.algorithms import base
 from hpc_rl.config import Fraction, NonNegative, NonNegativeInt, Positive, PositiveInt
 from hpc_rl.devices import to_device
+from hpc_rl.experience import Experience, Items
 from hpc_rl.formulas.policy_gradient import approximate_kl, clipped_surrogate, kl_slope, surrogate
 from hpc_rl.formulas.returns import gae
 from hpc_rl.formulas.value import clipped_half_squared, explained_variance, half_squared, standardized
 from hpc_rl.nets.actions import Head
 from hpc_rl.nets.actor_critic import ActorCritic, StochasticPolicy
 from hpc_rl.nets.normalizers import Normalizers
+from hpc_rl.optim.flat import StateDict, flatten
+from hpc_rl.optim.group import Group, means
+from hpc_rl.optim.minibatches import shuffled_columns, shuffled_moves
+from hpc_rl.optim.optimizers import annealed, make_optimizer
 from hpc_rl.types import Leaf, Schema, Spec, Trajectory, Update
 
 FIGURES = ("policy_loss", "value_loss", "entropy", "clip_fraction", "kl")
 TOPOLOGIES = ("solo", "allreduce", "parameter_server")
-MINIBATCH = "moves"  # a part of every column's moves; of whole columns where the network is recurrent
 EXTRAS: Schema = {
     "log_prob": Leaf((), "float32", "step", "nat", "log-probability of the action under the acting weights"),
     "value": Leaf((), "float32", "step", "", "V(x) of the acting weights"),
@@ -80,6 +85,10 @@ class Config:
     hidden: tuple[PositiveInt, ...] = (64, 64)  # units per layer for vector observations
     lstm: NonNegativeInt = 0  # units of a recurrent layer; 0 has none
     initial_std: Positive = 1.0  # σ of a box's actions at the start, in the scale of −1..1
+
+    def experience(self) -> Experience:
+        parts = {"minibatches": self.minibatches, "split": "columns" if self.lstm else "moves"}
+        return Experience(self.unroll, (Items("items", 0),), passes=self.epochs, **parts)
 
 
 @dataclass(frozen=True)
@@ -141,34 +150,34 @@ def policy(config: Config, spec: Spec) -> StochasticPolicy:
     return StochasticPolicy(net, spec, EXTRAS, config.discount if config.normalize_reward else None)
 
 
-class Learner:
+class Learner(base.Learner):
     """One update = ``epochs`` × ``minibatches`` optimiser steps on one batch."""
 
     def __init__(self, config: Config, spec: Spec, policy: StochasticPolicy, group: Group) -> None:
         self.config, self.policy, self.group = config, policy, group
-        self.flat = flatten(policy.net)
-        group.broadcast_(self.flat.parameter.data)
-        self.optimizer = make_optimizer(self.flat, "adam", config.learning_rate, config.epsilon, 0.999, 0.9)
+        self.weights = flatten(policy.net)
+        group.broadcast_(self.weights.data)
+        self.optimizer = make_optimizer(self.weights, "adam", config.learning_rate, config.epsilon, 0.999, 0.9)
+        self.optimizers = {"weights": self.optimizer}
         self.normalizers = Normalizers(policy.net.standardize, config.normalize_reward)
         shared = torch.randint(2**31, (1,)).double()
         group.broadcast_(shared)
         self.seed, self.round, self.kl_cost = int(shared), 0, config.kl_cost
 
-    def update(self, batch: Trajectory, progress: float) -> Update:
-        config = self.config
-        rate = config.learning_rate * (1 - progress if config.anneal else 1.0)
-        clip = config.clip * (1 - progress if config.anneal_clip else 1.0)
-        self.optimizer.torch.param_groups[0]["lr"] = rate
+    def update(self, batches: Mapping[str, Trajectory], progress: float) -> Update:
+        config, batch = self.config, batches["items"]
+        rate = annealed(config.learning_rate, progress, config.anneal)
+        clip = annealed(config.clip, progress, config.anneal_clip)
+        self.optimizer.set_learning_rate(rate)
         samples = self._samples(batch)
         shuffle = np.random.default_rng([self.seed, self.round])
         self.round += 1
         steps, kl = 0, 0.0
         for _ in range(config.epochs):
             kl_cost = kl_slope(kl, self.kl_cost, config.kl_target, config.hinge_cost)
-            totals, norm = self._epoch(samples, batch, shuffle, clip, kl_cost)
+            metrics, norm = self._epoch(samples, batch, shuffle, clip, kl_cost)
             steps += config.minibatches
-            means = dict(zip(FIGURES, (totals[:-1] / totals[-1].clamp(min=1)).tolist(), strict=True))
-            kl = self._kl(samples) if config.objective == "kl" else means["kl"]
+            kl = self._kl(samples) if config.objective == "kl" else metrics["kl"]
             if config.target_kl and kl > config.target_kl:
                 break
         if config.objective == "kl":
@@ -176,21 +185,13 @@ class Learner:
         self.normalizers.add(batch, self.group.sum)
         variance = float(explained_variance(samples.value, samples.target, samples.weight, self.group.mean))
         more = {"grad_norm": norm, "learning_rate": rate, "explained_variance": variance, "kl_cost": self.kl_cost}
-        return Update({**means, **more, "steps": float(steps)})
+        return Update({**metrics, **more, "steps": float(steps)})
 
-    def state(self) -> State:
-        return {
-            "parameters": self.flat.parameter.data.clone(),
-            "optimizer": optimizer_state(self.optimizer),
-            "normalizers": self.normalizers.state(),
-            "seed": self.seed,
-            "round": self.round,
-            "kl_cost": self.kl_cost,
-        }
+    def state(self) -> StateDict:
+        own = {"seed": self.seed, "round": self.round, "kl_cost": self.kl_cost}
+        return {**own, "normalizers": self.normalizers.state()}
 
-    def load(self, state: State) -> None:
-        self.flat.parameter.data.copy_(state["parameters"])
-        load_optimizer(self.optimizer, state["optimizer"])
+    def load(self, state: StateDict) -> None:
         self.normalizers.load(state["normalizers"])
         self.seed, self.round, self.kl_cost = state["seed"], state["round"], state["kl_cost"]
 
@@ -198,13 +199,14 @@ class Learner:
     def _kl(self, samples: Samples) -> float:
         """KL(π_old ‖ π) of the present weights, over the global batch."""
         output, value, _ = self.policy.net(samples.observation, samples.first, samples.carry)
-        sums = self.group.sum(loss(self.config, output, value, self.policy.head, samples, 1.0, 0.0)[1])
-        return float(sums[FIGURES.index("kl")] / sums[-1].clamp(min=1))
+        return means(self.group, FIGURES, loss(self.config, output, value, self.policy.head, samples, 1.0, 0.0)[1])[
+            "kl"
+        ]
 
     def _epoch(
         self, samples: Samples, batch: Trajectory, shuffle: np.random.Generator, clip: float, kl_cost: float
-    ) -> tuple[Tensor, float]:
-        """One pass: the epoch's global sums of FIGURES and their count, and the last gradient norm."""
+    ) -> tuple[dict[str, float], float]:
+        """One pass: the epoch's global means of FIGURES, and the last gradient norm."""
         totals, norm = torch.zeros(len(FIGURES) + 1), 0.0
         for index in self._minibatches(batch, shuffle):
             summed, count = None, 0
@@ -215,23 +217,14 @@ class Learner:
                 count = int(sums[-1])
                 totals += sums
             norm = self.group.apply_gradients(self.optimizer, summed, count, self.config.max_grad_norm)
-        return self.group.sum(totals), norm
+        return means(self.group, FIGURES, totals), norm
 
     def _minibatches(self, batch: Trajectory, shuffle: np.random.Generator) -> list[Tensor]:
-        """This rank's share of each global minibatch: indices into its flattened [T·b], or columns if recurrent.
-
-        Every column is permuted in time and gives each minibatch the same number of moves, so that ranks have equal
-        work in every step: a reduction waits for the one with the most. Where moves are left over, columns take turns.
-        """
-        steps, mine = batch.action.shape[:2]
-        count, low, width = self.config.minibatches, self.group.rank * mine, self.group.size * mine
+        """This rank's share of each global minibatch: indices into its flattened [T·b], or columns if recurrent."""
+        steps, columns = batch.action.shape[:2]
         if self.config.lstm:
-            chunks = np.array_split(shuffle.permutation(width), count)
-            return [to_device(c[(c >= low) & (c < low + mine)] - low, "cpu") for c in chunks]
-        order = shuffle.permuted(np.tile(np.arange(steps), (width, 1)), axis=1)[low : low + mine]
-        parts = [np.array_split(times * mine + column, count) for column, times in enumerate(order)]
-        turns = [[part[(k + low + column) % count] for column, part in enumerate(parts)] for k in range(count)]
-        return [to_device(np.concatenate(turn), "cpu") for turn in turns]
+            return shuffled_columns(self.group, shuffle, columns, self.config.minibatches)
+        return shuffled_moves(self.group, shuffle, steps, columns, self.config.minibatches)
 
     def _samples(self, batch: Trajectory) -> Samples:
         """Advantages and targets of this rank's columns, advantages normalised over the global batch."""
@@ -250,4 +243,4 @@ class Learner:
         return Samples(*parts, carry) if config.lstm else Samples(*(x.flatten(0, 1) for x in parts))
 
 
-ALGORITHM = Algorithm(config=Config, policy=policy, learner=Learner)
+ALGORITHM = base.Algorithm(config=Config, policy=policy, learner=Learner)

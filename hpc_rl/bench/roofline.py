@@ -149,17 +149,17 @@ def _infer(policy: Policy, observation: Array) -> Work:
 
 def _learn(job: Job, plan: Plan, config: Any, policy: Policy, spec: Spec) -> tuple[int, Work]:
     """(passes, one Learner.update on random experience of one learning rank's size)."""
-    from hpc_rl.algorithms.base import Alone
+    from hpc_rl.optim.group import Alone
 
     learner = jobs.algorithm(job.algorithm).learner(config, spec, policy, Alone())
     batch = _experience(spec, policy, plan.steps, plan.learning_columns, job.seed)
     samples = plan.steps * len(batch.column)
 
     def work() -> int:
-        learner.update(batch, 0.0)
+        learner.update({"items": batch}, 0.0)
         return samples
 
-    return int(getattr(config, "epochs", getattr(config, "passes", 1))), work
+    return config.experience().passes, work
 
 
 def _config(job: Job) -> Any:

@@ -9,18 +9,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from hpc_rl.algorithms.base import Policy, flatten
+from hpc_rl.algorithms.base import Policy
+from hpc_rl.optim.flat import flatten
 from hpc_rl.roles.base import Seat, central, sampler, schemas
 from hpc_rl.roles.messages import TRAJECTORIES
 from hpc_rl.roles.orders import Orders
 from hpc_rl.roles.records import Records
 from hpc_rl.roles.relay import Relay
 from hpc_rl.roles.reporter import Reporter
+from hpc_rl.roles.schedule import exploration
 from hpc_rl.samplers.base import Sampler, Split
 from hpc_rl.transport.base import Outbox
 from hpc_rl.transport.layout import Layout
 from hpc_rl.transport.waiting import Stopped
-from hpc_rl.types import Schema
+from hpc_rl.types import Clock, Schema
 
 
 def actor(seat: Seat) -> None:
@@ -38,9 +40,15 @@ def actor(seat: Seat) -> None:
         outbox.ready()  # lets a large message move on while this rank steps
 
     orders = Orders(seat, learner, pulse)
-    waiting.until(lambda: relay.newest() >= 0 or orders.stopping(), "the first weights")
-    weights = _weights(seat, relay, outbox, orders)
+    waiting.until(lambda: relay.newest().version >= 0 or orders.stopping(), "the first weights")
+    pull = _weights(seat, relay, outbox, orders)
     made, record = _made(seat, policy, recorded, split, pulse)
+
+    def weights() -> int:
+        clock = pull()
+        made.explore(exploration(seat, made.columns, clock.env_steps))
+        return clock.version
+
     reporter = Reporter(seat, split, int(made.steps.sum()))
     try:
         while not orders.stopping():
@@ -51,7 +59,7 @@ def actor(seat: Seat) -> None:
             now = split.timed("record", now)
             outbox.wait(give_up=orders.stopping)
             now = split.timed("wait", now)
-            outbox.put(tree, relay.version)
+            outbox.put(tree, relay.clock.version)
             split.timed("send", now)
             if reporter.due():
                 more = {"torn_reads": float(relay.weights.torn), **made.figures()}
@@ -80,14 +88,14 @@ def _made(
     return served, Records(seat, recorded, [lane.columns for lane in served.lanes], names)
 
 
-def _weights(seat: Seat, relay: Relay, outbox: Outbox, orders: Orders) -> Callable[[], int]:
+def _weights(seat: Seat, relay: Relay, outbox: Outbox, orders: Orders) -> Callable[[], Clock]:
     """What puts weights in place: the newest, or in a deterministic schedule those before the last update."""
-    begin = relay.version
+    begin = relay.clock.version
 
-    def in_turn() -> int:
+    def in_turn() -> Clock:
         wanted = begin + max(0, outbox.sent - 1)  # fragment k is made by the weights before update k - 1
         what = f"version {wanted} of the weights"
-        seat.ports.waiting.until(lambda: relay.newest(wanted) == wanted, what, orders.stopping)
-        return wanted
+        seat.ports.waiting.until(lambda: relay.newest(wanted).version == wanted, what, orders.stopping)
+        return relay.clock
 
     return relay.newest if seat.job.schedule == "free" else in_turn

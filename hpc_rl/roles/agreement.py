@@ -1,17 +1,22 @@
-"""What synchronous ranks must know alike: what all of them collected, and who wants to stop or save."""
+"""What synchronous ranks must know alike: what all of them collected, and who votes to stop or save."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from hpc_rl.algorithms.base import Group
 from hpc_rl.devices import to_device, to_host
+from hpc_rl.optim.group import Group
 from hpc_rl.roles.base import Seat
-from hpc_rl.roles.tally import Tally
+from hpc_rl.roles.evaluator import Evaluation
+from hpc_rl.roles.saving import Saver
+from hpc_rl.roles.summary import steady
+from hpc_rl.roles.training import Training
+from hpc_rl.runtime.learner_state import check_identical
+from hpc_rl.runtime.tally import RECENT, Tally, ended
 from hpc_rl.storage.run_dir import BUDGET_SPENT, OUT_OF_TIME
 from hpc_rl.types import Array, Tree
 
@@ -19,39 +24,81 @@ CHECK_EVERY = 100  # updates between comparisons of all ranks' parameters
 
 
 @dataclass(frozen=True)
-class Wishes:
+class Votes:
     """The same on every rank; clocks and signals differ between ranks, so they are reduced and never read alone."""
 
     stop: str | None
     save: bool
-    closed: dict[int, int]  # column -> env step up to which it lies in closed segments
+    closed: Array  # [B] int64, env step up to which each column lies in closed segments
 
 
-def booked(group: Group, tally: Tally, trees: Sequence[Tree], seat: Seat, save: bool) -> Wishes:
-    """Add what all of the group learned from to ``tally``, by one reduction of sums that carries the wishes.
+def settled(training: Training, evaluation: Evaluation, saver: Saver, version: int, save: Callable[[], bool]) -> Votes:
+    """What follows the updates of a round on every rank that learns in a group: evaluate, count, vote, compare.
 
-    Every member fills its own block of columns, so a sum puts them side by side, in the same order for any layout.
+    ``version`` is the update that the round began with; ``save`` is asked after the evaluation, whose policy a
+    checkpoint must hold. Collective.
+    """
+    seat, tally, store, group = training.seat, training.tally, training.store, training.learner.group
+    saver.asked |= evaluation.maybe(training.learner.policy, tally)
+    votes = booked(group, tally, store.arrivals(), seat, save(), version)
+    store.release()
+    steady(tally, seat.started)
+    if tally.updates // CHECK_EVERY > version // CHECK_EVERY:
+        check_identical(training.learner)
+    return votes
+
+
+def booked(group: Group, tally: Tally, trees: Sequence[Tree], seat: Seat, save: bool, version: int) -> Votes:
+    """Add every learner's counters to ``tally`` and reduce the votes to stop and save, in one all-reduce.
+
+    ``trees`` were learned from at update ``version``. Its size depends on columns and ranks and not on T: every member
+    fills its own block of columns and its own rows of ended episodes, so that a sum puts them side by side, in the same
+    order for any layout. Of the episodes that ended only the last `RECENT` matter.
     """
     plan, limit = seat.plan, seat.job.budget.time_limit_s
     share = plan.batch_columns // group.size
     mine = slice(group.rank * share, (group.rank + 1) * share)
-    rows, heads = np.zeros((3, plan.steps, plan.batch_columns)), np.zeros((4, plan.batch_columns))
-
-    def together(name: str) -> Array:
-        return np.concatenate([tree[name] for tree in trees], -1)
-
-    valid, returns = ~together("first")[1:], together("episode_return")
-    rows[:, :, mine] = valid, np.nan_to_num(returns), np.isfinite(returns)
-    heads[0, mine], heads[1, mine] = together("column"), together("start") + valid.sum(0)
-    heads[2, mine] = tally.updates - together("version").mean(0)
-    heads[3, mine] = together("closed") if "closed" in trees[0] else 0
+    heads, games = np.zeros((5, plan.batch_columns)), np.zeros((group.size, min(RECENT, plan.steps * share), 3))
+    moves = _together(trees, "first", lambda x: (~x[1:]).sum(0))
+    heads[0, mine], heads[1, mine] = _together(trees, "column"), moves
+    heads[2, mine] = _together(trees, "start") + moves
+    heads[3, mine] = version - _together(trees, "version", lambda x: x.mean(0))
+    heads[4, mine] = _together(trees, "closed") if "closed" in trees[0] else 0
+    episodes = _fill(games[group.rank], trees, group.rank * share)
     late = bool(limit) and time.monotonic() - seat.started > limit
-    wishes = np.array([seat.stop(), late, seat.out_of_time(), save], float)
-    reduced = to_host(group.sum(to_device(np.concatenate([rows.ravel(), heads.ravel(), wishes]), "cpu")))
-    moves, sums, ended = reduced[: rows.size].reshape(rows.shape)
-    columns, through, lags, closed = reduced[rows.size : -4].reshape(heads.shape)
-    tally.book(int(moves.sum()), columns, through, np.where(ended > 0, sums, np.nan).ravel(), float(lags.mean()))
+    votes = np.array([episodes, seat.stop(), late, seat.out_of_time(), save], float)
+    reduced = to_host(group.sum(to_device(np.concatenate([heads.ravel(), games.ravel(), votes]), "cpu")))
+    columns, moves, through, lags, closed = reduced[: heads.size].reshape(heads.shape)
+    order = columns.astype(np.int64)
+    tally.count(int(moves.sum()), order, through.astype(np.int64), float(lags.mean()))
+    tally.ended(int(reduced[-5]), _in_order(reduced[heads.size : -5].reshape(-1, 3)))
     asked, late, over, save = (bool(x) for x in reduced[-4:] > 0)
     stop = "stopped: asked to stop" if asked else f"{BUDGET_SPENT} {limit:.0f} s" if late else None
-    reached = {int(column): int(step) for column, step in zip(columns, closed, strict=True)}
-    return Wishes(OUT_OF_TIME if over else stop, save, reached)
+    reached = np.zeros(tally.columns, np.int64)
+    reached[order] = closed
+    return Votes(OUT_OF_TIME if over else stop, save, reached)
+
+
+def _together(trees: Sequence[Tree], name: str, of: Callable[[Array], Array] = lambda x: x) -> Array:
+    """A number per column of all fragments side by side, [b]."""
+    return np.concatenate([of(tree[name]) for tree in trees])
+
+
+def _fill(rows: Array, trees: Sequence[Tree], low: int) -> int:
+    """The last episodes that ended go into ``rows`` [n, 3]: 1 + row t, place in the batch, return. How many ended."""
+    places = np.cumsum([low, *(len(tree["column"]) for tree in trees)])
+    tables = [ended(tree) + np.array([1, place, 0]) for tree, place in zip(trees, places, strict=False)]
+    table = _sorted(np.concatenate(tables))
+    last = table[-len(rows) :]
+    rows[: len(last)] = last
+    return len(table)
+
+
+def _sorted(table: Array) -> Array:
+    """Rows (t, place, return) by time, then place."""
+    return table[np.lexsort((table[:, 1], table[:, 0]))]
+
+
+def _in_order(table: Array) -> Array:
+    """The returns [n] of all members' rows, those that hold an episode, by time and then place in the batch."""
+    return _sorted(table[table[:, 0] > 0])[:, 2]

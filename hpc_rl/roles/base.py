@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from hpc_rl.algorithms.base import Algorithm, Policy, State
+from hpc_rl.algorithms.base import Algorithm, Policy
 from hpc_rl.envs.base import Environment
+from hpc_rl.experience import Experience
 from hpc_rl.fragments import allocate, trajectory_schema
 from hpc_rl.job import Job
+from hpc_rl.optim.flat import StateDict
 from hpc_rl.samplers.base import Split, episode_seeds, streams
 from hpc_rl.samplers.central import Central, Remote
 from hpc_rl.samplers.lanes import Lane
@@ -41,7 +43,8 @@ class Seat:
     spec: Spec
     algorithm: Algorithm
     config: Any
-    resume: tuple[State, dict[str, Any]] | None  # checkpoint to go on from
+    experience: Experience
+    resume: tuple[StateDict, dict[str, Any]] | None  # checkpoint to go on from
     stop: Callable[[], bool]  # a signal or the STOP file asks this rank to stop
     make_environment: Callable[[int, int], Environment]  # (columns, threads)
     make_policy: Callable[[], Policy]
@@ -67,6 +70,15 @@ def schemas(policy: Policy, spec: Spec) -> tuple[Schema, Schema]:
     recorded = trajectory_schema(spec, policy.extras, policy.carry, policy.fragment_noise)
     closed = Leaf((), "int64", "fragment", "env step", "up to here the column lies in closed segments")
     return recorded, {**recorded, "closed": closed}
+
+
+def learned_columns(plan: Plan, place: Place) -> list[int]:
+    """The global columns whose experience this rank learns from: its own, or those of the ranks that send to it."""
+    if place.role != "learner":
+        return list(place.columns)
+    sending = [p for p in plan.places if p.rank in place.peers and p.role == "actor"]
+    serving = [p for p in plan.places if p.role == "env_worker" and p.peers == (place.rank,)]
+    return [column for p in [*sending, *serving] for column in p.columns]
 
 
 def sampler(seat: Seat, policy: Policy, split: Split, pulse: Callable[[], None], threads: int) -> Vector:

@@ -9,7 +9,7 @@ import numpy as np
 from hpc_rl.algorithms.base import Policy
 from hpc_rl.evaluate import greedy_returns
 from hpc_rl.roles.base import Seat
-from hpc_rl.roles.tally import Tally
+from hpc_rl.runtime.tally import Tally
 
 
 class Evaluation:

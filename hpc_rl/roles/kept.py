@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from hpc_rl.algorithms.base import Learner, State
+from hpc_rl.algorithms.base import Learner
+from hpc_rl.optim.flat import StateDict
 from hpc_rl.roles.base import Seat
 from hpc_rl.types import Array, Tree
 
@@ -45,7 +46,7 @@ class Ledger:
         if self.names:
             self.table[tree["column"]] = tree["kept"]
 
-    def state(self) -> State:
+    def state(self) -> StateDict:
         """Name -> array [columns] float64."""
         return {name: self.table[:, k].copy() for k, name in enumerate(self.names)}
 

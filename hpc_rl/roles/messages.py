@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from hpc_rl.samplers.base import ACTIVITIES
 from hpc_rl.transport.layout import Layout
-from hpc_rl.types import Leaf, Schema, Tree
+from hpc_rl.types import Leaf, Schema
 
 TRAJECTORIES, WEIGHTS, CONTROL, REPLIES, REPORTS = 10, 20, 30, 40, 50
 
@@ -27,11 +27,7 @@ def report_schema(sent: Schema, kept: int) -> Schema:
     return {**booked, "kept": Leaf((kept,), "float64", "fragment")} if kept else booked
 
 
-def closed_of(tree: Tree) -> dict[int, int]:
-    """Column -> env step up to which it lies in closed segments, as a fragment says."""
-    return {int(column): int(step) for column, step in zip(tree["column"], tree["closed"], strict=True)}
-
-
 def parameters_layout(nbytes: int) -> Layout:
-    """One version of all parameters."""
-    return Layout({"parameters": Leaf((nbytes,), "uint8", "fragment")}, 1, 1)
+    """One version of all parameters, and the env steps of the job when it was made."""
+    steps = Leaf((), "int64", "fragment", "env step", "of the whole job, for what actors anneal")
+    return Layout({"parameters": Leaf((nbytes,), "uint8", "fragment"), "env_steps": steps}, 1, 1)

@@ -9,18 +9,23 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 
-from hpc_rl.algorithms.base import Alone, Learner, State
+import numpy as np
+
+from hpc_rl.algorithms.base import Learner
+from hpc_rl.optim.flat import StateDict
+from hpc_rl.optim.group import Alone
 from hpc_rl.roles.base import Seat, schemas
 from hpc_rl.roles.evaluator import Evaluation
 from hpc_rl.roles.kept import Ledger
-from hpc_rl.roles.messages import REPORTS, closed_of, report_schema
+from hpc_rl.roles.messages import REPORTS, report_schema
 from hpc_rl.roles.orders import Command, Orders
 from hpc_rl.roles.reporter import Reporter, figures
 from hpc_rl.roles.saving import Saver
-from hpc_rl.roles.share import Desk, Share, joined
 from hpc_rl.roles.snapshots import Snapshots
 from hpc_rl.roles.summary import finish, steady
-from hpc_rl.roles.tally import Tally, reason_to_stop
+from hpc_rl.roles.training import restored
+from hpc_rl.runtime.share import Desk, Share, joined
+from hpc_rl.runtime.tally import Tally, reason_to_stop
 from hpc_rl.samplers.base import Split
 from hpc_rl.storage.packing import from_bytes, to_bytes
 from hpc_rl.transport.base import Inbox
@@ -31,13 +36,9 @@ from hpc_rl.transport.waiting import Done, Stopped
 
 def parameter_server(seat: Seat) -> None:
     """Serve until the budget, the target or a signal says stop."""
-    learn = seat.algorithm.learner(seat.config, seat.spec, seat.make_policy(), Alone())
-    tally = Tally()
-    if seat.resume:
-        learn.load(seat.resume[0]["learner"])
-        tally.take_up(seat.resume[1])
+    learn, tally = restored(seat, Alone(), [])
     servers = seat.plan.of("parameter_server")
-    part = shares(learn.flat.parameter.numel(), len(servers))[seat.place.index]
+    part = shares(learn.weights.data.numel(), len(servers))[seat.place.index]
     share = Share(learn, part, seat.job.resources.quorum, tally.updates)
     desk = Desk(seat, share)
     desk.open(tally.env_steps)
@@ -54,11 +55,10 @@ def _chief(seat: Seat, learn: Learner, desk: Desk, tally: Tally, servers: list[i
     saver, reporter, evaluation = Saver(seat, tally), Reporter(seat, split, tally.env_steps), Evaluation(seat)
     snapshots = Snapshots(saver, command.order)
 
-    def state(stop: bool = False) -> State:
+    def state(stop: bool = False) -> StateDict:
         others.order(snapshots.rolls + (not stop), stop)  # who leaves reports by itself
         parts = seat.ports.gather(to_bytes(share.state()), servers)
-        whole = {**learn.state(), **joined([from_bytes(part) for part in parts])}
-        return {"learner": whole, "workers": ledger.state()}
+        return {**joined(learn, [from_bytes(part) for part in parts]), "columns": {}, "workers": ledger.state()}
 
     reason = None
     while reason is None:
@@ -66,7 +66,7 @@ def _chief(seat: Seat, learn: Learner, desk: Desk, tally: Tally, servers: list[i
         while (report := reports.poll()) is not None:
             tally.add(report.tree, share.version)
             ledger.note(report.tree)
-            snapshots.closed |= closed_of(report.tree)
+            np.maximum.at(snapshots.closed, report.tree["column"], report.tree["closed"])
             reports.release(report)
             desk.env_steps = tally.env_steps
         tally.updates = share.version

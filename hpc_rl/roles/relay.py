@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from hpc_rl.algorithms.base import Flat
 from hpc_rl.devices import to_host, write_back
+from hpc_rl.optim.flat import Flat
 from hpc_rl.roles.base import Seat
 from hpc_rl.roles.messages import WEIGHTS, parameters_layout
 from hpc_rl.transport.base import Inbox, Outbox
 from hpc_rl.transport.weights import Weights, made, shared_path
+from hpc_rl.types import Clock
 
 
 def relays(seat: Seat) -> dict[int, int]:
@@ -44,14 +45,14 @@ class Publisher:
         layout, waiting = parameters_layout(nbytes), seat.ports.waiting
         self.relays = [Outbox(link, r, WEIGHTS, layout, waiting, slots=1) for r in sorted(others - {rank})]
 
-    def publish(self, version: int) -> None:
-        """Make ``version`` the newest. Raises Deadline where a relay does not come for the first."""
+    def publish(self, clock: Clock) -> None:
+        """Make the present weights the newest. Raises Deadline where a relay does not come for the first."""
         data = to_host(self.parameter).view(np.uint8)
         if self.weights is not None:
-            self.weights.write(data, version)
+            self.weights.write(data, clock)
         for relay in self.relays:
             if self.every or not self.begun or relay.ready():
-                relay.put({"parameters": data[None]}, version)
+                relay.put({"parameters": data[None], "env_steps": np.array([clock.env_steps])}, clock.version)
         self.begun = True
 
     def close(self) -> None:
@@ -69,7 +70,7 @@ class Relay:
         self.bytes = self.host.view(np.uint8)
         source = rank if rank in seat.plan.learners else relays(seat)[seat.nodes[rank]]
         self.mine = source == rank and rank not in seat.plan.learners
-        self.inbox, self.version = None, -1
+        self.inbox, self.clock = None, Clock(-1, 0)
         path, nbytes = shared_path(seat.token, source), self.bytes.nbytes
         if self.mine:
             layout = parameters_layout(nbytes)
@@ -81,16 +82,17 @@ class Relay:
     def work(self) -> None:
         """Pass on what the learner sent, if this rank is the node's relay."""
         if self.inbox is not None and (message := self.inbox.newest()) is not None:
-            self.weights.write(message.tree["parameters"][0], message.version)
+            clock = Clock(message.version, int(message.tree["env_steps"][0]))
+            self.weights.write(message.tree["parameters"][0], clock)
             self.inbox.release(message)
 
-    def newest(self, exactly: int | None = None) -> int:
-        """Put the newest weights (or ``exactly`` a version) into the policy; the version it now holds, -1 at first."""
-        version = self.weights.read(self.bytes, self.version, exactly)
-        if version != self.version:
+    def newest(self, exactly: int | None = None) -> Clock:
+        """Put the newest weights (or ``exactly`` a version) into the policy; their clock, of version -1 at first."""
+        clock = self.weights.read(self.bytes, self.clock, exactly)
+        if clock.version != self.clock.version:
             write_back(self.host, self.parameter)
-        self.version = version
-        return self.version
+        self.clock = clock
+        return clock
 
     def close(self) -> None:
         self.weights.close(remove=self.mine)

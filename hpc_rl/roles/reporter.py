@@ -10,7 +10,7 @@ import numpy as np
 import psutil
 
 from hpc_rl.roles.base import Seat
-from hpc_rl.roles.tally import Tally
+from hpc_rl.runtime.tally import Tally
 from hpc_rl.samplers.base import Split
 from hpc_rl.storage.metrics import Metrics
 

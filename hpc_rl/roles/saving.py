@@ -7,9 +7,9 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from hpc_rl.algorithms.base import Learner, State
+from hpc_rl.optim.flat import StateDict
 from hpc_rl.roles.base import Seat
-from hpc_rl.roles.tally import Tally
+from hpc_rl.runtime.tally import Tally
 from hpc_rl.storage import checkpoint
 from hpc_rl.storage.states import NonFinite
 
@@ -42,7 +42,7 @@ class Saver:
         self.tally.best = max(self.tally.best, -math.inf if score is None else score)
         return self.tally.meta(self.seat)
 
-    def save(self, state: State, meta: dict[str, Any], last: bool = False) -> None:
+    def save(self, state: StateDict, meta: dict[str, Any], last: bool = False) -> None:
         """Write, mark the best, prune. A state that is not finite is never written: warns, or raises if ``last``."""
         begin = time.monotonic()
         run = self.seat.run
@@ -66,8 +66,3 @@ class Saver:
         )
         self.last, self.written = time.monotonic(), self.written + 1
         self.longest_s = self.seat.save_s = max(self.longest_s, self.last - begin)
-
-
-def learner_state(learner: Learner) -> State:
-    """The learner's part of a checkpoint: a copy, so that training may go on while it waits to be written."""
-    return {"learner": learner.state()}

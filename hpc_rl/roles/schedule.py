@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hpc_rl.roles.base import Seat
+from hpc_rl.types import Array
 
 
 @dataclass(frozen=True)
@@ -37,3 +38,9 @@ def schedule(seat: Seat) -> Schedule:
     if budget == before.budget:
         return before
     return Schedule(budget, meta["env_steps"], before.progress(meta["env_steps"]))
+
+
+def exploration(seat: Seat, columns: Array, env_steps: int) -> Array:
+    """[b] what training passes to ``act`` in each of ``columns`` [b] after ``env_steps`` of the job."""
+    total, progress = seat.job.environment.columns, schedule(seat).progress(env_steps)
+    return seat.algorithm.exploration(seat.config, columns, total, progress)

@@ -7,24 +7,27 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from hpc_rl.algorithms.base import State
+import numpy as np
+
+from hpc_rl.optim.flat import StateDict
 from hpc_rl.roles.base import Seat
 from hpc_rl.roles.saving import Saver
 from hpc_rl.transport.waiting import Deadline
+from hpc_rl.types import Array
 
 
 @dataclass
 class Pending:
     """A snapshot that becomes a checkpoint once its steps lie in closed segments of every column."""
 
-    state: State
+    state: StateDict
     meta: dict[str, Any]
     seat: Seat
     asked: float = field(default_factory=time.monotonic)
 
-    def covered(self, closed: dict[int, int]) -> bool:
+    def covered(self, closed: Array) -> bool:
         """All columns have come that far. Raises Deadline, naming who has not, once that takes too long."""
-        missing = {int(column) for column, step in self.meta["steps"].items() if closed.get(int(column), 0) < step}
+        missing = {column for column, step in enumerate(self.meta["steps"].values()) if closed[column] < step}
         limit = self.seat.job.resources.deadline_s
         if missing and time.monotonic() - self.asked > limit:
             late = [f"rank {p.rank} ({p.name})" for p in self.seat.plan.places if not missing.isdisjoint(p.columns)]
@@ -41,15 +44,18 @@ class Snapshots:
 
     saver: Saver
     order: Callable[[int], None]  # tells everybody to close segments, for the k-th time
-    closed: dict[int, int] = field(default_factory=dict)  # column -> env step up to which it lies in closed segments
     rolls: int = 0
     pending: Pending | None = None
+    closed: Array = field(init=False)  # [B] int64, env step up to which each column lies in closed segments
+
+    def __post_init__(self) -> None:
+        self.closed = np.zeros(self.saver.tally.columns, np.int64)
 
     def wanted(self) -> bool:
         """A checkpoint is due, or asked for by an evaluation."""
         return self.saver.asked or (self.pending is None and self.saver.due())
 
-    def begin(self, state: State | None) -> None:
+    def begin(self, state: StateDict | None) -> None:
         """Order segments closed; where there is a ``state``, it is written once they are."""
         self.saver.asked, self.rolls = False, self.rolls + 1
         if state is not None:
@@ -62,7 +68,7 @@ class Snapshots:
             self.saver.save(self.pending.state, self.pending.meta)
             self.pending = None
 
-    def finish(self, state: State) -> None:
+    def finish(self, state: StateDict) -> None:
         """Write the last state, with all segments closed; before it the snapshot under way if that is the best."""
         under_way, self.pending, meta = self.pending, None, self.saver.meta()
         if under_way is not None and under_way.meta["updates"] < meta["updates"]:

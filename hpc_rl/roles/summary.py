@@ -8,7 +8,7 @@ from typing import Any
 from hpc_rl.roles.base import Seat
 from hpc_rl.roles.reporter import Reporter
 from hpc_rl.roles.saving import Saver
-from hpc_rl.roles.tally import Tally
+from hpc_rl.runtime.tally import Tally
 from hpc_rl.samplers.base import ACTIVITIES, Split
 from hpc_rl.storage.run_dir import write_json
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from hpc_rl.algorithms.base import Diverged, Learner
+from hpc_rl.algorithms.base import Learner
+from hpc_rl.optim.group import Diverged
 from hpc_rl.roles.base import Seat
 from hpc_rl.roles.schedule import schedule
-from hpc_rl.roles.tally import Tally
+from hpc_rl.runtime.tally import Tally
 from hpc_rl.types import Trajectory, Update
 
 MOST_BAD_UPDATES = 10  # in a row, each with a step that was dropped or without any, before a run is given up
@@ -19,17 +20,18 @@ HUGE = 1e4  # rewards or observations of this size are likelier to blame than th
 _LIKELY = "The gradient was not finite. Likely cause: "
 
 
-def update(seat: Seat, learn: Learner, batch: Trajectory, tally: Tally) -> Update:
+def update(seat: Seat, learn: Learner, batches: Mapping[str, Trajectory], tally: Tally) -> Update:
     """The learner's update; metrics also count the steps that were dropped so far, "dropped_steps".
 
     Raises:
         Diverged: the tenth update in a row that dropped a step or took none; names update, columns, env steps, cause.
     """
     taken, dropped = learn.group.taken, learn.group.dropped
-    done = learn.update(batch, schedule(seat).progress(tally.env_steps))
-    bad = learn.group.dropped > dropped or learn.group.taken == taken
+    done = learn.update(batches, schedule(seat).progress(tally.env_steps))
+    stuck = bool(learn.optimizers) and learn.group.taken == taken
+    bad = learn.group.dropped > dropped or stuck
     what = f"{seat.job.algorithm}, update {tally.updates}"
-    tally.bad_updates = in_a_row(tally.bad_updates, bad, what, lambda: _cause(learn, batch))
+    tally.bad_updates = in_a_row(tally.bad_updates, bad, what, lambda: _cause(learn, next(iter(batches.values()))))
     return replace(done, metrics={**done.metrics, "dropped_steps": float(learn.group.dropped)})
 
 

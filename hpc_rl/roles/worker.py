@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import numpy as np
 
-from hpc_rl.fragments import allocate, trajectory
-from hpc_rl.roles.agreement import CHECK_EVERY, booked
+from hpc_rl.fragments import allocate
+from hpc_rl.optim.flat import StateDict
+from hpc_rl.roles.agreement import settled
 from hpc_rl.roles.base import Seat, sampler, schemas
 from hpc_rl.roles.evaluator import Evaluation
 from hpc_rl.roles.records import Records
 from hpc_rl.roles.reporter import Reporter, figures
-from hpc_rl.roles.saving import Saver, learner_state
-from hpc_rl.roles.summary import finish, steady
-from hpc_rl.roles.tally import Tally, complete
-from hpc_rl.roles.update import update as updated
+from hpc_rl.roles.saving import Saver
+from hpc_rl.roles.schedule import exploration
+from hpc_rl.roles.stores import store_of
+from hpc_rl.roles.summary import finish
+from hpc_rl.roles.training import Metrics, Training, restored, train
+from hpc_rl.runtime.learner_state import joined_columns, learner_state
+from hpc_rl.runtime.tally import Tally, complete
 from hpc_rl.samplers.base import ACTIVITIES, Split
 from hpc_rl.samplers.columns import merged
 from hpc_rl.samplers.vector import Vector
@@ -26,54 +29,56 @@ from hpc_rl.transport.group import learners
 
 def worker(seat: Seat) -> None:
     """Collect, update, record, until all ranks agree to stop. One rank of ``allreduce``, or all of ``solo``."""
-    group = learners(seat.ports, seat.plan.learners, seat.job.resources.reduction, seat.device, seat.token)
-    learn = seat.algorithm.learner(seat.config, seat.spec, seat.make_policy(), group)
-    recorded, _ = schemas(learn.policy, seat.spec)
-    tally, split = Tally(), Split()
-    vector = sampler(seat, learn.policy, split, lambda: None, max(1, seat.place.threads))
+    group = learners(seat.ports, seat.plan.learners, seat.job.resources.reduction, seat.device, seat.token, seat.stop)
+    learner, tally = restored(seat, group, list(seat.place.columns))
+    recorded, split = schemas(learner.policy, seat.spec)[0], Split()
+    vector = sampler(seat, learner.policy, split, lambda: None, max(1, seat.place.threads))
+    store = store_of(seat, recorded, group)
     if seat.resume:
-        learn.load(seat.resume[0]["learner"])
-        tally.take_up(seat.resume[1])
         vector.load(seat.resume[0]["sampler"])
+    training = Training(seat, learner, store, tally, split)
     record = Records(seat, recorded, [vector.columns], [seat.place.name])
     saver, reporter, evaluation = Saver(seat, tally), Reporter(seat, split, tally.env_steps), Evaluation(seat)
     tree = allocate(recorded, seat.plan.steps, len(seat.place.columns), seat.spec.stack)
-    reason = None
-    while reason is None:
+
+    def fill() -> None:
+        vector.explore(exploration(seat, vector.columns, tally.env_steps))
         vector.collect(tree, lambda: tally.updates)
         now = time.perf_counter()
         record.write(tree)
-        now = split.timed("record", now)
-        batch = trajectory([tree], seat.spec, seat.device)
-        update = updated(seat, learn, batch, tally)
-        now = split.timed("learn", now)
-        saver.asked |= evaluation.maybe(learn.policy, tally)  # before booking: saved is the policy that was judged
-        wishes = booked(group, tally, [tree], seat, saver.due())
-        tally.updates += 1
-        steady(tally, seat.started)
-        if tally.updates % CHECK_EVERY == 0:
-            group.check_identical(learn.flat.parameter.data)
-        reason = complete(seat.job, tally) or wishes.stop
-        if reason or wishes.save:
+        store.insert(tree)
+        split.timed("record", now)
+
+    def settle(metrics: Metrics, version: int) -> str | None:
+        now = time.perf_counter()
+        votes = settled(training, evaluation, saver, version, saver.due)
+        reason = complete(seat.job, tally) or votes.stop
+        if reason or votes.save:
             record.roll()
-            _save(seat, saver, learner_state(learn), vector, last=bool(reason))
+            _save(training, saver, vector, last=bool(reason))
         split.timed("send", now)
         if reporter.due():
-            reporter.report(int(tally.env_steps), figures(tally) | update.metrics | vector.figures())
+            reporter.report(tally.env_steps, figures(tally) | metrics | vector.figures())
+        return reason
+
+    reason = train(training, fill, settle)
     record.close()
     reporter.report(tally.env_steps, figures(tally) | vector.figures())
     _end(seat, tally, reason, reporter, saver, split)
 
 
-def _save(seat: Seat, saver: Saver, state: dict[str, Any], vector: Vector, last: bool) -> None:
+def _save(training: Training, saver: Saver, vector: Vector, last: bool) -> None:
     """Gather every rank's columns at rank 0, which writes the one file."""
-    members = seat.plan.learners
-    parts = seat.ports.gather(to_bytes(vector.state()), members)
+    ports, members = training.seat.ports, training.seat.plan.learners
+    own: StateDict = {"sampler": vector.state(), "columns": training.learner.columns(), "store": training.store.state()}
+    parts = [from_bytes(part) for part in ports.gather(to_bytes(own), members)]
     if parts:
-        columns = merged([from_bytes(part) for part in parts])
-        saver.save({**state, "sampler": columns}, saver.meta(), last)
+        whole = {"sampler": merged([part["sampler"] for part in parts])}
+        whole["columns"] = joined_columns([part["columns"] for part in parts])
+        whole["stores"] = [part["store"] for part in parts]
+        saver.save({**learner_state(training.learner), **whole}, saver.meta(), last)
     saver.last = time.monotonic()
-    seat.ports.barrier(members)
+    ports.barrier(members)
 
 
 def _end(seat: Seat, tally: Tally, reason: str, reporter: Reporter, saver: Saver, split: Split) -> None:

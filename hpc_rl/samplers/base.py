@@ -31,6 +31,10 @@ class Sampler(Protocol):
         """Fill ``tree`` with T moves of some columns; ``newest`` puts fresh weights in place and says their version."""
         ...
 
+    def explore(self, exploration: Array) -> None:
+        """Set the exploration [b] that each column acts with from now on."""
+        ...
+
     def figures(self) -> dict[str, float]:
         """What this sampler adds to its rank's metrics."""
         ...

@@ -147,6 +147,12 @@ class Central:
         self.requests, self.inferences = self.requests + len(lanes), self.inferences + 1
         act(lanes, version, self.split)
 
+    def explore(self, exploration: Array) -> None:
+        """See `Sampler`; ``columns`` are those of the lanes in their order."""
+        edges = np.cumsum([len(lane.columns) for lane in self.lanes])[:-1]
+        for lane, own in zip(self.lanes, np.split(exploration, edges), strict=True):
+            lane.explore(own)
+
     def figures(self) -> dict[str, float]:
         """Requests so far, how many were answered at a time, and rows so far that were not finite."""
         bad = float(sum(lane.bad_rows.count for lane in self.lanes))

@@ -70,6 +70,10 @@ class Lane:
             self.tree["noise"][:] = once
             self.noise = np.concatenate([np.broadcast_to(once, (self.rows, *np.shape(once))), self.noise], -1)
 
+    def explore(self, exploration: Array) -> None:
+        """Act with ``exploration`` [b] from now on."""
+        self.exploration = to_device(np.asarray(exploration, np.float32), self.device)
+
     @property
     def full(self) -> bool:
         """All T moves are made, and the observation after the last one is in place."""

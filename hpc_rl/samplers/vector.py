@@ -44,6 +44,11 @@ class Vector:
                     act([lane], version, self.split)
             self.pulse()
 
+    def explore(self, exploration: Array) -> None:
+        """See `Sampler`."""
+        for lane, place in zip(self.lanes, self.places, strict=True):
+            lane.explore(exploration[place])
+
     def figures(self) -> dict[str, float]:
         """Rows so far that were not finite."""
         return {"bad_rows": float(sum(lane.bad_rows.count for lane in self.lanes))}

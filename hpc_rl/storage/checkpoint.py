@@ -21,15 +21,16 @@ import numpy as np
 
 from hpc_rl.devices import to_device
 from hpc_rl.storage.datasets import RATIO, Absent, Source, reading
-from hpc_rl.storage.h5 import FORMAT, compressed, create_h5, discard, finish, remedy
+from hpc_rl.storage.h5 import compressed, create_h5, discard, finish, remedy
 from hpc_rl.storage.run_dir import RunDir, publish, write_json
 from hpc_rl.storage.states import Arrays, decode, each_once, encode, refuse_hidden, refuse_non_finite
 from hpc_rl.storage.untrusted import Unreadable, read_json
 from hpc_rl.types import Array
 
 if TYPE_CHECKING:
-    from hpc_rl.algorithms.base import State
+    from hpc_rl.optim.flat import StateDict
 
+FORMAT = 2  # of checkpoints: 1 had the parameters inside the learner's state
 _JSON = "json"
 _BIG_BYTES = 1 << 20  # arrays above this are compressed if they hold bytes (replayed pixels); weights do not compress
 _TORN = ".torn"  # suffix of a damaged file that a resumed run has passed over
@@ -51,7 +52,7 @@ class Misfit(ValueError):
     """An intact checkpoint belongs to another job or another version."""
 
 
-def save(run: RunDir, number: int, state: State, meta: Mapping[str, Any]) -> Path:
+def save(run: RunDir, number: int, state: StateDict, meta: Mapping[str, Any]) -> Path:
     """Write checkpoints/<number>.h5: complete under its name, or not there at all.
 
     ``state`` and ``meta`` are nested dicts and lists of tensors, arrays, numbers, strings and None; tuples return as
@@ -79,7 +80,7 @@ def save(run: RunDir, number: int, state: State, meta: Mapping[str, Any]) -> Pat
     return path
 
 
-def load(path: Path) -> tuple[State, dict[str, Any]]:
+def load(path: Path) -> tuple[StateDict, dict[str, Any]]:
     """(state, meta) with every array as a torch tensor in memory.
 
     Raises:
@@ -103,8 +104,8 @@ def newest(
     run: RunDir,
     warn: Callable[[str], None],
     set_aside: bool = False,
-    check: Callable[[State, Mapping[str, Any]], None] = lambda state, meta: None,
-) -> tuple[Path, State, dict[str, Any]] | None:
+    check: Callable[[StateDict, Mapping[str, Any]], None] = lambda state, meta: None,
+) -> tuple[Path, StateDict, dict[str, Any]] | None:
     """The newest checkpoint that can be read, with its state and meta; None where none was ever written.
 
     ``set_aside``: torn ones that are newer get the suffix .torn, for a run that goes on from an older one counts its
@@ -135,7 +136,7 @@ def newest(
     )
 
 
-def examined(path: Path, check: Callable[[State, Mapping[str, Any]], None]) -> tuple[State, dict[str, Any]]:
+def examined(path: Path, check: Callable[[StateDict, Mapping[str, Any]], None]) -> tuple[StateDict, dict[str, Any]]:
     """`load`, then ``check``; what that refuses is Torn and names the file. Raises Torn, Misfit."""
     state, meta = load(path)
     try:

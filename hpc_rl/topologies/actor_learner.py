@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from hpc_rl import job as jobs
 from hpc_rl.job import BadJob, Job
-from hpc_rl.topologies.base import Place, Plan, check_minibatches, need, share_columns, split_evenly
+from hpc_rl.topologies.base import Place, Plan, check_minibatches, fresh_only, need, share_columns, split_evenly
 
 if TYPE_CHECKING:
     from hpc_rl.roles.base import Seat
@@ -55,7 +56,9 @@ def _bound(
 def _whole(job: Job, places: list[Place], sends: dict[int, int], width: int) -> Plan:
     """Check the batch, and tell every learner who sends to it."""
     count = job.resources.learners
-    batch = int(job.method.get("batch_columns", 0)) or width * count
+    experience = jobs.experience(job)
+    fresh_only(job, experience)
+    batch = experience.items[0].batch_size or width * count
     if job.schedule == "deterministic" and job.sampler == "central":
         raise BadJob(
             'schedule = "deterministic" needs actors that step their own columns; '
@@ -72,10 +75,10 @@ def _whole(job: Job, places: list[Place], sends: dict[int, int], width: int) -> 
             f"{job.algorithm}.batch_columns = {batch} is not a multiple of {each}; "
             f"use {width * count} or a multiple, or another number of ranks"
         )
-    check_minibatches(job, int(job.method["unroll"]), batch)
+    check_minibatches(job, experience, batch)
     peers = {k: tuple(r for r, to in sends.items() if to == k) for k in range(count)}
     whole = [place.to(peers[place.rank]) if place.role == "learner" else place for place in places]
-    return Plan(job.topology, tuple(whole), int(job.method["unroll"]), batch, width)
+    return Plan(job.topology, tuple(whole), experience.unroll, batch, width)
 
 
 def run(seat: Seat) -> None:

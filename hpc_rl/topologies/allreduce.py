@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from hpc_rl import job as jobs
 from hpc_rl.job import Job
 from hpc_rl.topologies.base import Place, Plan, check_minibatches, in_process, need, share_columns
 
@@ -17,10 +18,11 @@ def plan(job: Job) -> Plan:
     in_process(job)
     ranks = job.resources.ranks
     shares = share_columns(job, ranks, "ranks")
-    check_minibatches(job, int(job.method["unroll"]), job.environment.columns)
+    experience = jobs.experience(job)
+    check_minibatches(job, experience, job.environment.columns)
     peers = tuple(range(ranks))
     places = tuple(Place(r, "worker", r, shares[r], job.resources.threads, True, peers) for r in range(ranks))
-    return Plan(job.topology, places, int(job.method["unroll"]), job.environment.columns, len(shares[0]))
+    return Plan(job.topology, places, experience.unroll, job.environment.columns, len(shares[0]))
 
 
 def run(seat: Seat) -> None:

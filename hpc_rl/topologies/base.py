@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from hpc_rl.experience import Experience
 from hpc_rl.job import BadJob, Job
-from hpc_rl.methods import literal
 
 
 class WorldTooSmall(BadJob):
@@ -110,17 +110,24 @@ def nodes_of(ranks: int, nodes: int) -> list[int]:
     return [node for node in range(nodes) for _ in range(least + (node < more))]
 
 
-def check_minibatches(job: Job, steps: int, columns: int) -> None:
-    """Raise BadJob where an optimiser step would have no data: ``steps`` and ``columns`` of all that learn together."""
-    if "minibatches" not in job.method:
-        return
-    count = int(job.method["minibatches"])
-    whole = literal(job.algorithm, "MINIBATCH") == "columns" or job.method.get("lstm")
-    parts, what = (columns, "columns") if whole else (steps, "moves of a column")
+def check_minibatches(job: Job, experience: Experience, columns: int) -> None:
+    """Raise BadJob where an optimiser step would have no data; ``columns`` are those of all that learn together."""
+    count, whole = experience.minibatches, experience.split == "columns"
+    parts, what = (columns, "columns") if whole else (experience.unroll, "moves of a column")
     if count > parts:
         raise BadJob(
             f"{job.algorithm}.minibatches = {count} is more than the {parts} {what} of a batch that they share; "
             f"use at most {parts}"
+        )
+
+
+def fresh_only(job: Job, experience: Experience) -> None:
+    """Raise BadJob where the method draws items again, on a topology without a replay."""
+    replayed = [items.name for items in experience.items if not items.fresh]
+    if replayed:
+        raise BadJob(
+            f"{job.algorithm} replays {', '.join(replayed)}, and topology {job.topology} passes fresh fragments on "
+            'without keeping them; use topology = "solo" or "allreduce"'
         )
 
 

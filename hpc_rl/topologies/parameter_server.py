@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from hpc_rl import job as jobs
 from hpc_rl.job import BadJob, Job
 from hpc_rl.topologies.base import Place, Plan, check_minibatches, in_process, need, share_columns
 
@@ -22,14 +23,13 @@ def plan(job: Job) -> Plan:
     in_process(job)
     _check(job, servers, quorum, workers)
     shares = share_columns(job, workers, "workers")
-    check_minibatches(job, int(job.method["unroll"]), len(shares[0]))
+    experience = jobs.experience(job)
+    check_minibatches(job, experience, len(shares[0]))
     ranks = tuple(range(servers, servers + workers))
     serving = [Place(r, "parameter_server", r, range(0), 1, False, ranks) for r in range(servers)]
     peers = tuple(range(servers))
     working = [Place(r, "worker", k, shares[k], job.resources.threads, True, peers) for k, r in enumerate(ranks)]
-    return Plan(
-        job.topology, (*serving, *working), int(job.method["unroll"]), len(shares[0]) * max(1, quorum), len(shares[0])
-    )
+    return Plan(job.topology, (*serving, *working), experience.unroll, len(shares[0]) * max(1, quorum), len(shares[0]))
 
 
 def _check(job: Job, servers: int, quorum: int, workers: int) -> None:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
-from hpc_rl.algorithms.base import Optimizer, accumulate, clip
 from hpc_rl.devices import to_device, to_host
+from hpc_rl.optim.group import accumulate, clip
+from hpc_rl.optim.optimizers import Optimizer
 from hpc_rl.transport.base import Inbox, Outbox
 from hpc_rl.transport.layout import Layout
 from hpc_rl.transport.ports import Ports
@@ -45,7 +46,7 @@ class ParameterClient:
     rank, size, taken, dropped, stop = 0, 1, 0, 0, False
 
     def __init__(self, ports: Ports, servers: Sequence[int], length: int, quorum: int, give_up: Done) -> None:
-        self.quorum, self.give_up = quorum, give_up
+        self.quorum, self.give_up, self.alive = quorum, give_up, give_up
         self.parts = shares(length, len(servers))
         self.versions, self.env_steps = [-1] * len(servers), 0
         self.gradients, self.parameters = list[Outbox](), list[Inbox]()
@@ -103,8 +104,11 @@ class ParameterClient:
     def sum(self, data: Tensor) -> Tensor:
         return data
 
+    def max(self, data: Tensor) -> Tensor:
+        return data
+
     def mean(self, total: Tensor, count: Tensor) -> Tensor:
         return total / count.clamp(min=1)
 
-    def check_identical(self, data: Tensor) -> None:
+    def check_identical(self, tensors: Sequence[Tensor]) -> None:
         """Nothing: workers hold the versions they pulled last."""

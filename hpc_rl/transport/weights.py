@@ -1,8 +1,8 @@
 """Newest weights for every actor of a node: the relay writes a named file in /dev/shm, actors read without waiting.
 
-Two slots, each [sequence before, version, checksum, sequence after, payload]. The writer fills the slot that is not the
-newest; a reader copies, and keeps its old weights when sequence numbers or checksum disagree. The file is a plain mmap,
-not an MPI window, so that ranks may die or join.
+Two slots, each [sequence before, version, checksum, sequence after, env steps, payload]. The writer fills the slot
+that is not the newest; a reader copies, and keeps its old weights when sequence numbers or checksum disagree. The file
+is a plain mmap, not an MPI window, so that ranks may die or join.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from hpc_rl.types import Array
+from hpc_rl.types import Array, Clock
 
-_HEAD = 4  # int64 words before the payload
+_HEAD = 8  # int64 words before the payload, five of them used: the payload begins on a cache line
 _RETRIES = 3
 
 
@@ -57,18 +57,18 @@ class Weights:
         self.turn = 0  # the slot that is written next
         self.torn = 0  # reads given up because a write was under way
 
-    def write(self, data: Array, version: int) -> None:
-        """Publish ``data`` [nbytes] uint8 as ``version``; versions only grow."""
+    def write(self, data: Array, clock: Clock) -> None:
+        """Publish ``data`` [nbytes] uint8 as of ``clock``; versions only grow."""
         head, payload = self._slot(self.turn)  # not the newest one, which readers are copying
         self.turn = 1 - self.turn
         head[0] += 1
-        head[1] = version
+        head[1], head[4] = clock.version, clock.env_steps
         payload[:] = data
         head[2] = zlib.adler32(payload.data)
         head[3] = head[0]
 
-    def read(self, data: Array, have: int, exactly: int | None = None) -> int:
-        """Copy weights newer than ``have`` into ``data`` [nbytes] uint8; the version it now holds (``have`` if none).
+    def read(self, data: Array, have: Clock, exactly: int | None = None) -> Clock:
+        """Copy weights newer than ``have`` into ``data`` [nbytes] uint8; the clock of what it now holds.
 
         With ``exactly``, only that version: both slots hold one, so the last but one is still there.
 
@@ -79,13 +79,13 @@ class Weights:
             index = max(range(2), key=lambda k: (int(heads[k][1]) == exactly, int(heads[k][1])))
             head, payload = self._slot(index)
             before, version = int(head[3]), int(head[1])
-            if version <= have or not before or exactly not in (None, version):
+            if version <= have.version or not before or exactly not in (None, version):
                 return have
-            copy = payload.copy()
+            copy, env_steps = payload.copy(), int(head[4])
             checksum = int(head[2])
             if before == int(head[0]) and version == int(head[1]) and zlib.adler32(copy.data) == checksum:
                 data[:] = copy
-                return version
+                return Clock(version, env_steps)
             self.torn += 1
         return have
 

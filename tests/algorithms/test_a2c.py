@@ -32,7 +32,7 @@ def norms(kind: str, ranks: int) -> float:
         if ranks > 1:
             learner.group = AllReduce(Ports(link, Waiting(20.0)), range(ranks))
         mine = batch.columns(slice(link.rank * width, (link.rank + 1) * width))
-        found[link.rank] = learner.update(mine, 0.0).metrics["grad_norm"]
+        found[link.rank] = learner.update({"items": mine}, 0.0).metrics["grad_norm"]
 
     run_threads(ranks, rank, 20.0)
     return found[0]

@@ -13,8 +13,8 @@ import torch
 from batches import config_of, learner_of, sampled
 
 from hpc_rl import job as jobs
-from hpc_rl.algorithms.base import Alone
 from hpc_rl.algorithms.impala import loss
+from hpc_rl.optim.group import Alone
 from hpc_rl.types import Trajectory
 
 
@@ -54,15 +54,6 @@ def test_replayed_columns_are_drawn_by_the_seed() -> None:
 
     assert drawn(1) == drawn(1) and drawn(1) != drawn(2)
     assert len({tuple(drawn(seed)) for seed in range(5)}) == 5
-
-
-def test_a_state_without_a_seed_is_an_older_one() -> None:
-    spec, _ = sampled("impala", "toy/catch", 0)
-    learner = learner_of("impala", spec, config_of("impala", replay=0.5))
-    state, seed = learner.state(), learner.seed
-    assert state.pop("seed") == seed
-    learner.load(state)
-    assert learner.seed == seed
 
 
 @pytest.mark.parametrize("correction", ["vtrace", "none"])

@@ -14,8 +14,9 @@ import torch
 from batches import config_of, learner_of, sampled
 from torch import nn
 
-from hpc_rl.algorithms.base import Flat, Optimizer, load_optimizer, make_optimizer, optimizer_state
-from hpc_rl.roles.share import Share, joined
+from hpc_rl.optim.flat import Flat
+from hpc_rl.optim.optimizers import Optimizer, load_optimizer, make_optimizer, optimizer_state
+from hpc_rl.runtime.share import Share, joined
 from hpc_rl.transport.parameters import shares
 
 RATE, ALPHA, EPSILON = 0.05, 0.9, 0.01
@@ -62,18 +63,18 @@ def test_a_small_gradient_moves_less_than_with_epsilon_outside() -> None:
 def test_servers_share_its_statistics_slice_by_slice(name: str) -> None:
     spec, batches = sampled(name, "toy/catch", 2)
     learn: Any = learner_of(name, spec, config_of(name, optimizer="rmsprop_inside", epsilon=EPSILON))
-    learn.update(batches[0], 0.0)
-    size = learn.flat.parameter.numel()
+    learn.update({"items": batches[0]}, 0.0)
+    size = learn.weights.data.numel()
     parts = [Share(learn, part, 0, 0) for part in shares(size, 3)]
-    whole = joined([part.state() for part in parts])
-    for key, x in learn.state()["optimizer"].items():
-        assert torch.equal(whole["optimizer"][key], x) and (key != "square_avg" or (x > 0).any()), key
+    whole = joined(learn, [part.state() for part in parts])["learner"]["optimizers"]["weights"]
+    for key, x in optimizer_state(learn.optimizer).items():
+        assert torch.equal(whole[key], x) and (key != "square_avg" or (x > 0).any()), key
     g = torch.linspace(-1, 1, size)
     for part, place in zip(parts, shares(size, 3), strict=True):
         head = np.array([[1.0, 1.0, np.inf, RATE]])
         part.take({"gradient": g[place].numpy()[None], "head": head}, 0, 7)
-    learn.flat.reduction[:-2] = g
+    learn.weights.reduction[:-2] = g
     learn.optimizer.torch.param_groups[0]["lr"] = RATE
     learn.optimizer.torch.step()
-    assert torch.allclose(joined([part.state() for part in parts])["parameters"], learn.flat.parameter.data, atol=1e-7)
+    assert torch.allclose(joined(learn, [part.state() for part in parts])["weights"], learn.weights.data, atol=1e-7)
     assert isinstance(learn.optimizer.torch.param_groups[0]["params"][0], nn.Parameter)

@@ -16,8 +16,8 @@ from batches import config_of, learner_of, sampled
 
 from hpc_rl import job as jobs
 from hpc_rl.algorithms import ppo
-from hpc_rl.algorithms.base import Alone
 from hpc_rl.algorithms.ppo import Config, Learner
+from hpc_rl.optim.group import Alone
 
 
 def shares(steps: int, columns: int, ranks: int, minibatches: int) -> list[list[np.ndarray]]:
@@ -77,7 +77,7 @@ def test_the_clip_falls_with_the_learning_rate_where_it_is_annealed(monkeypatch:
         learner = learner_of("ppo", spec, config_of("ppo", epochs=1, minibatches=1, anneal_clip=anneal))
         seen.clear()
         for progress in (0.0, 0.75, 1.0):
-            learner.update(batch, progress)
+            learner.update({"items": batch}, progress)
         assert seen == pytest.approx(wanted)
 
 
@@ -98,7 +98,7 @@ def test_the_penalty_follows_the_kl_after_the_last_step() -> None:
     spec, (batch,) = sampled("ppo", "toy/catch", 1)
     changes = {"objective": "kl", "epochs": 1, "minibatches": 1, "learning_rate": 1e-2, "kl_target": 1e-6}
     learner = learner_of("ppo", spec, config_of("ppo", **changes))
-    metrics = learner.update(batch, 0.0).metrics
+    metrics = learner.update({"items": batch}, 0.0).metrics
     assert metrics["kl"] == pytest.approx(0.0, abs=1e-7) and kl_of(learner, batch) > 1.5e-6
     assert metrics["kl_cost"] == 2.0, "doubled: the policy that comes out is too far away"
 
@@ -109,12 +109,12 @@ def test_a_round_ends_once_the_kl_of_its_policy_is_too_large() -> None:
     kls = []
     for epochs in range(1, 7):
         learner = learner_of("ppo", spec, config_of("ppo", **{**changes, "epochs": epochs}))
-        learner.update(batch, 0.0)
+        learner.update({"items": batch}, 0.0)
         kls.append(kl_of(learner, batch))
     assert kls == sorted(kls) and kls[3] > kls[2] > 0
     limit = (kls[2] + kls[3]) / 2
     learner = learner_of("ppo", spec, config_of("ppo", **changes, target_kl=limit))
-    assert learner.update(batch, 0.0).metrics["steps"] == 4.0
+    assert learner.update({"items": batch}, 0.0).metrics["steps"] == 4.0
 
 
 def test_the_hinge_has_the_gradient_of_the_papers_penalty() -> None:
@@ -123,10 +123,10 @@ def test_the_hinge_has_the_gradient_of_the_papers_penalty() -> None:
     spec, (batch,) = sampled("ppo", "toy/catch", 1)
     changes = {"objective": "kl", "epochs": 2, "minibatches": 1, "learning_rate": 1e-2, "max_grad_norm": 1e9}
     config = config_of("ppo", **changes, kl_cost=cost, kl_target=target, hinge_cost=hinge)
-    norm = learner_of("ppo", spec, config).update(batch, 0.0).metrics["grad_norm"]
+    norm = learner_of("ppo", spec, config).update({"items": batch}, 0.0).metrics["grad_norm"]
     learner = learner_of("ppo", spec, config_of("ppo", **{**changes, "epochs": 1}, kl_cost=cost, kl_target=target))
     samples = learner._samples(batch)
-    learner.update(batch, 0.0)
+    learner.update({"items": batch}, 0.0)
     output, value, _ = learner.policy.net(samples.observation, samples.first)
     total, sums = ppo.loss(learner.config, output, value, learner.policy.head, samples, 0.1, 0.0)
     log_prob, _ = learner.policy.head.log_prob_entropy(output, samples.action)

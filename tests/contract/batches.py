@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from hpc_rl import job as jobs
-from hpc_rl.algorithms.base import Alone, Group
 from hpc_rl.envs.make import make
 from hpc_rl.fragments import allocate, trajectory, trajectory_schema
+from hpc_rl.optim.group import Alone, Group
 from hpc_rl.samplers.base import Split, episode_seeds, streams
 from hpc_rl.samplers.lanes import Lane
 from hpc_rl.samplers.vector import Vector
@@ -51,6 +51,11 @@ def step_of(spec: Spec, columns: int, seed: int = 0) -> Step:
     x = np.resize(x, (columns, *spec.observation)).astype(spec.dtype)
     first = torch.tensor(rng.random(columns) < 0.5)
     return Step(torch.from_numpy(x), first, torch.tensor(rng.normal(size=columns), dtype=torch.float32))
+
+
+def fed(learner: Any, batch: Trajectory) -> dict[str, Trajectory]:
+    """One batch under the name of each kind of item that the learner's method takes."""
+    return {items.name: batch for items in learner.config.experience().items}
 
 
 def sampled(name: str, id: str, rounds: int, steps: int = STEPS, config: Any = None) -> tuple[Spec, list[Trajectory]]:

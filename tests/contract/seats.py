@@ -100,6 +100,7 @@ def _seat(ran: Ran, link: LocalLink, lock: threading.Lock, gpu: bool, resume: An
         spec=spec,
         algorithm=replace(algorithm, learner=make_learner),
         config=config,
+        experience=config.experience(),
         resume=resume,
         stop=lambda: False,
         make_environment=lambda columns, n: make(environment.id, environment.arguments, columns, n),

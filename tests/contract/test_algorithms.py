@@ -22,6 +22,7 @@ from batches import (
     STEPS,
     WHOLE,
     config_of,
+    fed,
     learner_of,
     policy_of,
     sampled,
@@ -31,8 +32,10 @@ from batches import (
 from torch import Tensor
 
 from hpc_rl import job as jobs
-from hpc_rl.algorithms.base import Alone, State
 from hpc_rl.fragments import trajectory
+from hpc_rl.optim.flat import StateDict
+from hpc_rl.optim.group import Alone
+from hpc_rl.runtime.learner_state import check_identical, learner_state, load_columns, load_learner
 from hpc_rl.transport.group import AllReduce
 from hpc_rl.transport.local import LocalLink, run_threads
 from hpc_rl.transport.ports import Ports
@@ -105,11 +108,11 @@ def test_exploration_zero_is_greedy_and_one_is_not(name: str, kind: str) -> None
 def test_metrics_are_finite_and_parameters_move(name: str, id: str) -> None:
     spec, batches = sampled(name, id, 2)
     learner = learner_of(name, spec)
-    before = learner.flat.parameter.data.clone()
+    before = learner.weights.data.clone()
     for batch in batches:
-        metrics = learner.update(batch, 0.25).metrics
+        metrics = learner.update(fed(learner, batch), 0.25).metrics
         assert metrics and all(np.isfinite(value) for value in metrics.values()), metrics
-    assert torch.isfinite(learner.flat.parameter).all() and not torch.equal(learner.flat.parameter, before)
+    assert torch.isfinite(learner.weights.data).all() and not torch.equal(learner.weights.data, before)
 
 
 @pytest.mark.parametrize("changes", [{}, WHOLE, {"objective": "kl", "kl_target": 1e-4}, {"replay": 0.5}])
@@ -118,33 +121,37 @@ def test_a_loaded_state_repeats_the_next_update_bitwise(name: str, changes: dict
     config = config_of(name, **changes)
     spec, batches = sampled(name, "toy/counter", 3, config=config)
     learner = learner_of(name, spec, config)
-    learner.update(batches[0], 0.0)
-    learner.update(batches[1], 0.1)
-    state = learner.state()
-    wanted = learner.update(batches[2], 0.2).metrics
+    learner.update(fed(learner, batches[0]), 0.0)
+    learner.update(fed(learner, batches[1]), 0.1)
+    state, rows = learner_state(learner), learner.columns()
+    wanted = learner.update(fed(learner, batches[2]), 0.2).metrics
     torch.manual_seed(99)
     fresh = jobs.algorithm(name).learner(config, spec, jobs.algorithm(name).policy(config, spec), Alone())
-    fresh.load(state)
-    assert fresh.update(batches[2], 0.2).metrics == wanted
-    assert torch.equal(fresh.flat.parameter, learner.flat.parameter)
+    load_learner(fresh, state)
+    load_columns(fresh, rows, range(COLUMNS))
+    assert fresh.update(fed(fresh, batches[2]), 0.2).metrics == wanted
+    assert torch.equal(fresh.weights.data, learner.weights.data)
 
 
-def updated(name: str, spec: Spec, config: Any, batches: list[Trajectory], shards: int, state: State) -> list[Tensor]:
+def updated(
+    name: str, spec: Spec, config: Any, batches: list[Trajectory], shards: int, state: StateDict
+) -> list[Tensor]:
     """Parameters of every rank after one update per batch, each rank holding its share of the columns."""
     found: list[Tensor] = [torch.zeros(0)] * shards
     learners = [learner_of(name, spec, config) for _ in range(shards)]
 
     def rank(link: LocalLink) -> None:
         learner = learners[link.rank]
-        learner.load(state)
+        load_learner(learner, state)
         if shards > 1:
             learner.group = AllReduce(Ports(link, Waiting(30.0)), range(shards))
         width = COLUMNS // shards
         for k, batch in enumerate(batches):
-            learner.update(batch.columns(slice(link.rank * width, (link.rank + 1) * width)), 0.1 * k)
+            part = batch.columns(slice(link.rank * width, (link.rank + 1) * width))
+            learner.update(fed(learner, part), 0.1 * k)
         if shards > 1:
-            learner.group.check_identical(learner.flat.parameter.data)
-        found[link.rank] = learner.flat.parameter.data.clone()
+            check_identical(learner)
+        found[link.rank] = learner.weights.data.clone()
 
     run_threads(shards, rank, 60.0)
     return found
@@ -165,9 +172,9 @@ SHARDED: list[dict[str, Any]] = [
 def test_updates_on_shards_equal_the_update_on_the_union(name: str, id: str, changes: dict[str, Any]) -> None:
     config = config_of(name, **changes)
     spec, batches = sampled(name, id, 3, config=config)
-    state = learner_of(name, spec, config).state()
+    state = learner_state(learner_of(name, spec, config))
     (whole,) = updated(name, spec, config, batches, 1, state)
-    assert (whole - state["parameters"]).abs().max() > 1e-4
+    assert (whole - state["weights"]).abs().max() > 1e-4
     for shards in (2, 4):
         for part in updated(name, spec, config, batches, shards, state):
             assert (part - whole).abs().max() <= 1e-5, f"{shards} shards"
@@ -177,15 +184,15 @@ def test_updates_on_shards_equal_the_update_on_the_union(name: str, id: str, cha
 def test_a_gradient_that_is_not_finite_drops_the_step(name: str) -> None:
     spec, (batch,) = sampled(name, "toy/catch", 1)
     learner = learner_of(name, spec, config_of(name, epochs=2, minibatches=8))
-    learner.update(batch, 0.0)
+    learner.update(fed(learner, batch), 0.0)
     assert learner.group.dropped == 0
-    kept = learner.state()
-    learner.update(replace(batch, reward=torch.full_like(batch.reward, torch.nan)), 0.0)
+    kept = learner_state(learner)
+    learner.update(fed(learner, replace(batch, reward=torch.full_like(batch.reward, torch.nan))), 0.0)
     steps = {"ppo": 16, "impala": 4}.get(name, 1)  # 4 columns are in at most 4 minibatches
     assert learner.group.dropped == steps, "one bad batch of many steps is one bad update"
-    assert torch.equal(learner.flat.parameter, kept["parameters"])
-    learner.update(batch, 0.0)
-    assert learner.group.dropped == steps and not torch.equal(learner.flat.parameter, kept["parameters"])
+    assert torch.equal(learner.weights.data, kept["weights"])
+    learner.update(fed(learner, batch), 0.0)
+    assert learner.group.dropped == steps and not torch.equal(learner.weights.data, kept["weights"])
 
 
 @pytest.mark.parametrize("changes", [{}, WHOLE, {"objective": "kl"}, {"replay": 0.5}])
@@ -205,12 +212,12 @@ def test_a_move_without_numbers_is_not_learned_from(name: str, changes: dict[str
             batch = trajectory([broken], spec)
             lost = {(5, 1), (8, 2), (9, 2), (10, 2), (STEPS - 1, 3)}
             assert {(t, k) for t, k in (~batch.finite).nonzero().tolist()} == lost
-            metrics = learner.update(batch, 0.0).metrics
+            metrics = learner.update(fed(learner, batch), 0.0).metrics
             assert all(np.isfinite(x) for x in metrics.values()), metrics
-        assert learner.group.dropped == 0 and torch.isfinite(learner.flat.parameter).all()
+        assert learner.group.dropped == 0 and torch.isfinite(learner.weights.data).all()
         found.append(learner)
     for other in found[1:]:
-        assert torch.equal(other.flat.parameter, found[0].flat.parameter)
+        assert torch.equal(other.weights.data, found[0].weights.data)
     if changes is WHOLE and hasattr(found[0], "normalizers"):
         for running in (found[0].normalizers.seen, found[0].normalizers.returns):
             assert running.count == len(trees) * (STEPS * COLUMNS - len(lost))

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import Any, Literal, get_args, get_origin
 
 import pytest
 from batches import NAMES, config_of, sampled
 
 from hpc_rl import job as jobs
-from hpc_rl.algorithms.base import Alone
 from hpc_rl.config import hints_of
-from hpc_rl.methods import allowed_topologies, config_class
+from hpc_rl.methods import config_class
+from hpc_rl.optim.group import Alone
 
 
 class Recording:
@@ -52,14 +52,10 @@ def test_every_config_field_is_read(name: str) -> None:
     spec, _ = sampled(name, "toy/catch", 0)
     for values in [*variants(name), {**variants(name)[0], "lstm": 4, "replay": 0.5}]:
         config, algorithm = Recording(values, read), jobs.algorithm(name)
+        experience = algorithm.config.experience(config)
         learner = algorithm.learner(config, spec, algorithm.policy(config, spec), Alone())
         for batch in sampled(name, "toy/catch", 2, config=config)[1]:
-            learner.update(batch, 0.5)
-    for topology in allowed_topologies(name):
-        table = {"algorithm": name, "topology": topology, "environment": {"id": "toy/catch"}}
-        job = replace(jobs.parse(table), resources=jobs.Resources(ranks=1 if topology == "solo" else 3))
-        job = replace(job, environment=replace(job.environment, columns=12), method=Recording(variants(name)[0], read))
-        jobs.topology(topology).plan(job)
+            learner.update({items.name: batch for items in experience.items}, 0.5)
     assert read == {item.name for item in fields(config_of(name))}
 
 

@@ -126,5 +126,5 @@ def test_a_job_whose_learners_have_a_gpu_runs_and_is_resumed(
 def test_the_device_changes_no_bit(name: str, tmp_path: Path) -> None:
     """On one device a result does not depend on what was moved to it and from it."""
     table = job_of(name, "solo", 1, {}, {})
-    states = [newest(run_job(table, tmp_path / str(gpu), gpu))[0]["learner"]["parameters"] for gpu in (False, True)]
+    states = [newest(run_job(table, tmp_path / str(gpu), gpu))[0]["weights"] for gpu in (False, True)]
     assert torch.equal(*states)

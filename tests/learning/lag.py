@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from hpc_rl import job as jobs
-from hpc_rl.algorithms.base import Alone
 from hpc_rl.envs.make import make
 from hpc_rl.fragments import allocate, trajectory, trajectory_schema
+from hpc_rl.optim.group import Alone
 from hpc_rl.samplers.base import Split, episode_seeds, streams
 from hpc_rl.samplers.lanes import Lane
 from hpc_rl.samplers.vector import Vector
@@ -39,13 +39,13 @@ def final_return(correction: str, lag: int, updates: int, seed: int) -> float:
         environment.spec, acting.policy.extras, acting.policy.carry, acting.policy.fragment_noise
     )
     tree = allocate(schema, config.unroll, len(columns), 1)
-    old = deque([learner.flat.parameter.data.clone()], maxlen=lag + 1)
+    old = deque([learner.weights.data.clone()], maxlen=lag + 1)
     returns: deque[float] = deque(maxlen=LAST)
     for k in range(updates):
-        acting.flat.parameter.data.copy_(old[0])
+        acting.weights.data.copy_(old[0])
         sampler.collect(tree, lambda: k)  # noqa: B023  # called before the next round
-        learner.update(trajectory([tree], environment.spec), k / updates)
-        old.append(learner.flat.parameter.data.clone())
+        learner.update({"items": trajectory([tree], environment.spec)}, k / updates)
+        old.append(learner.weights.data.clone())
         returns.extend(x for x in tree["episode_return"].ravel() if np.isfinite(x))
     return float(np.mean(returns))
 

@@ -153,12 +153,12 @@ def check_odd_parameters_are_named(link: Link) -> None:
 
     group = AllReduce(_ports(link), _world(link))
     data = torch.linspace(-1, 1, 1001)
-    group.check_identical(data)
+    group.check_identical([data])
     odd = link.size - 1
     if link.rank == odd:
         data[500] = torch.nextafter(data[500], torch.tensor(9.0))
     try:
-        group.check_identical(data)
+        group.check_identical([data])
     except RuntimeError as error:
         assert f"rank {odd} differ" in str(error), error
     else:
@@ -190,7 +190,8 @@ def _trained(group: Any, link: Link) -> Any:
     """Parameters after ten clipped steps on shares of unequal size, one of them empty; and a broadcast before."""
     import torch
 
-    from hpc_rl.algorithms.base import Optimizer, flatten
+    from hpc_rl.optim.flat import flatten
+    from hpc_rl.optim.optimizers import Optimizer
 
     torch.manual_seed(link.rank)
     net = torch.nn.Sequential(torch.nn.Linear(5, 7), torch.nn.Tanh(), torch.nn.Linear(7, 1))
@@ -204,7 +205,7 @@ def _trained(group: Any, link: Link) -> Any:
         group.stop = k == 9 and link.rank == 1
         assert group.apply_gradients(optimizer, loss, count, 0.1) > 0
     assert group.stop, "one member's wish to stop reaches all"
-    group.check_identical(flat.parameter.data)
+    group.check_identical([flat.parameter.data])
     return flat.parameter.data
 
 
@@ -225,7 +226,7 @@ def check_gloo_learns_what_mpi_learns(link: Link) -> None:
     assert torch.allclose(group.mean(data[0, 0], count), over_mpi.mean(data[0, 0], count), rtol=0, atol=1e-12)
     found[3] = torch.nextafter(found[3], torch.tensor(9.0)) if link.rank == 0 else found[3]
     try:
-        group.check_identical(found)
+        group.check_identical([found])
     except RuntimeError as error:
         assert "rank 0 differ" in str(error), error
     else:

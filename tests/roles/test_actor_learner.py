@@ -57,7 +57,7 @@ def test_no_step_is_lost_doubled_or_reordered(way: str, tmp_path: Path) -> None:
     assert splits["learner-0"]["learn"] > 0 and ("learner-0/inference" in splits) == (way in BESIDE)
     learners = list(ran.learners.values())
     assert len(learners) == table["resources"].get("learners", 1)
-    assert all(torch.equal(x.flat.parameter, learners[0].flat.parameter) for x in learners)
+    assert all(torch.equal(x.weights.data, learners[0].weights.data) for x in learners)
     assert left_over(ran) == []
 
 
@@ -69,7 +69,7 @@ def trained(folder: Path, ranks: int, learners: int = 1) -> Ran:
 
 def test_a_deterministic_schedule_repeats_bitwise_and_lags_by_one(tmp_path: Path) -> None:
     one, other = trained(tmp_path / "one", 3), trained(tmp_path / "other", 3)
-    assert torch.equal(one.learners[0].flat.parameter, other.learners[0].flat.parameter)
+    assert torch.equal(one.learners[0].weights.data, other.learners[0].weights.data)
     for column in range(4):
         a, b = column_of(one.run.path, column), column_of(other.run.path, column)
         rows = min(len(a["action"]), len(b["action"])) - 40  # the ends differ: what was on its way when they stopped
@@ -79,9 +79,9 @@ def test_a_deterministic_schedule_repeats_bitwise_and_lags_by_one(tmp_path: Path
 
 
 def test_the_number_of_actors_and_learners_changes_nothing_in_turn(tmp_path: Path) -> None:
-    whole = trained(tmp_path / "1", 2).learners[0].flat.parameter
+    whole = trained(tmp_path / "1", 2).learners[0].weights.data
     for ranks, learners in ((3, 1), (5, 1), (4, 2)):
-        found = trained(tmp_path / f"{ranks}-{learners}", ranks, learners).learners[0].flat.parameter
+        found = trained(tmp_path / f"{ranks}-{learners}", ranks, learners).learners[0].weights.data
         assert (found - whole).abs().max() <= 1e-5, f"{ranks} ranks, {learners} learners"
 
 

@@ -54,4 +54,4 @@ def test_the_last_checkpoint_is_written(
     assert json.loads(ran.run.summary_file.read_text())["reason"].startswith("done")
     found = checkpoint.newest(ran.run, pytest.fail)
     assert found is not None and found[2]["env_steps"] >= 600
-    assert torch.isfinite(found[1]["learner"]["parameters"]).all()
+    assert torch.isfinite(found[1]["weights"]).all()

@@ -14,11 +14,12 @@ import pytest
 import torch
 from torch import nn
 
-from hpc_rl.algorithms.base import flatten
+from hpc_rl.optim.flat import flatten
 from hpc_rl.roles.relay import Publisher, Relay
 from hpc_rl.transport.local import LocalLink, run_threads
 from hpc_rl.transport.ports import Ports
 from hpc_rl.transport.waiting import Waiting
+from hpc_rl.types import Clock
 
 
 def seat_of(link: LocalLink) -> Any:
@@ -40,7 +41,7 @@ def test_the_first_weights_wait_for_every_node(late: int) -> None:
         if link.rank == 0:
             nn.init.constant_(net.weight, 7.0)
             publisher = Publisher(seat, flatten(net).parameter)
-            publisher.publish(5)
+            publisher.publish(Clock(5, 60))
             seat.ports.barrier(range(3))
             publisher.close()
             return
@@ -49,10 +50,10 @@ def test_the_first_weights_wait_for_every_node(late: int) -> None:
 
         def here() -> bool:
             relay.work()
-            return relay.newest() >= 0
+            return relay.newest().version >= 0
 
         seat.ports.waiting.until(here, "the first weights")
-        found[link.rank] = relay.version == 5 and torch.equal(net.weight, torch.full((1, 3), 7.0))
+        found[link.rank] = relay.clock == Clock(5, 60) and torch.equal(net.weight, torch.full((1, 3), 7.0))
         seat.ports.barrier(range(3))
         relay.close()
 

@@ -18,7 +18,7 @@ from seats import run_job
 from hpc_rl import job as jobs
 from hpc_rl.envs.make import describe
 from hpc_rl.roles.fit import fit
-from hpc_rl.roles.restoring import usable
+from hpc_rl.runtime.restoring import usable
 from hpc_rl.storage import checkpoint
 from hpc_rl.storage.checkpoint import Misfit, Torn
 
@@ -72,19 +72,22 @@ def _set(*path: Any) -> Callable[[Any], None]:
 WRONG: dict[str, Callable[[Any], None]] = {
     "no learner": _set("state", "learner", ...),
     "a learner of another kind": _set("state", "learner", [1]),
-    "no parameters": _set("state", "learner", "parameters", ...),
-    "fewer parameters": _set("state", "learner", "parameters", lambda x: x[:-1]),
-    "one parameter": _set("state", "learner", "parameters", torch.zeros(1)),  # copy_ would spread it over all
-    "parameters of another shape": _set("state", "learner", "parameters", lambda x: x[None]),
-    "parameters of another type": _set("state", "learner", "parameters", lambda x: x.double()),
-    "parameters that are text": _set("state", "learner", "parameters", "weights"),
-    "no optimiser": _set("state", "learner", "optimizer", ...),
-    "an optimiser of another kind": _set("state", "learner", "optimizer", 3),
-    "moments of another shape": _set("state", "learner", "optimizer", "exp_avg", lambda x: x[:3]),
-    "a round of another kind": _set("state", "learner", "round", "third"),
+    "no parameters": _set("state", "weights", ...),
+    "fewer parameters": _set("state", "weights", lambda x: x[:-1]),
+    "one parameter": _set("state", "weights", torch.zeros(1)),  # copy_ would spread it over all
+    "parameters of another shape": _set("state", "weights", lambda x: x[None]),
+    "parameters of another type": _set("state", "weights", lambda x: x.double()),
+    "parameters that are text": _set("state", "weights", "weights"),
+    "no optimiser": _set("state", "learner", "optimizers", ...),
+    "an optimiser of another kind": _set("state", "learner", "optimizers", "weights", 3),
+    "moments of another shape": _set("state", "learner", "optimizers", "weights", "exp_avg", lambda x: x[:3]),
+    "a round of another kind": _set("state", "learner", "own", "round", "third"),
+    "no own state": _set("state", "learner", "own", ...),
+    "no rows of columns": _set("state", "columns", ...),
     "no env steps": _set("meta", "env_steps", ...),
     "env steps of another kind": _set("meta", "env_steps", 1.5),
     "columns of another kind": _set("meta", "steps", {"one": 1}),
+    "a column beyond the job's": _set("meta", "steps", {"4": 1}),
     "steps that are text": _set("meta", "steps", {"0": "1"}),
     "no fit": _set("meta", "fit", ...),
     "a fit of another kind": _set("meta", "fit", []),
@@ -126,7 +129,7 @@ def test_a_wrong_one_falls_back_with_a_sentence(ppo: Any, wrong: str) -> None:
 
 def test_an_optimiser_that_never_stepped_is_taken(ppo: Any) -> None:
     _, _, state, meta, check = ppo
-    check({**state, "learner": {**state["learner"], "optimizer": {}}}, meta)
+    check({**state, "learner": {**state["learner"], "optimizers": {"weights": {}}}}, meta)
 
 
 def test_one_of_another_job_stops(ppo: Any) -> None:

@@ -23,7 +23,7 @@ from hpc_rl.roles.base import Seat
 from hpc_rl.roles.evaluator import Evaluation
 from hpc_rl.roles.saving import Saver
 from hpc_rl.roles.snapshots import Snapshots
-from hpc_rl.roles.tally import Tally
+from hpc_rl.runtime.tally import Tally
 from hpc_rl.storage import checkpoint
 from hpc_rl.storage.run_dir import create
 from hpc_rl.storage.states import NonFinite
@@ -48,25 +48,25 @@ class Desk:
             job=job, run=run, attempt=0, resume=resume, spec=describe("toy/catch", {}), save_s=0.0,
             place=SimpleNamespace(rank=0), make_environment=None, plan=SimpleNamespace(places=[]),
         )  # fmt: skip
-        self.run, self.tally = run, Tally()
+        self.run, self.tally = run, Tally(2)
         if resume:
             self.tally.take_up(resume[1])
         self.saver, self.evaluation = Saver(cast(Seat, seat), self.tally), Evaluation(cast(Seat, seat))
         self.snapshots = Snapshots(self.saver, lambda number: None)
 
     def state(self) -> dict[str, Any]:
-        return {"learner": {"parameters": torch.tensor([float(self.tally.updates)])}}
+        return {"weights": torch.tensor([float(self.tally.updates)])}
 
     def update(self, closed: bool = False) -> None:
         """Ten env steps, as the learner's loop goes; with ``closed`` every segment is closed."""
         self.tally.env_steps += 10
         self.saver.asked |= self.evaluation.maybe(cast(Any, None), self.tally)
         self.tally.updates += 1
-        self.tally.through = {0: self.tally.env_steps // 2, 1: self.tally.env_steps // 2}
+        self.tally.through[:] = self.tally.env_steps // 2
         if self.snapshots.wanted():
             self.snapshots.begin(self.state())
         if closed:
-            self.snapshots.closed = {0: 10**9, 1: 10**9}
+            self.snapshots.closed[:] = 10**9
         self.snapshots.write()
 
     def best(self) -> tuple[float, float] | None:
@@ -75,7 +75,7 @@ class Desk:
         if not path.exists():
             return None
         note = json.loads((self.run.checkpoints / "best.json").read_text())
-        return float(checkpoint.load(path)[0]["learner"]["parameters"]), note["score"]
+        return float(checkpoint.load(path)[0]["weights"]), note["score"]
 
 
 @pytest.fixture
@@ -140,14 +140,14 @@ def test_after_a_state_that_is_not_finite_the_next_try_waits(tmp_path: Path, sco
     desk, scores[:] = Desk(tmp_path / "run", every=10), [7.0, 5.0]
     desk.saver.seat.job.checkpoint.__dict__["interval_s"] = 1e9
     desk.saver.last -= 2e9
-    good, desk.state = desk.state, lambda: {"learner": {"parameters": torch.tensor([math.nan])}}  # type: ignore[method-assign]
+    good, desk.state = desk.state, lambda: {"weights": torch.tensor([math.nan])}  # type: ignore[method-assign]
     desk.update(closed=True)
     assert not list(desk.run.checkpoints.iterdir())
     assert not desk.saver.due(), "a save would be tried at every update"
     desk.state = good  # type: ignore[method-assign]
     desk.update(closed=True)  # the policy of score 7 was never written, so this one is the best there is
     assert desk.best() == (2.0, 5.0)
-    desk.state = lambda: {"learner": {"parameters": torch.tensor([math.inf])}}  # type: ignore[method-assign]
+    desk.state = lambda: {"weights": torch.tensor([math.inf])}  # type: ignore[method-assign]
     with pytest.raises(NonFinite):
         desk.snapshots.finish(desk.state())
 

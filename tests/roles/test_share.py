@@ -20,8 +20,10 @@ from seats import run_job
 from test_witness import check_column, column_of, table_of
 
 from hpc_rl import job as jobs
-from hpc_rl.algorithms.base import Alone, Diverged
-from hpc_rl.roles.share import Desk, Share, joined
+from hpc_rl.optim.group import Alone, Diverged
+from hpc_rl.optim.optimizers import Optimizer, optimizer_state
+from hpc_rl.runtime.learner_state import learner_state, load_learner
+from hpc_rl.runtime.share import Desk, Share, joined
 from hpc_rl.transport.local import LocalLink, run_threads
 from hpc_rl.transport.parameters import ParameterClient, shares
 from hpc_rl.transport.ports import Ports
@@ -41,8 +43,8 @@ def plain(quorum: int) -> Share:
     """A share over plain gradient descent, whose steps can be computed by hand."""
     spec, _ = sampled("a2c", "toy/catch", 0)
     learn = learner_of("a2c", spec)
-    learn.optimizer = SimpleNamespace(torch=torch.optim.SGD([learn.flat.parameter], 1.0))
-    return Share(learn, slice(0, learn.flat.parameter.numel()), quorum, 0)
+    learn.optimizers = {"weights": Optimizer(learn.weights, torch.optim.SGD([learn.weights.parameter], 1.0))}
+    return Share(learn, slice(0, learn.weights.data.numel()), quorum, 0)
 
 
 def test_every_gradient_is_a_step_and_its_age_is_noted() -> None:
@@ -70,8 +72,8 @@ def test_no_samples_are_no_step_but_an_answer(quorum: int) -> None:
     """Whose minibatch holds nothing pushes all the same, for others may wait for it; momentum must not move on that."""
     spec, batches = sampled("a2c", "toy/catch", 1)
     learn = learner_of("a2c", spec, config_of("a2c", optimizer="adam"))
-    learn.update(batches[0], 0.0)
-    share = Share(learn, slice(0, learn.flat.parameter.numel()), quorum, 0)
+    learn.update({"items": batches[0]}, 0.0)
+    share = Share(learn, slice(0, learn.weights.data.numel()), quorum, 0)
     before, moments = share.flat.parameter.data.clone(), share.state()["optimizer"]
     for worker in range(max(1, quorum)):
         answered = share.take(gradient(share, 0.0, count=0), 0, worker)
@@ -93,7 +95,7 @@ def test_a_worker_without_samples_says_so(quorum: int) -> None:
         ports = Ports(link, Waiting(20.0))
         if link.rank == 0:
             learn = learner_of("ppo", spec)
-            share = Share(learn, slice(0, learn.flat.parameter.numel()), quorum, 0)
+            share = Share(learn, slice(0, learn.weights.data.numel()), quorum, 0)
             desk = Desk(cast(Any, SimpleNamespace(ports=ports, place=SimpleNamespace(peers=(1,)))), share)
             desk.open(0)
             for _ in range(16):
@@ -104,10 +106,10 @@ def test_a_worker_without_samples_says_so(quorum: int) -> None:
         length = sum(p.numel() for p in policy.net.parameters())
         client = ParameterClient(ports, [0], length, quorum, lambda: False)
         learn = jobs.algorithm("ppo").learner(config_of("ppo"), spec, policy, client)
-        client.pull(learn.flat.parameter.data)
-        before = learn.flat.parameter.data.clone()
-        learn.update(replace(batch, first=torch.ones_like(batch.first)), 0.0)  # not one valid move
-        assert torch.equal(learn.flat.parameter.data, before) and (client.taken, client.dropped) == (0, 0)
+        client.pull(learn.weights.data)
+        before = learn.weights.data.clone()
+        learn.update({"items": replace(batch, first=torch.ones_like(batch.first))}, 0.0)  # not one valid move
+        assert torch.equal(learn.weights.data, before) and (client.taken, client.dropped) == (0, 0)
         client.flush()
 
     run_threads(2, rank, 30.0)
@@ -138,8 +140,8 @@ def test_ten_sums_in_a_row_that_overflow_end_the_run() -> None:
 def test_one_worker_learns_as_it_would_alone(name: str, servers: int) -> None:
     spec, batches = sampled(name, "toy/catch", 4)
     alone = learner_of(name, spec)
-    start = alone.state()
-    norms = [alone.update(batch, 0.1 * k).metrics["grad_norm"] for k, batch in enumerate(batches)]
+    start = learner_state(alone)
+    norms = [alone.update({"items": batch}, 0.1 * k).metrics["grad_norm"] for k, batch in enumerate(batches)]
     steps = 4 * 16 if name == "ppo" else 4
     found: dict[str, Any] = {}
     learners = [learner_of(name, spec) for _ in range(servers)]
@@ -149,8 +151,8 @@ def test_one_worker_learns_as_it_would_alone(name: str, servers: int) -> None:
         ports = Ports(link, Waiting(20.0))
         if link.rank < servers:
             learn = learners[link.rank]
-            learn.load(start)
-            share = Share(learn, shares(learn.flat.parameter.numel(), servers)[link.rank], 0, 0)
+            load_learner(learn, start)
+            share = Share(learn, shares(learn.weights.data.numel(), servers)[link.rank], 0, 0)
             desk = Desk(cast(Any, SimpleNamespace(ports=ports, place=SimpleNamespace(peers=(servers,)))), share)
             desk.open(0)
             while share.version < steps:
@@ -160,30 +162,34 @@ def test_one_worker_learns_as_it_would_alone(name: str, servers: int) -> None:
         length = sum(p.numel() for p in policy.net.parameters())
         client = ParameterClient(ports, range(servers), length, 0, lambda: False)
         learn = type(alone)(alone.config, spec, policy, client)
-        learn.load({**alone.state(), **{k: x for k, x in start.items() if k not in ("parameters", "optimizer")}})
-        learn.flat.parameter.data.zero_()
-        client.pull(learn.flat.parameter.data)
-        found["norms"] = [learn.update(batch, 0.1 * k).metrics["grad_norm"] for k, batch in enumerate(batches)]
-        found["parameters"] = learn.flat.parameter.data.clone()
+        learn.load(start["learner"]["own"])
+        learn.weights.data.zero_()
+        client.pull(learn.weights.data)
+        found["norms"] = [
+            learn.update({"items": batch}, 0.1 * k).metrics["grad_norm"] for k, batch in enumerate(batches)
+        ]
+        found["parameters"] = learn.weights.data.clone()
 
     run_threads(servers + 1, rank, 30.0)
-    state = joined([found[str(k)] for k in range(servers)])
-    assert torch.allclose(state["parameters"], alone.flat.parameter.data, atol=1e-6)
-    assert torch.allclose(found["parameters"], alone.flat.parameter.data, atol=1e-6)
+    state = joined(alone, [found[str(k)] for k in range(servers)])
+    assert torch.allclose(state["weights"], alone.weights.data, atol=1e-6)
+    assert torch.allclose(found["parameters"], alone.weights.data, atol=1e-6)
     assert found["norms"] == pytest.approx(norms, rel=1e-4)
-    for key, x in alone.state()["optimizer"].items():
-        assert torch.allclose(torch.as_tensor(state["optimizer"][key]), torch.as_tensor(x), atol=1e-6), key
+    for key, x in optimizer_state(alone.optimizer).items():
+        assert torch.allclose(
+            torch.as_tensor(state["learner"]["optimizers"]["weights"][key]), torch.as_tensor(x), atol=1e-6
+        ), key
 
 
 def test_a_share_takes_up_its_part_of_a_saved_optimiser() -> None:
     spec, batches = sampled("ppo", "toy/catch", 2)
     learn = learner_of("ppo", spec, None, Alone())
-    learn.update(batches[0], 0.0)
-    parts = [Share(learn, part, 0, 0).state() for part in shares(learn.flat.parameter.numel(), 3)]
-    whole, wanted = joined(parts), learn.state()
-    assert torch.equal(whole["parameters"], wanted["parameters"])
-    for key, x in wanted["optimizer"].items():
-        assert torch.equal(torch.as_tensor(whole["optimizer"][key]), torch.as_tensor(x)), key
+    learn.update({"items": batches[0]}, 0.0)
+    parts = [Share(learn, part, 0, 0).state() for part in shares(learn.weights.data.numel(), 3)]
+    whole, wanted = joined(learn, parts), learner_state(learn)
+    assert torch.equal(whole["weights"], wanted["weights"])
+    for key, x in wanted["learner"]["optimizers"]["weights"].items():
+        assert torch.equal(torch.as_tensor(whole["learner"]["optimizers"]["weights"][key]), torch.as_tensor(x)), key
 
 
 @pytest.mark.parametrize("stepped", [0, 1, 2])
@@ -191,15 +197,15 @@ def test_a_share_takes_up_its_part_of_a_saved_optimiser() -> None:
 def test_a_server_that_has_not_stepped_yet_joins_the_others(name: str, stepped: int) -> None:
     spec, _ = sampled(name, "toy/catch", 0)
     learn = learner_of(name, spec)
-    servers = [Share(learn, part, 0, 0) for part in shares(learn.flat.parameter.numel(), 3)]
-    assert joined([share.state() for share in servers])["optimizer"] == {}
+    servers = [Share(learn, part, 0, 0) for part in shares(learn.weights.data.numel(), 3)]
+    assert joined(learn, [share.state() for share in servers])["learner"]["optimizers"] == {"weights": {}}
     servers[stepped].take(gradient(servers[stepped], 1.0), 0, 7)
-    state = joined([share.state() for share in servers])
-    whole = [x for x in state["optimizer"].values() if torch.is_tensor(x) and x.dim()]
-    part = shares(learn.flat.parameter.numel(), 3)[stepped]
-    assert whole and all(x.shape == state["parameters"].shape for x in whole)
+    state = joined(learn, [share.state() for share in servers])
+    whole = [x for x in state["learner"]["optimizers"]["weights"].values() if torch.is_tensor(x) and x.dim()]
+    part = shares(learn.weights.data.numel(), 3)[stepped]
+    assert whole and all(x.shape == state["weights"].shape for x in whole)
     assert all((x[part] > 0).all() and x.sum() == pytest.approx(float(x[part].sum())) for x in whole)
-    learner_of(name, spec).load({**learn.state(), **state})
+    load_learner(learner_of(name, spec), state)
 
 
 @pytest.mark.parametrize(("servers", "quorum", "ranks"), [(3, 0, 5), (1, 1, 3), (1, 2, 3)])

@@ -15,11 +15,12 @@ from click.testing import CliRunner
 
 from hpc_rl import cli, evaluate
 from hpc_rl import job as jobs
-from hpc_rl.algorithms.base import Alone
 from hpc_rl.envs import make as environments
 from hpc_rl.envs.make import describe
+from hpc_rl.optim.group import Alone
 from hpc_rl.roles.fit import fit
-from hpc_rl.roles.tally import Tally
+from hpc_rl.runtime.learner_state import learner_state
+from hpc_rl.runtime.tally import Tally
 from hpc_rl.samplers.base import episode_seeds
 from hpc_rl.storage import checkpoint
 from hpc_rl.storage.run_dir import create
@@ -65,7 +66,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
             "scored_by": Tally.scored_by(job), "steps": {str(k): 0 for k in range(8)}, "attempt": 0,
             "fit": fit(job, spec), "evaluated": None, "judged_at": 0,
         }  # fmt: skip
-        path = checkpoint.save(directory, 1, {"learner": learn.state()}, meta)
+        path = checkpoint.save(directory, 1, learner_state(learn), meta)
         if best:
             checkpoint.mark_best(directory, path, 21.0)
         return directory.path

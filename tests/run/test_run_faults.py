@@ -293,8 +293,7 @@ def test_a_loss_that_turns_nan_ends_the_run(method: str, tmp_path: Path) -> None
     assert_failed(run, done, f"{method}, update ", "10 updates in a row dropped a step", "columns 0-", "not finite")
     assert "column 0, env step " in done.err and "the reward is nan" in done.err
     for path in checkpoints(run):
-        learner = checkpoint.load(path)[0]["learner"]
-        assert learner["parameters"].isfinite().all()
+        assert checkpoint.load(path)[0]["weights"].isfinite().all()
 
 
 CLOSES = USERS.replace('float("nan") if self.moves > 100 else 0.0', "0.0").replace(

@@ -63,7 +63,8 @@ def test_two_halves_equal_the_whole_bitwise(halves: tuple[Path, Path, Path]) -> 
     assert_equal(my_meta, other_meta)
     assert_equal(mine, other)
     learner, sampler = mine["learner"], mine["sampler"]
-    assert learner["optimizer"]["exp_avg"].abs().sum() > 0 and learner["round"] == my_meta["updates"] > 20
+    moments = learner["optimizers"]["weights"]
+    assert moments["exp_avg"].abs().sum() > 0 and learner["own"]["round"] == my_meta["updates"] > 20
     assert len(sampler["streams"]) == 4 and sampler["environment"]["memory"]  # so the comparison was of something
 
 

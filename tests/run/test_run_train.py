@@ -11,10 +11,10 @@ import pytest
 from program import Ended, checkpoints, hpc_rl, leftovers, state, summary, write_job
 
 from hpc_rl import job as jobs
-from hpc_rl.algorithms.base import flatten
 from hpc_rl.envs.base import Environment
 from hpc_rl.envs.make import describe, make
 from hpc_rl.evaluate import greedy_returns
+from hpc_rl.optim.flat import flatten
 from hpc_rl.storage import checkpoint, trajectories
 from hpc_rl.storage.metrics import rows
 
@@ -143,7 +143,7 @@ def judged_again(run: Path) -> list[float]:
     spec = describe(job.environment.id, job.environment.arguments)
     policy = jobs.algorithm(job.algorithm).policy(jobs.method_config(job), spec)
     state, _ = checkpoint.load(run / "checkpoints" / "best.h5")
-    flatten(policy.net).parameter.data.copy_(state["learner"]["parameters"])
+    flatten(policy.net).parameter.data.copy_(state["weights"])
 
     def build(columns: int, threads: int) -> Environment:
         return make(job.environment.id, job.environment.arguments, columns, threads)
@@ -157,9 +157,9 @@ def test_gloo_learns_what_mpi_learns(case: tuple[str, Path, Path, Ended], tmp_pa
         pytest.skip("one learner sums with nobody")
     done = hpc_rl("run", job, "--out", tmp_path / "run", "--set", "resources.reduction=gloo", *SETTINGS)
     assert done.code == 0 and leftovers(tmp_path / "run") == [], done.err
-    found, wanted = (checkpoint.load(checkpoints(run)[-1])[0]["learner"] for run in (tmp_path / "run", over_mpi))
+    found, wanted = (checkpoint.load(checkpoints(run)[-1])[0]["weights"] for run in (tmp_path / "run", over_mpi))
     assert summary(tmp_path / "run")["updates"] == summary(over_mpi)["updates"]
-    assert np.allclose(found["parameters"], wanted["parameters"], rtol=0, atol=1e-6)
+    assert np.allclose(found, wanted, rtol=0, atol=1e-6)
 
 
 def test_gloo_without_a_network_says_so(tmp_path: Path) -> None:

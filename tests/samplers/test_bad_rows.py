@@ -137,7 +137,7 @@ def test_a_run_with_bad_rows_ends_well(
     ran = run_job(table, tmp_path / "run")
     assert json.loads(ran.run.state_file.read_text())["state"] == "done"
     state, _ = checkpoint.load(sorted(ran.run.checkpoints.glob("0*.h5"))[-1])
-    assert torch.isfinite(torch.as_tensor(state["learner"]["parameters"])).all()
+    assert torch.isfinite(torch.as_tensor(state["weights"])).all()
     lines = [json.loads(p.read_text().splitlines()[-1]) for p in ran.run.metrics.glob("*.jsonl")]
     assert max(line.get("bad_rows", 0) for line in lines) > 50
     assert all(not line.get("dropped_steps") for line in lines)

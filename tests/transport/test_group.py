@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hpc_rl.algorithms.base import Alone, Group, Optimizer, flatten
+from hpc_rl.optim.flat import flatten
+from hpc_rl.optim.group import Alone, Group
+from hpc_rl.optim.optimizers import Optimizer
 from hpc_rl.transport.group import AllReduce, learners
 from hpc_rl.transport.local import LocalLink, alone, run_threads
 from hpc_rl.transport.ports import Ports

@@ -17,18 +17,20 @@ import numpy as np
 import pytest
 
 from hpc_rl.transport.weights import Weights, shared_path
+from hpc_rl.types import Clock
 
-NBYTES = 1 << 20
+NBYTES, HEAD = 1 << 20, 64  # of the payload; before it
 WRITER = """
 import sys, time
 from pathlib import Path
 import numpy as np
 from hpc_rl.transport.weights import Weights
+from hpc_rl.types import Clock
 weights = Weights(Path(sys.argv[1]), int(sys.argv[2]), create=False)
 version, end = 0, time.monotonic() + 20
 while time.monotonic() < end:
     version += int(sys.argv[3])
-    weights.write(np.full(int(sys.argv[2]), version % 251, np.uint8), version)
+    weights.write(np.full(int(sys.argv[2]), version % 251, np.uint8), Clock(version, 10 * version))
 """
 
 
@@ -37,6 +39,11 @@ def path() -> Iterator[Path]:
     path = shared_path(f"test-{os.getpid()}-{time.time_ns():x}", 0)
     yield path
     path.unlink(missing_ok=True)
+
+
+def at(version: int) -> Clock:
+    """A clock whose env steps tell its version."""
+    return Clock(version, 10 * version)
 
 
 def of(version: int) -> np.ndarray:
@@ -52,7 +59,7 @@ def test_every_accepted_copy_is_whole(path: Path, stride: int) -> None:
     try:
         while accepted < 200 and time.monotonic() < end:
             before = have
-            have = weights.read(data, have)
+            have = weights.read(data, at(have)).version
             assert have >= before
             if have > before:
                 accepted += 1
@@ -67,22 +74,22 @@ def test_every_accepted_copy_is_whole(path: Path, stride: int) -> None:
 def test_a_reader_takes_only_what_is_newer(path: Path) -> None:
     writer, reader = Weights(path, NBYTES, create=True), Weights(path, NBYTES, create=False)
     data = of(200)
-    assert reader.read(data, -1) == -1 and (data == 200).all(), "nothing was written yet"
+    assert reader.read(data, at(-1)) == at(-1) and (data == 200).all(), "nothing was written yet"
     for version in (0, 1, 4, 6, 7):
-        writer.write(of(version), version)
-        assert reader.read(data, version) == version and (data != of(version)).any()
-        assert reader.read(data, version - 1) == version and (data == of(version)).all()
-    assert reader.read(data, 99) == 99
+        writer.write(of(version), at(version))
+        assert reader.read(data, at(version)) == at(version) and (data != of(version)).any()
+        assert reader.read(data, at(version - 1)) == at(version) and (data == of(version)).all()
+    assert reader.read(data, at(99)) == at(99)
 
 
 @pytest.mark.parametrize("word", [0, 1, 2, 3])
 def test_a_writer_that_died_half_way_leaves_the_old_weights(path: Path, word: int) -> None:
     writer, reader = Weights(path, NBYTES, create=True), Weights(path, NBYTES, create=False)
-    writer.write(of(3), 3)
+    writer.write(of(3), at(3))
     data = of(9)
-    head = writer.slots[0][:32].view(np.int64)
+    head = writer.slots[0][:HEAD].view(np.int64)
     head[word] += 1
-    found = reader.read(data, 2)
+    found = reader.read(data, at(2)).version
     if word == 1:  # a version is no sum of the payload: only the writer's order protects it
         assert found in (2, 4)
         return
@@ -91,10 +98,10 @@ def test_a_writer_that_died_half_way_leaves_the_old_weights(path: Path, word: in
 
 def test_a_changed_payload_is_noticed(path: Path) -> None:
     writer, reader = Weights(path, NBYTES, create=True), Weights(path, NBYTES, create=False)
-    writer.write(of(3), 3)
-    writer.slots[0][32 + NBYTES // 2] ^= 1
+    writer.write(of(3), at(3))
+    writer.slots[0][HEAD + NBYTES // 2] ^= 1
     data = of(9)
-    assert reader.read(data, 2) == 2 and (data == 9).all()
+    assert reader.read(data, at(2)) == at(2) and (data == 9).all()
 
 
 def test_the_creator_removes_the_file(path: Path) -> None:

@@ -11,7 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from hpc_rl.algorithms.base import Algorithm, Alone, Learner, Policy, State
+from hpc_rl.algorithms.base import Algorithm, Learner, Policy
+from hpc_rl.optim.flat import StateDict, flatten
+from hpc_rl.optim.group import Alone
+from hpc_rl.runtime.learner_state import learner_state, load_columns, load_learner
 from hpc_rl.storage import checkpoint
 from hpc_rl.storage.checkpoint import Torn
 from hpc_rl.storage.untrusted import checked
@@ -23,7 +26,26 @@ _META = {
 }  # fmt: skip
 _RAISED = (KeyError, IndexError, AttributeError, TypeError, ValueError, RuntimeError, ArithmeticError)
 
-Check = Callable[[State, Mapping[str, Any]], None]
+Check = Callable[[StateDict, Mapping[str, Any]], None]
+
+
+def playable(algorithm: Algorithm, config: Any, spec: Spec, expected: Mapping[str, Any]) -> Check:
+    """A check for `checkpoint.newest` that the weights are those of this job's policy; no learner is needed to play.
+
+    The check raises:
+        Torn: weights are missing, or of another shape or kind. Misfit: it was written by another job.
+    """
+
+    def check(state: StateDict, meta: Mapping[str, Any]) -> None:
+        _check_meta(expected, meta)
+        with torch.random.fork_rng(devices=[]):
+            weights = flatten(algorithm.policy(config, spec).net)
+        try:
+            _alike(weights.data, state["weights"], "weights")
+        except _RAISED as error:
+            raise Torn(_said(error)) from error
+
+    return check
 
 
 def usable(
@@ -37,20 +59,17 @@ def usable(
         Torn: something is missing, or has another shape or kind. Misfit: it was written by another job.
     """
 
-    def check(state: State, meta: Mapping[str, Any]) -> None:
-        try:
-            checked(meta, _META, _META, "meta")
-            if wrong := [name for name, step in meta["steps"].items() if not name.isdecimal() or step < 0]:
-                raise ValueError(f"steps of column {wrong[0]!r}")
-        except _RAISED as error:
-            raise Torn(_said(error)) from error
-        checkpoint.fit(expected, meta["fit"])
+    def check(state: StateDict, meta: Mapping[str, Any]) -> None:
+        _check_meta(expected, meta)
         with torch.random.fork_rng(devices=[]):  # what is drawn later must not depend on this trial
             policy = algorithm.policy(config, spec)
             learn = algorithm.learner(config, spec, policy, Alone())
         try:
-            _alike(_whole(learn), state["learner"], "learner")
-            learn.load(state["learner"])
+            ours = _whole(learn)
+            for part in ("weights", "learner"):
+                _alike(ours[part], state[part], part)
+            load_learner(learn, state)
+            load_columns(learn, state["columns"], range(expected["environment"]["columns"]))
             if columns is not None:
                 _lanes(state["sampler"], policy, columns)
         except _RAISED as error:
@@ -59,10 +78,22 @@ def usable(
     return check
 
 
-def _whole(learn: Learner) -> State:
+def _check_meta(expected: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
+    try:
+        checked(meta, _META, _META, "meta")
+        columns = {str(column) for column in range(expected["environment"]["columns"])}
+        if wrong := [name for name, step in meta["steps"].items() if name not in columns or step < 0]:
+            raise ValueError(f"steps of column {wrong[0]!r}")
+    except _RAISED as error:
+        raise Torn(_said(error)) from error
+    checkpoint.fit(expected, meta["fit"])
+
+
+def _whole(learn: Learner) -> StateDict:
     """The state of a learner that has stepped once, by nothing: an optimiser has no moments before."""
-    learn.optimizer.torch.step()
-    return learn.state()
+    for optimizer in learn.optimizers.values():
+        optimizer.torch.step()
+    return learner_state(learn)
 
 
 def _alike(ours: Any, theirs: Any, key: str) -> None:

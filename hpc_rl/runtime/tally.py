@@ -1,4 +1,4 @@
-"""Running figures: what was learned from, how fast, where the time went, and whether that is enough."""
+"""Training counters: env steps, updates, episode returns, policy lag; and the stopping criteria."""
 
 from __future__ import annotations
 
@@ -16,16 +16,19 @@ from hpc_rl.roles.schedule import schedule
 from hpc_rl.storage.run_dir import BUDGET_SPENT, OUT_OF_TIME
 from hpc_rl.types import Array, Tree
 
+RECENT = 100  # training episodes whose mean return is reported
+
 
 @dataclass
 class Tally:
-    """Running figures of the whole job, kept where learning happens."""
+    """Counters of the whole job, kept where learning happens. ``columns`` is B of the job."""
 
+    columns: int
     env_steps: int = 0
     updates: int = 0
     episodes: int = 0
-    recent: deque[float] = field(default_factory=lambda: deque(maxlen=100))
-    through: dict[int, int] = field(default_factory=dict)  # column -> env-step number learned from, exclusive
+    recent: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
+    through: Array = field(init=False)  # [B] int64, each column's env-step number learned from, exclusive
     lags: deque[float] = field(default_factory=lambda: deque(maxlen=100))
     bad_updates: int = 0  # in a row up to now, each with a step that was dropped or without any
     best: float = -np.inf  # score of the best checkpoint, written or under way
@@ -35,21 +38,26 @@ class Tally:
     steady: tuple[float, int] | None = None  # (time, env steps) once start-up is over
     latest: tuple[float, int] | None = None  # of the last update: what follows, draining and saving, is no training
 
-    def add(self, tree: Tree, version: int) -> None:
-        """Book one fragment that was learned from at update ``version``."""
-        valid = ~tree["first"][1:]
-        lag = float(version - tree["version"].mean())
-        self.book(int(valid.sum()), tree["column"], tree["start"] + valid.sum(0), tree["episode_return"], lag)
+    def __post_init__(self) -> None:
+        self.through = np.zeros(self.columns, np.int64)
 
-    def book(self, moves: int, columns: Array, through: Array, returns: Array, lag: float) -> None:
-        """``through`` [n]: how far each of ``columns`` [n] was learned from; ``returns``: NaN where no game ended."""
+    def add(self, tree: Tree, version: int) -> None:
+        """Count one fragment that was learned from at update ``version``."""
+        moves = (~tree["first"][1:]).sum(0)
+        self.count(int(moves.sum()), tree["column"], tree["start"] + moves, float(version - tree["version"].mean()))
+        table = ended(tree)
+        self.ended(len(table), table[:, 2])
+
+    def count(self, moves: int, columns: Array, through: Array, lag: float) -> None:
+        """``through`` [n]: how far each of ``columns`` [n] was learned from; ``lag`` in updates."""
         self.env_steps += moves
-        for column, step in zip(columns, through, strict=True):
-            self.through[int(column)] = max(self.through.get(int(column), 0), int(step))
+        np.maximum.at(self.through, columns, through)
         self.lags.append(lag)
-        ended = returns[np.isfinite(returns)]
-        self.episodes += ended.size
-        self.recent.extend(float(x) for x in ended)
+
+    def ended(self, episodes: int, returns: Array) -> None:
+        """``returns``: those of the last of the ``episodes`` that ended, at least `RECENT` of them or all."""
+        self.episodes += episodes
+        self.recent.extend(float(x) for x in returns[-RECENT:])
 
     @property
     def mean_return(self) -> float:
@@ -63,7 +71,7 @@ class Tally:
         """
         if job.evaluate.every_steps:
             return self.judged
-        return self.mean_return if len(self.recent) == 100 else None
+        return self.mean_return if len(self.recent) == RECENT else None
 
     @staticmethod
     def scored_by(job: Job) -> str:
@@ -85,7 +93,7 @@ class Tally:
             "evaluated": self.evaluated,
             "judged_at": self.judged_at,
             "schedule": asdict(schedule(seat)),
-            "steps": {str(column): self.through.get(column, 0) for column in range(seat.job.environment.columns)},
+            "steps": {str(column): step for column, step in enumerate(self.through.tolist())},
             "attempt": seat.attempt,
             "fit": fit(seat.job, seat.spec),
         }
@@ -94,16 +102,23 @@ class Tally:
         """Go on from a checkpoint's figures."""
         self.env_steps, self.updates, self.episodes = meta["env_steps"], meta["updates"], meta["episodes"]
         self.recent.extend(meta["recent"])
-        self.through = {int(column): step for column, step in meta["steps"].items()}
+        for column, step in meta["steps"].items():
+            self.through[int(column)] = step
         self.evaluated, self.judged_at = meta.get("evaluated"), meta.get("judged_at", self.env_steps)
 
 
+def ended(tree: Tree) -> Array:
+    """[n, 3] float64 (row t, column of the fragment, raw return) of the episodes that ended in it, in that order."""
+    t, k = np.nonzero(np.isfinite(tree["episode_return"]))
+    return np.stack([t, k, tree["episode_return"][t, k]], 1).astype(float)
+
+
 def complete(job: Job, tally: Tally) -> str | None:
-    """One sentence once the budget is used or the target reached; the same on every rank with the same tally."""
+    """One sentence once the budget is used or the target reached; the same on every rank with the same counters."""
     budget = job.budget
     if tally.env_steps >= budget.env_steps:
         return f"done: budget of {budget.env_steps} env steps used"
-    if budget.stop_at_return is not None and len(tally.recent) == 100 and tally.mean_return >= budget.stop_at_return:
+    if budget.stop_at_return is not None and len(tally.recent) == RECENT and tally.mean_return >= budget.stop_at_return:
         return f"done: mean return of 100 episodes reached {tally.mean_return:.2f}"
     return None
 

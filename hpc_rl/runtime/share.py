@@ -7,8 +7,11 @@ from collections import deque
 import numpy as np
 import torch
 
-from hpc_rl.algorithms.base import Flat, Learner, Optimizer, State, finish, load_optimizer, optimizer_state
+from hpc_rl.algorithms.base import Learner
 from hpc_rl.devices import to_device, to_host
+from hpc_rl.optim.flat import Flat, StateDict
+from hpc_rl.optim.group import finish
+from hpc_rl.optim.optimizers import Optimizer, load_optimizer, optimizer_state
 from hpc_rl.roles.base import Seat
 from hpc_rl.roles.update import in_a_row
 from hpc_rl.transport.base import Inbox, Message, Outbox
@@ -26,10 +29,11 @@ class Share:
     """
 
     def __init__(self, learn: Learner, part: slice, quorum: int, version: int) -> None:
-        made = learn.optimizer.torch
-        self.flat = Flat(learn.flat.parameter.data[part])
+        whole_optimizer = only_optimizer(learn)
+        made = whole_optimizer.torch
+        self.flat = Flat(learn.weights.data[part])
         self.optimizer = Optimizer(self.flat, type(made)([self.flat.parameter], **made.defaults))
-        whole = optimizer_state(learn.optimizer)
+        whole = optimizer_state(whole_optimizer)
         load_optimizer(self.optimizer, {name: x[part] if _spread(x) else x for name, x in whole.items()})
         self.quorum, self.version = quorum, version
         self.held: list[int] = []  # workers whose gradients wait for the others of this version
@@ -63,9 +67,9 @@ class Share:
         answered, self.held = self.held, []
         return answered
 
-    def state(self) -> State:
+    def state(self) -> StateDict:
         """This server's part of a learner's state."""
-        return {"parameters": self.flat.parameter.data.clone(), "optimizer": optimizer_state(self.optimizer)}
+        return {"weights": self.flat.data.clone(), "optimizer": optimizer_state(self.optimizer)}
 
     def figures(self) -> dict[str, float]:
         """Staleness in updates of this server, between a gradient's parameters and its use."""
@@ -74,13 +78,26 @@ class Share:
         return {"staleness": float(ages.mean()), "staleness_max": float(ages.max()), **counts}
 
 
-def joined(parts: list[State]) -> State:
-    """All servers' parts as one learner's. The statistics of a server that has not stepped yet are zeros."""
-    whole: State = {}
+def only_optimizer(learner: Learner) -> Optimizer:
+    """The one that servers step in the learner's stead. Raises ValueError where weights are not stepped as one."""
+    optimizers = list(learner.optimizers.values())
+    if len(optimizers) != 1 or optimizers[0].flat is not learner.weights:
+        raise ValueError(f"a parameter server steps all weights by one optimizer; this method has {len(optimizers)}")
+    return optimizers[0]
+
+
+def joined(learner: Learner, parts: list[StateDict]) -> StateDict:
+    """The state of a learner (see runtime/learner_state.py) with all servers' parts for its weights and optimizer.
+
+    The statistics of a server that has not stepped yet are zeros.
+    """
+    moments: StateDict = {}
     for name, x in next((part["optimizer"] for part in parts if part["optimizer"]), {}).items():
-        slices = [part["optimizer"].get(name, torch.zeros_like(part["parameters"])) for part in parts]
-        whole[name] = torch.cat(slices) if _spread(x) else x
-    return {"parameters": torch.cat([part["parameters"] for part in parts]), "optimizer": whole}
+        slices = [part["optimizer"].get(name, torch.zeros_like(part["weights"])) for part in parts]
+        moments[name] = torch.cat(slices) if _spread(x) else x
+    (name,) = learner.optimizers
+    own = {"optimizers": {name: moments}, "own": learner.state()}
+    return {"weights": torch.cat([part["weights"] for part in parts]), "learner": own}
 
 
 def _spread(x: object) -> bool:

@@ -1,0 +1,48 @@
+"""What a method learns from, as plain values: login-node commands read it without torch or NumPy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+class Unsuited(ValueError):
+    """A method cannot learn in this environment; the message names what it lacks and the remedy."""
+
+
+@dataclass(frozen=True)
+class Items:
+    """One kind of experience that an update takes ``batch_size`` of, over all learners.
+
+    An item begins where the bool extra ``opens`` is true (at any valid move if empty) and ends after ``length`` moves
+    or at the first true ``closes``; it may be drawn once complete. Items that end early are padded with rows that are
+    not valid. Length 0 is a whole fragment, used once while fresh; with complete = "episode" a whole episode, or with a
+    length an item whose episode has ended.
+    """
+
+    name: str
+    batch_size: int  # columns where fresh, 0 for one actor's fragment for each learner; items where replayed
+    length: int = 0  # L, moves
+    opens: str = ""
+    closes: str = ""
+    complete: Literal["length", "episode"] = "length"
+    samples_per_insert: float = 1.0  # items drawn per env step inserted
+
+    @property
+    def fresh(self) -> bool:
+        """Used once, as whole fragments: no replay is needed."""
+        return self.length == 0 and self.complete == "length"
+
+
+@dataclass(frozen=True)
+class Experience:
+    """What a method learns from, as its Config says: read by topologies, progress, `show` and the roofline."""
+
+    unroll: int  # T, moves per fragment
+    items: tuple[Items, ...]
+    capacity: int = 0  # of the replay, env steps over all columns; 0 where all items are fresh
+    min_size: int = 0  # env steps over all columns before the first update
+    arrivals: tuple[str, ...] = ()  # leaves that Learner.arrived takes
+    passes: int = 1  # times that an update learns from each sample
+    minibatches: int = 1  # optimiser steps per pass, each on its share of the batch
+    split: Literal["moves", "columns"] = "moves"  # what minibatches share: the moves of every column, or whole columns
