@@ -27,7 +27,7 @@ def decide(job: Any, plan: Any, run: Any, spec: Any, rows: list[dict[str, Any]])
         jobs.method_config(job),
         spec,
         fit(job, spec),
-        job.environment.columns if plan.places[0].role == "worker" else None,
+        job.environment.columns if plan.ranks[0].role == "worker" else None,
     )
     found = checkpoint.newest(run, lambda text: print(f"warning: {text}", flush=True), set_aside=True, check=takes)
     threads = job.resources.threads or hardware.threads(plan, rows)
@@ -39,7 +39,7 @@ def decide(job: Any, plan: Any, run: Any, spec: Any, rows: list[dict[str, Any]])
         print("warning: the attempts before wrote no checkpoint; this one starts from the beginning", flush=True)
     path = found[0].relative_to(run.path) if found else None
     steps = found[2]["steps"] if found else {}
-    extra = {"resumed_from": {"file": str(path) if path else None, "steps": steps}, "mpi": _library(len(plan.places))}
+    extra = {"resumed_from": {"file": str(path) if path else None, "steps": steps}, "mpi": _library(len(plan.ranks))}
     provenance.write(run, attempt, provenance.collect(sys.argv, attempt, job.seed, extra))
     run.write_state(state="running", attempt=attempt, reason="")
     token = os.environ.get(TOKEN_VARIABLE) or f"{os.getpid():x}{time.time_ns() & 0xFFFFFF:x}"

@@ -1,14 +1,9 @@
-"""Episodes of a policy: whole games, raw returns, seeds that training never uses.
-
-Games that choose the best checkpoint ("evaluate") and games that tell how good it is ("report") have seeds of their
-own: the best of many means over the same games is too high for them, and for no others.
-"""
+"""`hpc-rl eval`: games of a run's best policy, greedy and sampled, on seeds that neither trained nor chose it."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,41 +11,28 @@ import numpy as np
 
 from hpc_rl import job as jobs
 from hpc_rl.algorithms.base import Policy
-from hpc_rl.envs.base import Environment
-from hpc_rl.envs.generators import seed_shared, shared_kept
-from hpc_rl.envs.make import describe, make
-from hpc_rl.fragments import allocate, trajectory_schema
+from hpc_rl.envs.make import describe, describe_sets, make
+from hpc_rl.job import Job
 from hpc_rl.optim.flat import StateDict, flatten
 from hpc_rl.roles.fit import fit
+from hpc_rl.runtime.games import MAX_MOVES, Game, Games, MakeEnvironment
 from hpc_rl.runtime.restoring import Check, playable
-from hpc_rl.samplers.base import PURPOSES, Split, episode_seeds, streams
-from hpc_rl.samplers.lanes import Lane
-from hpc_rl.samplers.vector import Vector
 from hpc_rl.storage import checkpoint
 from hpc_rl.storage.run_dir import BadRun, RunDir, open_run
 from hpc_rl.types import Array, Spec
 
-MAX_COLUMNS = 16
 LEVEL = 0.95  # of the intervals
 BEST = "best.h5"
 
 
-@dataclass(frozen=True)
-class Game:
-    """One whole game: its raw return, and what tells it from others, a digest of all that was seen and done in it."""
-
-    total: float
-    digest: bytes
-
-
 def greedy_returns(
-    make_environment: Callable[[int, int], Environment],
+    make_environment: MakeEnvironment,
     policy: Policy,
     seed: int,
     episodes: int,
     exploration: float = 0.0,
     watch: Callable[[Array], None] | None = None,
-    max_moves: int = 200_000,
+    max_moves: int = MAX_MOVES,
 ) -> list[float]:
     """Raw returns of games that `played` plays, the ones that choose the best checkpoint."""
     games = played(make_environment, policy, seed, episodes, exploration, "evaluate", watch, max_moves)
@@ -58,68 +40,19 @@ def greedy_returns(
 
 
 def played(
-    make_environment: Callable[[int, int], Environment],
+    make_environment: MakeEnvironment,
     policy: Policy,
     seed: int,
     episodes: int,
     exploration: float,
     purpose: str,
     watch: Callable[[Array], None] | None = None,
-    max_moves: int = 200_000,
+    max_moves: int = MAX_MOVES,
 ) -> list[Game]:
-    """``episodes`` whole games, each the first game of its own column, so that long games count as well.
-
-    ``purpose`` names the seeds: "evaluate" or "report". ``watch`` is called with every observation [*O] of the first
-    game, its last one included. A game longer than ``max_moves`` is cut.
-    """
-    games: list[Game] = []
-    for low in range(0, episodes, MAX_COLUMNS):
-        columns = range(low, min(low + MAX_COLUMNS, episodes))
-        with shared_kept():
-            seed_shared(seed, PURPOSES[purpose], low)
-            games += _first_games(
-                make_environment, policy, seed, columns, exploration, purpose, None if low else watch, max_moves
-            )
-    return games
-
-
-def _first_games(
-    make_environment: Callable[[int, int], Environment],
-    policy: Policy,
-    seed: int,
-    columns: range,
-    exploration: float,
-    purpose: str,
-    watch: Callable[[Array], None] | None,
-    max_moves: int,
-) -> list[Game]:
-    environment = make_environment(len(columns), 1)
-    try:
-        lane = Lane(environment, policy, np.array(columns), streams(seed, f"{purpose}_act", columns, 0))
-        lane.exploration.fill_(exploration)
-        lane.start(episode_seeds(seed, purpose, columns, 0))
-        vector = Vector([lane], Split())
-        schema = trajectory_schema(environment.spec, policy.extras, policy.carry, policy.fragment_noise)
-        tree = allocate(schema, 1, len(columns), environment.spec.stack)
-        found = np.full(len(columns), np.nan)
-        digests = [hashlib.blake2b(x.tobytes(), digest_size=8) for x in lane.observation]
-        if watch is not None:
-            watch(lane.observation[0])
-        for _ in range(max_moves):
-            vector.collect(tree, lambda: 0)
-            if watch is not None and np.isnan(found[0]):
-                watch(lane.observation[0])
-            for column in np.flatnonzero(np.isnan(found)):
-                digests[column].update(tree["action"][0, column].tobytes())
-                digests[column].update(tree["observation"][-1, column].tobytes())
-            ended = np.isnan(found) & np.isfinite(tree["episode_return"][0])
-            found[ended] = tree["episode_return"][0][ended]
-            if np.isfinite(found).all():
-                break
-        totals = np.where(np.isnan(found), lane.running_return, found)
-        return [Game(float(x), digest.digest()) for x, digest in zip(totals, digests, strict=True)]
-    finally:
-        environment.close()
+    """`Games` to their end."""
+    games = Games(make_environment, policy, seed, episodes, exploration, purpose, watch, max_moves)
+    games.advance()
+    return games.games
 
 
 def evaluate_run(
@@ -134,8 +67,10 @@ def evaluate_run(
         chosen                    "best", "newest" or "named"
         score, scored_by          the run's own figure of it, and of which games; null: none
         level                     of the intervals, Student's t over games
-        greedy, sampled           {mean, low, high, games, distinct_games, distinct_returns, returns}; low, high null
-                                  where there is one game
+        greedy, sampled           {mean, low, high, games, distinct_games, distinct_returns, returns, success, sets}; low,
+                                  high null where there is one game; success: the part of the games that reached their
+                                  goal, null where the environment does not tell
+        sets                  of each of the job's evaluate.arguments: {arguments, mean, success}, ``episodes`` games each
 
     Where the best is damaged, ``warn`` gets a sentence and the newest good one is played.
 
@@ -145,6 +80,7 @@ def evaluate_run(
     directory = open_run(run)
     job = jobs.load(directory.job_file)
     spec = describe(job.environment.id, job.environment.arguments)
+    describe_sets(job.environment.id, job.environment.arguments, job.evaluate.arguments, spec)
     if video:
         check_video(video, spec)
     algorithm, config = jobs.algorithm(job.algorithm), jobs.method_config(job)
@@ -152,14 +88,14 @@ def evaluate_run(
     policy = algorithm.policy(config, spec)
     flatten(policy.net).data.copy_(state["weights"])
     film: list[Array] = []
-
-    def make_environment(columns: int, threads: int) -> Environment:
-        return make(job.environment.id, job.environment.arguments, columns, threads)
-
     found = {}
     for name, exploration in (("greedy", 0.0), ("sampled", 1.0)):
-        watch = film.append if video and name == "greedy" else None
-        found[name] = _figures(played(make_environment, policy, job.seed, episodes, exploration, "report", watch))
+        sets = []
+        for changes in job.evaluate.arguments or ({},):
+            watch = film.append if video and name == "greedy" and not sets else None
+            make_environment = _maker(job, changes)
+            sets.append(played(make_environment, policy, job.seed, episodes, exploration, "report", watch))
+        found[name] = _figures(sets, job.evaluate.arguments)
     if video:
         write_gif(video, film)
     chosen = "named" if file is not None else "best" if path.name == BEST else "newest"
@@ -178,12 +114,31 @@ def mean_interval(values: Sequence[float], level: float) -> tuple[float, float |
     return mean, mean - half, mean + half
 
 
-def _figures(games: list[Game]) -> dict[str, Any]:
-    """What is said about some games; a game is distinct by what was seen and done in it."""
+def _maker(job: Job, changes: Mapping[str, Any]) -> MakeEnvironment:
+    arguments = {**job.environment.arguments, **changes}
+    return lambda columns, threads: make(job.environment.id, arguments, columns, threads)
+
+
+def _figures(sets: list[list[Game]], arguments: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What is said about some games, those of each set of ``arguments``; a game is distinct by what was seen and done
+    in it.
+    """
+    games = [game for group in sets for game in group]
     returns = [game.total for game in games]
     mean, low, high = mean_interval(returns, LEVEL)
     distinct = {"distinct_games": len({game.digest for game in games}), "distinct_returns": len(set(returns))}
-    return {"mean": mean, "low": low, "high": high, "games": len(games), **distinct, "returns": returns}
+    each = [
+        {"arguments": dict(changes), "mean": mean_interval([x.total for x in group], LEVEL)[0], "success": _success(group)}
+        for changes, group in zip(arguments, sets, strict=False)  # without arguments there is one group
+    ]
+    own = {"mean": mean, "low": low, "high": high, "games": len(games), **distinct, "returns": returns}
+    return {**own, "success": _success(games), "sets": each}
+
+
+def _success(games: Sequence[Game]) -> float | None:
+    """The part of the games that reached their goal; None where one does not tell."""
+    mean = float(np.mean([game.success for game in games]))
+    return None if math.isnan(mean) else mean
 
 
 def told(result: dict[str, Any]) -> tuple[list[str], list[str]]:
@@ -197,7 +152,8 @@ def told(result: dict[str, Any]) -> tuple[list[str], list[str]]:
         own = result[name]
         interval = "" if own["low"] is None else f" [{own['low']:.2f}, {own['high']:.2f}]"
         counts = f"{own['games']} games, {own['distinct_games']} distinct; {own['distinct_returns']} distinct returns"
-        lines.append(f"{name:<8} {own['mean']:.2f}{interval}  {counts}")
+        lines.append(f"{name:<8} {own['mean']:.2f}{interval}  {counts}{_reached(own)}")
+        lines += [f"  {row['arguments']}: {row['mean']:.2f}{_reached(row)}" for row in own["sets"]]
         if own["distinct_games"] < own["games"]:
             remarks.append(
                 f"only {own['distinct_games']} of the {own['games']} {name} games differ: this environment leaves "
@@ -211,6 +167,10 @@ def told(result: dict[str, Any]) -> tuple[list[str], list[str]]:
             f"{'newest checkpoint' if result['chosen'] == 'newest' else 'checkpoint'}, not chosen by its return"
         )
     return lines, remarks
+
+
+def _reached(row: Mapping[str, Any]) -> str:
+    return "" if row["success"] is None else f"; success {100 * row['success']:.0f} %"
 
 
 def _checkpoint(

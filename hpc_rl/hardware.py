@@ -16,7 +16,7 @@ from typing import Any
 
 from hpc_rl.job import BadJob, Job, with_resources
 from hpc_rl.nets.sizes import images
-from hpc_rl.topologies.base import Place, Plan
+from hpc_rl.plan import Plan, RankSpec
 from hpc_rl.transport.ports import Ports
 from hpc_rl.types import Spec
 
@@ -26,16 +26,17 @@ Row = dict[str, Any]
 
 
 def turn(plan: Plan, rank: int, nodes: Sequence[int]) -> int:
-    """The index of a learning rank among those of its node; ``nodes[r]`` is the lowest rank on r's node."""
-    return [r for r in plan.learners if nodes[r] == nodes[rank]].index(rank)
+    """The index of a rank among those of its node that may use a GPU; ``nodes[r]`` is the lowest rank on r's node."""
+    return [r for r in plan.accelerated if nodes[r] == nodes[rank]].index(rank)
 
 
-def sight(job: Job, plan: Plan, place: Place, nodes: Sequence[int]) -> Row:
+def sight(job: Job, plan: Plan, rank: RankSpec, nodes: Sequence[int]) -> Row:
     """What this rank sees. A GPU is looked at only where the job may use one."""
     import torch
 
-    gpus = torch.cuda.device_count() if place.gpu and job.resources.device != "cpu" else 0
-    model = torch.cuda.get_device_name(turn(plan, place.rank, nodes) % gpus) if gpus else ""
+    wanted = rank.device == "accelerator" and job.resources.device != "cpu"
+    gpus = torch.cuda.device_count() if wanted else 0
+    model = torch.cuda.get_device_name(turn(plan, rank.rank, nodes) % gpus) if gpus else ""
     return {"cpu": cpu_name(), "gpus": gpus, "model": model}
 
 
@@ -46,9 +47,9 @@ def device_kind(job: Job, plan: Plan, rows: Sequence[Row]) -> str:
         BadJob: the job insists on GPUs, and a learning rank sees none.
     """
     wanted = job.resources.device
-    blind = [rank for rank in plan.learners if not rows[rank]["gpus"]]
+    blind = [rank for rank in plan.accelerated if not rows[rank]["gpus"]]
     if wanted == "cuda" and blind:
-        name, host = plan.places[blind[0]].name, rows[blind[0]].get("host", "its host")
+        name, host = plan.ranks[blind[0]].name, rows[blind[0]].get("host", "its host")
         raise BadJob(
             f'resources.device = "cuda" but rank {blind[0]} ({name}) on {host} sees no GPU; '
             'give each node of a learning rank one (--gpus-per-node), or use device = "auto" or "cpu"'
@@ -58,11 +59,11 @@ def device_kind(job: Job, plan: Plan, rows: Sequence[Row]) -> str:
     return wanted
 
 
-def device(kind: str, plan: Plan, place: Place, nodes: Sequence[int], row: Row) -> str:
+def device(kind: str, plan: Plan, rank: RankSpec, nodes: Sequence[int], row: Row) -> str:
     """The torch device of this rank. Where SLURM has bound each task to GPUs of its own, they are its 0, 1, …"""
-    if kind != "cuda" or not place.gpu:
+    if kind != "cuda" or rank.device == "cpu":
         return "cpu"
-    return f"cuda:{turn(plan, place.rank, nodes) % row['gpus']}"
+    return f"cuda:{turn(plan, rank.rank, nodes) % row['gpus']}"
 
 
 def threads(plan: Plan, rows: Sequence[Row]) -> int:
@@ -82,9 +83,9 @@ def threads(plan: Plan, rows: Sequence[Row]) -> int:
 def processors(kind: str, plan: Plan, rows: Sequence[Row]) -> list[str]:
     """For each rank the name of what its policy computes on; empty where it has none."""
     names = []
-    for place, row in zip(plan.places, rows, strict=True):
-        on_gpu = kind == "cuda" and place.gpu
-        names.append("" if place.role == "env_worker" else row["model"] if on_gpu else row["cpu"])
+    for rank, row in zip(plan.ranks, rows, strict=True):
+        on_gpu = kind == "cuda" and rank.device == "accelerator"
+        names.append("" if rank.role == "env_worker" else row["model"] if on_gpu else row["cpu"])
     return names
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -49,6 +50,7 @@ _MEANT: dict[str, tuple[Any, tuple[str, ...]]] = {  # key -> its neutral value, 
     "resources.servers": (1, ("parameter_server", "actor_learner")),
     "resources.quorum": (0, ("parameter_server",)),
     "resources.reduction": ("mpi", ("solo", "allreduce", "actor_learner")),
+    "resources.evaluators": (0, ("allreduce", "actor_learner", "parameter_server")),
 }
 
 
@@ -63,8 +65,16 @@ class EnvironmentConfig:
 @dataclass(frozen=True)
 class Budget:
     env_steps: PositiveInt = 1_000_000  # valid moves over all columns
+    updates: NonNegativeInt = 0  # a second budget, over which annealed values then fall; 0 is none
     time_limit_s: NonNegative = 0.0  # of one attempt; 0 is none
-    stop_at_return: float | None = None  # end once the mean raw return of the last 100 episodes reaches this
+    # End once the mean raw return reaches this: of the greedy games where evaluate.every_steps > 0, else of the last
+    # 100 training games.
+    stop_at_return: float | None = None
+
+    def left(self, env_steps: int, updates: int) -> float:
+        """Env steps until the first of both budgets is used, at the present number of env steps per update."""
+        by_updates = (self.updates - updates) * env_steps / updates if self.updates and updates else math.inf
+        return max(0.0, min(self.env_steps - env_steps, by_updates))
 
 
 @dataclass(frozen=True)
@@ -73,6 +83,7 @@ class Resources:
     learners: PositiveInt = 1  # of actor_learner
     servers: PositiveInt = 1  # parameter servers, or actors that answer environment workers
     inference: Literal["learner", "actor"] = "learner"  # what answers environment workers of the central sampler
+    evaluators: Annotated[int, Range(0, 1)] = 0  # ranks that play the evaluations; 0: rank 0 does, between its updates
     quorum: NonNegativeInt = 0  # gradients that make one update of a parameter server; 0 applies each as it comes
     threads: NonNegativeInt = 0  # CPU threads of a learning rank; 0 shares the affinity mask
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # of the torso; auto is what is faster on each processor
@@ -102,7 +113,8 @@ class Checkpoint:
 @dataclass(frozen=True)
 class Evaluate:
     every_steps: NonNegativeInt = 0  # env steps; 0 never
-    episodes: PositiveInt = 10
+    episodes: PositiveInt = 10  # of each set of arguments
+    arguments: tuple[dict[str, Any], ...] = ()  # sets that override environment.arguments, each judged by itself
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ CHANGEABLE_ON_RESUME = (
     "checkpoint",
     "evaluate",
     "resources.ranks",
+    "resources.evaluators",
     "resources.device",
     "resources.threads",
     "resources.deadline_s",

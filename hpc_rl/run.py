@@ -53,8 +53,14 @@ def _close(seat: Seat) -> None:
     from hpc_rl.envs.base import close
     from hpc_rl.transport.waiting import Deadline
 
+    ports, everyone = seat.ports, range(seat.ports.link.size)
     with contextlib.suppress(Deadline):  # a last checkpoint that takes so long
-        seat.ports.barrier(range(seat.ports.link.size))
+        if ports.link.rank:
+            ports.await_release(everyone)  # rank 0 may still judge the last policy
+        else:
+            ports.release(everyone)
+    with contextlib.suppress(Deadline):
+        ports.barrier(everyone)
     for environment in seat.environments:
         close(environment, seat.spec.id)
 

@@ -18,7 +18,7 @@ from hpc_rl.job import Job
 from hpc_rl.samplers.base import ACTIVITIES
 from hpc_rl.storage.metrics import last
 from hpc_rl.storage.run_dir import RunDir
-from hpc_rl.topologies.base import Plan
+from hpc_rl.plan import Plan
 
 PANEL_S, LINE_S = 0.5, 5.0  # between refreshes of the panel, and between lines
 RATE_S = 60.0  # the rate and the time left look back this far
@@ -60,7 +60,7 @@ class Screen:
 
     def _figures(self, lines: dict[str, Line]) -> Line:
         """Rank 0's newest line, and what follows from it: rate (env steps/s), frames, seconds elapsed and left."""
-        head = lines.get(self.plan.places[0].name, {})
+        head = lines.get(self.plan.ranks[0].name, {})
         elapsed = time.time() - self.started
         if "env_steps" not in head:
             return {"elapsed_s": elapsed}
@@ -98,7 +98,7 @@ def _sentence(job: Job, plan: Plan, figures: Line, sentence: str) -> str:
     ending = f"; {sentence}" if sentence else ""
     elapsed = _clock(figures["elapsed_s"])
     if "env_steps" not in figures:
-        return f"{job.name}: {len(plan.places)} rank(s) starting, {elapsed} elapsed{ending}"
+        return f"{job.name}: {len(plan.ranks)} rank(s) starting, {elapsed} elapsed{ending}"
     parts = [
         f"{figures['env_steps']:,}/{job.budget.env_steps:,} env steps",
         f"{figures['rate']:,.0f}/s" if figures["rate"] else "rate not known yet",
@@ -134,7 +134,7 @@ def _progress(job: Job, plan: Plan, figures: Line) -> Any:
     budget = job.budget.env_steps
     steps = figures.get("env_steps")
     if steps is None:
-        row.add_row(f"{len(plan.places)} rank(s) starting", ProgressBar(budget, 0), f"0 / {budget:,} env steps")
+        row.add_row(f"{len(plan.ranks)} rank(s) starting", ProgressBar(budget, 0), f"0 / {budget:,} env steps")
     else:
         bar = ProgressBar(budget, min(steps, budget))
         row.add_row(f"{steps:,} / {budget:,} env steps", bar, f"{min(1.0, steps / budget):.1%}")
@@ -171,13 +171,13 @@ def _table(plan: Plan, lines: dict[str, Line]) -> Any:
     for name in (*ACTIVITIES, "RSS"):
         table.add_column(name, justify="right")
     groups: dict[str, list[Line]] = {}
-    for place in plan.places:
-        if place.name in lines:
-            groups.setdefault(place.name if len(plan.places) <= ROWS else place.role, []).append(lines[place.name])
+    for rank in plan.ranks:
+        if rank.name in lines:
+            groups.setdefault(rank.name if len(plan.ranks) <= ROWS else rank.role, []).append(lines[rank.name])
     for name, rows in groups.items():
         shares = [sum(row.get(f"time/{key}") or 0.0 for row in rows) / len(rows) for key in ACTIVITIES]
         memory = [row.get("rss_bytes") or 0 for row in rows]
-        label = name if len(plan.places) <= ROWS else f"{name} ×{len(rows)}"
+        label = name if len(plan.ranks) <= ROWS else f"{name} ×{len(rows)}"
         cells = [f"[bold]{100 * x:.0f}[/]" if x == max(shares) else f"{100 * x:.0f}" for x in shares]
         table.add_row(label, *cells, _size(max(memory)))
     return table

@@ -17,7 +17,8 @@ from hpc_rl.fragments import fragment_bytes, trajectory_schema
 from hpc_rl.job import Job
 from hpc_rl.methods import extras
 from hpc_rl.nets import sizes
-from hpc_rl.topologies.base import Place, Plan, nodes_of
+from hpc_rl.plan import Plan, RankSpec, nodes_of
+from hpc_rl.samplers.base import EVALUATED_TOGETHER
 from hpc_rl.transport.layout import Layout
 from hpc_rl.types import Leaf, Schema, Spec
 
@@ -86,7 +87,7 @@ def gather(job: Job) -> Figures:
     standardize = bool(job.method.get("normalize_observation", False))
     parameters = sizes.actor_critic(spec, hidden, network, lstm, standardize)
     activations = sizes.activations(spec, hidden, network, lstm)
-    columns = next(len(place.columns) for place in plan.places if place.columns)
+    columns = next(len(rank.columns) for rank in plan.ranks if rank.columns)
     shares(spec.id, columns, job.environment.processes)  # refuses those that do not fit
     return Figures(job, plan, spec, schema, columns, parameters, activations)
 
@@ -133,15 +134,15 @@ def _scaled(figures: Figures) -> str:
 def _ranks(plan: Plan, nodes: int) -> str:
     """One row for consecutive ranks that differ in nothing but their columns; a node is filled before the next."""
     rows = [("rank", "role", "index", "node", "columns", "threads", "device")]
-    node_of = nodes_of(len(plan.places), nodes)
-    alike = lambda place: (place.role, len(place.columns), place.threads, place.gpu, node_of[place.rank])  # noqa: E731
-    for _, group in groupby(plan.places, alike):
-        places = list(group)
-        first, last = places[0], places[-1]
+    node_of = nodes_of(len(plan.ranks), nodes)
+    alike = lambda rank: (rank.role, len(rank.columns), rank.threads, rank.device, node_of[rank.rank])  # noqa: E731
+    for _, group in groupby(plan.ranks, alike):
+        ranks = list(group)
+        first, last = ranks[0], ranks[-1]
         columns = _span(first.columns.start, last.columns.stop - 1) if first.columns else "–"
-        each = f" ({len(first.columns)} each)" if len(places) > 1 and first.columns else ""
-        threads = str(first.threads) if first.threads else "all cores" if len(plan.places) == 1 else "its share"
-        device = "CPU or GPU" if first.gpu else "CPU"
+        each = f" ({len(first.columns)} each)" if len(ranks) > 1 and first.columns else ""
+        threads = str(first.threads) if first.threads else "all cores" if len(plan.ranks) == 1 else "its share"
+        device = "CPU or GPU" if first.device == "accelerator" else "CPU"
         index = _span(first.index, last.index)
         node = str(node_of[first.rank])
         rows.append((_span(first.rank, last.rank), first.role, index, node, columns + each, threads, device))
@@ -150,7 +151,7 @@ def _ranks(plan: Plan, nodes: int) -> str:
 
 def _messages(figures: Figures) -> str:
     plan = figures.plan
-    roles, weights = {place.role for place in plan.places}, _size(figures.weights_bytes)
+    roles, weights = {rank.role for rank in plan.ranks}, _size(figures.weights_bytes)
     rows = [("messages", "bytes", "")]
     if "env_worker" in roles:
         each = figures.columns * (math.prod(figures.spec.frame) * (1 if figures.spec.dtype == "uint8" else 4) + 10)
@@ -163,7 +164,9 @@ def _messages(figures: Figures) -> str:
         rows.append(("parameters", weights, "servers → worker, in answer"))
     elif len(plan.learners) > 1:
         rows.append(("gradient", _size(figures.weights_bytes + 8), "summed over all learners at every optimiser step"))
-    if len(plan.places) == 1:
+    if plan.evaluator is not None:
+        rows.append(("weights", weights, "rank 0 → evaluator, one an evaluation; the mean return comes back"))
+    if len(plan.ranks) == 1:
         rows.append(("none", "", "a single rank needs no MPI"))
     return _table(rows)
 
@@ -171,13 +174,13 @@ def _messages(figures: Figures) -> str:
 def _memory(figures: Figures) -> str:
     rows = [("memory per rank", "about", "of which")]
     total = 0.0
-    for role, group in groupby(figures.plan.places, lambda place: place.role):
-        places = list(group)
-        parts = budget(figures, places[0])
-        total += len(places) * sum(parts.values())
+    for role, group in groupby(figures.plan.ranks, lambda rank: rank.role):
+        ranks = list(group)
+        parts = budget(figures, ranks[0])
+        total += len(ranks) * sum(parts.values())
         largest = sorted(parts.items(), key=lambda item: -item[1])[:3]
         what = ", ".join(f"{name} {_size(count)}" for name, count in largest if count >= MIB)
-        label = role if len(places) == 1 else f"{role} ×{len(places)}"
+        label = role if len(ranks) == 1 else f"{role} ×{len(ranks)}"
         rows.append((label, _size(sum(parts.values())), what))
     rows.append(("all ranks", _size(total), "pages that ranks of one node share are counted for each of them"))
     return _table(rows)
@@ -189,7 +192,7 @@ def _files(figures: Figures) -> str:
     whole = figures.step_bytes * job.budget.env_steps * output.record
     atari = figures.spec.id.startswith("ALE/") and output.compression != "none"
     size = f"{_size(whole)} uncompressed" + (f", about {_size(whole / ATARI_RATIO)} as written" if atari else "")
-    recording = sum(1 for place in figures.plan.places if place.columns) if output.record else 0
+    recording = sum(1 for rank in figures.plan.ranks if rank.columns) if output.record else 0
     every = min(output.segment_s, job.checkpoint.interval_s)
     checkpoint = 3 * figures.weights_bytes
     free = shutil.disk_usage(Path.cwd()).free
@@ -205,32 +208,35 @@ def _files(figures: Figures) -> str:
     return _table(rows)
 
 
-def budget(figures: Figures, place: Place) -> dict[str, float]:
+def budget(figures: Figures, rank: RankSpec) -> dict[str, float]:
     """Bytes of one rank by purpose: its largest resident memory, within 15 % of the runs that were measured."""
     plan, weights = figures.plan, figures.weights_bytes
     actors, workers = plan.of("actor"), plan.of("worker")
-    width, atari = len(place.columns), figures.spec.id.startswith("ALE/")
+    width, atari = len(rank.columns), figures.spec.id.startswith("ALE/")
     parts: dict[str, float] = {"code": CODE_BYTES + ATARI_CODE_BYTES * atari}
-    serving = place.role == "parameter_server"
-    if place.gpu or serving:
+    serving, judging = rank.role == "parameter_server", rank.role == "evaluator"
+    if rank.learns or serving:
         parts["code"] += OPTIMIZER_CODE_BYTES
         parts["weights and optimiser"] = 4 * weights + 3 * weights  # with gradient and moments, and a checkpoint's copy
-    if place.gpu:
+    if rank.learns:
         parts["learning"] = _learning_bytes(figures)
-    elif place.role == "actor":
+    elif rank.role == "actor" or judging:
         parts["weights"] = 3 * weights  # with a gradient buffer, and a copy while new ones are taken
-    if actors and place.role != "env_worker":
+    if actors and rank.role not in ("env_worker", "evaluator"):
         parts["shared weights"] = 2 * weights
-        parts["messages"] = 2 * figures.message_bytes * (len(actors) if place.gpu else 1)
-    if servers := plan.of("parameter_server"):
+        parts["messages"] = 2 * figures.message_bytes * (len(actors) if rank.learns else 1)
+    if (servers := plan.of("parameter_server")) and not judging:
         parts["messages"] = 4 * weights * (len(workers) / len(servers) if serving else 1)
-    if width and place.role != "env_worker":
+    if width and rank.role != "env_worker":
         spec = figures.spec
         parts["recorder"] = _recorder_bytes(figures, width)
         parts["inference"] = 8 * width * figures.activations
-        if place.gpu:
+        if rank.learns:
             parts["rollout"] = fragment_bytes(figures.schema, plan.steps, width, spec.stack)
-    if width and (place.role != "actor" or not plan.of("env_worker")):
+    if judging or (rank.rank == 0 and plan.evaluator is None and figures.job.evaluate.every_steps):
+        games = min(EVALUATED_TOGETHER, figures.job.evaluate.episodes)
+        parts["evaluation"] = games * (GAME_BYTES if atari else 16 << 10) + 8 * games * figures.activations
+    if width and (rank.role != "actor" or not plan.of("env_worker")):
         parts["environments"] = width * (GAME_BYTES if atari else 16 << 10)
         if processes := figures.job.environment.processes:
             parts["environment processes"] = SERVER_BYTES + processes * CHILD_BYTES

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,26 +42,27 @@ def take_seat(folder: Path, link: Any, stop: StopFlag) -> Seat:
     ports = Ports(link, Waiting(job.resources.deadline_s))
     _agree(ports, job, run.job_file)
     plan = jobs.topology(job.topology).plan(job)
-    place = plan.places[link.rank]
+    place = plan.ranks[link.rank]
     write_record(folder, link.rank, {"role": place.name, "host": _host(), **_traces()})
     if place.rank in place.peers:  # its inference server is a thread of this process
         from hpc_rl.transport import mpi
 
         mpi.need_threads()
-    if not place.gpu:
+    if place.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     return _seat(job, plan, place, ports, run, stop)
 
 
 def _seat(job: Any, plan: Any, place: Any, ports: Ports, run: Any, stop: StopFlag) -> Seat:
     from hpc_rl import job as jobs
-    from hpc_rl.envs.make import describe
+    from hpc_rl.envs.make import describe, describe_sets
     from hpc_rl.envs.shares import shares
     from hpc_rl.roles.base import Seat
 
     if place.rank in plan.learners:
         ports.link.prepare(plan.learners)
     spec = describe(job.environment.id, job.environment.arguments)
+    describe_sets(job.environment.id, job.environment.arguments, job.evaluate.arguments, spec)
     nodes = ports.link.nodes()
     table = _gathered(ports, job, plan, place, nodes)
     decided = ports.broadcast(decide(job, plan, run, spec, table) if place.rank == 0 else {}, range(len(table)))
@@ -92,6 +93,7 @@ def _seat(job: Any, plan: Any, place: Any, ports: Ports, run: Any, stop: StopFla
         end_s=float(os.environ.get(END_VARIABLE) or 0) or None,
         make_environment=lambda columns, threads: _environment(job, columns, threads, environments),
         make_policy=_policy_maker(algorithm, config, spec, precision, device),
+        make_evaluation=lambda changes, columns: _environment(job, columns, 1, environments, changes),
         environments=environments,
     )
 
@@ -116,7 +118,7 @@ def _processor(
 
     from hpc_rl import hardware
 
-    torch.set_num_threads(decided["threads"] if place.gpu else place.threads)
+    torch.set_num_threads(decided["threads"] if place.learns else place.threads)
     device = hardware.device(decided["device"], plan, place, nodes, table[place.rank])
     return device, settle_precision(ports, job, plan, run, spec, table, decided["device"], device)
 
@@ -156,15 +158,20 @@ def _resumed(run: Any, file: str | None, job: Any, spec: Any) -> Any:
     return state, meta
 
 
-def _environment(job: Job, columns: int, threads: int, kept: list[Environment]) -> Environment:
-    """Columns for training or evaluation, also put into ``kept``; a process is named before others give up on us."""
+def _environment(
+    job: Job, columns: int, threads: int, kept: list[Environment], changes: Mapping[str, Any] | None = None
+) -> Environment:
+    """Columns for training or evaluation, also put into ``kept``; a process is named before others give up on us.
+
+    ``changes`` override the job's arguments.
+    """
     from hpc_rl.envs.make import make
     from hpc_rl.envs.shares import Processes
 
     wanted = job.environment
     # `_seat` has refused too many for training; an evaluation may well have fewer columns
     processes = Processes(min(wanted.processes, columns), job.resources.deadline_s / 2)
-    kept.append(make(wanted.id, wanted.arguments, columns, threads, processes))
+    kept.append(make(wanted.id, {**wanted.arguments, **(changes or {})}, columns, threads, processes))
     return kept[-1]
 
 
@@ -190,7 +197,8 @@ def _row(place: Any) -> dict[str, Any]:
     """What one rank tells about itself; the table of all answers most questions about a slow start."""
     gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "all")
     cores = sorted(os.sched_getaffinity(0))
-    return {"rank": place.rank, "role": place.name, "host": _host(), "cores": cores, "gpu": gpus if place.gpu else ""}
+    gpu = gpus if place.device == "accelerator" else ""
+    return {"rank": place.rank, "role": place.name, "host": _host(), "cores": cores, "gpu": gpu}
 
 
 def _table(rows: list[dict[str, Any]]) -> str:

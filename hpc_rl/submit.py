@@ -42,7 +42,7 @@ def parts(found: Sequence[Task], folder: Path, options: Options, array: bool) ->
     """
     first = found[0].job
     plans = [jobs.topology(task.job.topology).plan(task.job) for task in found]
-    if len({(len(plan.places), task.job.resources) for plan, task in zip(plans, found, strict=True)}) > 1:
+    if len({(len(plan.ranks), task.job.resources) for plan, task in zip(plans, found, strict=True)}) > 1:
         raise BadJob("the tasks of a sweep must ask SLURM for the same: no key of [resources]; submit them one by one")
     resolved = slurm.resolved(options)
     if not array:

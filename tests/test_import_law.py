@@ -250,9 +250,6 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("cli",),
 )
 UP = {  # arrows up that later commits turn round; the list only shrinks
-    ("hardware.py", "topologies/base.py"),
-    ("roles/base.py", "topologies/base.py"),
-    ("roles/evaluator.py", "evaluate.py"),
 }
 CIRCLES: set[frozenset[str]] = set()  # as UP
 
@@ -294,7 +291,6 @@ MAY_CROSS = {
     "devices.py": CROSSINGS,  # to_host, write_back, to_device
     "startup.py": {"to"},  # a rank's policy, once, before its parameters become one buffer
     "nets/precision.py": {"to"},  # the torso that is measured
-    "topologies/actor_learner.py": {"to"},  # Place.to
 }
 
 

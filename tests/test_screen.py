@@ -17,7 +17,7 @@ from hpc_rl.storage import run_dir
 from hpc_rl.storage.metrics import Metrics
 from hpc_rl.storage.run_dir import RunDir
 from hpc_rl.topologies import actor_learner
-from hpc_rl.topologies.base import Plan
+from hpc_rl.plan import Plan
 
 LINE = {"env_steps_per_s": 500.0, "rss_bytes": 3e8, "time/step": 0.25, "time/infer": 0.5, "time/other": 0.25}
 HEAD = {"mean_return_100": 0.5, "episodes": 40.0, "updates": 7.0, "policy_lag": 1.25, "policy_lag_max": 3.0}
@@ -37,9 +37,9 @@ def made(folder: Path, ranks: int = 3) -> tuple[RunDir, Job, Plan]:
 
 
 def write(run: RunDir, plan: Plan, steps: int) -> None:
-    for place in plan.places:
-        head = HEAD if place.rank == 0 else {}
-        metrics = Metrics(run.metrics, place.name)
+    for rank in plan.ranks:
+        head = HEAD if rank.rank == 0 else {}
+        metrics = Metrics(run.metrics, rank.name)
         metrics.write(steps, {"env_steps": steps, **LINE, **head})
         metrics.close()
 
@@ -68,7 +68,7 @@ def test_lines_without_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_the_rate_is_taken_between_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, job, plan = made(tmp_path)
     screen = Screen(run, job, plan)
-    name, begin = plan.places[0].name, time.time()
+    name, begin = plan.ranks[0].name, time.time()
     for after_s, steps in ((1.0, 1_000), (3.0, 3_000), (5.0, 4_000)):
         figures = screen._figures({name: {"time": begin + after_s, "env_steps": steps, **LINE}})
     assert figures["rate"] == pytest.approx(750)
@@ -138,4 +138,4 @@ def test_frames_count_the_action_repeat(tmp_path: Path) -> None:
     screen = Screen(run, job, plan)
     screen.repeat = 4
     line = {"time": time.time(), "env_steps": 100, **LINE}
-    assert screen._figures({plan.places[0].name: line})["frames"] == 400
+    assert screen._figures({plan.ranks[0].name: line})["frames"] == 400

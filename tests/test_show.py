@@ -136,8 +136,8 @@ MEASURED = [
 @pytest.mark.parametrize(("table", "role", "measured"), MEASURED)
 def test_memory_is_within_15_percent_of_measured_runs(table: dict[str, Any], role: str, measured: int) -> None:
     figures = gather(jobs.parse(table))
-    place = next(place for place in figures.plan.places if place.role == role)
-    assert sum(budget(figures, place).values()) / MIB == pytest.approx(measured, rel=0.15)
+    rank = next(rank for rank in figures.plan.ranks if rank.role == role)
+    assert sum(budget(figures, rank).values()) / MIB == pytest.approx(measured, rel=0.15)
 
 
 def test_show_imports_nothing_heavy() -> None:

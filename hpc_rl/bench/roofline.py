@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpc_rl import job as jobs
 from hpc_rl.job import Job
-from hpc_rl.topologies.base import Plan
+from hpc_rl.plan import Plan
 
 if TYPE_CHECKING:
     from hpc_rl.algorithms.base import Policy
@@ -57,7 +57,7 @@ def measure(job: Job, seconds: float = 6.0) -> Roofline:
 
     plan = jobs.topology(job.topology).plan(job)
     spec = describe(job.environment.id, job.environment.arguments)
-    columns = next(len(place.columns) for place in plan.places if place.columns)
+    columns = next(len(rank.columns) for rank in plan.ranks if rank.columns)
     cores = len(os.sched_getaffinity(0))
     with _one_core():  # before the environment is made: its threads inherit the mask
         torch.manual_seed(job.seed)

@@ -15,7 +15,7 @@ from hpc_rl.cli.options import job_options, load_job, name_code, with_ranks
 if TYPE_CHECKING:
     from hpc_rl.job import Job
     from hpc_rl.storage.run_dir import RunDir
-    from hpc_rl.topologies.base import Plan
+    from hpc_rl.plan import Plan
 
 SUMMARY_FIELDS = {
     "reason": str, "env_steps": int, "wall_s": float, "env_steps_per_s": float, "mean_return_100": float | None,
@@ -82,14 +82,15 @@ def _check_same_work(asked: Job, saved: Job, folder: Path) -> None:
 
 def _check_environment(job: Job, plan: Plan) -> None:
     """A missing ROM, package or argument, and too many processes, are found before anything starts."""
-    from hpc_rl.envs.make import describe
+    from hpc_rl.envs.make import describe, describe_sets
     from hpc_rl.envs.shares import shares
 
     name_code(job)
-    describe(job.environment.id, job.environment.arguments)
-    for place in plan.places:
-        if place.columns:
-            shares(job.environment.id, len(place.columns), job.environment.processes)
+    spec = describe(job.environment.id, job.environment.arguments)
+    describe_sets(job.environment.id, job.environment.arguments, job.evaluate.arguments, spec)
+    for rank in plan.ranks:
+        if rank.columns:
+            shares(job.environment.id, len(rank.columns), job.environment.processes)
 
 
 def _report(directory: RunDir, roofline: bool | None) -> None:

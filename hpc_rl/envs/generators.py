@@ -7,8 +7,7 @@ long as ranks and processes stay the same: columns of one process share its stre
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
-from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 
@@ -20,12 +19,26 @@ def seed_shared(*key: int) -> None:
     random.seed(words.tobytes())
 
 
-@contextmanager
-def shared_kept() -> Iterator[None]:
-    """Both generators go on afterwards as if nothing had been drawn meanwhile: an evaluation between updates."""
-    theirs, python = np.random.get_state(), random.getstate()
-    try:
-        yield
-    finally:
-        np.random.set_state(theirs)
-        random.setstate(python)
+class SharedGenerators:
+    """Both generators for somebody who works now and then, an evaluation between updates: inside ``with`` they go on
+    where they were at the end of the last one, and outside as if nothing had been drawn meanwhile.
+    """
+
+    def __init__(self) -> None:
+        self.own: tuple[Any, Any] | None = None
+
+    def __enter__(self) -> None:
+        self.others = np.random.get_state(), random.getstate()
+        if self.own is not None:
+            np.random.set_state(self.own[0])
+            random.setstate(self.own[1])
+
+    def __exit__(self, *error: object) -> None:
+        self.own = np.random.get_state(), random.getstate()
+        np.random.set_state(self.others[0])
+        random.setstate(self.others[1])
+
+
+def shared_kept() -> SharedGenerators:
+    """For one block: both generators go on afterwards as if nothing had been drawn in it."""
+    return SharedGenerators()

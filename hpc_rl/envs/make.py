@@ -16,7 +16,7 @@ import difflib
 import inspect
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -72,6 +72,22 @@ def describe(id: str, arguments: dict[str, Any]) -> Spec:
         if id.startswith("toy/"):
             return _toy(id, arguments).rules.spec
         return gym.describe(id, factory(id, arguments))
+
+
+def describe_sets(id: str, arguments: dict[str, Any], sets: Sequence[Mapping[str, Any]], spec: Spec) -> None:
+    """Check the sets of arguments that a policy for ``spec`` is judged with.
+
+    Raises:
+        BadEnvironment: a set cannot be made, or its observations or actions are others.
+    """
+    for k, changes in enumerate(sets):
+        other = describe(id, {**arguments, **changes})
+        for name in ("observation", "dtype", "stack", "actions"):
+            if getattr(other, name) != getattr(spec, name):
+                raise BadEnvironment(
+                    f"evaluate.arguments[{k}] = {dict(changes)} changes the {name} of {id} from {getattr(spec, name)} to "
+                    f"{getattr(other, name)}, which the policy was not made for; leave out what changes it"
+                )
 
 
 @contextmanager

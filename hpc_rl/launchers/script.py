@@ -17,7 +17,7 @@ from hpc_rl.launcher_variables import RANK, SLURM
 from hpc_rl.launchers import environment
 from hpc_rl.launchers.options import Options, dependency
 from hpc_rl.storage.untrusted import Unreadable, read_text
-from hpc_rl.topologies.base import Plan, nodes_of
+from hpc_rl.plan import Plan, nodes_of
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def render(script: Script, job: Job, plan: Plan, options: Options) -> str:
         BadJob: the options do not fit the job (het layout in an array …), or the template cannot be read or used.
     """
     het = options.layout == "het"
-    nodes_of(len(plan.places), options.nodes or 1)  # refuses more nodes than ranks
+    nodes_of(len(plan.ranks), options.nodes or 1)  # refuses more nodes than ranks
     if het and script.array:
         raise BadJob("a heterogeneous job cannot be an array; submit the seeds one by one, or use --layout one")
     components = _het(script, job, plan, options) if het else [_directives(script, job, plan, options)]
@@ -175,9 +175,9 @@ def _start(options: Options, groups: Sequence[int]) -> str:
 
 def _directives(script: Script, job: Job, plan: Plan, options: Options) -> list[str]:
     lines = _head(script, options)
-    lines.append(f"--ntasks={len(plan.places)}")
+    lines.append(f"--ntasks={len(plan.ranks)}")
     if options.nodes:
-        lines.append(f"--ntasks-per-node={-(-len(plan.places) // options.nodes)}")
+        lines.append(f"--ntasks-per-node={-(-len(plan.ranks) // options.nodes)}")
         lines.append("--distribution=block")
     values = {item.metadata["directive"]: getattr(options, item.name) for item in fields(options)}
     values["cpus-per-task"] = options.cpus_per_task or max(1, job.resources.threads)
@@ -189,18 +189,18 @@ def _gpus(job: Job, plan: Plan, nodes: int) -> int | None:
     """GPUs that the fullest node needs where the job insists on them; nodes are filled in the order of ranks."""
     if job.resources.device != "cuda":
         return None
-    node_of = nodes_of(len(plan.places), nodes)
-    return max(Counter(node_of[place.rank] for place in plan.places if place.gpu).values())
+    node_of = nodes_of(len(plan.ranks), nodes)
+    return max(Counter(node_of[rank] for rank in plan.accelerated).values())
 
 
 def _het(script: Script, job: Job, plan: Plan, options: Options) -> list[list[str]]:
     """Learners first: ranks are counted through the components in order."""
     learners = plan.learners
-    if learners != list(range(len(learners))) or len(learners) == len(plan.places):
+    if learners != list(range(len(learners))) or len(learners) == len(plan.ranks):
         raise BadJob(f"topology {plan.topology} has no learners apart from the others; use --layout one")
     values = {item.metadata["directive"]: getattr(options, item.name) for item in fields(options)}
     own = dict(item.lstrip("-").partition("=")[::2] for item in options.learners)
-    threads = plan.places[0].threads
+    threads = plan.ranks[0].threads
     first = {**values, "gpus-per-node": None, "nodes": None, "cpus-per-task": max(1, threads), **own}
     second = {**values, "gpus-per-node": None, "cpus-per-task": options.cpus_per_task or 1}
     nodes = re.match(r"[1-9]\d{0,5}(?!\d)", own.get("nodes", "1"))  # "2-4" is a range
@@ -210,7 +210,7 @@ def _het(script: Script, job: Job, plan: Plan, options: Options) -> list[list[st
     extra = [_directive(item) for item in options.sbatch]
     return [
         [*_head(script, options), f"--ntasks={len(learners)}", *_typed(first), *extra],
-        [f"--ntasks={len(plan.places) - len(learners)}", *_typed(second), *extra],
+        [f"--ntasks={len(plan.ranks) - len(learners)}", *_typed(second), *extra],
     ]
 
 

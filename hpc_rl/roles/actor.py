@@ -46,7 +46,7 @@ def actor(seat: Seat) -> None:
 
     def weights() -> int:
         clock = pull()
-        made.explore(exploration(seat, made.columns, clock.env_steps))
+        made.explore(exploration(seat, made.columns, clock.env_steps, clock.version))
         return clock.version
 
     reporter = Reporter(seat, split, int(made.steps.sum()))
@@ -84,7 +84,7 @@ def _made(
         own = sampler(seat, policy, split, pulse, seat.place.threads)
         return own, Records(seat, recorded, [own.columns], [seat.place.name])
     served = central(seat, policy, recorded, split, pulse)
-    names = [seat.plan.places[remote.peer].name for remote in served.remotes]
+    names = [seat.plan.ranks[remote.peer].name for remote in served.remotes]
     return served, Records(seat, recorded, [lane.columns for lane in served.lanes], names)
 
 

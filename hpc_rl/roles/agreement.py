@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 
 from hpc_rl.devices import to_device, to_host
 from hpc_rl.optim.group import Group
 from hpc_rl.roles.base import Seat
-from hpc_rl.roles.evaluator import Evaluation
-from hpc_rl.roles.saving import Saver
+from hpc_rl.roles.snapshots import Snapshots, Wanted
 from hpc_rl.roles.summary import steady
 from hpc_rl.roles.training import Training
 from hpc_rl.runtime.learner_state import check_identical
@@ -28,19 +27,18 @@ class Votes:
     """The same on every rank; clocks and signals differ between ranks, so they are reduced and never read alone."""
 
     stop: str | None
-    save: bool
+    save: bool  # a checkpoint is to be written
+    judge: bool  # a policy is to be judged
     closed: Array  # [B] int64, env step up to which each column lies in closed segments
 
 
-def settled(training: Training, evaluation: Evaluation, saver: Saver, version: int, save: Callable[[], bool]) -> Votes:
-    """What follows the updates of a round on every rank that learns in a group: evaluate, count, vote, compare.
+def settled(training: Training, snapshots: Snapshots, version: int) -> Votes:
+    """What follows the updates of a round on every rank that learns in a group: count, vote, compare.
 
-    ``version`` is the update that the round began with; ``save`` is asked after the evaluation, whose policy a
-    checkpoint must hold. Collective.
+    ``version`` is the update that the round began with. Collective.
     """
     seat, tally, store, group = training.seat, training.tally, training.store, training.learner.group
-    saver.asked |= evaluation.maybe(training.learner.policy, tally)
-    votes = booked(group, tally, store.arrivals(), seat, save(), version)
+    votes = booked(group, tally, store.arrivals(), seat, snapshots.wanted(), version)
     store.release()
     steady(tally, seat.started)
     if tally.updates // CHECK_EVERY > version // CHECK_EVERY:
@@ -48,8 +46,8 @@ def settled(training: Training, evaluation: Evaluation, saver: Saver, version: i
     return votes
 
 
-def booked(group: Group, tally: Tally, trees: Sequence[Tree], seat: Seat, save: bool, version: int) -> Votes:
-    """Add every learner's counters to ``tally`` and reduce the votes to stop and save, in one all-reduce.
+def booked(group: Group, tally: Tally, trees: Sequence[Tree], seat: Seat, wanted: Wanted, version: int) -> Votes:
+    """Add every learner's counters to ``tally`` and reduce the votes to stop, save and judge, in one all-reduce.
 
     ``trees`` were learned from at update ``version``. Its size depends on columns and ranks and not on T: every member
     fills its own block of columns and its own rows of ended episodes, so that a sum puts them side by side, in the same
@@ -66,17 +64,17 @@ def booked(group: Group, tally: Tally, trees: Sequence[Tree], seat: Seat, save: 
     heads[4, mine] = _together(trees, "closed") if "closed" in trees[0] else 0
     episodes = _fill(games[group.rank], trees, group.rank * share)
     late = bool(limit) and time.monotonic() - seat.started > limit
-    votes = np.array([episodes, seat.stop(), late, seat.out_of_time(), save], float)
+    votes = np.array([episodes, seat.stop(), late, seat.out_of_time(), *astuple(wanted)], float)
     reduced = to_host(group.sum(to_device(np.concatenate([heads.ravel(), games.ravel(), votes]), "cpu")))
     columns, moves, through, lags, closed = reduced[: heads.size].reshape(heads.shape)
     order = columns.astype(np.int64)
     tally.count(int(moves.sum()), order, through.astype(np.int64), float(lags.mean()))
-    tally.ended(int(reduced[-5]), _in_order(reduced[heads.size : -5].reshape(-1, 3)))
-    asked, late, over, save = (bool(x) for x in reduced[-4:] > 0)
+    tally.ended(int(reduced[-7]), _in_order(reduced[heads.size : -7].reshape(-1, 3)))
+    asked, late, over, save, judge, tally.reached = (bool(x) for x in reduced[-6:] > 0)
     stop = "stopped: asked to stop" if asked else f"{BUDGET_SPENT} {limit:.0f} s" if late else None
     reached = np.zeros(tally.columns, np.int64)
     reached[order] = closed
-    return Votes(OUT_OF_TIME if over else stop, save, reached)
+    return Votes(OUT_OF_TIME if over else stop, save, judge, reached)
 
 
 def _together(trees: Sequence[Tree], name: str, of: Callable[[Array], Array] = lambda x: x) -> Array:

@@ -20,7 +20,8 @@ from hpc_rl.samplers.central import Central, Remote
 from hpc_rl.samplers.lanes import Lane
 from hpc_rl.samplers.vector import Vector
 from hpc_rl.storage.run_dir import RunDir
-from hpc_rl.topologies.base import Place, Plan
+from hpc_rl.plan import Plan, RankSpec
+from hpc_rl.runtime.judge import MakeEvaluation
 from hpc_rl.transport.ports import Ports
 from hpc_rl.types import Array, Leaf, Schema, Spec, Tree
 
@@ -33,7 +34,7 @@ class Seat:
 
     job: Job
     plan: Plan
-    place: Place
+    place: RankSpec
     ports: Ports
     run: RunDir
     attempt: int
@@ -48,6 +49,7 @@ class Seat:
     stop: Callable[[], bool]  # a signal or the STOP file asks this rank to stop
     make_environment: Callable[[int, int], Environment]  # (columns, threads)
     make_policy: Callable[[], Policy]
+    make_evaluation: MakeEvaluation  # environments of the games that judge a policy
     started: float = field(default_factory=time.monotonic)
     end_s: float | None = None  # unix time at which the allocation ends
     save_s: float = 0.0  # the longest checkpoint so far
@@ -76,8 +78,8 @@ def learned_columns(plan: Plan, place: Place) -> list[int]:
     """The global columns whose experience this rank learns from: its own, or those of the ranks that send to it."""
     if place.role != "learner":
         return list(place.columns)
-    sending = [p for p in plan.places if p.rank in place.peers and p.role == "actor"]
-    serving = [p for p in plan.places if p.role == "env_worker" and p.peers == (place.rank,)]
+    sending = [p for p in plan.ranks if p.rank in place.peers and p.role == "actor"]
+    serving = [p for p in plan.ranks if p.role == "env_worker" and p.peers == (place.rank,)]
     return [column for p in [*sending, *serving] for column in p.columns]
 
 
@@ -103,10 +105,10 @@ def lane(seat: Seat, policy: Policy, environment: Environment, columns: Array) -
 def central(seat: Seat, policy: Policy, schema: Schema, split: Split, pulse: Callable[[], None]) -> Central:
     """One lane for each environment rank that this one serves."""
     ports, spec = seat.ports, seat.spec
-    places = [place for place in seat.plan.places if place.role == "env_worker" and place.peers[0] == seat.place.rank]
-    remotes = [Remote(ports.link, ports.waiting, place.rank, spec, len(place.columns)) for place in places]
-    pairs = zip(remotes, places, strict=True)
-    lanes = [lane(seat, policy, remote, np.array(place.columns, np.int32)) for remote, place in pairs]
+    served = [rank for rank in seat.plan.ranks if rank.role == "env_worker" and rank.peers[0] == seat.place.rank]
+    remotes = [Remote(ports.link, ports.waiting, rank.rank, spec, len(rank.columns)) for rank in served]
+    pairs = zip(remotes, served, strict=True)
+    lanes = [lane(seat, policy, remote, np.array(rank.columns, np.int32)) for remote, rank in pairs]
 
     def fragment(lane: Lane) -> Tree:
         return allocate(schema, seat.plan.steps, len(lane.columns), spec.stack)

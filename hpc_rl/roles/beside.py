@@ -16,9 +16,9 @@ class Beside:
 
     def __init__(self, seat: Seat) -> None:
         rank, waiting = seat.place.rank, seat.ports.waiting
-        served = [p for p in seat.plan.places if p.role == "env_worker" and p.peers[0] == rank]
+        served = [p for p in seat.plan.ranks if p.role == "env_worker" and p.peers[0] == rank]
         columns = range(served[0].columns.start, served[-1].columns.stop)
-        place = replace(seat.place, role="actor", columns=columns, gpu=False, peers=(rank,))
+        place = replace(seat.place, role="actor", columns=columns, learns=False, device="cpu", peers=(rank,))
         ports = Ports(seat.ports.link, Waiting(waiting.deadline_s, hosts=waiting.hosts))
         self.error: BaseException | None = None
         self.seat = replace(seat, place=place, ports=ports)

@@ -1,37 +1,64 @@
-"""Evaluation beside training: greedy episodes on seeds of their own, every so many env steps."""
+"""The evaluator: plays greedy games with the weights that rank 0 sends, and reports what they return.
+
+Rank 0 sends weights only when the last ones are judged, and polls for the judgement: no learner waits for it.
+"""
 
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 
 import numpy as np
 
-from hpc_rl.algorithms.base import Policy
-from hpc_rl.evaluate import greedy_returns
 from hpc_rl.roles.base import Seat
-from hpc_rl.runtime.tally import Tally
+from hpc_rl.roles.messages import ALIVE, SCORES, WEIGHTS, parameters_layout, score_layout
+from hpc_rl.roles.orders import Orders
+from hpc_rl.roles.reporter import Reporter
+from hpc_rl.runtime.judge import Judge
+from hpc_rl.samplers.base import Split
+from hpc_rl.transport.base import Inbox, Outbox
+from hpc_rl.transport.waiting import Heartbeat, Stopped
+from hpc_rl.types import to_device
+
+SLICE_ROWS = 64  # moves of all columns between two looks at the clock of the metrics
 
 
-class Evaluation:
-    """Runs on the first learner; the others wait for it at their next reduction."""
+def evaluator(seat: Seat) -> None:
+    """Judge until rank 0 says stop. Blocks only for weights."""
+    link, waiting, evaluate, chief = seat.ports.link, seat.ports.waiting, seat.job.evaluate, seat.place.peers[0]
+    split = Split()
+    judge = Judge(seat.make_policy(), seat.make_evaluation, evaluate.arguments, seat.job.seed, split)
+    inbox = Inbox(link, [chief], WEIGHTS, parameters_layout(4 * judge.parameter.numel()), waiting, credits=1)
+    scores = Outbox(link, chief, SCORES, score_layout(len(judge.sets)), waiting)
+    beat, nothing = Heartbeat(waiting.deadline_s / 4), np.zeros((1, len(judge.sets)))
 
-    def __init__(self, seat: Seat) -> None:
-        self.seat = seat
+    def alive() -> None:
+        if beat.due() and scores.ready():
+            scores.put({"returns": nothing, "success": nothing}, ALIVE)
 
-    def maybe(self, policy: Policy, tally: Tally) -> bool:
-        """Evaluate when due; True where the mean raw return is the best so far, so that this policy should be saved.
-
-        Called once for every policy there is: what was judged before was another one.
-        """
-        tally.judged, every = None, self.seat.job.evaluate.every_steps
-        if not every or tally.env_steps < tally.judged_at + every or self.seat.place.rank != 0:
-            return False
-        begin = time.monotonic()
-        tally.judged_at = tally.env_steps
-        returns = greedy_returns(
-            self.seat.make_environment, policy, self.seat.job.seed, self.seat.job.evaluate.episodes
-        )
-        tally.evaluated = tally.judged = float(np.mean(returns))
-        took = time.monotonic() - begin
-        print(f"evaluation at {tally.env_steps} env steps: {tally.evaluated:.2f} in {len(returns)} games, {took:.1f} s")
-        return tally.judged > tally.best
+    waiting.pulse = alive
+    orders, reporter, env_steps = Orders(seat, chief, alive), Reporter(seat, split), 0
+    while not orders.stopping():
+        now = time.perf_counter()
+        waiting.until(lambda: inbox.ready() or orders.control.ready(), f"weights of {waiting.who([chief])}")
+        split.timed("wait", now)
+        if (message := inbox.poll()) is None:
+            continue
+        env_steps, judgement = message.version, None
+        weights = to_device(message.tree["parameters"][0].view(np.float32), "cpu")
+        judge.begin(weights, evaluate.episodes, "evaluate")
+        inbox.release(message)
+        while judgement is None and not orders.stopping():
+            judgement = judge.advance(SLICE_ROWS, orders.stopping)
+            if reporter.due():
+                reporter.report(env_steps, {})
+        if judgement is not None:
+            with suppress(Stopped):
+                tree = {"returns": np.array([judgement.returns]), "success": np.array([judgement.success])}
+                scores.put(tree, env_steps, orders.stopping)
+            reporter.report(env_steps, judgement.figures())
+    judge.close()
+    scores.flush()
+    reporter.report(env_steps, {})
+    orders.last_word(split, reporter)
+    reporter.close()

@@ -44,8 +44,8 @@ def gradient_worker(seat: Seat) -> None:
     def fill() -> str | None:
         if orders.stopping():
             return "stopped"
-        tally.env_steps = client.env_steps
-        vector.explore(exploration(seat, vector.columns, tally.env_steps))
+        tally.env_steps, tally.updates = client.env_steps, client.version
+        vector.explore(exploration(seat, vector.columns, tally.env_steps, tally.updates))
         vector.collect(tree, lambda: client.version)
         now = time.perf_counter()
         record.note(tree, roll=orders.due())

@@ -17,7 +17,7 @@ from hpc_rl.replay.fresh import Fresh
 from hpc_rl.roles.agreement import settled
 from hpc_rl.roles.base import Seat, learned_columns, schemas
 from hpc_rl.roles.beside import Beside
-from hpc_rl.roles.evaluator import Evaluation
+from hpc_rl.roles.evaluation import Evaluation
 from hpc_rl.roles.messages import TRAJECTORIES
 from hpc_rl.roles.orders import Command
 from hpc_rl.roles.relay import Publisher
@@ -50,8 +50,9 @@ def learner(seat: Seat) -> None:
     publisher.publish(training.clock)
     beside = Beside(seat) if seat.place.rank in actors else None
     waiting.pulse = beside.check if beside else waiting.pulse
-    saver, reporter, evaluation = Saver(seat, tally), Reporter(seat, split, tally.env_steps), Evaluation(seat)
-    snapshots = Snapshots(saver, command.order)
+    saver, reporter = Saver(seat, tally), Reporter(seat, split, tally.env_steps)
+    evaluation = Evaluation(seat, learn.policy, tally)
+    snapshots = Snapshots(saver, evaluation, command.order)
     chief, give_up = group.rank == 0, seat.stop if group.size == 1 else lambda: False
 
     def fill() -> str | None:
@@ -63,7 +64,7 @@ def learner(seat: Seat) -> None:
 
     def settle(metrics: Metrics, version: int) -> str | None:
         now = time.perf_counter()
-        votes = settled(training, evaluation, saver, version, lambda: chief and snapshots.wanted())
+        votes = settled(training, snapshots, version)
         arriving.release()
         now = split.timed("learn", now)
         publisher.publish(training.clock)
@@ -71,7 +72,7 @@ def learner(seat: Seat) -> None:
         if reporter.due():
             reporter.report(tally.env_steps, figures(tally) | metrics)
         np.maximum(snapshots.closed, votes.closed, out=snapshots.closed)
-        if votes.save:
+        if votes.save or votes.judge:
             state = _state(training)
             snapshots.begin(state if chief else None)
         snapshots.write()
@@ -89,8 +90,10 @@ def learner(seat: Seat) -> None:
     if not chief:
         reporter.close()
         return
-    snapshots.finish(state)
-    finish(seat, tally, reason, reporter, saver, split, [word for part in parts for word in json.loads(part)])
+    snapshots.finish(state, reason)
+    greedy, last = evaluation.conclude(reason, state, snapshots.write)
+    others = [word for part in parts for word in json.loads(part)] + last
+    finish(seat, tally, reason, reporter, saver, split, others, greedy)
 
 
 def _state(training: Training) -> StateDict:

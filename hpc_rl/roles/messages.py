@@ -9,7 +9,8 @@ from hpc_rl.samplers.base import ACTIVITIES
 from hpc_rl.transport.layout import Layout
 from hpc_rl.types import Leaf, Schema
 
-TRAJECTORIES, WEIGHTS, CONTROL, REPLIES, REPORTS = 10, 20, 30, 40, 50
+TRAJECTORIES, WEIGHTS, CONTROL, REPLIES, REPORTS, SCORES = 10, 20, 30, 40, 50, 56
+ALIVE = -1  # the version of a message that only says that its sender is at work
 
 CONTROL_SCHEMA = {
     "stop": Leaf((), "int64", "fragment", "", "1: finish, close files, reply"),
@@ -25,6 +26,13 @@ def report_schema(sent: Schema, kept: int) -> Schema:
     """Those leaves of a fragment that a `Tally` books, and ``kept`` numbers of the worker's own learner: kept.py."""
     booked = {name: sent[name] for name in ("first", "version", "episode_return", "column", "start", "closed")}
     return {**booked, "kept": Leaf((kept,), "float64", "fragment")} if kept else booked
+
+
+def score_layout(sets: int) -> Layout:
+    """What an evaluator found, of each set of arguments; its version is the env steps of the weights, or ALIVE."""
+    returns = Leaf((sets,), "float64", "fragment", "reward", "mean raw return of the greedy games")
+    success = Leaf((sets,), "float64", "fragment", "", "part of the games that reached their goal")
+    return Layout({"returns": returns, "success": success}, 1, 1)
 
 
 def parameters_layout(nbytes: int) -> Layout:

@@ -15,7 +15,7 @@ from hpc_rl.algorithms.base import Learner
 from hpc_rl.optim.flat import StateDict
 from hpc_rl.optim.group import Alone
 from hpc_rl.roles.base import Seat, schemas
-from hpc_rl.roles.evaluator import Evaluation
+from hpc_rl.roles.evaluation import Evaluation
 from hpc_rl.roles.kept import Ledger
 from hpc_rl.roles.messages import REPORTS, report_schema
 from hpc_rl.roles.orders import Command, Orders
@@ -52,8 +52,9 @@ def _chief(seat: Seat, learn: Learner, desk: Desk, tally: Tally, servers: list[i
     layout = Layout(report_schema(sent, len(ledger.names)), seat.plan.steps, seat.plan.fragment_columns)
     reports = Inbox(seat.ports.link, workers, REPORTS, layout, seat.ports.waiting)
     command, others = Command(seat, workers), Command(seat, servers[1:])
-    saver, reporter, evaluation = Saver(seat, tally), Reporter(seat, split, tally.env_steps), Evaluation(seat)
-    snapshots = Snapshots(saver, command.order)
+    saver, reporter = Saver(seat, tally), Reporter(seat, split, tally.env_steps)
+    evaluation = Evaluation(seat, learn.policy, tally)
+    snapshots = Snapshots(saver, evaluation, command.order)
 
     def state(stop: bool = False) -> StateDict:
         others.order(snapshots.rolls + (not stop), stop)  # who leaves reports by itself
@@ -71,19 +72,22 @@ def _chief(seat: Seat, learn: Learner, desk: Desk, tally: Tally, servers: list[i
             desk.env_steps = tally.env_steps
         tally.updates = share.version
         steady(tally, seat.started)
-        saver.asked |= evaluation.maybe(learn.policy, tally)
-        if snapshots.wanted():
+        wanted = snapshots.wanted()
+        if wanted.save or wanted.judge:
             snapshots.begin(state())
         snapshots.write()
+        tally.reached = evaluation.reached
         if reporter.due():
             reporter.report(tally.env_steps, figures(tally) | share.figures())
         reason = reason_to_stop(seat, tally)
         split.timed("learn", now)
     command.order(snapshots.rolls + 1, stop=True)
     last = command.last_words(desk.gradients, reports)
-    snapshots.finish(state(stop=True))
+    final = state(stop=True)
+    snapshots.finish(final, reason)
     reporter.report(tally.env_steps, figures(tally) | share.figures())
-    finish(seat, tally, reason, reporter, saver, split, last)
+    greedy, words = evaluation.conclude(reason, final, snapshots.write)
+    finish(seat, tally, reason, reporter, saver, split, last + words, greedy)
 
 
 def _other(seat: Seat, learn: Learner, desk: Desk, tally: Tally, servers: list[int]) -> None:

@@ -14,18 +14,22 @@ class Records:
 
     def __init__(self, seat: Seat, schema: Schema, shares: Sequence[Array], names: Sequence[str]) -> None:
         self.writers = {
-            int(columns[0]): _recorder(seat, schema, columns, name) for columns, name in zip(shares, names, strict=True)
+            int(columns[0]): _recorder(seat, schema, columns, name)
+            for columns, name in zip(shares, names, strict=True)
+            if len(columns)
         }
 
     def write(self, tree: Tree) -> None:
-        self.writers[int(tree["column"][0])].write(tree)
+        if len(tree["column"]):
+            self.writers[int(tree["column"][0])].write(tree)
 
     def note(self, tree: Tree, roll: bool) -> None:
         """Write a fragment that is sent on, ``roll`` where asked, and say in it how far its columns are closed."""
         self.write(tree)
         if roll:
             self.roll()
-        tree["closed"][:] = self.writers[int(tree["column"][0])].closed
+        if len(tree["column"]):
+            tree["closed"][:] = self.writers[int(tree["column"][0])].closed
 
     @property
     def bytes_written(self) -> int:

@@ -22,9 +22,9 @@ from hpc_rl.types import Clock
 def relays(seat: Seat) -> dict[int, int]:
     """Node (its lowest rank) -> the rank that brings weights to it: the first learner or an actor."""
     chief, found = seat.plan.learners[0], dict[int, int]()
-    for place in seat.plan.places:
-        if place.rank == chief or place.role == "actor":
-            found.setdefault(seat.nodes[place.rank], place.rank)
+    for rank in seat.plan.ranks:
+        if rank.rank == chief or rank.role == "actor":
+            found.setdefault(seat.nodes[rank.rank], rank.rank)
     return found
 
 

@@ -69,4 +69,5 @@ def figures(tally: Tally) -> dict[str, float]:
         "updates": float(tally.updates),
         "policy_lag": float(lags.mean()),
         "policy_lag_max": float(lags.max()),
+        **tally.greedy,
     }

@@ -27,14 +27,14 @@ class Saver:
     last: float = field(default_factory=time.monotonic)
     longest_s: float = 0.0
     written: int = 0
-    asked: bool = False  # an evaluation was the best so far: keep the policy that was judged
     marked: float = -math.inf  # score of best.h5
+    newest: int = -1  # updates behind the newest checkpoint written
 
     def __post_init__(self) -> None:
         self.marked = self.tally.best = checkpoint.best_score(self.seat.run)
 
     def due(self) -> bool:
-        return self.asked or time.monotonic() - self.last >= self.seat.job.checkpoint.interval_s
+        return time.monotonic() - self.last >= self.seat.job.checkpoint.interval_s
 
     def meta(self) -> dict[str, Any]:
         """What a checkpoint that is taken now says of itself. If it is the best, later ones must beat it already."""
@@ -48,7 +48,7 @@ class Saver:
         run = self.seat.run
         if (newest := run.read_state()["attempt"]) > self.seat.attempt:
             raise Superseded(f"attempt {newest} of {run.path} has begun; attempt {self.seat.attempt} writes no more")
-        score, self.asked = meta["score"], False
+        score = meta["score"]
         try:
             path = checkpoint.save(run, meta["updates"], state, meta)
         except NonFinite as error:
@@ -61,8 +61,11 @@ class Saver:
             checkpoint.mark_best(run, path, score)
             self.marked = score
         checkpoint.prune(run, self.seat.job.checkpoint.keep)
+        self.written += 1
+        self.longest_s = self.seat.save_s = max(self.longest_s, time.monotonic() - begin)
+        if meta["updates"] < self.newest:  # the best policy was judged while the run went on
+            return
         run.write_state(
             state="running", env_steps=meta["env_steps"], updates=meta["updates"], attempt=self.seat.attempt
         )
-        self.last, self.written = time.monotonic(), self.written + 1
-        self.longest_s = self.seat.save_s = max(self.longest_s, self.last - begin)
+        self.last, self.newest = time.monotonic(), meta["updates"]

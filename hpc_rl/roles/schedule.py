@@ -11,36 +11,39 @@ from hpc_rl.types import Array
 
 @dataclass(frozen=True)
 class Schedule:
-    """Progress rises in a straight line from ``reached`` at env step ``begin`` to 1 at env step ``budget``."""
+    """Progress rises in a straight line from ``reached`` at ``begin`` to 1 at ``budget``, both counted in ``unit``."""
 
     budget: int
     begin: int = 0
     reached: float = 0.0
+    unit: str = "env_steps"  # or "updates"
 
-    def progress(self, env_steps: int) -> float:
+    def progress(self, env_steps: int, updates: int) -> float:
         """In [0, 1]."""
-        if env_steps >= self.budget:
+        now = updates if self.unit == "updates" else env_steps
+        if now >= self.budget:
             return 1.0
-        return self.reached + (1.0 - self.reached) * ((env_steps - self.begin) / (self.budget - self.begin))
+        return self.reached + (1.0 - self.reached) * ((now - self.begin) / (self.budget - self.begin))
 
 
 def schedule(seat: Seat) -> Schedule:
-    """The schedule of this attempt.
+    """The schedule of this attempt: by updates where the budget has any, else by env steps.
 
     A run that is resumed with another budget goes on from where its annealed values are, and spreads what is left of
-    them over the env steps that are left.
+    them over what is left.
     """
-    budget, meta = seat.job.budget.env_steps, seat.resume[1] if seat.resume else {}
+    budget, meta = seat.job.budget, seat.resume[1] if seat.resume else {}
+    unit, total = ("updates", budget.updates) if budget.updates else ("env_steps", budget.env_steps)
     kept: dict[str, Any] | None = meta.get("schedule")
     if kept is None:
-        return Schedule(budget)
+        return Schedule(total, unit=unit)
     before = Schedule(**kept)
-    if budget == before.budget:
+    if (total, unit) == (before.budget, before.unit):
         return before
-    return Schedule(budget, meta["env_steps"], before.progress(meta["env_steps"]))
+    return Schedule(total, meta[unit], before.progress(meta["env_steps"], meta["updates"]), unit)
 
 
-def exploration(seat: Seat, columns: Array, env_steps: int) -> Array:
-    """[b] what training passes to ``act`` in each of ``columns`` [b] after ``env_steps`` of the job."""
-    total, progress = seat.job.environment.columns, schedule(seat).progress(env_steps)
+def exploration(seat: Seat, columns: Array, env_steps: int, updates: int) -> Array:
+    """[b] what training passes to ``act`` in each of ``columns`` [b] after that many env steps and updates of the job."""
+    total, progress = seat.job.environment.columns, schedule(seat).progress(env_steps, updates)
     return seat.algorithm.exploration(seat.config, columns, total, progress)

@@ -1,7 +1,11 @@
-"""Checkpoints of ranks that learn from others: a snapshot waits until its steps lie in closed segments."""
+"""Checkpoints under way: each is a copy of the state, written once its steps lie in closed segments.
+
+A copy that is being judged is written only where it is the best so far: saved is the policy that was judged.
+"""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,14 +15,16 @@ import numpy as np
 
 from hpc_rl.optim.flat import StateDict
 from hpc_rl.roles.base import Seat
+from hpc_rl.roles.evaluation import Evaluation, weights_of
 from hpc_rl.roles.saving import Saver
+from hpc_rl.runtime.judge import Judgement
 from hpc_rl.transport.waiting import Deadline
 from hpc_rl.types import Array
 
 
 @dataclass
 class Pending:
-    """A snapshot that becomes a checkpoint once its steps lie in closed segments of every column."""
+    """A copy of the state that becomes a checkpoint once its steps lie in closed segments of every column."""
 
     state: StateDict
     meta: dict[str, Any]
@@ -26,53 +32,102 @@ class Pending:
     asked: float = field(default_factory=time.monotonic)
 
     def covered(self, closed: Array) -> bool:
-        """All columns have come that far. Raises Deadline, naming who has not, once that takes too long."""
+        """All columns have come that far. Raises Deadline, naming the ranks that have not, once that takes too long."""
         missing = {column for column, step in enumerate(self.meta["steps"].values()) if closed[column] < step}
         limit = self.seat.job.resources.deadline_s
         if missing and time.monotonic() - self.asked > limit:
-            late = [f"rank {p.rank} ({p.name})" for p in self.seat.plan.places if not missing.isdisjoint(p.columns)]
+            late = [f"rank {p.rank} ({p.name})" for p in self.seat.plan.ranks if not missing.isdisjoint(p.columns)]
             raise Deadline(f"waited {limit:.0f} s for {', '.join(late)} to close its segments; is that rank alive?")
         return not missing
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """The wishes of the rank that keeps the checkpoints; those of all others are none."""
+
+    save: bool = False  # a checkpoint is due
+    judge: bool = False  # an evaluation is due
+    reached: bool = False  # the last one reached the target of the budget
+
+
 @dataclass
 class Snapshots:
-    """One checkpoint at a time: snapshot, have others close the segments that it needs, then write it.
+    """One checkpoint at a time, and one policy that is being judged.
 
-    A snapshot under way gives way to one alone that was judged better.
+    ``order`` has the other ranks close their segments, for the k-th time. Without it all ranks close their own before
+    they call `begin` together.
     """
 
     saver: Saver
-    order: Callable[[int], None]  # tells everybody to close segments, for the k-th time
+    evaluation: Evaluation
+    order: Callable[[int], None] | None = None
     rolls: int = 0
     pending: Pending | None = None
+    judged: Pending | None = None  # under judgement
+    best: Pending | None = None  # the best so far, not written yet
+    asked: Wanted = Wanted()  # what the next copy is for
     closed: Array = field(init=False)  # [B] int64, env step up to which each column lies in closed segments
 
     def __post_init__(self) -> None:
         self.closed = np.zeros(self.saver.tally.columns, np.int64)
 
-    def wanted(self) -> bool:
-        """A checkpoint is due, or asked for by an evaluation."""
-        return self.saver.asked or (self.pending is None and self.saver.due())
+    def wanted(self) -> Wanted:
+        """What is due now, by this rank alone: all but rank 0 want nothing."""
+        if self.saver.seat.place.rank == 0:
+            save = self.pending is None and self.saver.due()
+            self.asked = Wanted(save, self.evaluation.due(), self.evaluation.reached)
+        return self.asked
 
     def begin(self, state: StateDict | None) -> None:
-        """Order segments closed; where there is a ``state``, it is written once they are."""
-        self.saver.asked, self.rolls = False, self.rolls + 1
+        """Order segments closed; a ``state``, a copy that nobody changes, is what `wanted` asked for."""
+        self.rolls += 1
         if state is not None:
-            self.pending = Pending(state, self.saver.meta(), self.saver.seat)
-        self.order(self.rolls)
+            meta = self.saver.meta()
+            if self.asked.save:
+                self.pending = Pending(state, meta, self.saver.seat)
+            if self.asked.judge:
+                self._judge(state, meta)
+        if self.order is not None:
+            self.order(self.rolls)
 
     def write(self) -> None:
-        """Write the checkpoint under way if its segments are closed by now. Raises Deadline."""
-        if self.pending is not None and self.pending.covered(self.closed):
-            self.saver.save(self.pending.state, self.pending.meta)
-            self.pending = None
+        """Once after every update: go on with the evaluation, write what is ready.
 
-    def finish(self, state: StateDict) -> None:
-        """Write the last state, with all segments closed; before it the snapshot under way if that is the best."""
-        under_way, self.pending, meta = self.pending, None, self.saver.meta()
-        if under_way is not None and under_way.meta["updates"] < meta["updates"]:
-            score = under_way.meta["score"]
-            if score is not None and score > self.saver.marked:
-                self.saver.save(under_way.state, under_way.meta)
-        self.saver.save(state, meta, last=True)
+        Raises:
+            Deadline: a rank does not close its segments, or the evaluator is silent.
+        """
+        if self.pending is not None and self._covered(self.pending):
+            pending, self.pending = self.pending, None
+            self.saver.save(pending.state, pending.meta)
+        if (judgement := self.evaluation.step()) is not None:
+            self._judged(judgement)
+        if self.best is not None and self._covered(self.best):
+            best, self.best = self.best, None
+            self.saver.save(best.state, best.meta)
+
+    def finish(self, state: StateDict, reason: str) -> None:
+        """Write the last state, with all segments closed, and begin to judge it where that is due."""
+        self.order, self.pending, meta = None, None, self.saver.meta()
+        if self.best is not None and self.best.meta["updates"] < meta["updates"]:
+            self.saver.save(self.best.state, self.best.meta)
+            self.best = None
+        self.saver.save(state, meta, last=True)  # a best one of this very update is written over it, with its score
+        if reason.startswith("done") and self.evaluation.due():
+            self._judge(state, meta)
+
+    def _covered(self, pending: Pending) -> bool:
+        return self.order is None or pending.covered(self.closed)
+
+    def _judge(self, state: StateDict, meta: dict[str, Any]) -> None:
+        kept = {name: x for name, x in state.items() if name != "stores"}  # no replay: it is much, and nobody plays by it
+        self.judged = Pending(kept, meta, self.saver.seat)
+        self.evaluation.begin(weights_of(state))
+
+    def _judged(self, judgement: Judgement) -> None:
+        """Keep the policy that was judged where it is the best so far."""
+        judged, self.judged, tally = self.judged, None, self.saver.tally
+        score = judgement.score if math.isfinite(judgement.score) else -math.inf
+        if judged is not None and score > tally.best:
+            tally.best = score
+            about = {"score": score, "best": score, "evaluated": score, "judged_at": judged.meta["env_steps"]}
+            self.best = Pending(judged.state, {**judged.meta, **about}, judged.seat, judged.asked)

@@ -38,15 +38,18 @@ def finish(
     saver: Saver,
     split: Split,
     others: list[dict[str, Any]],
+    greedy: dict[str, Any],
 ) -> None:
-    """Write summary.json and state.json. ``others`` are the last words of the other ranks."""
+    """Write summary.json and state.json. ``others`` are the last words of the other ranks, ``greedy`` figures of the
+    games that the last policy played.
+    """
     wall = time.monotonic() - seat.started
     peaks = {seat.place.name: reporter.peak}
     splits = {seat.place.name: dict(split.seconds)}
     for other in others:
-        place = seat.plan.places[other["rank"]]
-        peaks[place.name] = int(other["peak_rss_bytes"])
-        name = f"{place.name}/inference" if place.role == "learner" else place.name  # a server in its learner's process
+        rank = seat.plan.ranks[other["rank"]]
+        peaks[rank.name] = int(other["peak_rss_bytes"])
+        name = f"{rank.name}/inference" if rank.role == "learner" else rank.name  # a server in its learner's process
         splits[name] = dict(zip(ACTIVITIES, other["split_s"], strict=True))
     summary = {
         "name": seat.job.name,
@@ -59,6 +62,7 @@ def finish(
         "env_steps_per_s": _rate(seat, tally),
         "roofline_share": None,
         "mean_return_100": tally.mean_return,
+        **greedy,
         "evaluated_return": tally.evaluated,
         "best": None if tally.best == float("-inf") else tally.best,
         "policy_lag": sum(tally.lags) / max(len(tally.lags), 1),

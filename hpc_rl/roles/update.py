@@ -27,7 +27,7 @@ def update(seat: Seat, learn: Learner, batches: Mapping[str, Trajectory], tally:
         Diverged: the tenth update in a row that dropped a step or took none; names update, columns, env steps, cause.
     """
     taken, dropped = learn.group.taken, learn.group.dropped
-    done = learn.update(batches, schedule(seat).progress(tally.env_steps))
+    done = learn.update(batches, schedule(seat).progress(tally.env_steps, tally.updates))
     stuck = bool(learn.optimizers) and learn.group.taken == taken
     bad = learn.group.dropped > dropped or stuck
     what = f"{seat.job.algorithm}, update {tally.updates}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import numpy as np
 
@@ -10,16 +11,17 @@ from hpc_rl.fragments import allocate
 from hpc_rl.optim.flat import StateDict
 from hpc_rl.roles.agreement import settled
 from hpc_rl.roles.base import Seat, sampler, schemas
-from hpc_rl.roles.evaluator import Evaluation
+from hpc_rl.roles.evaluation import Evaluation
 from hpc_rl.roles.records import Records
 from hpc_rl.roles.reporter import Reporter, figures
 from hpc_rl.roles.saving import Saver
 from hpc_rl.roles.schedule import exploration
+from hpc_rl.roles.snapshots import Snapshots
 from hpc_rl.roles.stores import store_of
 from hpc_rl.roles.summary import finish
 from hpc_rl.roles.training import Metrics, Training, restored, train
 from hpc_rl.runtime.learner_state import joined_columns, learner_state
-from hpc_rl.runtime.tally import Tally, complete
+from hpc_rl.runtime.tally import complete
 from hpc_rl.samplers.base import ACTIVITIES, Split
 from hpc_rl.samplers.columns import merged
 from hpc_rl.samplers.vector import Vector
@@ -38,11 +40,13 @@ def worker(seat: Seat) -> None:
         vector.load(seat.resume[0]["sampler"])
     training = Training(seat, learner, store, tally, split)
     record = Records(seat, recorded, [vector.columns], [seat.place.name])
-    saver, reporter, evaluation = Saver(seat, tally), Reporter(seat, split, tally.env_steps), Evaluation(seat)
+    saver, reporter = Saver(seat, tally), Reporter(seat, split, tally.env_steps)
+    evaluation = Evaluation(seat, learner.policy, tally)
+    snapshots = Snapshots(saver, evaluation)
     tree = allocate(recorded, seat.plan.steps, len(seat.place.columns), seat.spec.stack)
 
     def fill() -> None:
-        vector.explore(exploration(seat, vector.columns, tally.env_steps))
+        vector.explore(exploration(seat, vector.columns, tally.env_steps, tally.updates))
         vector.collect(tree, lambda: tally.updates)
         now = time.perf_counter()
         record.write(tree)
@@ -51,11 +55,12 @@ def worker(seat: Seat) -> None:
 
     def settle(metrics: Metrics, version: int) -> str | None:
         now = time.perf_counter()
-        votes = settled(training, evaluation, saver, version, saver.due)
+        votes = settled(training, snapshots, version)
         reason = complete(seat.job, tally) or votes.stop
-        if reason or votes.save:
+        if (votes.save or votes.judge) and not reason:
             record.roll()
-            _save(training, saver, vector, last=bool(reason))
+            snapshots.begin(_state(training, vector, replay=votes.save))
+        snapshots.write()
         split.timed("send", now)
         if reporter.due():
             reporter.report(tally.env_steps, figures(tally) | metrics | vector.figures())
@@ -64,32 +69,34 @@ def worker(seat: Seat) -> None:
     reason = train(training, fill, settle)
     record.close()
     reporter.report(tally.env_steps, figures(tally) | vector.figures())
-    _end(seat, tally, reason, reporter, saver, split)
+    state, others = _state(training, vector, replay=True), _others(seat, reporter, split)
+    if state is None:
+        reporter.close()
+        return
+    snapshots.finish(state, reason)
+    greedy, words = evaluation.conclude(reason, state, snapshots.write)
+    finish(seat, tally, reason, reporter, saver, split, others + words, greedy)
 
 
-def _save(training: Training, saver: Saver, vector: Vector, last: bool) -> None:
-    """Gather every rank's columns at rank 0, which writes the one file."""
-    ports, members = training.seat.ports, training.seat.plan.learners
-    own: StateDict = {"sampler": vector.state(), "columns": training.learner.columns(), "store": training.store.state()}
-    parts = [from_bytes(part) for part in ports.gather(to_bytes(own), members)]
-    if parts:
-        whole = {"sampler": merged([part["sampler"] for part in parts])}
-        whole["columns"] = joined_columns([part["columns"] for part in parts])
-        whole["stores"] = [part["store"] for part in parts]
-        saver.save({**learner_state(training.learner), **whole}, saver.meta(), last)
-    saver.last = time.monotonic()
-    ports.barrier(members)
+def _state(training: Training, vector: Vector, replay: bool) -> StateDict | None:
+    """A copy of all that a checkpoint holds, at rank 0, where every rank's columns are gathered; elsewhere None."""
+    own: StateDict = {"sampler": vector.state(), "columns": training.learner.columns()}
+    own["store"] = training.store.state() if replay else {}
+    parts = [from_bytes(part) for part in training.seat.ports.gather(to_bytes(own), training.seat.plan.learners)]
+    if not parts:
+        return None
+    whole = {"sampler": merged([part["sampler"] for part in parts])}
+    whole["columns"] = joined_columns([part["columns"] for part in parts])
+    whole["stores"] = [part["store"] for part in parts]
+    return {**learner_state(training.learner), **whole}
 
 
-def _end(seat: Seat, tally: Tally, reason: str, reporter: Reporter, saver: Saver, split: Split) -> None:
-    """Rank 0 collects everybody's time split and memory, and writes the summary."""
+def _others(seat: Seat, reporter: Reporter, split: Split) -> list[dict[str, Any]]:
+    """Every other worker's time split and memory, at rank 0."""
     mine = np.array([*(split.seconds[name] for name in ACTIVITIES), float(reporter.peak)])
     parts = seat.ports.gather(mine.tobytes(), seat.plan.learners)
     others = []
     for rank, part in list(enumerate(parts))[1:]:
         values = np.frombuffer(part)
         others.append({"rank": rank, "split_s": values[:-1].tolist(), "peak_rss_bytes": values[-1]})
-    if parts:
-        finish(seat, tally, reason, reporter, saver, split, others)
-    else:
-        reporter.close()
+    return others

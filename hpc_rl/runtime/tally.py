@@ -33,8 +33,9 @@ class Tally:
     bad_updates: int = 0  # in a row up to now, each with a step that was dropped or without any
     best: float = -np.inf  # score of the best checkpoint, written or under way
     evaluated: float | None = None  # mean return of the last evaluation
-    judged: float | None = None  # the same where the policy has not changed since
-    judged_at: int = 0  # env steps at the last evaluation
+    judged_at: int = 0  # env steps behind the policy of the last evaluation
+    greedy: dict[str, float] = field(default_factory=dict)  # its figures
+    reached: bool = False  # the last evaluation reached the budget's target; known to all learners alike
     steady: tuple[float, int] | None = None  # (time, env steps) once start-up is over
     latest: tuple[float, int] | None = None  # of the last update: what follows, draining and saving, is no training
 
@@ -65,12 +66,12 @@ class Tally:
         return float(np.mean(self.recent)) if self.recent else float("nan")
 
     def score(self, job: Job) -> float | None:
-        """What picks the best checkpoint: an evaluation of this very policy, else the mean of 100 games; None: no say.
+        """What picks the best checkpoint now: the mean of 100 training games; None: no say.
 
-        A job that asks for evaluations is judged by them alone.
+        A job that asks for evaluations is judged by them alone, each policy later than now: snapshots.py.
         """
         if job.evaluate.every_steps:
-            return self.judged
+            return None
         return self.mean_return if len(self.recent) == RECENT else None
 
     @staticmethod
@@ -118,7 +119,14 @@ def complete(job: Job, tally: Tally) -> str | None:
     budget = job.budget
     if tally.env_steps >= budget.env_steps:
         return f"done: budget of {budget.env_steps} env steps used"
-    if budget.stop_at_return is not None and len(tally.recent) == RECENT and tally.mean_return >= budget.stop_at_return:
+    if budget.updates and tally.updates >= budget.updates:
+        return f"done: budget of {budget.updates} updates used"
+    if budget.stop_at_return is None:
+        return None
+    if job.evaluate.every_steps:
+        score = "" if tally.evaluated is None else f", with {tally.evaluated:.2f}"  # other learners do not know it
+        return f"done: greedy games reached a mean return of {budget.stop_at_return:g}{score}" if tally.reached else None
+    if len(tally.recent) == RECENT and tally.mean_return >= budget.stop_at_return:
         return f"done: mean return of 100 episodes reached {tally.mean_return:.2f}"
     return None
 

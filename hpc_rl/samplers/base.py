@@ -55,6 +55,7 @@ class Split:
         return now
 
 
+EVALUATED_TOGETHER = 16  # columns of games that judge a policy are played at a time
 PURPOSES = {"act": 1, "episode": 2, "evaluate": 3, "evaluate_act": 4, "report": 5, "report_act": 6}
 
 

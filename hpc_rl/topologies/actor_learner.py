@@ -1,16 +1,26 @@
 """Asynchronous training: learners, and ranks that act and send them trajectories, one fragment a message.
 
 Actors step their own columns. With central inference environment ranks step them and hold no weights: they are answered
-in their learner's process, or by actor ranks of their own.
+in their learner's process, or by actor ranks of their own. With ``resources.evaluators = 1`` the last rank plays the
+evaluations.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from hpc_rl import job as jobs
 from hpc_rl.job import BadJob, Job
-from hpc_rl.topologies.base import Place, Plan, check_minibatches, fresh_only, need, share_columns, split_evenly
+from hpc_rl.plan import Plan, RankSpec
+from hpc_rl.topologies.base import (
+    check_minibatches,
+    evaluators,
+    fresh_only,
+    need,
+    share_columns,
+    split_evenly,
+)
 
 if TYPE_CHECKING:
     from hpc_rl.roles.base import Seat
@@ -23,20 +33,22 @@ def plan(job: Job) -> Plan:
     servers = resources.servers if central and resources.inference == "actor" else 0
     stepping = "environment worker" if central else "actor"
     need(job, count + servers + max(1, servers, count), _minimum(count, servers, stepping))
-    shares = share_columns(job, resources.ranks - count - servers, stepping + "s")
+    judges = evaluators(job)
+    end = resources.ranks - len(judges)
+    shares = share_columns(job, end - count - servers, stepping + "s")
     learners, front = tuple(range(count)), tuple(range(count, count + servers))
-    steppers = tuple(range(count + servers, resources.ranks))
-    learning = [Place(r, "learner", r, range(0), resources.threads, True, ()) for r in learners]
+    steppers = tuple(range(count + servers, end))
+    learning = [RankSpec(r, "learner", r, range(0), resources.threads, True, "accelerator") for r in learners]
     columns = dict(zip(steppers, shares, strict=True))
     if not central:
         actors = _bound(steppers, learners, "actor", columns, "learners")
-        return _whole(job, [*learning, *actors], {a.rank: a.peers[0] for a in actors}, len(shares[0]))
+        return _whole(job, [*learning, *actors, *judges], {a.rank: a.peers[0] for a in actors}, len(shares[0]))
     workers = _bound(steppers, front or learners, "env_worker", columns, "servers" if front else "learners")
     served = {r: [w.columns for w in workers if w.peers == (r,)] for r in front}
     spans = {r: range(found[0].start, found[-1].stop) for r, found in served.items()}
     actors = _bound(front, learners, "actor", spans, "learners")
     sends = {a.rank: a.peers[0] for a in actors} or {r: r for r in learners}
-    return _whole(job, [*learning, *actors, *workers], sends, len(shares[0]))
+    return _whole(job, [*learning, *actors, *workers, *judges], sends, len(shares[0]))
 
 
 def _minimum(learners: int, servers: int, stepping: str) -> str:
@@ -46,14 +58,14 @@ def _minimum(learners: int, servers: int, stepping: str) -> str:
 
 def _bound(
     ranks: tuple[int, ...], to: tuple[int, ...], role: str, columns: dict[int, range], those: str
-) -> list[Place]:
-    """Places of ``role``, each with one peer, one of ``those``; neighbours share it."""
+) -> list[RankSpec]:
+    """Ranks of ``role``, each with one peer, one of ``those``; neighbours share it."""
     what = {"actor": "actors", "env_worker": "environment workers"}[role]
     peers = split_evenly(ranks, to, what, those)
-    return [Place(r, role, k, columns[r], 1, False, (peers[r],)) for k, r in enumerate(ranks)]
+    return [RankSpec(r, role, k, columns[r], 1, peers=(peers[r],)) for k, r in enumerate(ranks)]
 
 
-def _whole(job: Job, places: list[Place], sends: dict[int, int], width: int) -> Plan:
+def _whole(job: Job, specs: list[RankSpec], sends: dict[int, int], width: int) -> Plan:
     """Check the batch, and tell every learner who sends to it."""
     count = job.resources.learners
     experience = jobs.experience(job)
@@ -77,14 +89,16 @@ def _whole(job: Job, places: list[Place], sends: dict[int, int], width: int) -> 
         )
     check_minibatches(job, experience, batch)
     peers = {k: tuple(r for r, to in sends.items() if to == k) for k in range(count)}
-    whole = [place.to(peers[place.rank]) if place.role == "learner" else place for place in places]
-    return Plan(job.topology, tuple(whole), experience.unroll, batch, width)
+    ranks = [replace(spec, peers=peers[spec.rank]) if spec.role == "learner" else spec for spec in specs]
+    return Plan(job.topology, tuple(ranks), experience.unroll, batch, width)
 
 
 def run(seat: Seat) -> None:
     """Become this rank's role."""
     from hpc_rl.roles.actor import actor
     from hpc_rl.roles.env_worker import env_worker
+    from hpc_rl.roles.evaluator import evaluator
     from hpc_rl.roles.learner import learner
 
-    {"learner": learner, "actor": actor, "env_worker": env_worker}[seat.place.role](seat)
+    roles = {"learner": learner, "actor": actor, "env_worker": env_worker, "evaluator": evaluator}
+    roles[seat.place.role](seat)

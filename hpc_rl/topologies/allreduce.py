@@ -1,4 +1,7 @@
-"""Synchronous training: every rank is a worker with an equal share of the columns; gradients are summed over all."""
+"""Synchronous training: every rank is a worker with an equal share of the columns; gradients are summed over all.
+
+With ``resources.evaluators = 1`` the last rank plays the evaluations instead.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from hpc_rl import job as jobs
 from hpc_rl.job import Job
-from hpc_rl.topologies.base import Place, Plan, check_minibatches, in_process, need, share_columns
+from hpc_rl.plan import Plan, RankSpec
+from hpc_rl.topologies.base import check_minibatches, evaluators, in_process, need, share_columns
 
 if TYPE_CHECKING:
     from hpc_rl.roles.base import Seat
@@ -14,19 +18,21 @@ if TYPE_CHECKING:
 
 def plan(job: Job) -> Plan:
     """Raises WorldTooSmall, and BadJob when ranks cannot share the columns, or minibatches the batch."""
-    need(job, 1, "workers")
+    need(job, 1, "1 worker")
     in_process(job)
-    ranks = job.resources.ranks
-    shares = share_columns(job, ranks, "ranks")
+    judges = evaluators(job)
+    count, threads = job.resources.ranks - len(judges), job.resources.threads
+    shares = share_columns(job, count, "ranks" if not judges else "workers")
     experience = jobs.experience(job)
     check_minibatches(job, experience, job.environment.columns)
-    peers = tuple(range(ranks))
-    places = tuple(Place(r, "worker", r, shares[r], job.resources.threads, True, peers) for r in range(ranks))
-    return Plan(job.topology, places, experience.unroll, job.environment.columns, len(shares[0]))
+    peers = tuple(range(count))
+    workers = [RankSpec(r, "worker", r, shares[r], threads, True, "accelerator", peers) for r in range(count)]
+    return Plan(job.topology, (*workers, *judges), experience.unroll, job.environment.columns, len(shares[0]))
 
 
 def run(seat: Seat) -> None:
-    """Become this rank's worker."""
+    """Become this rank's worker or evaluator."""
+    from hpc_rl.roles.evaluator import evaluator
     from hpc_rl.roles.worker import worker
 
-    worker(seat)
+    {"worker": worker, "evaluator": evaluator}[seat.place.role](seat)

@@ -1,66 +1,25 @@
-"""Plans: who is which rank, with which columns, threads and device. Pure values; no MPI, no torch."""
+"""What topologies share when they plan: equal shares of columns and ranks, and the sentences where there are none."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
 from hpc_rl.experience import Experience
 from hpc_rl.job import BadJob, Job
+from hpc_rl.plan import RankSpec, WorldTooSmall
 
 
-class WorldTooSmall(BadJob):
-    """The topology needs more ranks than the job asks for; the message names the minimum."""
+def share_columns(job: Job, parts: int, what: str, empty: bool = False) -> list[range]:
+    """Equal consecutive shares of the columns.
 
+    With ``empty`` there may be more ranks than columns: the last ones have none, and join every reduction all the same.
 
-@dataclass(frozen=True)
-class Place:
-    """One rank's part."""
-
-    rank: int
-    role: str
-    index: int  # among the ranks of its role
-    columns: range  # global environment columns it steps; empty for ranks without environments
-    threads: int  # CPU threads of torch and of the environments
-    gpu: bool = False  # may use CUDA; actors never do
-    peers: tuple[int, ...] = ()  # whom it exchanges experience with
-
-    def to(self, peers: tuple[int, ...]) -> Place:
-        """The same place with other peers."""
-        return replace(self, peers=peers)
-
-    @property
-    def name(self) -> str:
-        return f"{self.role}-{self.index}"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """All places, and the shape of the fragments between them."""
-
-    topology: str
-    places: tuple[Place, ...]
-    steps: int  # T of a fragment
-    batch_columns: int  # columns per update, over all learners
-    fragment_columns: int  # of one fragment
-
-    @property
-    def learning_columns(self) -> int:
-        """Columns that one learning rank has in an update; a parameter server's workers learn alone."""
-        return max(self.fragment_columns, self.batch_columns // len(self.learners))
-
-    def of(self, role: str) -> list[int]:
-        """The ranks of a role, in order."""
-        return [place.rank for place in self.places if place.role == role]
-
-    @property
-    def learners(self) -> list[int]:
-        return [place.rank for place in self.places if place.gpu]
-
-
-def share_columns(job: Job, parts: int, what: str) -> list[range]:
-    """Equal consecutive shares of the columns. Raises BadJob when they do not divide, also not into the halves."""
+    Raises:
+        BadJob: they do not divide, also not into the halves of the alternating sampler.
+    """
     total = job.environment.columns
+    if empty and parts > total:
+        return [*share_columns(job, total, what), *[range(total, total)] * (parts - total)]
     if total % parts:
         fit = [n for n in range(1, total + 1) if total % n == 0]
         raise BadJob(
@@ -99,17 +58,6 @@ def split_evenly(ranks: Sequence[int], to: Sequence[int], what: str, those: str)
     return {rank: to[k * len(to) // len(ranks)] for k, rank in enumerate(ranks)}
 
 
-def nodes_of(ranks: int, nodes: int) -> list[int]:
-    """For each rank the number of its node, as SLURM's block distribution lays 10 tasks on 3 nodes: 4, 3, 3.
-
-    Raises BadJob where a node would have no rank.
-    """
-    if nodes > ranks:
-        raise BadJob(f"nodes = {nodes} for {ranks} rank(s); use fewer nodes, or -n for more ranks")
-    least, more = divmod(ranks, nodes)
-    return [node for node in range(nodes) for _ in range(least + (node < more))]
-
-
 def check_minibatches(job: Job, experience: Experience, columns: int) -> None:
     """Raise BadJob where an optimiser step would have no data; ``columns`` are those of all that learn together."""
     count, whole = experience.minibatches, experience.split == "columns"
@@ -132,9 +80,27 @@ def fresh_only(job: Job, experience: Experience) -> None:
 
 
 def need(job: Job, minimum: int, roles: str) -> None:
-    """Raise WorldTooSmall below ``minimum`` ranks."""
+    """Raise WorldTooSmall below ``minimum`` ranks, and one more for an evaluator."""
+    minimum += job.resources.evaluators
     if job.resources.ranks < minimum:
+        also = ", 1 evaluator" if job.resources.evaluators else ""
         raise WorldTooSmall(
-            f"topology {job.topology} needs at least {minimum} ranks ({roles}), not {job.resources.ranks}; "
+            f"topology {job.topology} needs at least {minimum} ranks ({roles}{also}), not {job.resources.ranks}; "
             f"use -n {minimum} or set resources.ranks"
         )
+
+
+def evaluators(job: Job) -> list[RankSpec]:
+    """The last rank where the job asks for an evaluator, else none.
+
+    Raises:
+        BadJob: the job never evaluates.
+    """
+    if not job.resources.evaluators:
+        return []
+    if not job.evaluate.every_steps:
+        raise BadJob(
+            "resources.evaluators = 1 but evaluate.every_steps = 0: that rank would never play; "
+            "set evaluate.every_steps to the env steps between evaluations, or leave evaluators out"
+        )
+    return [RankSpec(job.resources.ranks - 1, "evaluator", 0, range(0), 1, peers=(0,))]

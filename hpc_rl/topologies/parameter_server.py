@@ -1,6 +1,7 @@
 """Asynchronous gradients: the first ranks keep the parameters, every other rank steps, learns and pushes to them.
 
-With ``resources.quorum`` = W − D of W workers the servers wait for that many gradients of a version (DPPO).
+With ``resources.quorum`` = W − D of W workers the servers wait for that many gradients of a version (DPPO). With
+``resources.evaluators = 1`` the last rank plays the evaluations.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from hpc_rl import job as jobs
 from hpc_rl.job import BadJob, Job
-from hpc_rl.topologies.base import Place, Plan, check_minibatches, in_process, need, share_columns
+from hpc_rl.plan import Plan, RankSpec
+from hpc_rl.topologies.base import check_minibatches, evaluators, in_process, need, share_columns
 
 if TYPE_CHECKING:
     from hpc_rl.roles.base import Seat
@@ -19,17 +21,19 @@ def plan(job: Job) -> Plan:
     """Raises WorldTooSmall, and BadJob for settings that this topology cannot keep."""
     servers, quorum = job.resources.servers, job.resources.quorum
     need(job, servers + 1, f"{servers} parameter server(s) and 1 worker")
-    workers = job.resources.ranks - servers
+    judges = evaluators(job)
+    workers = job.resources.ranks - servers - len(judges)
     in_process(job)
     _check(job, servers, quorum, workers)
     shares = share_columns(job, workers, "workers")
     experience = jobs.experience(job)
     check_minibatches(job, experience, len(shares[0]))
     ranks = tuple(range(servers, servers + workers))
-    serving = [Place(r, "parameter_server", r, range(0), 1, False, ranks) for r in range(servers)]
+    serving = [RankSpec(r, "parameter_server", r, range(0), 1, peers=ranks) for r in range(servers)]
     peers = tuple(range(servers))
-    working = [Place(r, "worker", k, shares[k], job.resources.threads, True, peers) for k, r in enumerate(ranks)]
-    return Plan(job.topology, (*serving, *working), experience.unroll, len(shares[0]) * max(1, quorum), len(shares[0]))
+    threads, width = job.resources.threads, len(shares[0])
+    working = [RankSpec(r, "worker", k, shares[k], threads, True, "accelerator", peers) for k, r in enumerate(ranks)]
+    return Plan(job.topology, (*serving, *working, *judges), experience.unroll, width * max(1, quorum), width)
 
 
 def _check(job: Job, servers: int, quorum: int, workers: int) -> None:
@@ -52,8 +56,10 @@ def _check(job: Job, servers: int, quorum: int, workers: int) -> None:
 
 
 def run(seat: Seat) -> None:
-    """Become this rank's server or worker."""
+    """Become this rank's server, worker or evaluator."""
+    from hpc_rl.roles.evaluator import evaluator
     from hpc_rl.roles.gradient_worker import gradient_worker
     from hpc_rl.roles.parameter_server import parameter_server
 
-    {"parameter_server": parameter_server, "worker": gradient_worker}[seat.place.role](seat)
+    roles = {"parameter_server": parameter_server, "worker": gradient_worker, "evaluator": evaluator}
+    roles[seat.place.role](seat)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from hpc_rl.job import BadJob, Job
+from hpc_rl.plan import Plan
 from hpc_rl.topologies import allreduce
-from hpc_rl.topologies.base import Plan
 
 run = allreduce.run
 

@@ -14,6 +14,7 @@ from hpc_rl.transport.base import Link
 from hpc_rl.transport.waiting import Deadline, Done, Waiting
 from hpc_rl.types import Array
 
+END, HOLD, RELEASE = 97, 1, 2  # tag, and what the first of some ranks tells the others
 ROLL_CALL, ROLL_CALL_S = 98, 3.0  # tag, and the longest that an answer may take
 
 
@@ -56,6 +57,25 @@ class Ports:
         payload = np.empty(int(size[0]), np.uint8)
         self._finish([link.irecv(payload, root, tag + 1)], f"{self.waiting.who([root])} to speak")
         return json.loads(payload.tobytes())
+
+    def hold(self, members: Sequence[int]) -> None:
+        """Have the other members wait on in `await_release`: called by the first one, more often than their deadline."""
+        self._tell(members, HOLD)
+
+    def release(self, members: Sequence[int]) -> None:
+        """Let the other members return from `await_release`: called by the first one."""
+        self._tell(members, RELEASE)
+
+    def await_release(self, members: Sequence[int]) -> None:
+        """Return once the first member calls `release`. Raises Deadline: it was silent for too long."""
+        told, root = np.zeros(1, np.int8), members[0]
+        while told[0] != RELEASE:
+            self._finish([self.link.irecv(told, root, END)], f"{self.waiting.who([root])} to end the run")
+
+    def _tell(self, members: Sequence[int], what: int) -> None:
+        for m in members:
+            if m != self.link.rank:
+                self.link.isend(np.array([what], np.int8), m, END)
 
     def barrier(self, members: Sequence[int]) -> None:
         """Return once all members are here. Raises Deadline."""

@@ -10,7 +10,7 @@ import os
 import select
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 Done = Callable[[], bool]
 """Tests one request without blocking; True once it is complete, and from then on."""
@@ -22,6 +22,22 @@ class Deadline(RuntimeError):
 
 class Stopped(Exception):
     """A wait was given up because the run is stopping."""
+
+
+@dataclass
+class Heartbeat:
+    """When to send a sign of life to a rank that waits, and that is not owed any message for long."""
+
+    every_s: float
+    last: float = field(default_factory=time.monotonic)
+
+    def due(self) -> bool:
+        """``every_s`` have passed since the last time that this was true."""
+        now = time.monotonic()
+        if now - self.last < self.every_s:
+            return False
+        self.last = now
+        return True
 
 
 @dataclass

@@ -58,7 +58,7 @@ def run_job(
     torch.set_num_threads(1)
     try:
         with mock.patch.object(beside, "actor", lambda seat: entered(inference, seat)):  # it has a thread of its own
-            run_threads(len(ran.plan.places), rank, DEADLINE_S)
+            run_threads(len(ran.plan.ranks), rank, DEADLINE_S)
     finally:
         torch.set_num_threads(threads)
     return ran
@@ -70,8 +70,8 @@ def left_over(ran: Ran) -> list[Path]:
 
 
 def _seat(ran: Ran, link: LocalLink, lock: threading.Lock, gpu: bool, resume: Any) -> Seat:
-    job, place = ran.job, ran.plan.places[link.rank]
-    environment, device = job.environment, f"cuda:{place.index}" if gpu and place.gpu else "cpu"
+    job, place = ran.job, ran.plan.ranks[link.rank]
+    environment, device = job.environment, f"cuda:{place.index}" if gpu and place.learns else "cpu"
     algorithm, config = jobs.algorithm(job.algorithm), jobs.method_config(job)
     spec = ran.spec
 
@@ -105,4 +105,5 @@ def _seat(ran: Ran, link: LocalLink, lock: threading.Lock, gpu: bool, resume: An
         stop=lambda: False,
         make_environment=lambda columns, n: make(environment.id, environment.arguments, columns, n),
         make_policy=make_policy,
+        make_evaluation=lambda changes, n: make(environment.id, {**environment.arguments, **changes}, n),
     )

@@ -109,14 +109,14 @@ def test_a_job_whose_learners_have_a_gpu_runs_and_is_resumed(
     begun = run_job(table, tmp_path / "begun", gpu=True)
     table["budget"] = {"env_steps": 800}
     ran = run_job(table, tmp_path / "resumed", gpu=True, resume=newest(begun))
-    learners = [place for place in ran.plan.places if place.gpu]
+    learners = [rank for rank in ran.plan.ranks if rank.learns]
     assert learners
     torch.manual_seed(ran.job.seed)
     before = list(jobs.algorithm(name).policy(jobs.method_config(ran.job), ran.spec).net.parameters())
-    for place in learners:
-        acting = list(ran.policies[place.rank][-1].net.parameters())
+    for rank in learners:
+        acting = list(ran.policies[rank.rank][-1].net.parameters())
         with FakeGpu():
-            assert {str(x.device) for x in acting} == {f"cuda:{place.index}"}
+            assert {str(x.device) for x in acting} == {f"cuda:{rank.index}"}
         assert not all(torch.equal(x, y) for x, y in zip(acting, before, strict=True)), "it acts by its first weights"
     state, meta = newest(ran)
     assert meta["env_steps"] >= 800 and lying_on(state) == {"cpu"}

@@ -94,7 +94,7 @@ def test_the_plain_sampler_alone() -> None:
 def test_no_step_is_lost_doubled_or_reordered(name: str, topology: str, tmp_path: Path) -> None:
     ran = run_job(table_of(name, topology, RANKS.get(topology, 3)), tmp_path / "run")
     moves = {column: check_column(column_of(ran.run.path, column)) for column in range(COLUMNS)}
-    assert len(segments(ran.run.path)) > len(ran.plan.places), "nothing was rolled"
+    assert len(segments(ran.run.path)) > len(ran.plan.ranks), "nothing was rolled"
     summary = json.loads(ran.run.summary_file.read_text())
     _, meta = checkpoint.load(sorted(ran.run.checkpoints.glob("0*.h5"))[-1])
     through = {int(column): step for column, step in meta["steps"].items()}

@@ -293,7 +293,7 @@ def test_what_is_refused():
 
 def test_the_page_of_a_job_counts_their_memory():
     alone, shared = (gather(jobs.load("ppo_cartpole", [f"environment.processes={count}"])) for count in (0, 2))
-    more = sum(budget(shared, shared.plan.places[0]).values()) - sum(budget(alone, alone.plan.places[0]).values())
+    more = sum(budget(shared, shared.plan.ranks[0]).values()) - sum(budget(alone, alone.plan.ranks[0]).values())
     assert more == 60 << 20
 
 

@@ -20,14 +20,14 @@ def attempt(budget: int, env_steps: int = 0, before: Schedule | None = None) -> 
     if before is not None:
         meta["schedule"] = vars(before)
     resume = ({}, meta) if env_steps else None
-    budgets = SimpleNamespace(budget=SimpleNamespace(env_steps=budget))
+    budgets = SimpleNamespace(budget=SimpleNamespace(env_steps=budget, updates=0))
     return schedule(cast(Seat, SimpleNamespace(job=budgets, resume=resume)))
 
 
 def test_one_budget_is_a_straight_line_bit_for_bit() -> None:
     plain = attempt(977)
     for steps in (0, 1, 3, 333, 976, 977, 1200):
-        assert plain.progress(steps) == min(1.0, steps / 977)
+        assert plain.progress(steps, 0) == min(1.0, steps / 977)
     assert attempt(977, 333, plain) == plain
 
 
@@ -35,17 +35,17 @@ def test_one_budget_is_a_straight_line_bit_for_bit() -> None:
 def test_another_budget_goes_on_from_where_it_is_and_ends_at_one(budget: int) -> None:
     first = attempt(1000)
     second = attempt(budget, 500, first)
-    assert second.progress(500) == first.progress(500) == 0.5
-    line = [second.progress(steps) for steps in range(500, budget + 10)]
+    assert second.progress(500, 0) == first.progress(500, 0) == 0.5
+    line = [second.progress(steps, 0) for steps in range(500, budget + 10)]
     assert line == sorted(line) and line[-1] == 1.0 and line[-11] < 1.0
-    assert second.progress((500 + budget) // 2) == pytest.approx(0.75)
+    assert second.progress((500 + budget) // 2, 0) == pytest.approx(0.75)
     third = attempt(2 * budget, budget - 50, second)
-    assert third.progress(budget - 50) == second.progress(budget - 50)
+    assert third.progress(budget - 50, 0) == second.progress(budget - 50, 0)
 
 
 def test_what_has_come_to_its_end_stays_there() -> None:
-    assert attempt(4000, 1010, attempt(1000)).progress(2000) == 1.0
-    assert attempt(900, 1010, attempt(2000)).progress(1010) == 1.0
+    assert attempt(4000, 1010, attempt(1000)).progress(2000, 0) == 1.0
+    assert attempt(900, 1010, attempt(2000)).progress(1010, 0) == 1.0
 
 
 def test_a_checkpoint_without_a_schedule_is_taken_by_the_budget_of_today() -> None:

@@ -87,20 +87,20 @@ def test_a_learner_s_threads_are_its_share_of_the_cores_it_may_use(
 )
 def test_a_learner_takes_the_gpu_of_its_turn_on_its_node(nodes: list[int], gpus: int, devices: list[str]) -> None:
     plan = planned(job_of("allreduce", 4))
-    assert [hardware.device("cuda", plan, place, nodes, row(gpus)) for place in plan.places] == devices
-    assert {hardware.device("cpu", plan, place, nodes, row(gpus)) for place in plan.places} == {"cpu"}
+    assert [hardware.device("cuda", plan, rank, nodes, row(gpus)) for rank in plan.ranks] == devices
+    assert {hardware.device("cpu", plan, rank, nodes, row(gpus)) for rank in plan.ranks} == {"cpu"}
 
 
 def test_ranks_that_do_not_learn_stay_on_the_cpu_and_are_not_counted() -> None:
     plan = planned(job_of("parameter_server", 4, "a2c", servers=2))
-    found = [hardware.device("cuda", plan, place, [0, 1, 0, 1], row(2)) for place in plan.places]
+    found = [hardware.device("cuda", plan, rank, [0, 1, 0, 1], row(2)) for rank in plan.ranks]
     assert found == ["cpu", "cpu", "cuda:0", "cuda:0"]
 
 
 def test_auto_is_decided_by_the_ranks_that_learn_and_not_by_rank_0() -> None:
     job = job_of("parameter_server", 3, "a2c")
     plan = planned(job)
-    assert not plan.places[0].gpu
+    assert plan.ranks[0].device == "cpu"
     assert hardware.device_kind(job, plan, [row(0), row(1), row(1)]) == "cuda"
     assert hardware.device_kind(job, plan, [row(0), row(1), row(0)]) == "cpu"  # all alike
     assert hardware.device_kind(job, plan, [row(1), row(0), row(0)]) == "cpu"
@@ -118,9 +118,9 @@ def test_a_rank_looks_at_gpus_only_where_it_may_use_them(monkeypatch: pytest.Mon
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: f"GPU {index}")
     job = job_of("actor_learner", 3, learners=1)
     plan = planned(job)
-    seen = [hardware.sight(job, plan, place, [0, 0, 0]) for place in plan.places]
+    seen = [hardware.sight(job, plan, rank, [0, 0, 0]) for rank in plan.ranks]
     assert [(x["gpus"], x["model"]) for x in seen] == [(2, "GPU 0"), (0, ""), (0, "")]
-    assert hardware.sight(job_of("solo", 1, device="cpu"), plan, plan.places[0], [0, 0, 0])["gpus"] == 0
+    assert hardware.sight(job_of("solo", 1, device="cpu"), plan, plan.ranks[0], [0, 0, 0])["gpus"] == 0
     assert hardware.cpu_name()
 
 

@@ -23,7 +23,7 @@ from hpc_rl.job import BadJob, Job
 from hpc_rl.launchers import plain
 from hpc_rl.launchers.options import Options
 from hpc_rl.launchers.script import for_array, for_run, render
-from hpc_rl.topologies.base import Plan
+from hpc_rl.plan import Plan
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 NASTY = ["$(touch canary)", "`touch canary`", '"; touch canary; "', "'; touch canary; '", "-rf", "--help", "a b", "#"]

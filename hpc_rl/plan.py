@@ -1,0 +1,77 @@
+"""The plan of a job: which rank has which role, with which columns, threads and device. Pure values; no MPI, no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from hpc_rl.job import BadJob
+
+
+class WorldTooSmall(BadJob):
+    """The topology needs more ranks than the job asks for; the message names the minimum."""
+
+
+@dataclass(frozen=True)
+class RankSpec:
+    """One rank's row of the plan."""
+
+    rank: int
+    role: str
+    index: int  # among the ranks of its role
+    columns: range  # global environment columns it steps; empty for ranks without environments
+    threads: int  # CPU threads of torch and of the environments; 0: its share of the cores
+    learns: bool = False  # has a learner, and takes part in every update of its group
+    device: Literal["accelerator", "cpu"] = "cpu"  # "accelerator": may use CUDA
+    peers: tuple[int, ...] = ()  # ranks with which it exchanges experience, gradients or actions
+
+    @property
+    def name(self) -> str:
+        return f"{self.role}-{self.index}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All ranks, in order, and the shape of the fragments between them."""
+
+    topology: str
+    ranks: tuple[RankSpec, ...]
+    steps: int  # T of a fragment
+    batch_columns: int  # columns per update, over all learners
+    fragment_columns: int  # of one fragment
+
+    @property
+    def learning_columns(self) -> int:
+        """Columns that one learning rank has in an update; a parameter server's workers learn alone."""
+        return max(self.fragment_columns, self.batch_columns // len(self.learners))
+
+    def of(self, role: str) -> list[int]:
+        """The ranks of a role, in order."""
+        return [spec.rank for spec in self.ranks if spec.role == role]
+
+    @property
+    def learners(self) -> list[int]:
+        """The ranks that learn, in order."""
+        return [spec.rank for spec in self.ranks if spec.learns]
+
+    @property
+    def accelerated(self) -> list[int]:
+        """The ranks that may use a GPU, in order."""
+        return [spec.rank for spec in self.ranks if spec.device == "accelerator"]
+
+    @property
+    def evaluator(self) -> int | None:
+        """The rank that plays the evaluations; None where rank 0 plays them between its updates."""
+        ranks = self.of("evaluator")
+        return ranks[0] if ranks else None
+
+
+def nodes_of(ranks: int, nodes: int) -> list[int]:
+    """For each rank the number of its node, as SLURM's block distribution lays 10 tasks on 3 nodes: 4, 3, 3.
+
+    Raises BadJob where a node would have no rank.
+    """
+    if nodes > ranks:
+        raise BadJob(f"nodes = {nodes} for {ranks} rank(s); use fewer nodes, or -n for more ranks")
+    least, more = divmod(ranks, nodes)
+    return [node for node in range(nodes) for _ in range(least + (node < more))]

@@ -1,0 +1,96 @@
+"""The judge of a policy: greedy games with a copy of its weights, over all sets of arguments, a few moves at a time."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from hpc_rl.algorithms.base import Policy
+from hpc_rl.envs.base import Environment
+from hpc_rl.optim.flat import flatten
+from hpc_rl.runtime.games import Games
+from hpc_rl.samplers.base import Split
+
+MakeEvaluation = Callable[[Mapping[str, Any], int], Environment]
+"""(arguments that override the job's, columns) -> environments that only the judge steps."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What greedy games say of one policy, set by set."""
+
+    returns: tuple[float, ...]  # mean raw return
+    success: tuple[float, ...]  # part of the games that reached their goal; NaN where the environment does not tell
+
+    @property
+    def score(self) -> float:
+        """Mean raw return over the sets: what picks the best checkpoint."""
+        return float(np.mean(self.returns))
+
+    def figures(self) -> dict[str, float]:
+        """As metrics: greedy_return, greedy_success where it is known, and each set's own where there are several."""
+        figures = {"greedy_return": self.score}
+        if not math.isnan(success := float(np.mean(self.success))):
+            figures["greedy_success"] = success
+        for k, (mean, reached) in enumerate(zip(self.returns, self.success, strict=True)):
+            if len(self.returns) > 1:
+                figures[f"greedy_return/{k}"] = mean
+                figures |= {} if math.isnan(reached) else {f"greedy_success/{k}": reached}
+        return figures
+
+
+class Judge:
+    """Plays ``episodes`` greedy games of each set of arguments; ``purpose`` names their seeds (games.py).
+
+    The weights are its own from `begin` on, so that training may go on meanwhile. Nothing is drawn from generators that
+    training uses.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        make_evaluation: MakeEvaluation,
+        sets: Sequence[Mapping[str, Any]],
+        seed: int,
+        split: Split | None = None,
+    ) -> None:
+        self.make_evaluation, self.sets, self.seed = make_evaluation, list(sets) or [{}], seed
+        self.policy = copy.deepcopy(policy)
+        self.parameter = flatten(self.policy.net).data
+        self.split = split or Split()
+        self.games: list[Games] = []
+
+    def begin(self, weights: Tensor, episodes: int, purpose: str) -> None:
+        """Judge the policy with ``weights``, which are copied."""
+        self.parameter.copy_(weights)
+
+        def games(changes: Mapping[str, Any]) -> Games:
+            def make_environment(columns: int, threads: int) -> Environment:
+                return self.make_evaluation(changes, columns)
+
+            return Games(make_environment, self.policy, self.seed, episodes, 0.0, purpose, split=self.split)
+
+        self.games = [games(changes) for changes in self.sets]
+
+    def advance(self, rows: int, give_up: Callable[[], bool] = lambda: False) -> Judgement | None:
+        """Play ``rows`` moves of all columns, fewer once ``give_up()``; the judgement as soon as all games ended."""
+        open_sets = [games for games in self.games if not games.over]
+        if open_sets and not (open_sets[0].advance(rows, give_up) and len(open_sets) == 1):
+            return None
+        games = [games.games for games in self.games]
+        return Judgement(tuple(_mean(x.total for x in own) for own in games), tuple(_mean(x.success for x in own) for own in games))
+
+    def close(self) -> None:
+        """Give up the games under way."""
+        for games in self.games:
+            games.close()
+
+
+def _mean(values: Iterable[float]) -> float:
+    return float(np.mean(list(values)))
