@@ -74,7 +74,7 @@ def schemas(policy: Policy, spec: Spec) -> tuple[Schema, Schema]:
     return recorded, {**recorded, "closed": closed}
 
 
-def learned_columns(plan: Plan, place: Place) -> list[int]:
+def learned_columns(plan: Plan, place: RankSpec) -> list[int]:
     """The global columns whose experience this rank learns from: its own, or those of the ranks that send to it."""
     if place.role != "learner":
         return list(place.columns)
