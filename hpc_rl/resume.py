@@ -33,17 +33,18 @@ def again(run: RunDir, overrides: Iterable[str]) -> Job:
     """
     saved = jobs.load(run.job_file)
     wanted = resumed(saved, jobs.load(run.job_file, overrides))
-    state, before, after = run.read_state(), saved.budget.env_steps, wanted.budget.env_steps
+    state, unit = run.read_state(), "updates" if saved.budget.updates else "env_steps"  # what is annealed goes by it
+    before, after = getattr(saved.budget, unit), getattr(wanted.budget, unit)
     annealed = [f"{saved.algorithm}.{key}" for key, x in saved.method.items() if key.startswith("anneal") and x is True]
-    at_rest = bool(annealed) and state["env_steps"] >= before
-    because = f"what {' and '.join(annealed)} lets fall came to 0 at {before} env steps and never rises again"
+    at_rest = bool(annealed) and state[unit] >= before
+    because = f"what {' and '.join(annealed)} lets fall came to 0 at {before} {unit.replace('_', ' ')} and never rises again"
     remedy = "start a new run with a larger budget and another --out, or with that set to false"
     same = wanted.budget == saved.budget
     if state["state"] == "done" and same and at_rest:
         raise BadRun(f"{run.path} is {state['reason']}; {because}; {remedy}")
     refuse_done(run, same)
     if at_rest and after > before:
-        raise BadJob(f"budget.env_steps = {after} would teach {run.path} nothing: {because}; {remedy}")
+        raise BadJob(f"budget.{unit} = {after} would teach {run.path} nothing: {because}; {remedy}")
     return wanted
 
 

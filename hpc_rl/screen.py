@@ -71,7 +71,7 @@ class Screen:
         (then, before), (now, steps) = self.seen[0], self.seen[-1]
         rate = (steps - before) / (now - then) if now > then else head.get("env_steps_per_s") or 0.0  # 0: not known yet
         budget = self.job.budget
-        left = max(0, budget.env_steps - steps) / rate if rate else math.inf
+        left = budget.left(steps, int(head.get("updates") or 0)) / rate if rate else math.inf
         if budget.time_limit_s:
             left = min(left, max(0.0, budget.time_limit_s - elapsed))
         return {**head, "rate": rate, "frames": steps * self.repeat, "elapsed_s": elapsed, "left_s": left}
@@ -136,8 +136,8 @@ def _progress(job: Job, plan: Plan, figures: Line) -> Any:
     if steps is None:
         row.add_row(f"{len(plan.ranks)} rank(s) starting", ProgressBar(budget, 0), f"0 / {budget:,} env steps")
     else:
-        bar = ProgressBar(budget, min(steps, budget))
-        row.add_row(f"{steps:,} / {budget:,} env steps", bar, f"{min(1.0, steps / budget):.1%}")
+        whole = steps + job.budget.left(steps, int(figures.get("updates") or 0))
+        row.add_row(f"{steps:,} / {budget:,} env steps", ProgressBar(whole, steps), f"{steps / max(1, whole):.1%}")
     return row
 
 
@@ -155,10 +155,13 @@ def _facts(run: RunDir, job: Job, figures: Line) -> Any:
     rate, frames = figures.get("rate", 0.0), figures.get("frames", 0)
     updates, episodes = figures.get("updates") or 0, figures.get("episodes") or 0
     grid.add_row("steps/s", f"{rate:,.0f}" if rate else "–", "frames", f"{frames:,}")
-    grid.add_row("return", f"{_number(figures.get('mean_return_100'), 2)}{goal}", "episodes", f"{episodes:,.0f}")
+    judged = bool(job.evaluate.every_steps)  # then the target is compared with greedy games
+    training = _number(figures.get("mean_return_100"), 2) + ("" if judged else goal)
+    greedy = ("greedy return", _number(figures.get("greedy_return"), 2) + goal) if judged else ("", "")
+    grid.add_row("return", training, "episodes", f"{episodes:,.0f}")
     grid.add_row("policy lag", lag, "updates", f"{updates:,.0f}")
     grid.add_row("elapsed", _clock(figures["elapsed_s"]), "time left", left)
-    grid.add_row("checkpoint", _checkpoint_age(run), "", "")
+    grid.add_row("checkpoint", _checkpoint_age(run), *greedy)
     return grid
 
 

@@ -196,7 +196,8 @@ def _end(run: RunDir, env_steps: int, speed: float | None, elapsed_s: int) -> st
         budget = jobs.load(run.job_file).budget
     except jobs.BadJob:
         return ""
-    left = max(0, budget.env_steps - env_steps) / speed
+    updates = run.read_state()["updates"] if budget.updates else 0
+    left = budget.left(env_steps, updates) / speed
     if budget.time_limit_s:
         left = min(left, max(0.0, budget.time_limit_s - elapsed_s))
     with contextlib.suppress(OverflowError):

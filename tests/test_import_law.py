@@ -249,8 +249,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     (),
     ("cli",),
 )
-UP = {  # arrows up that later commits turn round; the list only shrinks
-}
+UP: set[tuple[str, str]] = set()  # arrows up that later commits turn round; the list only shrinks
 CIRCLES: set[frozenset[str]] = set()  # as UP
 
 

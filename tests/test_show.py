@@ -88,6 +88,13 @@ def test_nodes_are_filled_one_after_the_other() -> None:
     assert ["1", "actor", "0", "0"] in rows and ["2", "actor", "1", "1"] in rows
 
 
+def test_an_evaluator_has_a_row_a_message_and_memory() -> None:
+    text = render(catch(resources={"ranks": 4, "evaluators": 1}, evaluate={"every_steps": 1000}))
+    rows = [line.split() for line in text.splitlines()]
+    assert ["3", "evaluator", "0", "0", "–", "1", "CPU"] in rows and "rank 0 → evaluator" in text
+    assert any(row[:1] == ["evaluator"] for row in rows[rows.index(["3", "evaluator", "0", "0", "–", "1", "CPU"]) :])
+
+
 def test_many_ranks_take_one_row() -> None:
     text = render(catch(environment={"id": "toy/catch", "columns": 128}, resources={"ranks": 65}))
     assert "1–64" in text and "0–127 (2 each)" in text and "actor ×64" in text

@@ -71,7 +71,8 @@ def begin(folder: Path, job_id: str, token: str, ranks: int, source: str | None,
     restarts = latest.get("restarts", 0) + 1 if job_id in (latest.get("job"), latest.get("successor")) else 0
     if restarts and run.read_state()["state"] == "done":  # requeued by a controller that had lost its node, say
         return "done"
-    refuse_done(run, run.read_state()["env_steps"] >= jobs.load(run.job_file).budget.env_steps)
+    state = run.read_state()
+    refuse_done(run, not jobs.load(run.job_file).budget.left(state["env_steps"], state["updates"]))
     _take_over(run)
     if source is not None and restarts == 0:  # otherwise the STOP file is from after the submission, and holds
         run.clear_stop()

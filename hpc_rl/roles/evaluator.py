@@ -18,7 +18,7 @@ from hpc_rl.runtime.judge import Judge
 from hpc_rl.samplers.base import Split
 from hpc_rl.transport.base import Inbox, Outbox
 from hpc_rl.transport.waiting import Heartbeat, Stopped
-from hpc_rl.types import to_device
+from hpc_rl.devices import to_device
 
 SLICE_ROWS = 64  # moves of all columns between two looks at the clock of the metrics
 

@@ -16,7 +16,7 @@ from hpc_rl.roles.orders import Command
 from hpc_rl.runtime.judge import Judgement
 from hpc_rl.transport.base import Inbox, Outbox
 from hpc_rl.transport.waiting import Heartbeat, Stopped
-from hpc_rl.types import to_host
+from hpc_rl.devices import to_host
 
 
 class EvaluatorRank:

@@ -108,10 +108,13 @@ class Snapshots:
     def finish(self, state: StateDict, reason: str) -> None:
         """Write the last state, with all segments closed, and begin to judge it where that is due."""
         self.order, self.pending, meta = None, None, self.saver.meta()
-        if self.best is not None and self.best.meta["updates"] < meta["updates"]:
-            self.saver.save(self.best.state, self.best.meta)
-            self.best = None
-        self.saver.save(state, meta, last=True)  # a best one of this very update is written over it, with its score
+        best, self.best = self.best, None
+        older = best is not None and best.meta["updates"] < meta["updates"]
+        if best is not None and older:
+            self.saver.save(best.state, best.meta)
+        self.saver.save(state, meta, last=True)
+        if best is not None and not older:  # the same policy, with its score
+            self.saver.save(best.state, best.meta)
         if reason.startswith("done") and self.evaluation.due():
             self._judge(state, meta)
 

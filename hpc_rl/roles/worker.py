@@ -60,8 +60,8 @@ def worker(seat: Seat) -> None:
         if (votes.save or votes.judge) and not reason:
             record.roll()
             snapshots.begin(_state(training, vector, replay=votes.save))
-        snapshots.write()
         split.timed("send", now)
+        snapshots.write()
         if reporter.due():
             reporter.report(tally.env_steps, figures(tally) | metrics | vector.figures())
         return reason

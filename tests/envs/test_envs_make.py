@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from hpc_rl.envs.base import BadEnvironment
-from hpc_rl.envs.make import describe, make
+from hpc_rl.envs.make import describe, describe_sets, make
 
 MODULE = """
 import gymnasium
@@ -138,3 +138,13 @@ def test_importing_make_costs_neither_gymnasium_nor_torch():
     names = ["gymnasium", "ale_py", "torch"]
     done = subprocess.run([sys.executable, "-c", script, *names], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_sets_of_an_evaluation_must_suit_the_policy() -> None:
+    """Mutation seen to fail: the sets described without the job's own arguments."""
+    spec = describe("toy/catch", {"rows": 6})
+    describe_sets("toy/catch", {"rows": 6}, [{}, {"rows": 6}], spec)
+    with pytest.raises(BadEnvironment, match=r"evaluate.arguments\[1\] = .'rows': 4. changes the observation .*\(6, 5\)"):
+        describe_sets("toy/catch", {"rows": 6}, [{}, {"rows": 4}], spec)
+    with pytest.raises(BadEnvironment, match="row"):
+        describe_sets("toy/catch", {}, [{"row": 4}], spec)

@@ -1,8 +1,9 @@
 """Which checkpoint is the best, and when one is written.
 
-Mutations seen to fail: the score of the last evaluation for any later policy; a snapshot replaced whenever an
-evaluation beats what is on disk; the snapshot under way dropped at the end; no new interval after a checkpoint that was
-not finite; the first evaluation counted from 0 again; the best score taken from the checkpoint.
+Mutations seen to fail: the score of the last evaluation for any later policy; the state at the end of the games saved
+for the one at their begin; a policy that was judged saved whenever it beats what is on disk; the best policy dropped at
+the end; no new interval after a checkpoint that was not finite; the first evaluation counted from 0 again; the best score
+taken from the checkpoint; state.json set back by the best policy.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ import torch
 
 from hpc_rl import job as jobs
 from hpc_rl.envs.make import describe
-from hpc_rl.roles import evaluator
 from hpc_rl.roles.base import Seat
-from hpc_rl.roles.evaluator import Evaluation
+from hpc_rl.roles.evaluation import Evaluation
 from hpc_rl.roles.saving import Saver
 from hpc_rl.roles.snapshots import Snapshots
+from hpc_rl.runtime.judge import Judgement
 from hpc_rl.runtime.tally import Tally
 from hpc_rl.storage import checkpoint
 from hpc_rl.storage.run_dir import create
@@ -46,13 +47,15 @@ class Desk:
         run = create(folder, jobs.dumps(job)) if resume is None else checkpoint.RunDir(folder)
         seat = SimpleNamespace(
             job=job, run=run, attempt=0, resume=resume, spec=describe("toy/catch", {}), save_s=0.0,
-            place=SimpleNamespace(rank=0), make_environment=None, plan=SimpleNamespace(places=[]),
+            place=SimpleNamespace(rank=0, columns=range(0)), stop=lambda: False,
+            plan=SimpleNamespace(ranks=[], evaluator=None, steps=1, learning_columns=2),
         )  # fmt: skip
         self.run, self.tally = run, Tally(2)
         if resume:
             self.tally.take_up(resume[1])
-        self.saver, self.evaluation = Saver(cast(Seat, seat), self.tally), Evaluation(cast(Seat, seat))
-        self.snapshots = Snapshots(self.saver, lambda number: None)
+        self.saver = Saver(cast(Seat, seat), self.tally)
+        self.evaluation = Evaluation(cast(Seat, seat), cast(Any, None), self.tally)
+        self.snapshots = Snapshots(self.saver, self.evaluation, lambda number: None)
 
     def state(self) -> dict[str, Any]:
         return {"weights": torch.tensor([float(self.tally.updates)])}
@@ -60,10 +63,10 @@ class Desk:
     def update(self, closed: bool = False) -> None:
         """Ten env steps, as the learner's loop goes; with ``closed`` every segment is closed."""
         self.tally.env_steps += 10
-        self.saver.asked |= self.evaluation.maybe(cast(Any, None), self.tally)
+        wanted = self.snapshots.wanted()
         self.tally.updates += 1
         self.tally.through[:] = self.tally.env_steps // 2
-        if self.snapshots.wanted():
+        if wanted.save or wanted.judge:
             self.snapshots.begin(self.state())
         if closed:
             self.snapshots.closed[:] = 10**9
@@ -78,15 +81,32 @@ class Desk:
         return float(checkpoint.load(path)[0]["weights"]), note["score"]
 
 
+    def finish(self, reason: str = "stopped: asked to stop") -> None:
+        self.snapshots.finish(self.state(), reason)
+
+
+class Scores(list[float]):
+    """What the next evaluations find, in order, each after that many slices of its games."""
+
+    slices = 1
+    played = 0
+
+    def begin(self, weights: torch.Tensor, episodes: int, purpose: str) -> None:
+        self.played = 0
+
+    def advance(self, rows: int, give_up: Any) -> Judgement | None:
+        self.played += 1
+        return Judgement((self.pop(0),), (math.nan,)) if self.played >= self.slices else None
+
+
 @pytest.fixture
-def scores(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """What the next evaluations find, in order."""
-    found: list[float] = []
-    monkeypatch.setattr(evaluator, "greedy_returns", lambda *arguments: [found.pop(0)])
+def scores(monkeypatch: pytest.MonkeyPatch) -> Scores:
+    found = Scores()
+    monkeypatch.setattr(Evaluation, "_own_judge", lambda evaluation: found)
     return found
 
 
-def test_a_better_snapshot_under_way_is_not_replaced_by_a_worse_policy(tmp_path: Path, scores: list[float]) -> None:
+def test_a_better_snapshot_under_way_is_not_replaced_by_a_worse_policy(tmp_path: Path, scores: Scores) -> None:
     desk, scores[:] = Desk(tmp_path / "run", every=10), [1.0, 7.0, 5.0]
     for _ in range(3):
         desk.update()
@@ -97,30 +117,30 @@ def test_a_better_snapshot_under_way_is_not_replaced_by_a_worse_policy(tmp_path:
     assert desk.tally.best == 7.0
 
 
-def test_the_last_policy_is_not_the_best_by_an_older_score(tmp_path: Path, scores: list[float]) -> None:
+def test_the_last_policy_is_not_the_best_by_an_older_score(tmp_path: Path, scores: Scores) -> None:
     desk, scores[:] = Desk(tmp_path / "run", every=20), [7.0]
     for _ in range(3):
         desk.update()
-    desk.snapshots.finish(desk.state())  # the snapshot of update 2 waits for segments, which are closed by now
+    desk.finish()  # the snapshot of update 2 waits for segments, which are closed by now
     assert desk.best() == (2.0, 7.0)
     assert sorted(path.name for path in desk.run.checkpoints.glob("0*")) == ["000000002.h5", "000000003.h5"]
     assert checkpoint.load(desk.run.checkpoints / "000000003.h5")[1]["score"] is None
 
 
-def test_the_best_at_the_end_survives_keep_one(tmp_path: Path, scores: list[float]) -> None:
+def test_the_best_at_the_end_survives_keep_one(tmp_path: Path, scores: Scores) -> None:
     desk, scores[:] = Desk(tmp_path / "run", every=20, keep=1), [7.0]
     for _ in range(3):
         desk.update()
-    desk.snapshots.finish(desk.state())
+    desk.finish()
     assert desk.best() == (2.0, 7.0)
     assert [path.name for path in desk.run.checkpoints.glob("0*")] == ["000000003.h5"]
 
 
-def test_the_last_policy_is_the_best_where_it_was_judged(tmp_path: Path, scores: list[float]) -> None:
+def test_the_last_policy_is_the_best_where_it_was_judged(tmp_path: Path, scores: Scores) -> None:
     desk, scores[:] = Desk(tmp_path / "run", every=10), [1.0, 7.0]
     for _ in range(2):
         desk.update()
-    desk.snapshots.finish(desk.state())
+    desk.finish()
     assert desk.best() == (2.0, 7.0)
 
 
@@ -136,7 +156,7 @@ def test_without_evaluations_the_mean_of_a_hundred_games_decides(tmp_path: Path)
     assert desk.best() == (2.0, 3.0)
 
 
-def test_after_a_state_that_is_not_finite_the_next_try_waits(tmp_path: Path, scores: list[float]) -> None:
+def test_after_a_state_that_is_not_finite_the_next_try_waits(tmp_path: Path, scores: Scores) -> None:
     desk, scores[:] = Desk(tmp_path / "run", every=10), [7.0, 5.0]
     desk.saver.seat.job.checkpoint.__dict__["interval_s"] = 1e9
     desk.saver.last -= 2e9
@@ -149,14 +169,14 @@ def test_after_a_state_that_is_not_finite_the_next_try_waits(tmp_path: Path, sco
     assert desk.best() == (2.0, 5.0)
     desk.state = lambda: {"weights": torch.tensor([math.inf])}  # type: ignore[method-assign]
     with pytest.raises(NonFinite):
-        desk.snapshots.finish(desk.state())
+        desk.finish()
 
 
-def test_a_resumed_run_evaluates_when_it_is_time(tmp_path: Path, scores: list[float]) -> None:
+def test_a_resumed_run_evaluates_when_it_is_time(tmp_path: Path, scores: Scores) -> None:
     desk, scores[:] = Desk(tmp_path / "run", every=30), [7.0]
     for _ in range(5):
         desk.update(closed=True)
-    desk.snapshots.finish(desk.state())
+    desk.finish()
     _, state, meta = checkpoint.newest(desk.run, pytest.fail)  # type: ignore[misc]
     assert meta["env_steps"] == 50 and meta["judged_at"] == 30
     again = Desk(tmp_path / "run", every=30, resume=(state, meta))
@@ -171,7 +191,7 @@ def test_a_resumed_run_evaluates_when_it_is_time(tmp_path: Path, scores: list[fl
     assert older.tally.evaluated is None
 
 
-def test_a_run_that_fell_back_keeps_the_best_of_the_time_after(tmp_path: Path, scores: list[float]) -> None:
+def test_a_run_that_fell_back_keeps_the_best_of_the_time_after(tmp_path: Path, scores: Scores) -> None:
     desk, scores[:] = Desk(tmp_path / "run", every=10), [5.0, 10.0]
     for _ in range(2):
         desk.update(closed=True)
@@ -179,3 +199,37 @@ def test_a_run_that_fell_back_keeps_the_best_of_the_time_after(tmp_path: Path, s
     again, scores[:] = Desk(tmp_path / "run", every=10, resume=older), [7.0]
     again.update(closed=True)
     assert again.best() == (2.0, 10.0)
+
+
+def test_saved_is_the_policy_that_was_judged_and_not_the_one_at_the_end_of_its_games(
+    tmp_path: Path, scores: Scores
+) -> None:
+    desk, scores[:] = Desk(tmp_path / "run", every=20, interval_s=1e-9), [7.0]
+    scores.slices = 4
+    for _ in range(4):
+        desk.update(closed=True)
+    assert desk.best() is None and desk.tally.evaluated is None
+    assert desk.tally.meta(desk.saver.seat)["judged_at"] == 0, "a resumed run would think that it was judged"
+    desk.update(closed=True)
+    assert desk.best() == (2.0, 7.0) and desk.tally.judged_at == 20
+    meta = checkpoint.load(desk.run.checkpoints / "best.h5")[1]
+    assert (meta["updates"], meta["env_steps"], meta["score"], meta["judged_at"]) == (2, 20, 7.0, 20)
+    assert desk.run.read_state()["updates"] == 5, "state.json was set back by the best policy"
+
+
+def test_a_policy_that_becomes_due_at_the_end_is_judged(tmp_path: Path, scores: Scores) -> None:
+    desk, scores[:] = Desk(tmp_path / "run", every=20), [7.0]
+    desk.update(closed=True)
+    desk.tally.env_steps += 10
+    desk.finish("done: budget used")
+    assert desk.evaluation.begun and desk.best() is None
+    desk.snapshots.write()
+    assert desk.best() == (1.0, 7.0)
+
+
+def test_a_run_that_is_told_to_stop_judges_nothing_more(tmp_path: Path, scores: Scores) -> None:
+    desk = Desk(tmp_path / "run", every=20)
+    desk.update(closed=True)
+    desk.tally.env_steps += 10
+    desk.finish("stopped: asked to stop")
+    assert desk.evaluation.begun is None

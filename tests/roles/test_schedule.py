@@ -1,6 +1,6 @@
 """What is annealed never goes back where a resumed run has another budget.
 
-Mutation seen to fail: progress as env steps over the budget of today.
+Mutations seen to fail: progress as env steps over the budget of today; by env steps where there is a budget of updates.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from hpc_rl.roles.base import Seat
 from hpc_rl.roles.schedule import Schedule, schedule
 
 
-def attempt(budget: int, env_steps: int = 0, before: Schedule | None = None) -> Schedule:
+def attempt(budget: int, env_steps: int = 0, before: Schedule | None = None, updates: int = 0) -> Schedule:
     """The schedule of an attempt that begins at ``env_steps``, where a checkpoint said so."""
-    meta: dict[str, Any] = {"env_steps": env_steps}
+    meta: dict[str, Any] = {"env_steps": env_steps, "updates": env_steps // 10}
     if before is not None:
         meta["schedule"] = vars(before)
     resume = ({}, meta) if env_steps else None
-    budgets = SimpleNamespace(budget=SimpleNamespace(env_steps=budget, updates=0))
+    budgets = SimpleNamespace(budget=SimpleNamespace(env_steps=budget, updates=updates))
     return schedule(cast(Seat, SimpleNamespace(job=budgets, resume=resume)))
 
 
@@ -50,3 +50,16 @@ def test_what_has_come_to_its_end_stays_there() -> None:
 
 def test_a_checkpoint_without_a_schedule_is_taken_by_the_budget_of_today() -> None:
     assert attempt(1000, 500) == Schedule(1000)
+
+
+def test_a_budget_of_updates_is_what_progress_goes_by() -> None:
+    by_updates = attempt(977, updates=50)
+    assert [by_updates.progress(900, k) for k in (0, 25, 50, 60)] == [0.0, 0.5, 1.0, 1.0]
+    longer = attempt(977, 250, by_updates, updates=100)  # resumed at update 25
+    assert longer.progress(250, 25) == 0.5 and longer.progress(9, 100) == 1.0
+    other = attempt(1000, 250, by_updates)  # now by env steps
+    assert other.progress(250, 25) == 0.5 and other.progress(1000, 26) == 1.0
+
+
+def test_a_schedule_of_an_older_checkpoint_went_by_env_steps() -> None:
+    assert Schedule(**{"budget": 1000, "begin": 0, "reached": 0.0}).progress(500, 7) == 0.5

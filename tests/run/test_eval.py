@@ -1,6 +1,7 @@
 """What `hpc-rl eval` says of a policy: games of its own, greedy beside sampled, how many of them differ.
 
-Mutations seen to fail: the evaluator's seeds; the digest of returns alone; greedy games under both names.
+Mutations seen to fail: the evaluator's seeds; the digest of returns alone; greedy games under both names; every set played
+with the job's own arguments; success of the first set for all.
 """
 
 from __future__ import annotations
@@ -37,9 +38,22 @@ class OneStart(gymnasium.Wrapper):
         return self.env.reset(seed=7, options=options)
 
 
-def make(chance=False):
-    return gymnasium.make("CartPole-v1", max_episode_steps=30) if chance else OneStart(
-        gymnasium.make("CartPole-v1", max_episode_steps=30))
+class Told(gymnasium.Wrapper):
+    """Tells whether the game ended in success: always, or never."""
+
+    def __init__(self, env, success):
+        super().__init__(env)
+        self.success = success
+
+    def step(self, action):
+        *moved, info = self.env.step(action)
+        return (*moved, {**info, "is_success": self.success})
+
+
+def make(chance=False, moves=30, success=None):
+    env = gymnasium.make("CartPole-v1", max_episode_steps=moves)
+    env = env if success is None else Told(env, success)
+    return env if chance else OneStart(env)
 '''
 
 
@@ -50,13 +64,13 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(tmp_path)
     counter = iter(range(9))
 
-    def made(best: bool = True, every: int = 0, **arguments: Any) -> Path:
+    def made(best: bool = True, every: int = 0, sets: Any = (), **arguments: Any) -> Path:
         table = {
             "algorithm": "a2c",
             "topology": "solo",
             "environment": {"id": "one_start:make", "arguments": arguments},
         }
-        job = jobs.parse({**table, "evaluate": {"every_steps": every, "episodes": 12}})
+        job = jobs.parse({**table, "evaluate": {"every_steps": every, "episodes": 12, "arguments": sets}})
         directory = create(tmp_path / f"run{next(counter)}", jobs.dumps(job))
         spec = describe(job.environment.id, job.environment.arguments)
         policy = jobs.algorithm("a2c").policy(jobs.method_config(job), spec)
@@ -134,3 +148,17 @@ def test_the_command_prints_both_and_json_is_json(run: Any, episodes: int) -> No
     documented = evaluate.evaluate_run.__doc__ or ""
     assert all(f"{key}" in documented for key in [*found, *found["greedy"]])
     assert found["level"] == 0.95 and (found["greedy"]["low"] is None) == (episodes == 1)
+
+
+def test_every_set_of_arguments_is_played_and_success_is_told(run: Any) -> None:
+    folder = run(chance=True, sets=[{"moves": 3, "success": True}, {"moves": 5, "success": False}])
+    result = evaluate.evaluate_run(folder, 4, None, None)
+    first, other = result["greedy"]["sets"]
+    assert first == {"arguments": {"moves": 3, "success": True}, "mean": 3.0, "success": 1.0}
+    assert (other["mean"], other["success"]) == (5.0, 0.0)
+    assert (result["greedy"]["mean"], result["greedy"]["games"], result["greedy"]["success"]) == (4.0, 8, 0.5)
+    text = "\n".join(evaluate.told(result)[0])
+    assert "success 50 %" in text and "{'moves': 3, 'success': True}: 3.00; success 100 %" in text
+    unknown = evaluate.evaluate_run(run(), 2, None, None)
+    assert unknown["greedy"]["success"] is None and unknown["greedy"]["sets"] == []
+    assert "success" not in "\n".join(evaluate.told(unknown)[0])

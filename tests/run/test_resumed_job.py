@@ -23,6 +23,7 @@ MAY = {
     "resources.threads": "3",
     "resources.deadline_s": "600",
     "resources.ranks": "4",
+    "resources.evaluators": "1",
     "resources.reduction": "gloo",
     "environment.processes": "2",
     "budget.env_steps": "5000",
@@ -80,6 +81,16 @@ def test_a_larger_budget_is_refused_where_the_learning_rate_came_to_zero(key: st
         again(run, ["budget.env_steps=5000"])
     with pytest.raises(BadRun, match=r"is done: budget of 1000 env .*; what .* came to 0.* set to false"):
         again(run, [])
+
+
+def test_a_budget_of_updates_is_what_the_learning_rate_falls_by(tmp_path: Path) -> None:
+    job = jobs.load(write_job(tmp_path, "ppo", 2), ("ppo.anneal=true", "budget.updates=10"))
+    run = create(tmp_path / "run", jobs.dumps(job))
+    run.write_state(state="done", env_steps=1280, updates=10, reason="done: budget of 10 updates used")
+    with pytest.raises(BadJob, match=r"^budget.updates = 20 would teach .* came to 0 at 10 updates"):
+        again(run, ["budget.updates=20"])
+    run.write_state(state="stopped", env_steps=1000, updates=8)
+    assert again(run, ["budget.updates=20"]).budget.updates == 20
 
 
 def test_a_constant_rate_goes_on_with_a_larger_budget(run: RunDir) -> None:

@@ -90,6 +90,7 @@ OTHERS = {  # role to kill -> method, topology, ranks, settings
     "env_worker-1": ("impala", "actor_learner", 3, ["sampler=central"]),
     "parameter_server-0": ("ppo", "parameter_server", 3, []),
     "worker-1": ("ppo", "parameter_server", 3, ["resources.quorum=1"]),
+    "evaluator-0": ("ppo", "allreduce", 3, ["resources.evaluators=1", "evaluate.every_steps=500"]),
 }
 
 

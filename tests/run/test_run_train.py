@@ -20,12 +20,13 @@ from hpc_rl.storage.metrics import rows
 
 KEYS = {
     "env_steps", "frames", "updates", "wall_s", "env_steps_per_s", "roofline_share", "mean_return_100", "policy_lag",
-    "peak_rss_bytes", "split_s",
+    "peak_rss_bytes", "split_s", "greedy_return", "greedy_success",
 }  # fmt: skip
 CASES = {  # name -> (method, topology, ranks, record, names of the ranks)
     "impala": ("impala", "actor_learner", 3, 0.5, ["learner-0", "actor-0", "actor-1"]),
     "allreduce": ("ppo", "allreduce", 2, 1.0, ["worker-0", "worker-1"]),
     "solo": ("ppo", "solo", 1, 0.0, ["worker-0"]),
+    "evaluator": ("ppo", "allreduce", 3, 0.0, ["worker-0", "worker-1", "evaluator-0"]),
 }
 SETTINGS = ["--set", "evaluate.every_steps=1100", "--set", "evaluate.episodes=16", "--set", "checkpoint.interval_s=60"]
 
@@ -36,7 +37,8 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     folder = tmp_path_factory.mktemp(request.param)
     method, topology, ranks, record, _ = CASES[request.param]
     job = write_job(folder, method, ranks, env_steps=3000, topology=topology)
-    done = hpc_rl("run", job, "--out", folder / "run", "--set", f"output.record={record}", *SETTINGS)
+    more = ["--set", "resources.evaluators=1"] if request.param == "evaluator" else []
+    done = hpc_rl("run", job, "--out", folder / "run", "--set", f"output.record={record}", *SETTINGS, *more)
     return request.param, job, folder / "run", done
 
 
@@ -54,7 +56,8 @@ def test_summary_holds_the_figures_of_the_run(case: tuple[str, Path, Path, Ended
     assert found.keys() >= KEYS
     assert 3000 <= found["env_steps"] < 3400 and found["frames"] == found["env_steps"]
     assert found["updates"] > 10 and found["env_steps_per_s"] > 0 and found["wall_s"] > 0
-    assert -1 <= found["mean_return_100"] <= 1
+    assert -1 <= found["mean_return_100"] <= 1 and -1 <= found["greedy_return"] <= 1
+    assert found["greedy_success"] == pytest.approx((1 + found["greedy_return"]) / 2)  # every game pays 1 or -1
     assert set(found["peak_rss_bytes"]) == set(found["split_s"]) == set(CASES[name][4])
     assert all(50e6 < peak < 2e9 for peak in found["peak_rss_bytes"].values())
     for seconds in found["split_s"].values():
@@ -84,6 +87,7 @@ def test_job_is_what_was_asked_with_what_was_settled(case: tuple[str, Path, Path
     asked, kept = tomllib.loads(job.read_text()), tomllib.loads((run / "job.toml").read_text())
     asked["output"]["record"] = CASES[name][3]
     asked["evaluate"] = {"every_steps": 1100, "episodes": 16}
+    asked["resources"] |= {"evaluators": 1} if name == "evaluator" else {}
     asked["checkpoint"]["interval_s"] = 60.0
     for section, table in asked.items():
         if isinstance(table, dict):
@@ -115,13 +119,13 @@ def test_best_checkpoint_is_the_best_evaluation(case: tuple[str, Path, Path, End
     best = json.loads((run / "checkpoints" / "best.json").read_text())
     assert best["score"] == pytest.approx(max(told), abs=0.006)
     saved = checkpoint.load(run / "checkpoints" / "best.h5")[1]["env_steps"]
-    assert min(abs(saved - int(line[2])) for line in words) <= 64  # saved there and then, within one update
-    assert len(checkpoints(run)) >= 2
+    assert str(saved) in [line[2] for line in words]  # its state when it was judged, not when its games ended
+    assert checkpoints(run)
 
 
 def test_eval_plays_other_games_than_those_that_chose_the_best(case: tuple[str, Path, Path, Ended]) -> None:
     name, _, run, _ = case
-    if name == "allreduce":
+    if name in ("allreduce", "evaluator"):
         pytest.skip("solo has the same code; one process less to start")
     done = hpc_rl("eval", run, "--episodes", "16", "--json")
     assert done.code == 0, done.err

@@ -1,4 +1,7 @@
-"""What a plan refuses before any rank is there."""
+"""What a plan refuses before any rank is there, and what an evaluator takes from the others.
+
+Mutations seen to fail: the evaluator counted as a worker; columns shared by all ranks; its minimum left out.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from typing import Any
 import pytest
 
 from hpc_rl import job as jobs
+from hpc_rl.topologies.base import share_columns
 
 SOLO: dict[str, Any] = {"topology": "solo", "environment": {"id": "toy/catch", "columns": 8}}
 SERVED: dict[str, Any] = {**SOLO, "topology": "parameter_server", "resources": {"ranks": 3}}
@@ -43,3 +47,60 @@ def test_every_minibatch_has_data(
 def test_shipped_jobs_can_be_planned(name: str) -> None:
     job = jobs.load(name)
     assert jobs.topology(job.topology).plan(job)
+
+
+EVALUATED: dict[str, Any] = {"environment": {"id": "toy/catch", "columns": 8}, "evaluate": {"every_steps": 100}}
+ROLES = [
+    ("a2c", "allreduce", {"ranks": 3}, ["worker", "worker", "evaluator"]),
+    ("impala", "actor_learner", {"ranks": 4}, ["learner", "actor", "actor", "evaluator"]),
+    ("a2c", "parameter_server", {"ranks": 4}, ["parameter_server", "worker", "worker", "evaluator"]),
+]
+
+
+@pytest.mark.parametrize(("algorithm", "topology", "resources", "roles"), ROLES)
+def test_the_last_rank_is_the_evaluator(
+    algorithm: str, topology: str, resources: dict[str, Any], roles: list[str]
+) -> None:
+    table = {**EVALUATED, "topology": topology, "resources": {**resources, "evaluators": 1}}
+    found = plan(table, algorithm, {})
+    last = found.ranks[-1]
+    assert [rank.role for rank in found.ranks] == roles and [rank.rank for rank in found.ranks] == list(range(len(roles)))
+    assert (last.name, last.columns, last.learns, last.device) == ("evaluator-0", range(0), False, "cpu")
+    assert found.evaluator == last.rank and last.rank not in found.learners
+    assert sorted(column for rank in found.ranks for column in rank.columns) == list(range(8))
+    assert all(last.rank not in rank.peers for rank in found.ranks)
+
+
+def test_central_inference_leaves_the_evaluator_alone() -> None:
+    resources = {"ranks": 4, "evaluators": 1}
+    table = {**EVALUATED, "topology": "actor_learner", "sampler": "central", "resources": resources}
+    assert [rank.role for rank in plan(table, "impala", {}).ranks] == ["learner", "env_worker", "env_worker", "evaluator"]
+
+
+@pytest.mark.parametrize(
+    ("topology", "algorithm", "ranks", "words"),
+    [
+        ("allreduce", "a2c", 1, "at least 2 ranks .1 worker, 1 evaluator., not 1; use -n 2"),
+        ("actor_learner", "impala", 2, "at least 3 ranks .* 1 evaluator.*-n 3"),
+        ("parameter_server", "a2c", 2, "at least 3 ranks .* 1 evaluator.*-n 3"),
+    ],
+)
+def test_an_evaluator_needs_a_rank_more(topology: str, algorithm: str, ranks: int, words: str) -> None:
+    with pytest.raises(jobs.BadJob, match=words):
+        plan({**EVALUATED, "topology": topology, "resources": {"ranks": ranks, "evaluators": 1}}, algorithm, {})
+
+
+def test_an_evaluator_that_would_never_play_is_refused() -> None:
+    with pytest.raises(jobs.BadJob, match=r"evaluators = 1 but evaluate.every_steps = 0.* set evaluate.every_steps"):
+        plan({**EVALUATED, "topology": "allreduce", "resources": {"ranks": 3, "evaluators": 1}, "evaluate": {}}, "a2c", {})
+    for evaluators, words in ((1, "evaluators = 1 .*topology allreduce"), (2, r"evaluators = 2 .*0\.\.1")):
+        with pytest.raises(jobs.BadJob, match=words):
+            plan({**EVALUATED, "topology": "solo", "resources": {"evaluators": evaluators}}, "a2c", {})
+
+
+def test_ranks_may_have_no_columns_only_where_that_is_asked_for() -> None:
+    job = jobs.parse({**SOLO, "algorithm": "a2c", "environment": {"id": "toy/catch", "columns": 2}})
+    assert share_columns(job, 4, "ranks", empty=True) == [range(1), range(1, 2), range(2, 2), range(2, 2)]
+    assert share_columns(job, 2, "ranks", empty=True) == [range(1), range(1, 2)]
+    with pytest.raises(jobs.BadJob, match="cannot be shared by 4 ranks"):
+        share_columns(job, 4, "ranks")

@@ -1,0 +1,130 @@
+"""Evaluation during training on every topology: between updates and by an evaluator rank.
+
+Mutations seen to fail: weights of the present instead of the copy judged; no copy at all; slices by the clock; an
+evaluation that draws from training's generators; the target compared with training games; no games at the end;
+the evaluator's silence overlooked.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from batches import NAMES
+from seats import Ran, left_over, run_job
+
+from hpc_rl import job as jobs
+from hpc_rl.envs.make import make
+from hpc_rl.evaluate import greedy_returns
+from hpc_rl.methods import allowed_topologies
+from hpc_rl.optim.flat import flatten
+from hpc_rl.storage import checkpoint
+
+RANKS = {"solo": 1, "allreduce": 2}  # any other topology: 3
+WAYS = [(name, topology) for name in NAMES for topology in allowed_topologies(name)]
+
+
+def table_of(name: str, topology: str, evaluators: int, **budget: Any) -> dict[str, Any]:
+    return {
+        "algorithm": name,
+        "topology": topology,
+        "environment": {"id": "toy/catch", "columns": 4},
+        "budget": {"env_steps": 2000, **budget},
+        "evaluate": {"every_steps": 300, "episodes": 12},
+        "resources": {"ranks": RANKS.get(topology, 3) + evaluators, "threads": 1, "evaluators": evaluators},
+        "checkpoint": {"keep": 1000},
+        "output": {"record": 0.0},
+        name: {"unroll": 5, "hidden": [8], "anneal": False},
+    }
+
+
+def summary(ran: Ran) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(ran.run.summary_file.read_text())
+    return found
+
+
+def judged_again(ran: Ran) -> float:
+    """The mean return of best.h5 in the games that chose it."""
+    algorithm = jobs.algorithm(ran.job.algorithm)
+    policy = algorithm.policy(jobs.method_config(ran.job), ran.spec)
+    flatten(policy.net).data.copy_(checkpoint.load(ran.run.checkpoints / "best.h5")[0]["weights"])
+    environment = ran.job.environment
+    returns = greedy_returns(
+        lambda columns, threads: make(environment.id, environment.arguments, columns), policy, ran.job.seed, 12
+    )
+    return float(np.mean(returns))
+
+
+@pytest.mark.parametrize("evaluators", [0, 1])
+@pytest.mark.parametrize(("name", "topology"), WAYS)
+def test_the_best_checkpoint_is_the_policy_that_was_judged(
+    name: str, topology: str, evaluators: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    if evaluators and topology == "solo":
+        pytest.skip("one rank")
+    ran = run_job(table_of(name, topology, evaluators), tmp_path / "run")
+    told = re.findall(r"evaluation at (\d+) env steps: (-?[\d.]+) in 12 games", capfd.readouterr().out)
+    assert len(told) >= 2
+    best = json.loads((ran.run.checkpoints / "best.json").read_text())["score"]
+    assert best == pytest.approx(max(float(score) for _, score in told), abs=0.006)
+    assert judged_again(ran) == pytest.approx(best)
+    meta = checkpoint.load(ran.run.checkpoints / "best.h5")[1]
+    assert meta["score"] == best and str(meta["env_steps"]) in [steps for steps, _ in told]
+    found = summary(ran)
+    assert found["reason"].startswith("done: budget") and -1 <= found["greedy_return"] <= 1
+    assert found["greedy_success"] is None or 0 <= found["greedy_success"] <= 1
+    assert set(found["split_s"]) == {rank.name for rank in ran.plan.ranks} and left_over(ran) == []
+
+
+@pytest.mark.parametrize(("topology", "ranks"), [("solo", 1), ("allreduce", 2)])
+def test_slices_repeat_themselves_and_leave_training_as_it_was(topology: str, ranks: int, tmp_path: Path) -> None:
+    def ran(folder: str, **changes: Any) -> tuple[list[str], torch.Tensor, Any]:
+        table = table_of("ppo", topology, 0) | {"checkpoint": {"keep": 1000, "interval_s": 1e9}} | changes
+        table["ppo"] |= {"unroll": 20}
+        run = run_job(table, tmp_path / folder).run
+        files = sorted(path.name for path in run.checkpoints.glob("0*.h5"))
+        best = run.checkpoints / "best.h5"
+        return files, checkpoint.load(run.checkpoints / files[-1])[0]["weights"], best.exists() and checkpoint.load(best)
+
+    files, weights, best = ran("one")
+    again, same, other = ran("other")
+    assert files == again and len(files) >= 2 and torch.equal(weights, same)
+    assert torch.equal(best[0]["weights"], other[0]["weights"]) and best[1]["score"] == other[1]["score"]
+    _, without, _ = ran("without", evaluate={})
+    assert torch.equal(weights, without)
+
+
+@pytest.mark.parametrize(("topology", "evaluators"), [("solo", 0), ("allreduce", 0), ("allreduce", 1)])
+def test_the_target_is_compared_with_greedy_games(topology: str, evaluators: int, tmp_path: Path) -> None:
+    """A2C of random weights reaches -1 in any game: only games that were played tell so."""
+    ran = run_job(table_of("a2c", topology, evaluators, env_steps=100_000, stop_at_return=-1.0), tmp_path / "run")
+    found = summary(ran)
+    assert re.match(r"done: greedy games reached a mean return of -1, with ", found["reason"])
+    assert found["env_steps"] < 50_000 and found["evaluated_return"] >= -1
+
+
+def test_training_games_decide_where_nothing_is_evaluated(tmp_path: Path) -> None:
+    table = table_of("a2c", "solo", 0, env_steps=100_000, stop_at_return=-1.0) | {"evaluate": {}}
+    found = summary(run_job(table, tmp_path / "run"))
+    assert found["reason"].startswith("done: mean return of 100 episodes reached") and found["greedy_return"] >= -1
+
+
+@pytest.mark.parametrize(("name", "topology"), WAYS)
+def test_a_budget_of_updates(name: str, topology: str, tmp_path: Path) -> None:
+    found = summary(run_job(table_of(name, topology, 0, env_steps=100_000, updates=7), tmp_path / "run"))
+    assert found["reason"] == "done: budget of 7 updates used"
+    assert found["updates"] == 7 or topology == "parameter_server"  # gradients that came meanwhile are steps, too
+
+
+def test_sets_of_arguments_are_judged_each_by_itself(tmp_path: Path) -> None:
+    table = table_of("a2c", "solo", 0)
+    table["evaluate"] |= {"arguments": [{}, {"pixels": False}]}
+    ran = run_job(table, tmp_path / "run")
+    text = (ran.run.metrics / "worker-0.jsonl").read_text()
+    last = json.loads(text.splitlines()[-1])
+    assert last["greedy_return"] == last["greedy_return/0"] == last["greedy_return/1"]  # the same game by two names
