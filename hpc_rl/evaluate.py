@@ -67,10 +67,10 @@ def evaluate_run(
         chosen                    "best", "newest" or "named"
         score, scored_by          the run's own figure of it, and of which games; null: none
         level                     of the intervals, Student's t over games
-        greedy, sampled           {mean, low, high, games, distinct_games, distinct_returns, returns, success, sets}; low,
-                                  high null where there is one game; success: the part of the games that reached their
-                                  goal, null where the environment does not tell
-        sets                  of each of the job's evaluate.arguments: {arguments, mean, success}, ``episodes`` games each
+        greedy, sampled           {mean, low, high, games, distinct_games, distinct_returns, returns, success, sets}
+        low, high                 null where there is one game
+        success                   the part of the games that reached their goal, null where that is not known
+        sets                      of each of the job's evaluate.arguments: {arguments, mean, success}; games of every set
 
     Where the best is damaged, ``warn`` gets a sentence and the newest good one is played.
 
@@ -128,7 +128,7 @@ def _figures(sets: list[list[Game]], arguments: Sequence[Mapping[str, Any]]) -> 
     mean, low, high = mean_interval(returns, LEVEL)
     distinct = {"distinct_games": len({game.digest for game in games}), "distinct_returns": len(set(returns))}
     each = [
-        {"arguments": dict(changes), "mean": mean_interval([x.total for x in group], LEVEL)[0], "success": _success(group)}
+        {"arguments": dict(changes), "mean": float(np.mean([x.total for x in group])), "success": _success(group)}
         for changes, group in zip(arguments, sets, strict=False)  # without arguments there is one group
     ]
     own = {"mean": mean, "low": low, "high": high, "games": len(games), **distinct, "returns": returns}

@@ -1,4 +1,4 @@
-"""The plan of a job: which rank has which role, with which columns, threads and device. Pure values; no MPI, no torch."""
+"""The plan of a job: each rank's role, columns, threads and device. Pure values; no MPI, no torch."""
 
 from __future__ import annotations
 

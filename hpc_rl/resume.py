@@ -37,7 +37,8 @@ def again(run: RunDir, overrides: Iterable[str]) -> Job:
     before, after = getattr(saved.budget, unit), getattr(wanted.budget, unit)
     annealed = [f"{saved.algorithm}.{key}" for key, x in saved.method.items() if key.startswith("anneal") and x is True]
     at_rest = bool(annealed) and state[unit] >= before
-    because = f"what {' and '.join(annealed)} lets fall came to 0 at {before} {unit.replace('_', ' ')} and never rises again"
+    counted = unit.replace("_", " ")
+    because = f"what {' and '.join(annealed)} lets fall came to 0 at {before} {counted} and never rises again"
     remedy = "start a new run with a larger budget and another --out, or with that set to false"
     same = wanted.budget == saved.budget
     if state["state"] == "done" and same and at_rest:

@@ -85,8 +85,8 @@ def describe_sets(id: str, arguments: dict[str, Any], sets: Sequence[Mapping[str
         for name in ("observation", "dtype", "stack", "actions"):
             if getattr(other, name) != getattr(spec, name):
                 raise BadEnvironment(
-                    f"evaluate.arguments[{k}] = {dict(changes)} changes the {name} of {id} from {getattr(spec, name)} to "
-                    f"{getattr(other, name)}, which the policy was not made for; leave out what changes it"
+                    f"evaluate.arguments[{k}] = {dict(changes)} changes the {name} of {id} from {getattr(spec, name)} "
+                    f"to {getattr(other, name)}, which the policy was not made for; leave out what changes it"
                 )
 
 

@@ -7,8 +7,6 @@ number of moves where ranks step their columns in lock-step, so that a run repea
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Any
 
 from torch import Tensor
 
@@ -19,10 +17,8 @@ from hpc_rl.roles.evaluator_rank import EvaluatorRank
 from hpc_rl.runtime.judge import Judge, Judgement
 from hpc_rl.runtime.tally import Tally
 from hpc_rl.samplers.base import EVALUATED_TOGETHER
-from hpc_rl.transport.waiting import Heartbeat
 
 SLICE_S, SLICE_ROWS = 0.2, 64  # the longest slice, in seconds (free-running ranks) and moves of all columns
-REPORT_GAMES, REPORT_S = 20, 300.0  # of the last policy, at the end of a run; given up after so long
 
 
 def weights_of(state: StateDict) -> Tensor:
@@ -54,7 +50,7 @@ class Evaluation:
         if self.evaluator is not None:
             self.evaluator.begin(weights, self.begun[0])
         else:
-            self._own_judge().begin(weights, self.seat.job.evaluate.episodes, "evaluate")
+            self.own_judge().begin(weights, self.seat.job.evaluate.episodes, "evaluate")
 
     def step(self) -> Judgement | None:
         """Go on with the evaluation under way; its judgement at the end. Once after every update.
@@ -73,43 +69,7 @@ class Evaluation:
         print(f"evaluation at {env_steps} env steps: {judgement.score:.2f} in {took}", flush=True)
         return judgement
 
-    def conclude(self, reason: str, state: StateDict, write: Callable[[], None]) -> tuple[dict[str, Any], list[Any]]:
-        """The end of a run, on rank 0, with every other rank done: (greedy figures for the summary, last words).
-
-        Where the run is done and nobody asks it to stop meanwhile, the evaluation under way is ended, by ``write`` as
-        after an update, and the last policy plays games whose seeds chose nothing.
-        """
-        done, words = reason.startswith("done"), list[Any]()
-        beat = Heartbeat(self.seat.ports.waiting.deadline_s / 4)
-        while done and self.begun and not self._called():
-            if self.evaluator is not None:
-                self.evaluator.wait(self._called)
-            write()
-            self._hold(beat)
-        if self.judge is not None:
-            self.judge.close()
-        if self.evaluator is not None:
-            words = self.evaluator.release()
-        figures = self._report(weights_of(state), beat) if done and self.tally.episodes else {}
-        return {name: figures.get(name) for name in ("greedy_return", "greedy_success")}, words
-
-    def _report(self, weights: Tensor, beat: Heartbeat) -> dict[str, float]:
-        """Greedy games of the last policy; nothing where they end too late, or their environment fails."""
-        limit = time.monotonic() + REPORT_S
-        try:
-            judge = self._own_judge()
-            judge.begin(weights, max(REPORT_GAMES, self.seat.job.evaluate.episodes), "report")
-            while not self._called() and time.monotonic() < limit:
-                if (judgement := judge.advance(SLICE_ROWS, self._called)) is not None:
-                    return judgement.figures()
-                self._hold(beat)
-            judge.close()
-            print(f"warning: the games of the last policy were given up, at the latest after {REPORT_S:.0f} s", flush=True)
-        except Exception as error:  # an environment's, and by now the run is done and saved
-            print(f"warning: the games of the last policy failed: {type(error).__name__}: {error}", flush=True)
-        return {}
-
-    def _own_judge(self) -> Judge:
+    def own_judge(self) -> Judge:
         """Made when it is first needed: it holds a copy of the weights."""
         if self.judge is None:
             job = self.seat.job
@@ -123,14 +83,4 @@ class Evaluation:
         rows = moves // min(EVALUATED_TOGETHER, seat.job.evaluate.episodes)
         free, end = not seat.place.columns and seat.job.schedule == "free", time.monotonic() + SLICE_S
         give_up = (lambda: seat.stop() or time.monotonic() > end) if free else seat.stop
-        return self._own_judge().advance(max(1, min(SLICE_ROWS, rows)), give_up)
-
-    def _called(self) -> bool:
-        """Somebody asks the run to end, or its time is over."""
-        seat, limit = self.seat, self.seat.job.budget.time_limit_s
-        return seat.stop() or seat.out_of_time() or (bool(limit) and time.monotonic() - seat.started > limit)
-
-    def _hold(self, beat: Heartbeat) -> None:
-        """Keep the others, who wait for rank 0 to leave with them, from taking it for lost."""
-        if beat.due():
-            self.seat.ports.hold(range(self.seat.ports.link.size))
+        return self.own_judge().advance(max(1, min(SLICE_ROWS, rows)), give_up)

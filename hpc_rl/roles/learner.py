@@ -17,6 +17,7 @@ from hpc_rl.replay.fresh import Fresh
 from hpc_rl.roles.agreement import settled
 from hpc_rl.roles.base import Seat, learned_columns, schemas
 from hpc_rl.roles.beside import Beside
+from hpc_rl.roles.conclusion import conclude
 from hpc_rl.roles.evaluation import Evaluation
 from hpc_rl.roles.messages import TRAJECTORIES
 from hpc_rl.roles.orders import Command
@@ -91,7 +92,7 @@ def learner(seat: Seat) -> None:
         reporter.close()
         return
     snapshots.finish(state, reason)
-    greedy, last = evaluation.conclude(reason, state, snapshots.write)
+    greedy, last = conclude(evaluation, reason, state, snapshots.write)
     others = [word for part in parts for word in json.loads(part)] + last
     finish(seat, tally, reason, reporter, saver, split, others, greedy)
 

@@ -15,6 +15,7 @@ from hpc_rl.algorithms.base import Learner
 from hpc_rl.optim.flat import StateDict
 from hpc_rl.optim.group import Alone
 from hpc_rl.roles.base import Seat, schemas
+from hpc_rl.roles.conclusion import conclude
 from hpc_rl.roles.evaluation import Evaluation
 from hpc_rl.roles.kept import Ledger
 from hpc_rl.roles.messages import REPORTS, report_schema
@@ -86,7 +87,7 @@ def _chief(seat: Seat, learn: Learner, desk: Desk, tally: Tally, servers: list[i
     final = state(stop=True)
     snapshots.finish(final, reason)
     reporter.report(tally.env_steps, figures(tally) | share.figures())
-    greedy, words = evaluation.conclude(reason, final, snapshots.write)
+    greedy, words = conclude(evaluation, reason, final, snapshots.write)
     finish(seat, tally, reason, reporter, saver, split, last + words, greedy)
 
 

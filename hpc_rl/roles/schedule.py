@@ -44,6 +44,6 @@ def schedule(seat: Seat) -> Schedule:
 
 
 def exploration(seat: Seat, columns: Array, env_steps: int, updates: int) -> Array:
-    """[b] what training passes to ``act`` in each of ``columns`` [b] after that many env steps and updates of the job."""
+    """[b] what training passes to ``act`` in each of ``columns`` [b] after so many env steps and updates of the job."""
     total, progress = seat.job.environment.columns, schedule(seat).progress(env_steps, updates)
     return seat.algorithm.exploration(seat.config, columns, total, progress)

@@ -6,7 +6,6 @@ A copy that is being judged is written only where it is the best so far: saved i
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,31 +13,11 @@ from typing import Any
 import numpy as np
 
 from hpc_rl.optim.flat import StateDict
-from hpc_rl.roles.base import Seat
 from hpc_rl.roles.evaluation import Evaluation, weights_of
+from hpc_rl.roles.pending import Pending
 from hpc_rl.roles.saving import Saver
 from hpc_rl.runtime.judge import Judgement
-from hpc_rl.transport.waiting import Deadline
 from hpc_rl.types import Array
-
-
-@dataclass
-class Pending:
-    """A copy of the state that becomes a checkpoint once its steps lie in closed segments of every column."""
-
-    state: StateDict
-    meta: dict[str, Any]
-    seat: Seat
-    asked: float = field(default_factory=time.monotonic)
-
-    def covered(self, closed: Array) -> bool:
-        """All columns have come that far. Raises Deadline, naming the ranks that have not, once that takes too long."""
-        missing = {column for column, step in enumerate(self.meta["steps"].values()) if closed[column] < step}
-        limit = self.seat.job.resources.deadline_s
-        if missing and time.monotonic() - self.asked > limit:
-            late = [f"rank {p.rank} ({p.name})" for p in self.seat.plan.ranks if not missing.isdisjoint(p.columns)]
-            raise Deadline(f"waited {limit:.0f} s for {', '.join(late)} to close its segments; is that rank alive?")
-        return not missing
 
 
 @dataclass(frozen=True)
@@ -122,7 +101,7 @@ class Snapshots:
         return self.order is None or pending.covered(self.closed)
 
     def _judge(self, state: StateDict, meta: dict[str, Any]) -> None:
-        kept = {name: x for name, x in state.items() if name != "stores"}  # no replay: it is much, and nobody plays by it
+        kept = {name: x for name, x in state.items() if name != "stores"}  # large, and no policy plays by it
         self.judged = Pending(kept, meta, self.saver.seat)
         self.evaluation.begin(weights_of(state))
 

@@ -11,6 +11,7 @@ from hpc_rl.fragments import allocate
 from hpc_rl.optim.flat import StateDict
 from hpc_rl.roles.agreement import settled
 from hpc_rl.roles.base import Seat, sampler, schemas
+from hpc_rl.roles.conclusion import conclude
 from hpc_rl.roles.evaluation import Evaluation
 from hpc_rl.roles.records import Records
 from hpc_rl.roles.reporter import Reporter, figures
@@ -74,7 +75,7 @@ def worker(seat: Seat) -> None:
         reporter.close()
         return
     snapshots.finish(state, reason)
-    greedy, words = evaluation.conclude(reason, state, snapshots.write)
+    greedy, words = conclude(evaluation, reason, state, snapshots.write)
     finish(seat, tally, reason, reporter, saver, split, others + words, greedy)
 
 

@@ -91,8 +91,9 @@ class Games:
             lane.exploration.fill_(self.exploration)
             lane.start(episode_seeds(self.seed, self.purpose, columns, 0))
             vector = Vector([lane], self.split)
-            schema = trajectory_schema(environment.spec, self.policy.extras, self.policy.carry, self.policy.fragment_noise)
-            tree = allocate(schema, 1, len(columns), environment.spec.stack)
+            policy, spec = self.policy, environment.spec
+            schema = trajectory_schema(spec, policy.extras, policy.carry, policy.fragment_noise)
+            tree = allocate(schema, 1, len(columns), spec.stack)
             returns, success = np.full(len(columns), np.nan), np.full(len(columns), np.nan)
             digests = [hashlib.blake2b(x.tobytes(), digest_size=8) for x in lane.observation]
             if watch is not None:
@@ -112,8 +113,8 @@ class Games:
                     break
                 yield False
             totals = np.where(np.isnan(returns), lane.running_return, returns)
-            rows = zip(totals, digests, success, strict=True)
-            self.games += [Game(float(x), digest.digest(), float(y)) for x, digest, y in rows]
+            for total, digest, reached in zip(totals, digests, success, strict=True):
+                self.games.append(Game(float(total), digest.digest(), float(reached)))
         finally:
             environment.close()
 

@@ -83,8 +83,8 @@ class Judge:
         open_sets = [games for games in self.games if not games.over]
         if open_sets and not (open_sets[0].advance(rows, give_up) and len(open_sets) == 1):
             return None
-        games = [games.games for games in self.games]
-        return Judgement(tuple(_mean(x.total for x in own) for own in games), tuple(_mean(x.success for x in own) for own in games))
+        returns = tuple(_mean(game.total for game in games.games) for games in self.games)
+        return Judgement(returns, tuple(_mean(game.success for game in games.games) for games in self.games))
 
     def close(self) -> None:
         """Give up the games under way."""

@@ -124,8 +124,9 @@ def complete(job: Job, tally: Tally) -> str | None:
     if budget.stop_at_return is None:
         return None
     if job.evaluate.every_steps:
-        score = "" if tally.evaluated is None else f", with {tally.evaluated:.2f}"  # other learners do not know it
-        return f"done: greedy games reached a mean return of {budget.stop_at_return:g}{score}" if tally.reached else None
+        score = "" if tally.evaluated is None else f", with {tally.evaluated:.2f}"  # only rank 0 has it
+        sentence = f"done: greedy games reached a mean return of {budget.stop_at_return:g}{score}"
+        return sentence if tally.reached else None
     if len(tally.recent) == RECENT and tally.mean_return >= budget.stop_at_return:
         return f"done: mean return of 100 episodes reached {tally.mean_return:.2f}"
     return None

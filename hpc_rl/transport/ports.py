@@ -59,7 +59,7 @@ class Ports:
         return json.loads(payload.tobytes())
 
     def hold(self, members: Sequence[int]) -> None:
-        """Have the other members wait on in `await_release`: called by the first one, more often than their deadline."""
+        """Have the others wait on in `await_release`: called by the first member, more often than their deadline."""
         self._tell(members, HOLD)
 
     def release(self, members: Sequence[int]) -> None:

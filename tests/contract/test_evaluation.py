@@ -88,8 +88,8 @@ def test_slices_repeat_themselves_and_leave_training_as_it_was(topology: str, ra
         table["ppo"] |= {"unroll": 20}
         run = run_job(table, tmp_path / folder).run
         files = sorted(path.name for path in run.checkpoints.glob("0*.h5"))
-        best = run.checkpoints / "best.h5"
-        return files, checkpoint.load(run.checkpoints / files[-1])[0]["weights"], best.exists() and checkpoint.load(best)
+        weights, best = checkpoint.load(run.checkpoints / files[-1])[0]["weights"], run.checkpoints / "best.h5"
+        return files, weights, best.exists() and checkpoint.load(best)
 
     files, weights, best = ran("one")
     again, same, other = ran("other")

@@ -2,8 +2,8 @@
 
 Mutations seen to fail: the score of the last evaluation for any later policy; the state at the end of the games saved
 for the one at their begin; a policy that was judged saved whenever it beats what is on disk; the best policy dropped at
-the end; no new interval after a checkpoint that was not finite; the first evaluation counted from 0 again; the best score
-taken from the checkpoint; state.json set back by the best policy.
+the end; no new interval after a checkpoint that was not finite; the first evaluation counted from 0 again; the best
+score taken from the checkpoint; state.json set back by the best policy.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class Scores(list[float]):
 @pytest.fixture
 def scores(monkeypatch: pytest.MonkeyPatch) -> Scores:
     found = Scores()
-    monkeypatch.setattr(Evaluation, "_own_judge", lambda evaluation: found)
+    monkeypatch.setattr(Evaluation, "own_judge", lambda evaluation: found)
     return found
 
 

@@ -64,7 +64,7 @@ def test_the_last_rank_is_the_evaluator(
     table = {**EVALUATED, "topology": topology, "resources": {**resources, "evaluators": 1}}
     found = plan(table, algorithm, {})
     last = found.ranks[-1]
-    assert [rank.role for rank in found.ranks] == roles and [rank.rank for rank in found.ranks] == list(range(len(roles)))
+    assert [(rank.rank, rank.role) for rank in found.ranks] == list(enumerate(roles))
     assert (last.name, last.columns, last.learns, last.device) == ("evaluator-0", range(0), False, "cpu")
     assert found.evaluator == last.rank and last.rank not in found.learners
     assert sorted(column for rank in found.ranks for column in rank.columns) == list(range(8))
@@ -74,7 +74,8 @@ def test_the_last_rank_is_the_evaluator(
 def test_central_inference_leaves_the_evaluator_alone() -> None:
     resources = {"ranks": 4, "evaluators": 1}
     table = {**EVALUATED, "topology": "actor_learner", "sampler": "central", "resources": resources}
-    assert [rank.role for rank in plan(table, "impala", {}).ranks] == ["learner", "env_worker", "env_worker", "evaluator"]
+    roles = [rank.role for rank in plan(table, "impala", {}).ranks]
+    assert roles == ["learner", "env_worker", "env_worker", "evaluator"]
 
 
 @pytest.mark.parametrize(
@@ -92,7 +93,8 @@ def test_an_evaluator_needs_a_rank_more(topology: str, algorithm: str, ranks: in
 
 def test_an_evaluator_that_would_never_play_is_refused() -> None:
     with pytest.raises(jobs.BadJob, match=r"evaluators = 1 but evaluate.every_steps = 0.* set evaluate.every_steps"):
-        plan({**EVALUATED, "topology": "allreduce", "resources": {"ranks": 3, "evaluators": 1}, "evaluate": {}}, "a2c", {})
+        idle = {"topology": "allreduce", "resources": {"ranks": 3, "evaluators": 1}, "evaluate": {}}
+        plan({**EVALUATED, **idle}, "a2c", {})
     for evaluators, words in ((1, "evaluators = 1 .*topology allreduce"), (2, r"evaluators = 2 .*0\.\.1")):
         with pytest.raises(jobs.BadJob, match=words):
             plan({**EVALUATED, "topology": "solo", "resources": {"evaluators": evaluators}}, "a2c", {})

@@ -1,0 +1,31 @@
+"""A copy of the state that waits to be written."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from hpc_rl.optim.flat import StateDict
+from hpc_rl.roles.base import Seat
+from hpc_rl.transport.waiting import Deadline
+from hpc_rl.types import Array
+
+
+@dataclass
+class Pending:
+    """It becomes a checkpoint once its steps lie in closed segments of every column."""
+
+    state: StateDict
+    meta: dict[str, Any]
+    seat: Seat
+    asked: float = field(default_factory=time.monotonic)
+
+    def covered(self, closed: Array) -> bool:
+        """All columns have come that far. Raises Deadline, naming the ranks that have not, once that takes too long."""
+        missing = {column for column, step in enumerate(self.meta["steps"].values()) if closed[column] < step}
+        limit = self.seat.job.resources.deadline_s
+        if missing and time.monotonic() - self.asked > limit:
+            late = [f"rank {p.rank} ({p.name})" for p in self.seat.plan.ranks if not missing.isdisjoint(p.columns)]
+            raise Deadline(f"waited {limit:.0f} s for {', '.join(late)} to close its segments; is that rank alive?")
+        return not missing
