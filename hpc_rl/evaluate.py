@@ -22,7 +22,6 @@ from hpc_rl.storage.run_dir import BadRun, RunDir, open_run
 from hpc_rl.types import Array, Spec
 
 LEVEL = 0.95  # of the intervals
-BEST = "best.h5"
 
 
 def greedy_returns(
@@ -98,7 +97,7 @@ def evaluate_run(
         found[name] = _figures(sets, job.evaluate.arguments)
     if video:
         write_gif(video, film)
-    chosen = "named" if file is not None else "best" if path.name == BEST else "newest"
+    chosen = "named" if file is not None else "best" if path.name == checkpoint.BEST else "newest"
     about = {name: meta.get(name) for name in ("env_steps", "score", "scored_by")}
     return {"checkpoint": str(path), "chosen": chosen, **about, "level": LEVEL, **found}
 
@@ -176,7 +175,7 @@ def _reached(row: Mapping[str, Any]) -> str:
 def _checkpoint(
     run: RunDir, file: Path | None, check: Check, warn: Callable[[str], None]
 ) -> tuple[Path, StateDict, dict[str, Any]]:
-    best = run.checkpoints / BEST
+    best = run.checkpoints / checkpoint.BEST
     if file is not None:
         return (file, *checkpoint.examined(file, check))
     if best.exists():

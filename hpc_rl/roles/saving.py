@@ -11,6 +11,7 @@ from hpc_rl.optim.flat import StateDict
 from hpc_rl.roles.base import Seat
 from hpc_rl.runtime.tally import Tally
 from hpc_rl.storage import checkpoint
+from hpc_rl.storage.run_dir import RunDir
 from hpc_rl.storage.states import NonFinite
 
 
@@ -28,7 +29,6 @@ class Saver:
     longest_s: float = 0.0
     written: int = 0
     marked: float = -math.inf  # score of best.h5
-    newest: int = -1  # updates behind the newest checkpoint written
 
     def __post_init__(self) -> None:
         self.marked = self.tally.best = checkpoint.best_score(self.seat.run)
@@ -44,11 +44,7 @@ class Saver:
 
     def save(self, state: StateDict, meta: dict[str, Any], last: bool = False) -> None:
         """Write, mark the best, prune. A state that is not finite is never written: warns, or raises if ``last``."""
-        begin = time.monotonic()
-        run = self.seat.run
-        if (newest := run.read_state()["attempt"]) > self.seat.attempt:
-            raise Superseded(f"attempt {newest} of {run.path} has begun; attempt {self.seat.attempt} writes no more")
-        score = meta["score"]
+        begin, run, score = time.monotonic(), self._run(), meta["score"]
         try:
             path = checkpoint.save(run, meta["updates"], state, meta)
         except NonFinite as error:
@@ -61,11 +57,24 @@ class Saver:
             checkpoint.mark_best(run, path, score)
             self.marked = score
         checkpoint.prune(run, self.seat.job.checkpoint.keep)
-        self.written += 1
-        self.longest_s = self.seat.save_s = max(self.longest_s, time.monotonic() - begin)
-        if meta["updates"] < self.newest:  # the best policy was judged while the run went on
-            return
         run.write_state(
             state="running", env_steps=meta["env_steps"], updates=meta["updates"], attempt=self.seat.attempt
         )
-        self.last, self.newest = time.monotonic(), meta["updates"]
+        self.last, self.written = time.monotonic(), self.written + 1
+        self.longest_s = self.seat.save_s = max(self.longest_s, self.last - begin)
+
+    def save_best(self, state: StateDict, meta: dict[str, Any]) -> None:
+        """Write a policy that was judged, while the run has gone on; one that is not finite is warned of."""
+        try:
+            checkpoint.save_best(self._run(), state, meta, meta["score"])
+            self.marked = meta["score"]
+        except NonFinite as error:
+            print(f"warning: {error}", flush=True)
+            self.tally.best = self.marked
+
+    def _run(self) -> RunDir:
+        """The run, as long as it is this attempt's. Raises Superseded."""
+        run = self.seat.run
+        if (newest := run.read_state()["attempt"]) > self.seat.attempt:
+            raise Superseded(f"attempt {newest} of {run.path} has begun; attempt {self.seat.attempt} writes no more")
+        return run

@@ -82,18 +82,15 @@ class Snapshots:
             self._judged(judgement)
         if self.best is not None and self._covered(self.best):
             best, self.best = self.best, None
-            self.saver.save(best.state, best.meta)
+            self.saver.save_best(best.state, best.meta)
 
     def finish(self, state: StateDict, reason: str) -> None:
         """Write the last state, with all segments closed, and begin to judge it where that is due."""
         self.order, self.pending, meta = None, None, self.saver.meta()
-        best, self.best = self.best, None
-        older = best is not None and best.meta["updates"] < meta["updates"]
-        if best is not None and older:
-            self.saver.save(best.state, best.meta)
         self.saver.save(state, meta, last=True)
-        if best is not None and not older:  # the same policy, with its score
-            self.saver.save(best.state, best.meta)
+        if self.best is not None:
+            best, self.best = self.best, None
+            self.saver.save_best(best.state, best.meta)
         if reason.startswith("done") and self.evaluation.due():
             self._judge(state, meta)
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from hpc_rl.optim.flat import StateDict
 
 FORMAT = 2  # of checkpoints: 1 had the parameters inside the learner's state
+BEST = "best.h5"
 _JSON = "json"
 _BIG_BYTES = 1 << 20  # arrays above this are compressed if they hold bytes (replayed pixels); weights do not compress
 _TORN = ".torn"  # suffix of a damaged file that a resumed run has passed over
@@ -64,20 +65,32 @@ def save(run: RunDir, number: int, state: StateDict, meta: Mapping[str, Any]) ->
         TypeError: a leaf is something else; names its key.
         SaveFailed: the disk is full or cannot be written.
     """
+    path = run.checkpoints / f"{number:09d}.h5"
+    _save(path, state, meta)
+    return path
+
+
+def save_best(run: RunDir, state: StateDict, meta: Mapping[str, Any], score: float) -> Path:
+    """Write checkpoints/best.h5, as `save` does, and note its score in best.json. Raises as `save`."""
+    path = run.checkpoints / BEST
+    _save(path, state, meta)
+    write_json(run.checkpoints / "best.json", {"file": path.name, "score": score})
+    return path
+
+
+def _save(path: Path, state: StateDict, meta: Mapping[str, Any]) -> None:
     arrays: Arrays = {}
     tree = {"state": encode(state, "state", arrays), "meta": encode(meta, "meta", arrays)}
     refuse_non_finite(arrays)
-    path = run.checkpoints / f"{number:09d}.h5"
     temporary = path.with_name(path.name + ".tmp")
     try:
-        run.checkpoints.mkdir(exist_ok=True)
+        path.parent.mkdir(exist_ok=True)
         _write(temporary, json.dumps(tree), arrays)
         _verify(temporary, arrays)
         publish(temporary, path)
     except (OSError, RuntimeError, Torn, Unreadable) as error:
         temporary.unlink(missing_ok=True)
         raise SaveFailed(f"{path} cannot be written ({error}); {remedy(error)}, then resume the run") from error
-    return path
 
 
 def load(path: Path) -> tuple[StateDict, dict[str, Any]]:
@@ -164,7 +177,7 @@ def prune(run: RunDir, keep: int, best: Path | None = None) -> None:
 
 def mark_best(run: RunDir, path: Path, score: float) -> Path:
     """Make ``path`` checkpoints/best.h5 (a hard link where possible) and note its name and score in best.json."""
-    best, temporary = run.checkpoints / "best.h5", run.checkpoints / "best.h5.tmp"
+    best, temporary = run.checkpoints / BEST, run.checkpoints / f"{BEST}.tmp"
     temporary.unlink(missing_ok=True)
     try:
         os.link(path, temporary)
@@ -177,7 +190,7 @@ def mark_best(run: RunDir, path: Path, score: float) -> Path:
 
 def best_score(run: RunDir) -> float:
     """Score of checkpoints/best.h5; -inf where there is none, or no note of its score that can be read."""
-    if not (run.checkpoints / "best.h5").is_file():
+    if not (run.checkpoints / BEST).is_file():
         return -math.inf
     try:
         return float(read_json(run.checkpoints / "best.json", {"score": float}, needed=("score",))["score"])

@@ -121,9 +121,9 @@ def test_the_last_policy_is_not_the_best_by_an_older_score(tmp_path: Path, score
     desk, scores[:] = Desk(tmp_path / "run", every=20), [7.0]
     for _ in range(3):
         desk.update()
-    desk.finish()  # the snapshot of update 2 waits for segments, which are closed by now
+    desk.finish()  # the copy of update 2 waits for segments, which are closed by now
     assert desk.best() == (2.0, 7.0)
-    assert sorted(path.name for path in desk.run.checkpoints.glob("0*")) == ["000000002.h5", "000000003.h5"]
+    assert sorted(path.name for path in desk.run.checkpoints.glob("0*")) == ["000000003.h5"]
     assert checkpoint.load(desk.run.checkpoints / "000000003.h5")[1]["score"] is None
 
 
@@ -192,7 +192,7 @@ def test_a_resumed_run_evaluates_when_it_is_time(tmp_path: Path, scores: Scores)
 
 
 def test_a_run_that_fell_back_keeps_the_best_of_the_time_after(tmp_path: Path, scores: Scores) -> None:
-    desk, scores[:] = Desk(tmp_path / "run", every=10), [5.0, 10.0]
+    desk, scores[:] = Desk(tmp_path / "run", every=10, interval_s=1e-9), [5.0, 10.0]
     for _ in range(2):
         desk.update(closed=True)
     older = checkpoint.load(desk.run.checkpoints / "000000001.h5")
@@ -215,6 +215,19 @@ def test_saved_is_the_policy_that_was_judged_and_not_the_one_at_the_end_of_its_g
     meta = checkpoint.load(desk.run.checkpoints / "best.h5")[1]
     assert (meta["updates"], meta["env_steps"], meta["score"], meta["judged_at"]) == (2, 20, 7.0, 20)
     assert desk.run.read_state()["updates"] == 5, "state.json was set back by the best policy"
+    _, _, newest = checkpoint.newest(desk.run, pytest.fail)  # type: ignore[misc]
+    assert newest["updates"] == 5, "a resumed run would go on from the best policy"
+
+
+def test_the_best_policy_costs_no_replay(tmp_path: Path, scores: Scores) -> None:
+    """It is judged at an update that is saved, too: the checkpoint keeps what is replayed, best.h5 has none of it."""
+    desk, scores[:] = Desk(tmp_path / "run", every=10, interval_s=1e-9), [7.0]
+    plain = desk.state
+    desk.state = lambda: {**plain(), "stores": [{"rows": torch.ones(3)}]}  # type: ignore[method-assign]
+    desk.update(closed=True)
+    assert desk.best() == (1.0, 7.0)
+    assert "stores" not in checkpoint.load(desk.run.checkpoints / "best.h5")[0]
+    assert "stores" in checkpoint.load(desk.run.checkpoints / "000000001.h5")[0]
 
 
 def test_a_policy_that_becomes_due_at_the_end_is_judged(tmp_path: Path, scores: Scores) -> None:
