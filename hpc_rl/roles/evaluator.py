@@ -45,7 +45,7 @@ def evaluator(seat: Seat) -> None:
         if (message := inbox.poll()) is None:
             continue
         env_steps, judgement = message.version, None
-        weights = to_device(message.tree["parameters"][0].view(np.float32), "cpu")
+        weights = to_device(message.tree["parameters"][0].copy().view(np.float32), "cpu")
         judge.begin(weights, evaluate.episodes, "evaluate")
         inbox.release(message)
         while judgement is None and not orders.stopping():
