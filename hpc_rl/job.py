@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from hpc_rl import toml
+from hpc_rl import methods, toml
 from hpc_rl.config import (
     BadJob,
     Fraction,
@@ -293,6 +293,5 @@ def method_config(job: Job) -> Any:
 
 
 def experience(job: Job) -> Experience:
-    """What the job's method learns from. Imports nothing heavy."""
-    answer: Experience = config_class(job.algorithm)(**job.method).experience()
-    return answer
+    """What the job's method learns from. Imports nothing heavy. Raises BadMethod."""
+    return methods.experience(job.algorithm, job.method)

@@ -1,8 +1,8 @@
 """Methods and topologies by name: their folders are the registries. Only this file turns a name into a module.
 
-A job is read on login nodes, where importing a method (and torch) takes too long. So a method's Config and its
-constants are read from its source: `config_class` executes the class ``Config`` alone, beside those imports of the file
-that it uses and that come from one of `FOR_CONFIG`. Functions and constants of the file are not there.
+A job is read on login nodes, where importing a method (and torch) takes too long. So a method's Config, with its
+``experience()``, and its constants are read from its source: `config_class` executes the class ``Config`` alone, beside
+those imports of the file that it uses and that come from one of `FOR_CONFIG`. The file's functions are not there.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ import functools
 import importlib
 import traceback
 import types
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpc_rl.config import BadJob, check_defaults, shown
+from hpc_rl.experience import Experience
 
 if TYPE_CHECKING:  # login-node commands read jobs and must start without torch
     from _typeshed import DataclassInstance
@@ -26,7 +28,6 @@ if TYPE_CHECKING:  # login-node commands read jobs and must start without torch
 PACKAGE = Path(__file__).parent
 FOLDER = PACKAGE / "algorithms"
 FOR_CONFIG = ("dataclasses", "typing", "math", "hpc_rl.config", "hpc_rl.types", "hpc_rl.experience")
-CONFIG_METHODS: tuple[str, ...] = ("experience",)  # methods that every Config has
 
 
 class BadMethod(BadJob):
@@ -71,22 +72,17 @@ def topology(name: str) -> types.ModuleType:
 
 def allowed_topologies(name: str) -> tuple[str, ...]:
     """TOPOLOGIES of a method, without importing its file. Raises BadMethod where that is no tuple of their names."""
-    names, known = literal(name, "TOPOLOGIES"), topologies()
+    value, known = _assigned(name, "TOPOLOGIES"), topologies()
+    try:
+        names = ast.literal_eval(value)
+    except (ValueError, TypeError):
+        raise BadMethod(f"algorithms/{name}.py, line {value.lineno}: TOPOLOGIES must be a literal tuple") from None
     if not isinstance(names, tuple) or not names or any(x not in known for x in names):
         raise BadMethod(
             f"algorithms/{name}.py: TOPOLOGIES = {shown(names)} must be a tuple of topologies; "
             f"choose from {', '.join(known)}"
         )
     return names
-
-
-def literal(name: str, constant: str) -> object:
-    """A literal constant of a method's file, without importing it. Raises BadMethod where there is none."""
-    value = _assigned(name, constant)
-    try:
-        return ast.literal_eval(value)
-    except (ValueError, TypeError):
-        raise BadMethod(f"algorithms/{name}.py, line {value.lineno}: {constant} must be a literal") from None
 
 
 def extras(name: str) -> dict[str, Leaf]:
@@ -110,6 +106,30 @@ def _assigned(name: str, constant: str) -> ast.expr:
         if value is not None and any(isinstance(target, ast.Name) and target.id == constant for target in targets):
             return value
     raise BadMethod(f"algorithms/{name}.py defines no {constant}")
+
+
+def experience(name: str, values: Mapping[str, object]) -> Experience:
+    """What a method learns from where its Config has these values, without importing its file.
+
+    Raises:
+        BadMethod: its ``experience()`` raises, or returns something else.
+    """
+    return _experience(FOLDER / f"{name}.py", config_class(name), values)
+
+
+def _experience(path: Path, kind: type[DataclassInstance], values: Mapping[str, object]) -> Experience:
+    method = getattr(kind, "experience", None)
+    if not callable(method):
+        raise BadMethod(f"algorithms/{path.name}: Config has no method experience(self) -> Experience; add it")
+    try:
+        answer = method(kind(**values))
+    except Exception as error:  # what stands in the method may raise anything
+        raise BadMethod(_sentence(path, error, "experience() of Config fails") + _rule(error)) from None
+    if not isinstance(answer, Experience) or not answer.items:
+        raise BadMethod(
+            f"algorithms/{path.name}: experience() of Config returns {shown(answer)}; return an Experience with items"
+        )
+    return answer
 
 
 def config_class(name: str) -> type[DataclassInstance]:
@@ -136,12 +156,14 @@ def _config_class(path: Path) -> type[DataclassInstance]:
     except BadJob as error:
         raise BadMethod(f"{file}, Config: {error}") from None
     except Exception as error:  # what stands in the class may raise anything
-        rule = f"; it may use builtins and names from {', '.join(FOR_CONFIG)}" if isinstance(error, NameError) else ""
-        raise BadMethod(_sentence(path, error, "Config cannot be read") + rule) from None
-    for method in CONFIG_METHODS:
-        if not callable(getattr(kind, method, None)):
-            raise BadMethod(f"{file}: Config has no method {method}(self); every method's Config defines it")
+        raise BadMethod(_sentence(path, error, "Config cannot be read") + _rule(error)) from None
+    _experience(path, kind, {})
     return kind
+
+
+def _rule(error: Exception) -> str:
+    """The remedy where a name is not there."""
+    return f"; it may use builtins and names from {', '.join(FOR_CONFIG)}" if isinstance(error, NameError) else ""
 
 
 def _names(tree: ast.AST) -> set[str]:
@@ -173,9 +195,9 @@ def _parsed(path: Path) -> ast.Module:
 def _sentence(path: Path, error: Exception, problem: str) -> str:
     """File, line where ``error`` rose in it, the problem, and the error itself on one line."""
     frames = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-    line = (
-        error.lineno if isinstance(error, SyntaxError) and error.filename == str(path) else max(frames[-1:], default=0)
-    )
+    if isinstance(error, SyntaxError) and error.filename == str(path):
+        frames = [error.lineno or 0]
+    line = frames[-1] if frames else 0
     where = f"algorithms/{path.name}" + (f", line {line}" if line else "")
     text = error.msg if isinstance(error, SyntaxError) else " ".join(str(error).split())
     return f"{where}: {problem} ({type(error).__name__}: {text})"

@@ -17,6 +17,7 @@ import hpc_rl.algorithms
 from hpc_rl import job as jobs
 from hpc_rl import methods
 from hpc_rl.cli import cli
+from hpc_rl.experience import Experience, Items
 from hpc_rl.methods import BadMethod
 
 WHOLE = '''"""A method."""
@@ -28,6 +29,7 @@ from math import inf
 from typing import Any, Literal
 
 from hpc_rl.config import Positive, PositiveInt
+from hpc_rl.experience import Experience, Items
 from hpc_rl.types import Schema
 
 TOPOLOGIES = ("solo", "allreduce")
@@ -43,8 +45,8 @@ class Config:
     def double(self) -> int:
         return 2 * self.unroll if self.rate < inf else 0
 
-    def experience(self) -> int:
-        return 0
+    def experience(self) -> Experience:
+        return Experience(self.unroll, (Items("items", 0),))
 
 
 ALGORITHM = "a value"
@@ -87,6 +89,7 @@ def test_a_config_is_read_with_its_methods_and_imports(folder: Path) -> None:
     assert methods.config_class("foo") is methods.config_class("foo")
     assert methods.allowed_topologies("foo") == ("solo", "allreduce") and methods.extras("foo") == {}
     assert methods.algorithm("foo") == "a value"
+    assert methods.experience("foo", {"unroll": 7}) == Experience(7, (Items("items", 0),))
     job = jobs.parse({"algorithm": "foo", "topology": "solo", "environment": {"id": "toy/catch"}, "foo": {"rate": 2}})
     assert job.method == {"unroll": 5, "rate": 2.0, "loss": "mean"}
 
@@ -104,14 +107,14 @@ CASES = {
         WHOLE.replace('("solo", "allreduce")', "tuple(x)"),
         "TOPOLOGIES must be a literal",
     ),
-    "a mistake of syntax": (WHOLE.replace("unroll: PositiveInt = 5", "unroll: PositiveInt ="), "line 18: the file"),
+    "a mistake of syntax": (WHOLE.replace("unroll: PositiveInt = 5", "unroll: PositiveInt ="), "line 19: the file"),
     "no text": ("\0", "the file cannot be read"),
     "another encoding": ("# coding: no-such-code\n", "the file cannot be read"),
     "no config": (WHOLE.replace("class Config", "class Configuration"), "defines no Config"),
     "no dataclass": (WHOLE.replace("@dataclass(frozen=True)\n", ""), "dataclass"),
     "torch in a config": (
         WHOLE.replace("rate: Positive = 0.1", "rate: Positive = torch.ones(1)"),
-        "line 19: Config cannot be read (NameError: name 'torch' is not defined); it may use builtins and names from "
+        "line 20: Config cannot be read (NameError: name 'torch' is not defined); it may use builtins and names from "
         "dataclasses, typing, math, hpc_rl.config, hpc_rl.types, hpc_rl.experience",
     ),
     "a default out of its range": (
@@ -126,7 +129,7 @@ CASES = {
         WHOLE.replace("unroll: PositiveInt = 5", "unroll: PositiveInt"),
         "missing 1 required",
     ),
-    "a mistake in two lines": (WHOLE.replace("= 0.1", "= int('a\\nb')"), "line 19: "),
+    "a mistake in two lines": (WHOLE.replace("= 0.1", "= int('a\\nb')"), "line 20: "),
 }
 
 
@@ -136,9 +139,27 @@ def test_a_file_that_is_no_method_is_one_sentence(folder: Path, name: str) -> No
     assert words in refused(text)
 
 
-def test_a_config_without_its_methods(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(methods, "CONFIG_METHODS", ("experience",))
-    assert "Config has no method experience(self)" in refused(WHOLE.replace("def experience", "def experiences"))
+RETURN = 'return Experience(self.unroll, (Items("items", 0),))'
+EXPERIENCES = {
+    "def experience(": ("def experiences(", "Config has no method experience(self) -> Experience; add it"),
+    RETURN: ("return 0", "experience() of Config returns 0; return an Experience with items"),
+    RETURN[:-1]: ("return Experience(self.unroll, ()", "items=(), "),
+    "self.unroll, (": ("self.rollout, (", "line 27: experience() of Config fails (AttributeError: "),
+    "Items(": ("items_of(", "(NameError: name 'items_of' is not defined); it may use builtins and names from "),
+}
+
+
+@pytest.mark.parametrize("before", EXPERIENCES)
+def test_a_config_without_its_experience(folder: Path, before: str) -> None:
+    after, words = EXPERIENCES[before]
+    assert words in refused(WHOLE.replace(before, after))
+
+
+def test_an_experience_that_fails_for_some_values_only(folder: Path) -> None:
+    (folder / "foo.py").write_text(WHOLE.replace("Experience(self.unroll", "Experience(self.unroll + 1 // (self.unroll - 7)"))
+    job = jobs.parse({"algorithm": "foo", "topology": "solo", "environment": {"id": "toy/catch"}, "foo": {"unroll": 7}})
+    with pytest.raises(BadMethod, match=r"algorithms/foo.py, line 27: experience\(\) of Config fails \(ZeroDivision"):
+        jobs.experience(job)
 
 
 IMPORTS = {
