@@ -66,14 +66,14 @@ class ConvTorso(nn.Module):
 
 
 class MlpTorso(nn.Module):
-    """Vectors or small arrays [.., *shape], bytes taken as 0..1 -> float32 features [n, units] through tanh."""
+    """Vectors or small arrays [.., *shape], bytes taken as 0..1 -> float32 features [n, units], by default through tanh."""
 
-    def __init__(self, shape: tuple[int, ...], hidden: tuple[int, ...]) -> None:
+    def __init__(self, shape: tuple[int, ...], hidden: tuple[int, ...], squash: type[nn.Module] = nn.Tanh) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         width = self.inputs = prod(shape)
         for units in hidden:
-            layers += [orthogonal(nn.Linear(width, units), 2**0.5), nn.Tanh()]
+            layers += [orthogonal(nn.Linear(width, units), 2**0.5), squash()]
             width = units
         self.layers = nn.Sequential(*layers)
         self.features = width

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from hpc_rl.experience import Experience
 from hpc_rl.replay.base import Store
+from hpc_rl.replay.episodes import Episodes
 from hpc_rl.replay.fresh import Fresh
-from hpc_rl.types import Array, Schema, Spec, Tree
-
-Annotate = Callable[[Tree], dict[str, Array] | None]
-"""A method's ``annotate`` with its config in place."""
+from hpc_rl.replay.ring import Annotate, Ring
+from hpc_rl.types import Schema, Spec
 
 
 def own_store(
@@ -24,8 +21,11 @@ def own_store(
 ) -> Store:
     """The store of a rank that learns from its own ``columns``, one of ``shards`` ranks that learn together.
 
-    ``key`` = (seed, shard) keys its draws. Raises ValueError where there is no such store yet.
+    ``key`` = (seed, its first column) keys its draws. Raises ValueError where a `Ring` is too small.
     """
+    first = experience.items[0]
     if all(items.fresh for items in experience.items):
-        return Fresh(experience.items[0].name)
-    raise ValueError(f"no store for {[items.name for items in experience.items]}")
+        return Fresh(first.name)
+    if len(experience.items) == 1 and not first.length:
+        return Episodes(first.name, schema, spec, columns)
+    return Ring(schema, spec, columns, experience, shards, key, annotate)

@@ -56,7 +56,7 @@ class Split:
 
 
 EVALUATED_TOGETHER = 16  # columns of games that judge a policy are played at a time
-PURPOSES = {"act": 1, "episode": 2, "evaluate": 3, "evaluate_act": 4, "report": 5, "report_act": 6}
+PURPOSES = {"act": 1, "episode": 2, "evaluate": 3, "evaluate_act": 4, "report": 5, "report_act": 6, "replay": 7}
 
 
 def streams(seed: int, purpose: str, columns: Sequence[int], attempt: int) -> list[np.random.Generator]:

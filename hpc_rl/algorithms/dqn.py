@@ -1,0 +1,174 @@
+"""DQN (Mnih et al. 2015, Nature 518): Q-learning on a uniform replay, against a target network.
+
+Loss over drawn items of n moves, of which row 0 is learned from; h is Huber's with κ = error_clip:
+
+    h(y − Q(x_0, a_0; θ)),   y = Σ_{k<n} γᵏ r_k + γⁿ max_a Q(x_n, a; θ⁻)
+
+    double    y ends in Q(x_n, argmax_a Q(x_n, a; θ); θ⁻)             (van Hasselt et al. 2016, arXiv 1509.06461)
+    dueling   Q = V + A − mean A                                      (Wang et al. 2016, arXiv 1511.06581)
+    n_step    n > 1, cut where the episode ends; not corrected for the policy that acted   (Hessel et al. 2018,
+              arXiv 1710.02298)
+
+Every ``target_every`` updates θ⁻ ← (1 − τ) θ⁻ + τ θ; τ = 1 copies. Acting is ε-greedy: ε falls linearly from 1 to
+epsilon_final over the first ``epsilon_fraction`` of the budget, the same in all columns.
+
+Published settings, in the fields of Config:
+
+    Atari     Mnih 2015: capacity 1e6, min_size 5e4, batch_size 32, one update in 4 env steps (samples_per_insert 8),
+              target_every 1e4, RMSProp 2.5e-4, ε 1 -> 0.1 over 1e6 frames. Here: Adam
+    CartPole  CleanRL: capacity 1e4, min_size 1e4, batch_size 128, one update in 10 env steps (samples_per_insert 12.8),
+              a copy every 500 env steps (target_every 50), Adam 2.5e-4, ε 1 -> 0.05 over half of 500 k env steps
+
+What differs from the papers: Adam, and the loss is a mean over the batch. Columns step together, so ``unroll`` moves of
+each come between updates. The dueling streams lie behind the torso's dense layer, not beside it. The first items are
+from the first policy with ε near 1; there are no purely random moves. Several learners (allreduce) have a ring each,
+of their own columns, and share the batch out. No-op starts and the end of an episode at a lost life are the
+environment's (`noop_max`, `life_loss_ends`).
+
+Needs nothing in extras. Topologies: solo, allreduce.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hpc_rl.algorithms import base
+from hpc_rl.config import BelowOne, Fraction, NonNegative, NonNegativeInt, Positive, PositiveInt, Range
+from hpc_rl.devices import to_device
+from hpc_rl.experience import Experience, Items
+from hpc_rl.formulas.q_learning import greedy_value, huber, n_step_return
+from hpc_rl.nets.q import QNetwork
+from hpc_rl.optim.flat import StateDict, flatten
+from hpc_rl.optim.group import Group, means
+from hpc_rl.optim.optimizers import annealed, make_optimizer
+from hpc_rl.optim.targets import polyak_
+from hpc_rl.types import Act, Array, Schema, Spec, Step, Trajectory, Update
+
+FIGURES = ("loss", "q_mean", "target_mean")
+TOPOLOGIES = ("solo", "allreduce")
+
+
+@dataclass(frozen=True)
+class Config:
+    unroll: PositiveInt = 4  # moves per column between updates
+    n_step: PositiveInt = 1  # n
+    double: bool = True
+    dueling: bool = False
+    capacity: PositiveInt = 100_000  # of the replay, env steps over all columns
+    min_size: NonNegativeInt = 5_000  # env steps before the first update
+    batch_size: PositiveInt = 32  # items per update, over all learners
+    samples_per_insert: Positive = 8.0  # items drawn per env step
+    target_every: PositiveInt = 500  # updates between two steps of the target network
+    tau: Annotated[float, Range(0, 1, open_low=True)] = 1.0  # τ, how far it goes each time
+    learning_rate: Positive = 2.5e-4  # of Adam
+    anneal: bool = False  # learning rate falls linearly to 0 over the budget
+    adam_epsilon: Positive = 1e-8
+    beta_1: BelowOne = 0.9
+    beta_2: BelowOne = 0.999
+    error_clip: NonNegative = 1.0  # κ; 0 is the squared error
+    discount: Fraction = 0.99  # γ
+    epsilon_final: Fraction = 0.05
+    epsilon_fraction: Fraction = 0.5  # of the budget, until ε is final
+    max_grad_norm: Positive = 10.0
+    reward_clip: NonNegative = 0.0  # 0 leaves rewards raw
+    network: Literal["nature", "shallow"] = "nature"  # for images
+    hidden: tuple[PositiveInt, ...] = (120, 84)  # units per layer for vector observations
+
+    def experience(self) -> Experience:
+        items = Items("items", self.batch_size, self.n_step, samples_per_insert=self.samples_per_insert)
+        return Experience(self.unroll, (items,), self.capacity, self.min_size)
+
+
+def loss(config: Config, q: Tensor, target: Tensor, batch: Trajectory) -> tuple[Tensor, list[Tensor]]:
+    """Summed loss and the sums that FIGURES names, for q [n, A] of row 0 and targets y [n]."""
+    weight = batch.valid[0].float()
+    chosen = q.gather(-1, batch.action[0][:, None]).squeeze(-1)
+    summed = huber(target - chosen, weight, config.error_clip)
+    return summed, [to_device(x.detach(), "cpu") for x in (summed, (weight * chosen).sum(), (weight * target).sum())]
+
+
+class EpsilonGreedy:
+    """Takes the action of the largest Q value, or with probability ``exploration`` = ε any, all as likely."""
+
+    noise, fragment_noise = 2, 0  # one uniform for whether, one for which
+    extras: Schema = {}
+    carry: Schema = {}
+
+    def __init__(self, net: QNetwork, actions: int) -> None:
+        self.net, self.actions = net, actions
+
+    def initial_carry(self, columns: int) -> dict[str, Tensor]:
+        return {}
+
+    @torch.no_grad()
+    def act(self, step: Step, carry: dict[str, Tensor], exploration: Tensor, noise: Tensor) -> Act:
+        any_ = (noise[:, 1] * self.actions).long().clamp(max=self.actions - 1)
+        best = self.net(step.observation).argmax(-1)
+        return Act(torch.where(noise[:, 0] < exploration, any_, best), {}, {})
+
+
+def policy(config: Config, spec: Spec) -> EpsilonGreedy:
+    """Raises ValueError where the environment does not offer one discrete choice."""
+    net = QNetwork(spec, tuple(config.hidden), config.network, config.dueling)
+    return EpsilonGreedy(net, spec.actions.sizes[0])
+
+
+def exploration(config: Config, columns: Array, total: int, progress: float) -> Array:
+    """ε [b], from 1 at the beginning to epsilon_final."""
+    share = min(progress / config.epsilon_fraction, 1.0) if config.epsilon_fraction else 1.0
+    return np.full(len(columns), 1.0 + share * (config.epsilon_final - 1.0), np.float32)
+
+
+class Learner(base.Learner):
+    """One update = one optimiser step on one batch of items."""
+
+    def __init__(self, config: Config, spec: Spec, policy: EpsilonGreedy, group: Group) -> None:
+        self.config, self.policy, self.group = config, policy, group
+        self.weights = flatten(policy.net)
+        group.broadcast_(self.weights.data)
+        self.target_net = deepcopy(policy.net)
+        self.target = flatten(self.target_net)
+        adam = ("adam", config.learning_rate, config.adam_epsilon, config.beta_2, config.beta_1)
+        self.optimizer = make_optimizer(self.weights, *adam)
+        self.optimizers = {"weights": self.optimizer}
+        self.rounds = 0
+
+    def update(self, batches: Mapping[str, Trajectory], progress: float) -> Update:
+        config, batch = self.config, batches["items"]
+        rate = annealed(config.learning_rate, progress, config.anneal)
+        self.optimizer.set_learning_rate(rate)
+        summed, sums = loss(config, self.policy.net(batch.observation[0]), self._target(batch), batch)
+        count = int(batch.valid[0].sum())
+        norm = self.group.apply_gradients(self.optimizer, summed, count, config.max_grad_norm)
+        self.rounds += 1
+        if self.rounds % config.target_every == 0:
+            polyak_(self.target, self.weights, config.tau)
+        metrics = means(self.group, FIGURES, torch.stack([*sums, torch.tensor(float(count))]))
+        return Update({**metrics, "grad_norm": norm, "learning_rate": rate})
+
+    @torch.no_grad()
+    def _target(self, batch: Trajectory) -> Tensor:
+        """y [n]."""
+        config, clip = self.config, self.config.reward_clip
+        reward = batch.reward.clamp(-clip, clip) if clip else batch.reward
+        total, factor, row = n_step_return(reward, config.discount * batch.discount, batch.valid)
+        behind = batch.observation[row, torch.arange(len(row), device=row.device)]
+        online = self.policy.net(behind) if config.double else None
+        return total + factor * greedy_value(self.target_net(behind), online)
+
+    def state(self) -> StateDict:
+        return {"target": self.target.data.clone(), "rounds": self.rounds}
+
+    def load(self, state: StateDict) -> None:
+        self.target.data.copy_(state["target"])
+        self.rounds = int(state["rounds"])
+
+
+ALGORITHM = base.Algorithm(config=Config, policy=policy, learner=Learner, exploration=exploration)

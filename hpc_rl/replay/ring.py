@@ -1,0 +1,236 @@
+"""Uniform replay in this process: the newest moves of this rank's columns, from which items are drawn again and again.
+
+An item begins at a valid move (where the extra ``opens`` is true) and ends after ``length`` moves, at the first true
+``closes``, or at a gap. Where complete = "length" it runs on over the end of an episode, where "episode" it ends there,
+and may be drawn once that end is known. Uniform: each complete item of the ring is as likely, with replacement.
+
+The rate limiter allows (env steps inserted − min_size) · samples_per_insert / batch_size updates, all of them shares
+of this rank, less those already made: Cassirer et al. 2021, Reverb, arXiv 2102.04736, section 3.4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import floor
+
+import numpy as np
+
+from hpc_rl.experience import Experience, Items
+from hpc_rl.optim.flat import StateDict
+from hpc_rl.replay.base import Batches
+from hpc_rl.replay.rows import Rows
+from hpc_rl.samplers.base import PURPOSES
+from hpc_rl.types import Array, Schema, Spec, Tree
+
+Annotate = Callable[[Tree], dict[str, Array] | None]
+"""A method's ``annotate`` with its config in place."""
+NEVER = np.iinfo(np.int64).max // 2
+
+
+@dataclass
+class Kind:
+    """What a ring knows of one kind of items."""
+
+    items: Items
+    batch: int  # items per update of this shard
+    lengths: Array  # [slots, b] int32, moves of the complete item that begins there, else 0
+    checked: int = 0  # whether an item begins, and how long it is, is decided for all rows before
+    count: int = 0  # complete items
+    notes: Tree = field(default_factory=dict)  # name -> [slots, b], what ``annotate`` said of each
+
+
+class Ring:
+    """Replay of b columns that step together.
+
+    Args:
+        columns: b of this rank; all shards have as many.
+        shards: ranks that learn together, each with a ring of its own.
+        key: (seed of the job, this rank's first column); update n draws from the stream (seed, "replay", n, column).
+        annotate: rows [L(+1), n] without observations of items just completed -> {name: [n]}, returned with the items
+            as extras that are constant over their rows; "priority" is of no use to uniform draws and not kept.
+
+    Raises:
+        ValueError: the capacity holds no item, a shard has no item in a batch, or the policy has a carry.
+    """
+
+    def __init__(
+        self,
+        schema: Schema,
+        spec: Spec,
+        columns: int,
+        experience: Experience,
+        shards: int,
+        key: tuple[int, int],
+        annotate: Annotate | None = None,
+    ) -> None:
+        self.experience, self.shards, self.annotate = experience, shards, annotate
+        self.seed, self.first_column = key
+        self.kept = experience.capacity // (columns * shards)  # moves per column that items may cover
+        _check(experience, columns * shards, self.kept)
+        slots = self.kept + experience.unroll + 2 * spec.stack  # no insertion overwrites what may be drawn before it
+        self.rows = Rows(schema, spec, columns, slots)
+        self.kinds = [
+            Kind(items, _part(items, shards, self.first_column // columns % shards), np.zeros((slots, columns), np.int32))
+            for items in experience.items
+        ]
+        self.low = 0  # the oldest row that an item may begin with
+        self.env_steps = 0  # inserted here
+        self.updates = 0  # sampled for
+        self.inserted: list[Tree] = []
+
+    def insert(self, tree: Tree) -> None:
+        """Take a fragment of all columns; its moves are copied, the tree itself is kept for ``arrivals``."""
+        self.inserted.append(tree)
+        before = max(self.rows.end, 0)
+        self.env_steps += self.rows.append(tree)
+        low = max(self.rows.end - self.kept, 0)
+        for kind in self.kinds:
+            self._forget(kind, low)
+            self._complete(kind, max(kind.checked, low), before)
+        self.low = low
+
+    def due(self) -> int:
+        """How many updates the limiter allows now; 0 while some kind has no complete item."""
+        if not all(kind.count for kind in self.kinds):
+            return 0
+        steps = self.env_steps * self.shards - self.experience.min_size
+        allowed = min(steps * kind.items.samples_per_insert / kind.items.batch_size for kind in self.kinds)
+        return max(0, floor(allowed) - self.updates)
+
+    def sample(self, update: int) -> Batches:
+        """Items of every kind for this update, keys [n] int64. Raises RuntimeError while one has no complete item."""
+        stream = np.random.SeedSequence(self.seed, spawn_key=(PURPOSES["replay"], update, self.first_column))
+        draw = np.random.Generator(np.random.PCG64(stream))
+        self.updates += 1
+        return {kind.items.name: self._batch(kind, draw) for kind in self.kinds}
+
+    def reprioritize(self, keys: Array, priorities: Array) -> None:
+        """Nothing: all items are as likely."""
+
+    def arrivals(self) -> list[Tree]:
+        return list(self.inserted)
+
+    def release(self) -> None:
+        self.inserted.clear()
+
+    def state(self) -> StateDict:
+        """Rows, items and limiter: numbers and arrays. With them a resumed run draws what it would have drawn."""
+        kinds = {
+            kind.items.name: {
+                "lengths": kind.lengths.copy(),
+                "checked": kind.checked,
+                "count": kind.count,
+                "notes": {name: x.copy() for name, x in kind.notes.items()},
+            }
+            for kind in self.kinds
+        }
+        counters = {"low": self.low, "env_steps": self.env_steps, "updates": self.updates, "shards": self.shards}
+        return counters | {"rows": self.rows.state(), "items": kinds}
+
+    def load(self, state: StateDict) -> None:
+        """The inverse of ``state``. Raises ValueError where the layout is another: rows are not dealt out again."""
+        if int(state["shards"]) != self.shards:
+            raise ValueError(
+                f"the saved replay is of {int(state['shards'])} learners, this job has {self.shards}; "
+                "resume with as many ranks and columns as before"
+            )
+        self.rows.load(state["rows"])
+        self.low, self.env_steps, self.updates = (int(state[name]) for name in ("low", "env_steps", "updates"))
+        for kind in self.kinds:
+            saved = state["items"][kind.items.name]
+            kind.lengths[:] = np.asarray(saved["lengths"])
+            kind.checked, kind.count = int(saved["checked"]), int(saved["count"])
+            kind.notes = {name: np.asarray(x).copy() for name, x in saved["notes"].items()}
+
+    def _forget(self, kind: Kind, low: int) -> None:
+        """Let no item begin before row ``low``."""
+        at = np.arange(self.low, low) % self.rows.slots
+        kind.count -= int(np.count_nonzero(kind.lengths[at]))
+        kind.lengths[at] = 0
+
+    def _complete(self, kind: Kind, low: int, before: int) -> None:
+        """Find the items that moves from row ``before`` on completed; the first undecided one begins at row ``low``."""
+        items, rows = kind.items, self.rows
+        valid, gap = rows.valid(low)
+        if items.complete == "episode" and valid[max(before - low, 0) :].all():
+            return  # no episode ended
+        moves = np.arange(low, rows.end)[:, None]
+        end = _following(np.where(gap if items.complete == "length" else ~valid, moves, NEVER))
+        if items.closes:
+            closes = valid & rows.of(f"extras/{items.closes}", low)
+            stop = np.minimum(end, _following(np.where(closes, moves + 1, NEVER)))
+        else:
+            stop = end
+        length = np.minimum(stop - moves, items.length)
+        if items.complete == "length":
+            known = moves + length <= rows.end
+        else:  # an episode that broke off at a gap has no end
+            known = end < _following(np.where(gap, moves, NEVER))
+        begins = valid & rows.of(f"extras/{items.opens}", low) if items.opens else valid
+        at = np.arange(low, rows.end) % rows.slots
+        new = begins & known & (kind.lengths[at] == 0)
+        kind.lengths[at] += np.where(new, length, 0).astype(np.int32)
+        kind.count += int(new.sum())
+        undecided = (begins & ~known & (end == NEVER)).any(1)
+        kind.checked = low + int(undecided.argmax()) if undecided.any() else rows.end
+        if self.annotate and new.any():
+            self._annotate(kind, *np.nonzero(new), low)
+
+    def _annotate(self, kind: Kind, row: Array, column: Array, low: int) -> None:
+        """Store what ``annotate`` says of the items that begin at rows low + ``row`` [n] of ``column`` [n]."""
+        at = self.rows.at(row + low, column)
+        length = kind.lengths.reshape(-1)[at]
+        assert self.annotate is not None
+        notes = self.annotate(self.rows.gather(row + low, column, length, kind.items.length, False))
+        for name, x in (notes or {}).items():
+            if name != "priority":
+                kind.notes.setdefault(name, np.zeros(kind.lengths.shape, x.dtype)).reshape(-1)[at] = x
+
+    def _batch(self, kind: Kind, draw: np.random.Generator) -> tuple[list[Tree], Array]:
+        keys = self._draw(kind, draw)
+        row, column = np.divmod(keys, self.rows.width)
+        at = self.rows.at(row, column)
+        tree = self.rows.gather(row, column, kind.lengths.reshape(-1)[at], kind.items.length)
+        for name, x in kind.notes.items():
+            tree[f"extras/{name}"] = np.tile(x.reshape(-1)[at], (kind.items.length, 1))
+        return [tree], keys
+
+    def _draw(self, kind: Kind, draw: np.random.Generator) -> Array:
+        """Keys [n] int64, row · b + column, of complete items: of places drawn uniformly, those where one begins."""
+        if not kind.count:
+            raise RuntimeError(f'no item of "{kind.items.name}" is complete; sample when ``due`` says so')
+        width, lengths = self.rows.width, kind.lengths.reshape(-1)
+        low, high = self.low * width, self.rows.end * width
+        tries = int(1.2 * kind.batch * (high - low) / kind.count) + 8
+        keys = np.zeros(0, np.int64)
+        while len(keys) < kind.batch:
+            place = draw.integers(low, high, tries)
+            keys = np.concatenate([keys, place[lengths[self.rows.at(*np.divmod(place, width))] > 0]])
+        return keys[: kind.batch]
+
+
+def _following(x: Array) -> Array:
+    """[w, b] the smallest of x from each row on; x is a row number where something happens, else NEVER."""
+    smallest: Array = np.minimum.accumulate(x[::-1], 0)[::-1]
+    return smallest
+
+
+def _part(items: Items, shards: int, shard: int) -> int:
+    """Items per update of one shard, as equal as they divide. Raises ValueError where some have none."""
+    if items.batch_size < shards:
+        raise ValueError(
+            f"a batch of {items.batch_size} {items.name} cannot be shared by {shards} learners; "
+            f"use a batch of at least {shards}, or fewer ranks"
+        )
+    return items.batch_size * (shard + 1) // shards - items.batch_size * shard // shards
+
+
+def _check(experience: Experience, columns: int, kept: int) -> None:
+    """Raise ValueError where ``kept`` moves of each of all ``columns`` do not hold an item behind a fragment."""
+    least = max(items.length for items in experience.items) + experience.unroll
+    if kept < least:
+        raise ValueError(
+            f"a replay of {experience.capacity} env steps holds {kept} moves of each of {columns} columns, and an item "
+            f"behind a fragment takes {least}; set the capacity to {least * columns} or more"
+        )

@@ -1,0 +1,152 @@
+"""Rows of experience by their number: what a ring stores, and how items are gathered from it without a Python loop.
+
+Row t of a column holds one observation (a single frame), ``first``, and the move that leaves it. Rows are numbered for
+ever; the newest ``slots`` of them are in memory, row t in slot t mod slots. A fragment whose row 0 is the newest row
+continues it. Any other one begins behind a *gap*: moves that no item crosses, and between them the stack - 1 frames
+that its first observation still shows.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hpc_rl.optim.flat import StateDict
+from hpc_rl.types import Array, Schema, Spec, Tree
+
+MOVES = ("action", "reward", "discount", "version")
+"""Leaves of a move that learners read, beside the extras; episode figures are taken from arrivals."""
+
+
+class Rows:
+    """The newest rows of b columns that step together.
+
+    Raises:
+        ValueError: the policy has a carry, which is known before row 0 of a fragment only.
+    """
+
+    def __init__(self, schema: Schema, spec: Spec, columns: int, slots: int) -> None:
+        if carried := [name for name in schema if name.startswith("carry/")]:
+            raise ValueError(f"{carried[0]} cannot be replayed: an item may begin in the middle of a fragment")
+        self.stack, self.padding, self.width, self.slots = spec.stack, spec.padding, columns, slots
+        self.end = -1  # the newest row; the moves before it are complete
+        self.column = np.zeros(0, np.int32)  # [b], known from the first fragment on
+        self.moves = [name for name in schema if name in MOVES or name.startswith("extras/")]
+        kinds = {name: (schema[name].shape, schema[name].dtype) for name in ("observation", "first", *self.moves)}
+        kinds |= {"start": ((), "int64"), "gap": ((), "bool")}  # env steps of the column before the row; see above
+        self.data = {name: np.zeros((slots, columns, *shape), dtype) for name, (shape, dtype) in kinds.items()}
+        self.flat = {name: x.reshape(slots * columns, *x.shape[2:]) for name, x in self.data.items()}
+
+    def append(self, tree: Tree) -> int:
+        """Copy a fragment [T(+1), b] behind the newest row. Returns its env steps.
+
+        Raises:
+            ValueError: it is not of the same columns as all others.
+        """
+        if not len(self.column):
+            self.column = tree["column"].copy()
+        if not np.array_equal(self.column, tree["column"]):
+            raise ValueError(f"columns {tree['column']} do not step together with columns {self.column} of this replay")
+        if not self._continues(tree):
+            self._open_gap(tree)
+        at = np.arange(self.end, self.end + len(tree["reward"]) + 1) % self.slots
+        valid = ~tree["first"][1:]
+        for name in self.moves:
+            self.data[name][at[:-1]] = tree[name]
+        self.data["gap"][at] = False
+        self.data["first"][at] = tree["first"]
+        self.data["observation"][at] = tree["observation"][self.stack - 1 :]
+        self.data["start"][at[0]] = tree["start"]
+        self.data["start"][at[1:]] = tree["start"] + valid.cumsum(0)
+        self.end += len(valid)
+        return int(valid.sum())
+
+    def _continues(self, tree: Tree) -> bool:
+        """Whether row 0 of a fragment is the newest row: its env step, ``first`` and every byte of its frame."""
+        if self.end < 0:
+            return False
+        at = self.end % self.slots
+        row_0 = {"start": tree["start"], "first": tree["first"][0], "observation": tree["observation"][self.stack - 1]}
+        return all(self.data[name][at].tobytes() == x.tobytes() for name, x in row_0.items())
+
+    def _open_gap(self, tree: Tree) -> None:
+        """Make the frames before row 0 of a fragment the newest rows, between moves that no item crosses."""
+        at = np.arange(self.end, self.end + self.stack) % self.slots
+        for name in self.moves:
+            self.data[name][at] = 0
+        self.data["gap"][at] = True
+        self.data["first"][at[1:]] = False
+        self.data["start"][at[1:]] = tree["start"]
+        self.data["observation"][at[1:]] = tree["observation"][: self.stack - 1]
+        self.end += self.stack
+
+    def valid(self, low: int) -> tuple[Array, Array]:
+        """(valid, gap) [end - low, b] bool of the moves from row ``low`` on."""
+        at = np.arange(low, self.end + 1) % self.slots
+        gap = self.data["gap"][at[:-1]]
+        return ~self.data["first"][at[1:]] & ~gap, gap
+
+    def of(self, name: str, low: int) -> Array:
+        """[end - low, b, …] of one leaf of the moves from row ``low`` on."""
+        return self.data[name][np.arange(low, self.end) % self.slots]
+
+    def at(self, row: Array, column: Array) -> Array:
+        """Positions in ``flat`` arrays."""
+        return row % self.slots * self.width + column
+
+    def gather(self, row: Array, column: Array, length: Array, longest: int, observations: bool = True) -> Tree:
+        """Items [longest(+1), n] side by side, as `types.trajectory` takes them.
+
+        Args:
+            row, column: [n], where each begins; columns count from 0.
+            length: [n] moves >= 1; behind them the last row is repeated as one that opens an episode, so not valid.
+        """
+        offset = np.arange(longest + 1)[:, None]
+        edge = row + np.minimum(offset, length)
+        move = self.at(row + np.minimum(offset[:-1], length - 1), column)
+        tree = {name: self.flat[name].take(move, 0) for name in self.moves}
+        tree["first"] = self.flat["first"].take(self.at(edge, column))
+        tree["first"] |= offset > length
+        tree["start"] = self.flat["start"].take(self.at(row, column))
+        tree["column"] = self.column.take(column)
+        if observations:
+            tree["observation"] = self._frames(row, column, edge)
+        return tree
+
+    def _frames(self, row: Array, column: Array, edge: Array) -> Array:
+        """Frames [stack - 1 + longest + 1, n, …]; those before an episode's first one are what the environment pads."""
+        if self.stack == 1:
+            return self.flat["observation"].take(self.at(edge, column), 0)
+        place = np.arange(self.stack)[:, None]
+        before = row + place + 1 - self.stack
+        opens = self.flat["first"].take(self.at(before, column))
+        opened = np.where(opens, place, 0).max(0)  # the place of the newest frame that opens an episode
+        if self.padding == "repeat":
+            before = row + np.maximum(place, opened) + 1 - self.stack
+        frames = self.flat["observation"].take(self.at(np.concatenate([before[:-1], edge]), column), 0)
+        if self.padding == "zeros":
+            frames[: self.stack - 1][place[:-1] < opened] = 0
+        return frames
+
+    def state(self) -> StateDict:
+        """All rows in memory, as bytes: they may hold NaN that environments returned, and pixels compress."""
+        return {"end": self.end, "column": self.column.copy()} | {
+            name: np.ascontiguousarray(x[self._present()]).view(np.uint8) for name, x in self.data.items()
+        }
+
+    def load(self, state: StateDict) -> None:
+        """The inverse of ``state``. Raises ValueError where it is of other columns, leaves or another capacity."""
+        self.end, self.column = int(state["end"]), np.asarray(state["column"]).copy()
+        present = self._present()
+        for name, x in self.data.items():
+            saved = np.asarray(state[name]) if name in state else np.zeros(0, np.uint8)
+            if saved.shape != (like := np.ascontiguousarray(x[present]).view(np.uint8)).shape:
+                raise ValueError(
+                    f"the saved replay has {name} of {saved.shape} bytes where this job has {like.shape}; "
+                    "resume with as many ranks and columns as before"
+                )
+            x[present] = np.ascontiguousarray(saved).view(x.dtype)
+
+    def _present(self) -> Array:
+        """Slots in use, from the oldest row to the newest."""
+        return np.arange(max(0, self.end + 1 - self.slots), self.end + 1) % self.slots
+

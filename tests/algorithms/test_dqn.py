@@ -1,0 +1,153 @@
+"""DQN's own numbers against a slow twin of a linear Q function, its target network, its exploration.
+
+Mutations seen to fail: (filled in below)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from hpc_rl.algorithms.dqn import Config, EpsilonGreedy, Learner, exploration, policy
+from hpc_rl.fragments import trajectory
+from hpc_rl.nets.q import QNetwork
+from hpc_rl.optim.group import Alone
+from hpc_rl.types import Actions, Spec, Step, Trajectory
+
+SPEC = Spec("linear", (3,), "float32", Actions("discrete", (4,)))
+PIXELS = Spec("pixels", (36, 36), "uint8", Actions("discrete", (4,)), stack=4)
+ITEMS, N, GAMMA = 40, 3, 0.9
+
+
+def learner_of(**changes: Any) -> Learner:
+    torch.manual_seed(3)
+    config = Config(n_step=N, hidden=(), discount=GAMMA, target_every=2, error_clip=0.5, max_grad_norm=1e9, **changes)
+    return Learner(config, SPEC, policy(config, SPEC), Alone())
+
+
+def batch_of(seed: int) -> Trajectory:
+    """Items of three moves: whole, terminated, cut by a time limit, and some that begin with no move at all."""
+    rng = np.random.default_rng(seed)
+    first, discount = np.zeros((N + 1, ITEMS), bool), np.ones((N, ITEMS), np.float32)
+    for k in range(ITEMS):
+        end = int(rng.integers(0, N + 2))  # the row of LAST, beyond the item for some
+        first[end + 1 :, k] = True
+        if end and rng.random() < 0.5:
+            discount[end - 1 : end, k] = 0
+        discount[end:, k] = rng.normal()
+    tree = {
+        "observation": rng.normal(size=(N + 1, ITEMS, 3)).astype(np.float32),
+        "first": first,
+        "action": rng.integers(0, 4, (N, ITEMS)),
+        "reward": rng.normal(size=(N, ITEMS)).astype(np.float32),
+        "discount": discount,
+        "version": np.zeros((N, ITEMS), np.int64),
+        "column": np.zeros(ITEMS, np.int32),
+        "start": np.zeros(ITEMS, np.int64),
+    }
+    return trajectory([tree], SPEC)
+
+
+def matrices(net: QNetwork) -> tuple[np.ndarray, np.ndarray]:
+    layer: Any = net.advantage
+    return layer.weight.detach().double().numpy().copy(), layer.bias.detach().double().numpy().copy()
+
+
+@pytest.mark.parametrize("clip", [0.0, 0.3])
+@pytest.mark.parametrize("double", [True, False])
+def test_an_update_has_the_papers_numbers(double: bool, clip: float) -> None:
+    learner, batch = learner_of(double=double, reward_clip=clip), batch_of(1)
+    with torch.no_grad():
+        learner.weights.data.add_(torch.randn_like(learner.weights.data))  # else θ = θ⁻
+    (w, b), (w_target, b_target) = matrices(learner.policy.net), matrices(learner.target_net)
+    x, r, valid = batch.observation.double().numpy(), batch.reward.double().numpy(), batch.valid.numpy()
+    loss = q_sum = y_sum = 0.0
+    gradient, count, longest = np.zeros((4, 4)), 0, set()
+    for k in range(ITEMS):
+        if not valid[0, k]:
+            continue
+        y, power, m, ended = 0.0, 1.0, 0, False
+        while m < N and valid[m, k] and not ended:
+            y += power * (np.clip(r[m, k], -clip, clip) if clip else r[m, k])
+            ended, power, m = batch.discount[m, k] == 0, power * GAMMA, m + 1
+        q_online, q_target = w @ x[m, k] + b, w_target @ x[m, k] + b_target
+        y += 0.0 if ended else power * (q_target[q_online.argmax()] if double else q_target.max())
+        a = int(batch.action[0, k])
+        q = w[a] @ x[0, k] + b[a]
+        error = y - q
+        loss += 0.5 * error**2 if abs(error) <= 0.5 else 0.5 * (abs(error) - 0.25)
+        gradient[a] -= np.clip(error, -0.5, 0.5) * np.append(x[0, k], 1.0)
+        q_sum, y_sum, count = q_sum + q, y_sum + y, count + 1
+        longest.add((m, bool(ended)))
+    assert {(1, True), (1, False), (3, False)} <= longest and count < ITEMS
+    before = learner.weights.data.clone()
+    metrics = learner.update({"items": batch}, 0.0).metrics
+    wanted = {"loss": loss / count, "q_mean": q_sum / count, "target_mean": y_sum / count}
+    wanted["grad_norm"] = float(np.linalg.norm(gradient / count))
+    for name, number in wanted.items():
+        assert metrics[name] == pytest.approx(number, rel=1e-4), name
+    step = np.concatenate([gradient[:, :3].ravel(), gradient[:, 3]])
+    moved = (learner.weights.data - before).numpy()
+    assert np.allclose(moved[np.abs(step) > 1e-4], -2.5e-4 * np.sign(step[np.abs(step) > 1e-4]), atol=2e-6)
+
+
+@pytest.mark.parametrize("tau", [1.0, 0.25])
+def test_the_target_network_follows_every_few_updates(tau: float) -> None:
+    learner, kept = learner_of(tau=tau), []
+    for k in range(4):
+        before = learner.target.data.clone()
+        learner.update({"items": batch_of(k)}, 0.0)
+        kept.append(torch.equal(learner.target.data, before))
+        if not kept[-1]:
+            wanted = before + tau * (learner.weights.data - before)
+            assert torch.allclose(learner.target.data, wanted, atol=1e-7)
+            assert torch.equal(learner.target.data, learner.weights.data) == (tau == 1.0)
+    assert kept == [True, False, True, False]
+
+
+def test_a_loaded_learner_has_the_same_target_and_the_same_rounds() -> None:
+    learner, other = learner_of(), learner_of()
+    learner.update({"items": batch_of(0)}, 0.0)
+    with torch.no_grad():
+        learner.target.data.add_(1.0)
+    other.load(learner.state())
+    assert torch.equal(other.target.data, learner.target.data) and other.rounds == 1
+
+
+def test_epsilon_falls_in_a_line() -> None:
+    config, columns = Config(epsilon_final=0.1, epsilon_fraction=0.5), np.arange(3, dtype=np.int32)
+    for progress, epsilon in ((0.0, 1.0), (0.25, 0.55), (0.5, 0.1), (1.0, 0.1)):
+        found = exploration(config, columns, 8, progress)
+        assert found.shape == (3,) and found.dtype == np.float32 and np.allclose(found, epsilon)
+    assert np.allclose(exploration(Config(epsilon_final=0.1, epsilon_fraction=0.0), columns, 8, 0.0), 0.1)
+
+
+def test_one_uniform_decides_whether_and_one_which() -> None:
+    player: EpsilonGreedy = policy(Config(hidden=()), SPEC)
+    x = torch.randn(5, 3)
+    best = player.net(x).argmax(-1)
+    noise = torch.tensor([[0.29, 0.0], [0.29, 0.26], [0.29, 0.999999], [0.3, 0.6], [0.9, 0.1]])
+    step = Step(x, torch.zeros(5, dtype=torch.bool), torch.zeros(5))
+    found = player.act(step, {}, torch.full((5,), 0.3), noise).action
+    assert found.tolist() == [0, 1, 3, *best[3:].tolist()]
+
+
+@pytest.mark.parametrize("spec", [SPEC, PIXELS], ids=lambda spec: spec.id)
+def test_dueling_advantages_have_mean_zero(spec: Spec) -> None:
+    torch.manual_seed(0)
+    net = QNetwork(spec, (16,), "shallow", dueling=True)
+    x = torch.randn(5, 2, 3) if spec is SPEC else torch.randint(0, 255, (5, 2, 4, 36, 36), dtype=torch.uint8)
+    q = net(x)
+    assert q.shape == (5, 2, 4) and net.value is not None
+    planes = x.flatten(0, 1) if spec is SPEC else x
+    value = net.value(net.torso(planes)).reshape(5, 2)
+    assert torch.allclose(q.mean(-1), value, atol=1e-5) and q.std(-1).min() > 0
+
+
+def test_other_actions_are_refused_in_a_sentence() -> None:
+    for actions in (Actions("box", (2,)), Actions("multidiscrete", (2, 3))):
+        with pytest.raises(ValueError, match=f"one discrete choice, and other has {actions.kind} actions; use"):
+            policy(Config(), Spec("other", (3,), "float32", actions))

@@ -1,0 +1,134 @@
+"""Whole episodes against the history of their columns.
+
+Mutations seen to fail: (filled in below)
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from columns import Column, columns_of, fragment, schema_of, spec_of
+
+from hpc_rl.fragments import trajectory
+from hpc_rl.replay.episodes import Episodes
+from hpc_rl.storage.packing import from_bytes, to_bytes
+from hpc_rl.types import Leaf, Spec, Tree
+
+WIDTH, UNROLL, NOISE = 3, 4, 5
+STACKS = [(1, "zeros"), (4, "zeros"), (4, "repeat")]
+
+
+def store_of(spec: Spec) -> Episodes:
+    schema = {**schema_of(spec), "noise": Leaf((NOISE,), "float32", "fragment")}
+    return Episodes("items", schema, spec, WIDTH)
+
+
+def noisy(columns: list[Column], number: int, version: int) -> Tree:
+    tree = fragment(columns, UNROLL, version)
+    tree["noise"] = np.full((WIDTH, NOISE), number, np.float32) + np.arange(WIDTH, dtype=np.float32)[:, None] / 8
+    return tree
+
+
+def history(columns: list[Column], stop: int) -> set[tuple[int, int, int]]:
+    """(column, first row, moves) of every episode that ended before row ``stop``."""
+    found = set()
+    for k, column in enumerate(columns):
+        opens = [t for t, row in enumerate(column.rows) if row.first]
+        lasts = [t for t, row in enumerate(column.rows[: stop + 1]) if row.ended]
+        found |= {(k, a, b - a) for a, b in zip(opens, lasts, strict=False)}
+    return found
+
+
+@pytest.mark.parametrize(("stack", "padding"), STACKS)
+def test_every_episode_comes_once_and_whole(stack: int, padding: str) -> None:
+    spec = spec_of(stack, padding)
+    columns, store = columns_of(spec, WIDTH), store_of(spec)
+    seen: list[tuple[int, int, int]] = []
+    for number in range(40):
+        store.insert(noisy(columns, number, 0))
+        store.release()
+        new = history(columns, (number + 1) * UNROLL) - set(seen)
+        assert store.due() == int({k for k, _, _ in new} == set(range(WIDTH)))
+        if not store.due():
+            continue
+        ((tree,), keys) = store.sample(number)["items"]
+        batch = trajectory([tree], spec)
+        assert keys is None and batch.observation.shape[2:] == spec.observation
+        for n in range(batch.reward.shape[1]):
+            k, begin = int(batch.column[n]) - 10, int(batch.action[0, n]) % 10_000
+            moves = int(batch.valid[:, n].sum())
+            assert batch.valid[:moves, n].all()
+            seen.append((k, begin, moves))
+            for t in range(moves + 1):
+                row = columns[k].rows[begin + t]
+                shown = np.stack(row.stack) if stack > 1 else row.stack[-1]
+                assert np.array_equal(batch.observation[t, n].numpy(), shown)
+                if t < moves:
+                    assert int(batch.action[t, n]) == row.action and float(batch.reward[t, n]) == np.float32(row.reward)
+                    assert float(batch.discount[t, n]) == row.discount and bool(batch.first[t, n]) == row.first
+            assert int(batch.start[n]) == columns[k].rows[begin].start
+            assert batch.noise[n].tolist() == [begin // UNROLL + k / 8] * NOISE, "the fragment that it began in"
+    assert len(seen) == len(set(seen)) > 40
+    assert set(seen) <= history(columns, 40 * UNROLL) and len(history(columns, 40 * UNROLL)) - len(seen) < 20
+
+
+def test_an_episode_of_two_versions_is_passed_over() -> None:
+    spec = spec_of(1)
+    columns, store = columns_of(spec, WIDTH, mean=7.0), store_of(spec)
+    for number in range(30):
+        store.insert(noisy(columns, number, number // 5))
+    ((tree,), _) = store.sample(0)["items"]
+    whole = {
+        (k, begin, moves)
+        for k, begin, moves in history(columns, 30 * UNROLL)
+        if begin // (5 * UNROLL) == (begin + moves - 1) // (5 * UNROLL)
+    }
+    seen = {(int(c) - 10, int(a) % 10_000) for c, a in zip(tree["column"], tree["action"][0], strict=True)}
+    assert seen == {(k, begin) for k, begin, _ in whole} and len(whole) < len(history(columns, 30 * UNROLL))
+
+
+@pytest.mark.parametrize("lost", [True, False], ids=["lost fragment", "new episode"])
+def test_an_episode_that_breaks_off_is_passed_over(lost: bool) -> None:
+    spec = spec_of(1)
+    columns, store = columns_of(spec, WIDTH, mean=7.0), store_of(spec)
+    for number in range(20):
+        if number == 10 and lost:
+            fragment(columns, UNROLL)
+        if number == 10 and not lost:
+            for column in columns:
+                column.reset(column.rows[-1].start)
+        store.insert(noisy(columns, number, 0))
+    ((tree,), _) = store.sample(0)["items"]
+    for n in range(tree["reward"].shape[1]):
+        moves = tree["action"][:, n][~tree["first"][1:, n]]
+        rows = columns[int(tree["column"][n]) - 10].rows
+        assert (np.diff(moves) == 1).all() and rows[moves[0] % 10_000].first and rows[moves[-1] % 10_000 + 1].ended
+        assert not any(row.first for row in rows[moves[0] % 10_000 + 1 : moves[-1] % 10_000 + 1])
+
+
+@pytest.mark.parametrize("fragments", [0, 1, 7])
+def test_a_resumed_store_goes_on_with_the_same_bits(fragments: int) -> None:
+    spec = spec_of(4)
+    columns, whole, resumed = columns_of(spec, WIDTH), store_of(spec), store_of(spec)
+    for number in range(fragments):
+        tree = noisy(columns, number, 0)
+        tree["reward"][0, 0] = np.nan
+        whole.insert(tree)
+    resumed.load(from_bytes(to_bytes(whole.state())))
+    for number in range(fragments, 20):
+        tree = noisy(columns, number, 0)
+        whole.insert(tree)
+        resumed.insert(tree)
+        assert whole.due() == resumed.due()
+    one, other = (store.sample(0)["items"][0][0] for store in (whole, resumed))
+    assert one.keys() == other.keys()
+    for name, x in one.items():
+        assert x.tobytes() == other[name].tobytes() and x.dtype == other[name].dtype, name
+
+
+def test_another_number_of_columns_is_refused() -> None:
+    store = store_of(spec_of(1))
+    with pytest.raises(ValueError, match="of 2 columns and this rank has 3; resume with"):
+        store.load({**store.state(), "running": [[], []]})
+    with pytest.raises(RuntimeError, match="no episode"):
+        store.sample(0)

@@ -1,0 +1,340 @@
+"""The ring against the whole history of its columns, read one row at a time.
+
+Mutations seen to fail: (filled in below)
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+from columns import EXTRAS, Column, columns_of, fragment, schema_of, spec_of
+
+from hpc_rl.experience import Experience, Items
+from hpc_rl.fragments import trajectory
+from hpc_rl.replay.ring import Ring
+from hpc_rl.storage.packing import from_bytes, to_bytes
+from hpc_rl.types import Array, Leaf, Spec, Trajectory, Tree
+
+WIDTH, UNROLL, KEPT = 3, 4, 40
+KINDS = {
+    "one": Items("items", 64, 1),
+    "three": Items("items", 64, 3),
+    "opens": Items("items", 64, 3, opens="opens"),
+    "closes": Items("items", 64, 4, opens="opens", closes="closes"),
+    "episode": Items("items", 64, 3, complete="episode"),
+    "long": Items("items", 64, 12),
+}
+STACKS = [(1, "zeros"), (4, "zeros"), (4, "repeat")]
+
+
+def ring_of(spec: Spec, *items: Items, kept: int = KEPT, shards: int = 1, shard: int = 0, annotate: Any = None) -> Ring:
+    experience = Experience(UNROLL, items, capacity=kept * WIDTH * shards)
+    return Ring(schema_of(spec), spec, WIDTH, experience, shards, (7, shard), annotate)
+
+
+def filled(ring: Ring, columns: list[Column], fragments: int) -> Ring:
+    for _ in range(fragments):
+        ring.insert(fragment(columns, UNROLL))
+        ring.release()
+    return ring
+
+
+def twin_length(rows: list[Any], begin: int, items: Items, stop: int) -> int:
+    """Moves of the item that begins at row ``begin``, 0 where none does or it is not complete before row ``stop``."""
+
+    def valid(t: int) -> bool:
+        return t < stop and not rows[t + 1].first
+
+    if not valid(begin) or (items.opens and not rows[begin].opens):
+        return 0
+    length = 0
+    while length < items.length:
+        t = begin + length
+        if t >= stop:
+            return 0
+        if items.complete == "episode" and not valid(t):
+            break
+        length += 1
+        if items.closes and valid(t) and rows[t].closes:
+            break
+    if items.complete == "episode":
+        end = begin
+        while end < stop and valid(end):
+            end += 1
+        return length if end < stop else 0
+    return length
+
+
+def drawn(ring: Ring, updates: int) -> list[tuple[Tree, Array]]:
+    found = []
+    for update in range(updates):
+        ((tree,), keys) = ring.sample(update)["items"]
+        found.append((tree, keys))
+    return found
+
+
+def check_item(batch: Trajectory, n: int, column: Column, items: Items, stop: int) -> int:
+    """Every row of item n is that of the column's history. Returns where it begins."""
+    begin = int(batch.action[0, n]) - 10_000 * (int(batch.column[n]) - 10)
+    length = twin_length(column.rows, begin, items, stop)
+    assert length and int(batch.start[n]) == column.rows[begin].start
+    rows = column.rows[begin : begin + length + 1]
+    for t, row in enumerate(rows):
+        stack = np.stack(row.stack) if column.spec.stack > 1 else row.stack[-1]
+        assert np.array_equal(batch.observation[t, n].numpy(), stack), f"row {t}"
+        assert bool(batch.first[t, n]) == row.first
+    for t, row in enumerate(rows[:-1]):
+        assert int(batch.action[t, n]) == row.action and float(batch.discount[t, n]) == row.discount
+        assert float(batch.reward[t, n]) == np.float32(row.reward)
+        assert float(batch.extras["q"][t, n, 1]) == row.action + 0.25
+        assert bool(batch.valid[t, n]) == (not rows[t + 1].first)
+    assert not batch.valid[length:, n].any(), "padded rows are not valid"
+    return begin
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("stack", "padding"), STACKS)
+def test_items_are_rows_of_the_history(stack: int, padding: str, kind: str) -> None:
+    spec, items = spec_of(stack, padding), KINDS[kind]
+    columns = columns_of(spec, WIDTH)
+    ring = ring_of(spec, items)
+    seen: set[tuple[int, int]] = set()
+    for fragments in range(1, 30):  # the ring is full after ten
+        filled(ring, columns, 1)
+        stop = fragments * UNROLL
+        lowest = max(0, stop - KEPT)
+        complete = {
+            (k, begin)
+            for k, column in enumerate(columns)
+            for begin in range(lowest, stop)
+            if twin_length(column.rows, begin, items, stop)
+        }
+        assert ring.kinds[0].count <= len(complete)
+        if not ring.kinds[0].count:
+            continue
+        for tree, keys in drawn(ring, 2):
+            batch = trajectory([tree], spec)
+            assert keys.dtype == np.int64 and batch.reward.shape == (items.length, items.batch_size)
+            for n in range(items.batch_size):
+                k = int(batch.column[n]) - 10
+                begin = check_item(batch, n, columns[k], items, stop)
+                assert (k, begin) in complete
+                seen.add((k, begin))
+    assert len(seen) > 100 or kind in ("closes", "opens")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_complete_item_is_as_likely(kind: str) -> None:
+    spec, items = spec_of(4), KINDS[kind]
+    columns = columns_of(spec, WIDTH)
+    ring = filled(ring_of(spec, items), columns, 20)
+    stop = 20 * UNROLL
+    complete = [
+        (k, begin)
+        for k, column in enumerate(columns)
+        for begin in range(stop - KEPT, stop)
+        if twin_length(column.rows, begin, items, stop)
+    ]
+    counts: Counter[tuple[int, int]] = Counter()
+    for tree, _ in drawn(ring, 200):
+        for column, action in zip(tree["column"], tree["action"][0], strict=True):
+            k = int(column) - 10
+            counts[k, int(action) - 10_000 * k] += 1
+    assert set(counts) == set(complete) and ring.kinds[0].count == len(complete)
+    expected = 200 * 64 / len(complete)
+    chi = sum((counts[item] - expected) ** 2 / expected for item in complete)
+    assert chi < len(complete) + 5 * (2 * len(complete)) ** 0.5
+
+
+def check_valid_rows(batch: Trajectory, n: int, column: Column) -> list[int]:
+    """Up to the last valid move rows follow each other as in the history. Returns the numbers of the moves."""
+    begin = int(batch.action[0, n]) - 10_000 * (int(batch.column[n]) - 10)
+    moves = 1 + int(batch.valid[:, n].nonzero().max())
+    for t in range(moves + 1):
+        row = column.rows[begin + t]
+        stack = np.stack(row.stack) if column.spec.stack > 1 else row.stack[-1]
+        assert np.array_equal(batch.observation[t, n].numpy(), stack), f"row {t}"
+        assert t == moves or int(batch.action[t, n]) == row.action
+    return list(range(begin, begin + moves))
+
+
+@pytest.mark.parametrize("lost", [True, False], ids=["lost fragment", "new episode"])
+@pytest.mark.parametrize("kind", ["three", "long", "episode"])
+@pytest.mark.parametrize(("stack", "padding"), STACKS)
+def test_no_item_crosses_a_gap(stack: int, padding: str, kind: str, lost: bool) -> None:
+    """A fragment that never came, or a resumed run whose environments could not be cloned and begin new episodes."""
+    spec = spec_of(stack, padding)
+    columns = columns_of(spec, WIDTH, mean=15.0)
+    ring = filled(ring_of(spec, KINDS[kind]), columns, 5)
+    cut = 5 * UNROLL
+    if lost:
+        fragment(columns, UNROLL)
+    else:
+        for column in columns:
+            column.reset(column.rows[-1].start)
+    filled(ring, columns, 4)
+    behind = cut + (UNROLL if lost else 1)
+    before_cut = set()
+    for tree, _ in drawn(ring, 20):
+        batch = trajectory([tree], spec)
+        for n in range(64):
+            moves = check_valid_rows(batch, n, columns[int(batch.column[n]) - 10])
+            assert moves[-1] < cut or moves[0] >= behind
+            before_cut.add(moves[0] < cut)
+            if kind == "episode" and moves[-1] == cut - 1:  # its end was never seen
+                assert columns[int(batch.column[n]) - 10].rows[cut].ended
+    assert before_cut == {True, False}
+
+
+def test_what_the_next_fragment_overwrites_is_not_drawn() -> None:
+    """Insert into a copy; whatever the ring draws before it must still stand in the copy, frames of the stack too."""
+    spec = spec_of(4)
+    columns = columns_of(spec, WIDTH)
+    ring = filled(ring_of(spec, KINDS["three"]), columns, 20)
+    before = {name: x.copy() for name, x in ring.rows.data.items()}
+    trees = [tree["observation"] for tree, _ in drawn(ring, 20)]
+    keys = [ring.sample(update)["items"][1] for update in range(20)]
+    fragment(columns, UNROLL)
+    ring.insert(fragment(columns, UNROLL))  # behind a gap, which takes the most rows
+    changed = [np.flatnonzero((before[n] != x).reshape(len(x), -1).any(1)) for n, x in ring.rows.data.items()]
+    slots = {int(slot) for some in changed for slot in some}
+    assert len(slots) >= UNROLL + spec.stack - 1
+    for some in keys:
+        rows = some // WIDTH
+        used = {int(row) % ring.rows.slots for row in (rows[:, None] + np.arange(1 - spec.stack, 4)).ravel()}
+        assert not used & slots
+    assert len(trees) == 20
+
+
+def test_the_limiter_counts_env_steps_of_all_shards() -> None:
+    spec = spec_of(1)
+    items = Items("items", 8, 1, samples_per_insert=2.0)
+    experience = Experience(UNROLL, (items,), capacity=10_000, min_size=60)
+    ring = Ring(schema_of(spec), spec, WIDTH, experience, 2, (7, 1))
+    columns, made, steps = columns_of(spec, WIDTH), 0, 0
+    for _ in range(20):
+        tree = fragment(columns, UNROLL)
+        ring.insert(tree)
+        steps += int((~tree["first"][1:]).sum())
+        assert ring.arrivals() == [tree]
+        ring.release()
+        assert ring.due() == max(0, int((2 * steps - 60) * 2 / 8) - made)
+        for _ in range(ring.due() // 2):
+            ((found,), _) = ring.sample(made)["items"]
+            assert found["reward"].shape == (1, 4)
+            made += 1
+    assert made > 40 and steps < 20 * UNROLL * WIDTH
+
+
+def test_draws_depend_on_update_shard_and_seed_alone() -> None:
+    spec = spec_of(1)
+
+    def keys(update: int, shard: int = 0, before: int = 0) -> Array:
+        ring = filled(ring_of(spec, KINDS["one"], shards=2, shard=shard), columns_of(spec, WIDTH), 12)
+        drawn(ring, before)
+        found = ring.sample(update)["items"][1]
+        assert found is not None
+        return found
+
+    assert np.array_equal(keys(5), keys(5, before=3))
+    assert not np.array_equal(keys(5), keys(6)) and not np.array_equal(keys(5), keys(5, shard=1))
+
+
+@pytest.mark.parametrize("fragments", [0, 1, 3, 25])
+def test_a_resumed_ring_draws_the_same_bits(fragments: int) -> None:
+    spec, kinds = spec_of(4), (KINDS["closes"], Items("games", 8, 3, complete="episode"))
+
+    def annotate(rows: Tree) -> dict[str, Array]:
+        return {"outcome": rows["reward"].sum(0)}
+
+    whole = ring_of(spec, *kinds, annotate=annotate)
+    columns = columns_of(spec, WIDTH)
+    filled(whole, columns, fragments)
+    if fragments > 1:
+        whole.sample(3)
+    whole.rows.data["reward"][0, 0] = np.nan  # what an environment returned may stand in a checkpoint
+    resumed = ring_of(spec, *kinds, annotate=annotate)
+    resumed.load(from_bytes(to_bytes(whole.state())))
+    for update in range(20):
+        tree = fragment(columns, UNROLL)
+        for ring in (whole, resumed):
+            ring.insert(tree)
+            ring.release()
+        assert whole.due() == resumed.due()
+        if update > 8:
+            (one, other) = (ring.sample(update) for ring in (whole, resumed))
+            for name in ("items", "games"):
+                assert np.array_equal(one[name][1], other[name][1])  # type: ignore[arg-type]
+                for leaf, x in one[name][0][0].items():
+                    assert x.tobytes() == other[name][0][0][leaf].tobytes(), leaf
+    assert {"outcome"} == whole.kinds[0].notes.keys()
+
+
+def test_another_layout_is_refused_in_a_sentence() -> None:
+    spec = spec_of(1)
+    state = filled(ring_of(spec, KINDS["one"], shards=2), columns_of(spec, WIDTH), 5).state()
+    with pytest.raises(ValueError, match="2 learners, this job has 1; resume with as many ranks"):
+        ring_of(spec, KINDS["one"]).load(state)
+    with pytest.raises(ValueError, match=r"bytes where this job has .*; resume with as many ranks and columns"):
+        ring_of(spec, KINDS["one"], shards=2, kept=60).load({**state, "rows": {**state["rows"], "reward": np.zeros(3)}})
+
+
+@pytest.mark.parametrize("kind", ["opens", "closes", "episode", "three"])
+def test_annotate_sees_each_item_once_when_it_is_complete(kind: str) -> None:
+    """Rows [L(+1), n] without observations; its answer comes back with the item, the priority stays away."""
+    spec, items = spec_of(4), KINDS[kind]
+    columns = columns_of(spec, WIDTH)
+    seen: Counter[int] = Counter()
+
+    def annotate(rows: Tree) -> dict[str, Array]:
+        assert "observation" not in rows and rows["first"].shape == (items.length + 1, len(rows["start"]))
+        seen.update(rows["action"][0].tolist())
+        valid = ~rows["first"][1:]
+        outcome = (rows["reward"] * valid).sum(0).astype(np.float32)
+        return {"outcome": outcome, "priority": np.ones(len(outcome))}
+
+    ring = filled(ring_of(spec, items, annotate=annotate), columns, 25)
+    complete = [
+        row.action
+        for column in columns
+        for begin, row in enumerate(column.rows[: 25 * UNROLL])
+        if twin_length(column.rows, begin, items, 25 * UNROLL)
+    ]
+    assert set(seen.values()) == {1} and set(complete) <= set(seen)
+    for tree, _ in drawn(ring, 5):
+        batch = trajectory([tree], spec)
+        wanted = (batch.reward * batch.valid).sum(0)
+        assert np.allclose(batch.extras["outcome"], wanted.expand(items.length, -1), atol=1e-5)
+        assert "priority" not in batch.extras
+
+
+def test_two_kinds_are_views_of_one_ring() -> None:
+    spec = spec_of(1)
+    ring = filled(ring_of(spec, KINDS["three"], Items("options", 8, 6, opens="opens")), columns_of(spec, WIDTH), 12)
+    batches = ring.sample(0)
+    assert {name: len(keys) for name, (_, keys) in batches.items() if keys is not None} == {"items": 64, "options": 8}
+    assert batches["options"][0][0]["extras/opens"][0].all()
+
+
+def test_what_cannot_be_replayed_is_refused() -> None:
+    spec = spec_of(1)
+    with pytest.raises(ValueError, match=r"holds 3 moves of each of 3 columns.*takes 7; set the capacity to 21"):
+        ring_of(spec, KINDS["three"], kept=3)
+    with pytest.raises(ValueError, match="batch of 1 items cannot be shared by 2 learners"):
+        ring_of(spec, Items("items", 1, 1), shards=2)
+    with pytest.raises(ValueError, match="carry/lstm cannot be replayed"):
+        schema = {**schema_of(spec), "carry/lstm": Leaf((2,), "float32", "fragment")}
+        Ring(schema, spec, WIDTH, Experience(UNROLL, (KINDS["one"],), 1000), 1, (0, 0))
+    ring = ring_of(spec, KINDS["one"])
+    columns = columns_of(spec, WIDTH)
+    with pytest.raises(RuntimeError, match="no item"):
+        ring.sample(0)
+    filled(ring, columns, 1)
+    other = fragment(columns, UNROLL)
+    other["column"] += 1
+    with pytest.raises(ValueError, match="do not step together"):
+        ring.insert(other)
+    assert EXTRAS
