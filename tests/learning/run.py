@@ -26,6 +26,8 @@ SEEDS = {
     "impala_cartpole": FIVE,
     "impala_cartpole_two_learners": FIVE,
     "ppo_cartpole": FIVE,
+    "dqn_cartpole": FIVE,
+    "cem_cartpole": FIVE,
     "seed_cartpole": FIVE,
     "ppo_pendulum": FIVE,
     "ppo_masked_cartpole": FIVE,
