@@ -42,7 +42,7 @@ from torch import Tensor
 from hpc_rl.algorithms import base
 from hpc_rl.config import BelowOne, Fraction, NonNegative, NonNegativeInt, Positive, PositiveInt, Range
 from hpc_rl.devices import to_device
-from hpc_rl.experience import Experience, Items
+from hpc_rl.experience import Experience, Items, Unsuited
 from hpc_rl.formulas.q_learning import greedy_value, huber, n_step_return
 from hpc_rl.nets.q import QNetwork
 from hpc_rl.optim.flat import StateDict, flatten
@@ -115,7 +115,12 @@ class EpsilonGreedy:
 
 
 def policy(config: Config, spec: Spec) -> EpsilonGreedy:
-    """Raises ValueError where the environment does not offer one discrete choice."""
+    """Raises Unsuited where the environment does not offer one discrete choice."""
+    if spec.actions.kind != "discrete":
+        raise Unsuited(
+            f"DQN needs one discrete choice, and {spec.id} has {spec.actions.kind} actions; use a method that has a "
+            "distribution over them"
+        )
     net = QNetwork(spec, tuple(config.hidden), config.network, config.dueling)
     return EpsilonGreedy(net, spec.actions.sizes[0])
 

@@ -14,18 +14,10 @@ class QNetwork(nn.Module):
 
     ``dueling``: Q = V + advantage − mean of the advantages, from two streams of one hidden layer each (Wang et al. 2016,
     arXiv 1511.06581, eq. 9).
-
-    Raises:
-        ValueError: the actions are not one discrete choice.
     """
 
     def __init__(self, spec: Spec, hidden: tuple[int, ...], network: str = "nature", dueling: bool = False) -> None:
         super().__init__()
-        if spec.actions.kind != "discrete":
-            raise ValueError(
-                f"Q values need one discrete choice, and {spec.id} has {spec.actions.kind} actions; "
-                "use a method that has a distribution over them"
-            )
         self.shape = spec.observation
         self.planes = image(spec.observation, spec.dtype)
         self.torso = ConvTorso(self.planes, network) if self.planes else MlpTorso(self.shape, hidden, nn.ReLU)

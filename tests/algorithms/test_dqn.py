@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from hpc_rl.algorithms.dqn import Config, EpsilonGreedy, Learner, exploration, policy
+from hpc_rl.experience import Unsuited
 from hpc_rl.fragments import trajectory
 from hpc_rl.nets.q import QNetwork
 from hpc_rl.optim.group import Alone
@@ -149,5 +150,5 @@ def test_dueling_advantages_have_mean_zero(spec: Spec) -> None:
 
 def test_other_actions_are_refused_in_a_sentence() -> None:
     for actions in (Actions("box", (2,)), Actions("multidiscrete", (2, 3))):
-        with pytest.raises(ValueError, match=f"one discrete choice, and other has {actions.kind} actions; use"):
+        with pytest.raises(Unsuited, match=f"one discrete choice, and other has {actions.kind} actions; use"):
             policy(Config(), Spec("other", (3,), "float32", actions))

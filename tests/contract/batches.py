@@ -9,6 +9,7 @@ import torch
 
 from hpc_rl import job as jobs
 from hpc_rl.envs.make import make
+from hpc_rl.experience import Unsuited
 from hpc_rl.fragments import allocate, trajectory, trajectory_schema
 from hpc_rl.optim.group import Alone, Group
 from hpc_rl.samplers.base import Split, episode_seeds, streams
@@ -43,6 +44,16 @@ def policy_of(name: str, spec: Spec, config: Any = None) -> Any:
 def learner_of(name: str, spec: Spec, config: Any = None, group: Group | None = None) -> Any:
     config = config or config_of(name)
     return jobs.algorithm(name).learner(config, spec, policy_of(name, spec, config), group or Alone())
+
+
+def suits(name: str, spec: Spec) -> bool:
+    """Whether the method learns in such an environment; one that does not says so in a sentence."""
+    try:
+        policy_of(name, spec)
+    except Unsuited as error:
+        assert spec.id in str(error) and ";" in str(error), "what it lacks, and the remedy"
+        return False
+    return True
 
 
 def step_of(spec: Spec, columns: int, seed: int = 0) -> Step:
@@ -80,3 +91,7 @@ def sampled_trees(name: str, id: str, rounds: int, steps: int = STEPS, config: A
         vector.collect(tree, lambda: version)  # noqa: B023  # called before the next round
         trees.append(tree)
     return spec, trees
+
+
+SUITED = [(name, kind) for name in NAMES for kind in SPECS if suits(name, SPECS[kind])]
+"""(method, kind of SPECS) that go together."""
