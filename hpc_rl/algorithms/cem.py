@@ -46,6 +46,7 @@ from hpc_rl.optim.group import Group
 from hpc_rl.types import Act, Leaf, Schema, Spec, Step, Trajectory, Update
 
 TOPOLOGIES = ("solo", "allreduce")
+EXTRAS: Schema = {}
 TINY = 1e-6  # keeps a uniform away from 0 and 1, whose normal quantiles are infinite
 
 
@@ -95,7 +96,7 @@ class Player:
     """Plays each episode with one candidate, which its carry keeps from row to row; ``exploration`` scales σ."""
 
     noise = 0
-    extras: Schema = {}
+    extras = EXTRAS
 
     def __init__(self, net: Candidates, spec: Spec) -> None:
         self.net, self.actions, self.fragment_noise = net, spec.actions, net.size

@@ -53,6 +53,7 @@ from hpc_rl.types import Act, Array, Schema, Spec, Step, Trajectory, Update
 
 FIGURES = ("loss", "q_mean", "target_mean")
 TOPOLOGIES = ("solo", "allreduce")
+EXTRAS: Schema = {}
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class EpsilonGreedy:
     """Takes the action of the largest Q value, or with probability ``exploration`` = ε any, all as likely."""
 
     noise, fragment_noise = 2, 0  # one uniform for whether, one for which
-    extras: Schema = {}
+    extras = EXTRAS
     carry: Schema = {}
 
     def __init__(self, net: QNetwork, actions: int) -> None:

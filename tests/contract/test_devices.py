@@ -37,6 +37,7 @@ def ways() -> list[Any]:
         "normalize_reward": True,
         "replay": 0.5,
         "objective": "kl",
+        "min_size": 100,
     }
     for name in NAMES:
         known = methods.config_class(name).__dataclass_fields__
