@@ -19,7 +19,7 @@ import numpy as np
 from hpc_rl.experience import Experience, Items
 from hpc_rl.optim.flat import StateDict
 from hpc_rl.replay.base import Batches
-from hpc_rl.replay.rows import Rows
+from hpc_rl.replay.rows import Rows, Unreplayable
 from hpc_rl.samplers.base import PURPOSES
 from hpc_rl.types import Array, Schema, Spec, Tree
 
@@ -51,7 +51,7 @@ class Ring:
             as extras that are constant over their rows; "priority" is of no use to uniform draws and not kept.
 
     Raises:
-        ValueError: the capacity holds no item, a shard has no item in a batch, or the policy has a carry.
+        Unreplayable: the capacity holds no item, a shard has no item in a batch, or the policy has a carry.
     """
 
     def __init__(
@@ -219,7 +219,7 @@ def _following(x: Array) -> Array:
 def _part(items: Items, shards: int, shard: int) -> int:
     """Items per update of one shard, as equal as they divide. Raises ValueError where some have none."""
     if items.batch_size < shards:
-        raise ValueError(
+        raise Unreplayable(
             f"a batch of {items.batch_size} {items.name} cannot be shared by {shards} learners; "
             f"use a batch of at least {shards}, or fewer ranks"
         )
@@ -227,10 +227,10 @@ def _part(items: Items, shards: int, shard: int) -> int:
 
 
 def _check(experience: Experience, columns: int, kept: int) -> None:
-    """Raise ValueError where ``kept`` moves of each of all ``columns`` do not hold an item behind a fragment."""
+    """Raise Unreplayable where ``kept`` moves of each of all ``columns`` do not hold an item behind a fragment."""
     least = max(items.length for items in experience.items) + experience.unroll
     if kept < least:
-        raise ValueError(
+        raise Unreplayable(
             f"a replay of {experience.capacity} env steps holds {kept} moves of each of {columns} columns, and an item "
             f"behind a fragment takes {least}; set the capacity to {least * columns} or more"
         )

@@ -17,16 +17,23 @@ MOVES = ("action", "reward", "discount", "version")
 """Leaves of a move that learners read, beside the extras; episode figures are taken from arrivals."""
 
 
+class Unreplayable(ValueError):
+    """This experience cannot be kept and drawn again; the message names why and the remedy."""
+
+
 class Rows:
     """The newest rows of b columns that step together.
 
     Raises:
-        ValueError: the policy has a carry, which is known before row 0 of a fragment only.
+        Unreplayable: the policy has a carry, which is known before row 0 of a fragment only.
     """
 
     def __init__(self, schema: Schema, spec: Spec, columns: int, slots: int) -> None:
         if carried := [name for name in schema if name.startswith("carry/")]:
-            raise ValueError(f"{carried[0]} cannot be replayed: an item may begin in the middle of a fragment")
+            raise Unreplayable(
+                f"{carried[0]} cannot be replayed, for an item may begin in the middle of a fragment; "
+                "remember it in the policy's extras"
+            )
         self.stack, self.padding, self.width, self.slots = spec.stack, spec.padding, columns, slots
         self.end = -1  # the newest row; the moves before it are complete
         self.column = np.zeros(0, np.int32)  # [b], known from the first fragment on

@@ -21,7 +21,7 @@ def own_store(
 ) -> Store:
     """The store of a rank that learns from its own ``columns``, one of ``shards`` ranks that learn together.
 
-    ``key`` = (seed, its first column) keys its draws. Raises ValueError where a `Ring` is too small.
+    ``key`` = (seed, its first column) keys its draws. Raises Unreplayable where a `Ring` cannot hold it.
     """
     first = experience.items[0]
     if all(items.fresh for items in experience.items):

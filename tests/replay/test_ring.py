@@ -15,6 +15,7 @@ from columns import EXTRAS, Column, columns_of, fragment, schema_of, spec_of
 from hpc_rl.experience import Experience, Items
 from hpc_rl.fragments import trajectory
 from hpc_rl.replay.ring import Ring
+from hpc_rl.replay.rows import Unreplayable
 from hpc_rl.storage.packing import from_bytes, to_bytes
 from hpc_rl.types import Array, Leaf, Spec, Trajectory, Tree
 
@@ -321,11 +322,11 @@ def test_two_kinds_are_views_of_one_ring() -> None:
 
 def test_what_cannot_be_replayed_is_refused() -> None:
     spec = spec_of(1)
-    with pytest.raises(ValueError, match=r"holds 3 moves of each of 3 columns.*takes 7; set the capacity to 21"):
+    with pytest.raises(Unreplayable, match=r"holds 3 moves of each of 3 columns.*takes 7; set the capacity to 21"):
         ring_of(spec, KINDS["three"], kept=3)
-    with pytest.raises(ValueError, match="batch of 1 items cannot be shared by 2 learners"):
+    with pytest.raises(Unreplayable, match="batch of 1 items cannot be shared by 2 learners"):
         ring_of(spec, Items("items", 1, 1), shards=2)
-    with pytest.raises(ValueError, match="carry/lstm cannot be replayed"):
+    with pytest.raises(Unreplayable, match="carry/lstm cannot be replayed"):
         schema = {**schema_of(spec), "carry/lstm": Leaf((2,), "float32", "fragment")}
         Ring(schema, spec, WIDTH, Experience(UNROLL, (KINDS["one"],), 1000), 1, (0, 0))
     ring = ring_of(spec, KINDS["one"])
