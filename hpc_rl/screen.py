@@ -15,10 +15,10 @@ from datetime import timedelta
 from typing import Any
 
 from hpc_rl.job import Job
+from hpc_rl.plan import Plan
 from hpc_rl.samplers.base import ACTIVITIES
 from hpc_rl.storage.metrics import last
 from hpc_rl.storage.run_dir import RunDir
-from hpc_rl.plan import Plan
 
 PANEL_S, LINE_S = 0.5, 5.0  # between refreshes of the panel, and between lines
 RATE_S = 60.0  # the rate and the time left look back this far

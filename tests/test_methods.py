@@ -156,7 +156,9 @@ def test_a_config_without_its_experience(folder: Path, before: str) -> None:
 
 
 def test_an_experience_that_fails_for_some_values_only(folder: Path) -> None:
-    (folder / "foo.py").write_text(WHOLE.replace("Experience(self.unroll", "Experience(self.unroll + 1 // (self.unroll - 7)"))
+    (folder / "foo.py").write_text(
+        WHOLE.replace("Experience(self.unroll", "Experience(self.unroll + 1 // (self.unroll - 7)")
+    )
     job = jobs.parse({"algorithm": "foo", "topology": "solo", "environment": {"id": "toy/catch"}, "foo": {"unroll": 7}})
     with pytest.raises(BadMethod, match=r"algorithms/foo.py, line 27: experience\(\) of Config fails \(ZeroDivision"):
         jobs.experience(job)

@@ -12,12 +12,12 @@ import pytest
 
 from hpc_rl import job as jobs
 from hpc_rl.job import Job
+from hpc_rl.plan import Plan
 from hpc_rl.screen import Screen, _checkpoint_age
 from hpc_rl.storage import run_dir
 from hpc_rl.storage.metrics import Metrics
 from hpc_rl.storage.run_dir import RunDir
 from hpc_rl.topologies import actor_learner
-from hpc_rl.plan import Plan
 
 LINE = {"env_steps_per_s": 500.0, "rss_bytes": 3e8, "time/step": 0.25, "time/infer": 0.5, "time/other": 0.25}
 HEAD = {"mean_return_100": 0.5, "episodes": 40.0, "updates": 7.0, "policy_lag": 1.25, "policy_lag_max": 3.0}

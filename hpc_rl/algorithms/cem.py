@@ -101,7 +101,9 @@ class Player:
     def __init__(self, net: Candidates, spec: Spec) -> None:
         self.net, self.actions, self.fragment_noise = net, spec.actions, net.size
         self.carry: Schema = {
-            "uniform": Leaf((net.size,), "float32", "fragment", "", "u of the candidate that plays the row before row 0")
+            "uniform": Leaf(
+                (net.size,), "float32", "fragment", "", "u of the candidate that plays the row before row 0"
+            )
         }
 
     def initial_carry(self, columns: int) -> dict[str, Tensor]:

@@ -14,8 +14,8 @@ from hpc_rl.cli.options import job_options, load_job, name_code, with_ranks
 
 if TYPE_CHECKING:
     from hpc_rl.job import Job
-    from hpc_rl.storage.run_dir import RunDir
     from hpc_rl.plan import Plan
+    from hpc_rl.storage.run_dir import RunDir
 
 SUMMARY_FIELDS = {
     "reason": str, "env_steps": int, "wall_s": float, "env_steps_per_s": float, "mean_return_100": float | None,

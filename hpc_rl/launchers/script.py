@@ -16,8 +16,8 @@ from hpc_rl.job import BadJob, Job, share
 from hpc_rl.launcher_variables import RANK, SLURM
 from hpc_rl.launchers import environment
 from hpc_rl.launchers.options import Options, dependency
-from hpc_rl.storage.untrusted import Unreadable, read_text
 from hpc_rl.plan import Plan, nodes_of
+from hpc_rl.storage.untrusted import Unreadable, read_text
 
 
 @dataclass(frozen=True)

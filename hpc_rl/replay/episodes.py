@@ -52,7 +52,9 @@ class Episodes:
         if not episodes:
             raise RuntimeError(f'no episode of "{self.name}" is complete; sample when ``due`` says so')
         lengths = [len(episode["reward"]) for episode in episodes]
-        tree = {name: _padded([episode[name] for episode in episodes]) for name in [*self.moves, "observation", "first"]}
+        tree = {
+            name: _padded([episode[name] for episode in episodes]) for name in [*self.moves, "observation", "first"]
+        }
         tree["first"] |= np.arange(max(lengths) + 1)[:, None] > np.array(lengths)
         ends = [name for name in ("column", "start", "noise") if name in episodes[0]]
         tree |= {name: np.concatenate([episode[name] for episode in episodes]) for name in ends}

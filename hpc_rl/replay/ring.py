@@ -71,7 +71,9 @@ class Ring:
         slots = self.kept + experience.unroll + 2 * spec.stack  # no insertion overwrites what may be drawn before it
         self.rows = Rows(schema, spec, columns, slots)
         self.kinds = [
-            Kind(items, _part(items, shards, self.first_column // columns % shards), np.zeros((slots, columns), np.int32))
+            Kind(
+                items, _part(items, shards, self.first_column // columns % shards), np.zeros((slots, columns), np.int32)
+            )
             for items in experience.items
         ]
         self.low = 0  # the oldest row that an item may begin with

@@ -156,4 +156,3 @@ class Rows:
     def _present(self) -> Array:
         """Slots in use, from the oldest row to the newest."""
         return np.arange(max(0, self.end + 1 - self.slots), self.end + 1) % self.slots
-

@@ -10,6 +10,7 @@ from contextlib import suppress
 
 import numpy as np
 
+from hpc_rl.devices import to_device
 from hpc_rl.roles.base import Seat
 from hpc_rl.roles.messages import ALIVE, SCORES, WEIGHTS, parameters_layout, score_layout
 from hpc_rl.roles.orders import Orders
@@ -18,7 +19,6 @@ from hpc_rl.runtime.judge import Judge
 from hpc_rl.samplers.base import Split
 from hpc_rl.transport.base import Inbox, Outbox
 from hpc_rl.transport.waiting import Heartbeat, Stopped
-from hpc_rl.devices import to_device
 
 SLICE_ROWS = 64  # moves of all columns between two looks at the clock of the metrics
 

@@ -10,13 +10,13 @@ import numpy as np
 from torch import Tensor
 
 from hpc_rl.algorithms.base import Policy
+from hpc_rl.devices import to_host
 from hpc_rl.roles.base import Seat
 from hpc_rl.roles.messages import ALIVE, SCORES, WEIGHTS, parameters_layout, score_layout
 from hpc_rl.roles.orders import Command
 from hpc_rl.runtime.judge import Judgement
 from hpc_rl.transport.base import Inbox, Outbox
 from hpc_rl.transport.waiting import Heartbeat, Stopped
-from hpc_rl.devices import to_host
 
 
 class EvaluatorRank:

@@ -80,7 +80,6 @@ class Desk:
         note = json.loads((self.run.checkpoints / "best.json").read_text())
         return float(checkpoint.load(path)[0]["weights"]), note["score"]
 
-
     def finish(self, reason: str = "stopped: asked to stop") -> None:
         self.snapshots.finish(self.state(), reason)
 
