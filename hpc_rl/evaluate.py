@@ -69,7 +69,7 @@ def evaluate_run(
         greedy, sampled           {mean, low, high, games, distinct_games, distinct_returns, returns, success, sets}
         low, high                 null where there is one game
         success                   the part of the games that reached their goal, null where that is not known
-        sets                      of each of the job's evaluate.arguments: {arguments, mean, success}; games of every set
+        sets                      of each of the job's evaluate.arguments: {arguments, mean, success}, games of each
 
     Where the best is damaged, ``warn`` gets a sentence and the newest good one is played.
 

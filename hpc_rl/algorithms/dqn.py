@@ -99,11 +99,11 @@ class EpsilonGreedy:
     """Takes the action of the largest Q value, or with probability ``exploration`` = ε any, all as likely."""
 
     noise, fragment_noise = 2, 0  # one uniform for whether, one for which
-    extras = EXTRAS
-    carry: Schema = {}
 
     def __init__(self, net: QNetwork, actions: int) -> None:
         self.net, self.actions = net, actions
+        self.extras: Schema = EXTRAS
+        self.carry: Schema = {}
 
     def initial_carry(self, columns: int) -> dict[str, Tensor]:
         return {}

@@ -12,8 +12,8 @@ from hpc_rl.types import Spec
 class QNetwork(nn.Module):
     """observation [.., *O] -> Q values [.., A] of one discrete choice.
 
-    ``dueling``: Q = V + advantage − mean of the advantages, from two streams of one hidden layer each (Wang et al. 2016,
-    arXiv 1511.06581, eq. 9).
+    ``dueling``: Q = V + advantage − mean of the advantages, from two streams of one hidden layer each (Wang et al.
+    2016, arXiv 1511.06581, eq. 9).
     """
 
     def __init__(self, spec: Spec, hidden: tuple[int, ...], network: str = "nature", dueling: bool = False) -> None:

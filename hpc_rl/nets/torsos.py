@@ -66,7 +66,7 @@ class ConvTorso(nn.Module):
 
 
 class MlpTorso(nn.Module):
-    """Vectors or small arrays [.., *shape], bytes taken as 0..1 -> float32 features [n, units], by default through tanh."""
+    """Vectors or small arrays [.., *shape], bytes taken as 0..1 -> float32 features [n, units]; tanh by default."""
 
     def __init__(self, shape: tuple[int, ...], hidden: tuple[int, ...], squash: type[nn.Module] = nn.Tanh) -> None:
         super().__init__()
