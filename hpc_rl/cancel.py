@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from hpc_rl import curves
 from hpc_rl.launchers import causes, slurm
-from hpc_rl.launchers.batch import job_ids
+from hpc_rl.launchers.attempt import job_ids
 from hpc_rl.storage.run_dir import BadRun, RunDir
 
 STOP_S, LOOK_S = 180.0, 2.0  # how long a clean stop may take, and between looks
@@ -50,7 +50,7 @@ def _who() -> str:
 
 def _cancel(runs: Sequence[RunDir], now: bool) -> list[str]:
     ids = {run.path: job_ids(run) for run in runs}
-    seen = slurm.look([job for jobs_of_run in ids.values() for job in jobs_of_run])
+    seen = slurm.query([job for jobs_of_run in ids.values() for job in jobs_of_run])
     active = {run.path: [seen[job] for job in ids[run.path] if job in seen and seen[job].active] for run in runs}
     for run in runs:
         if active[run.path]:
@@ -72,13 +72,13 @@ def _outlast(running: Sequence[str]) -> list[str]:
     left, deadline = list(running), time.monotonic() + STOP_S
     while left and time.monotonic() < deadline:
         time.sleep(LOOK_S)
-        seen = slurm.look(left)
+        seen = slurm.query(left)
         left = [job for job in left if job in seen and seen[job].active]
     return left
 
 
 def _cancelled(run: RunDir, ended: Sequence[str], waiting: set[str], late: set[str], now: bool) -> str:
-    if not ended and (not job_ids(run) or not slurm.here()) and run.read_state()["state"] == "running":
+    if not ended and (not job_ids(run) or not slurm.available()) and run.read_state()["state"] == "running":
         return _by_file(run)  # of hpc-rl run, or seen from a host without SLURM
     if not ended:
         return f"{run.path}: no job is queued or running"

@@ -10,7 +10,7 @@ from pathlib import Path
 from hpc_rl.launchers import reasons, slurm
 from hpc_rl.launchers.options import Options, seconds
 from hpc_rl.launchers.script import command_line, interpreter, pattern, quote, render_analysis, word
-from hpc_rl.launchers.slurm import Seen
+from hpc_rl.launchers.slurm import JobStatus
 from hpc_rl.status import OVER, Status, look_up
 from hpc_rl.storage.run_dir import RunDir, write_text
 from hpc_rl.storage.untrusted import Unreadable, read_text
@@ -59,7 +59,7 @@ def cancel(found: Sequence[RunDir]) -> list[str]:
         for home in homes
         if (job := _job(home)) and (home in chosen or chosen.issuperset(p.parent for p in home.glob("*/job.toml")))
     }
-    seen = slurm.look(list(ids.values())) if ids else {}
+    seen = slurm.query(list(ids.values())) if ids else {}
     active = {home: job for home, job in ids.items() if job in seen and seen[job].active}
     slurm.cancel(list(active.values()))
     return [f"{home / PICTURE}: analysis job {job} cancelled" for home, job in active.items()]
@@ -77,7 +77,7 @@ def _job(home: Path) -> str:
     return ""
 
 
-def _line(home: Path, job: str, seen: Seen | None, known: bool | None) -> Status:
+def _line(home: Path, job: str, seen: JobStatus | None, known: bool | None) -> Status:
     if seen is None:
         state = "done" if (home / PICTURE).exists() else "lost" if known else "pending"
     elif seen.active:

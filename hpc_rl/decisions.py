@@ -17,7 +17,7 @@ def decide(job: Any, plan: Any, run: Any, spec: Any, rows: list[dict[str, Any]])
     """Rank 0's part: attempt, checkpoint, device, threads; written into job.toml and provenance."""
     from hpc_rl import hardware
     from hpc_rl import job as jobs
-    from hpc_rl.roles.fit import fit
+    from hpc_rl.runtime.fingerprint import fingerprint
     from hpc_rl.runtime.restoring import usable
     from hpc_rl.storage import checkpoint, provenance
     from hpc_rl.storage.run_dir import write_text
@@ -26,7 +26,7 @@ def decide(job: Any, plan: Any, run: Any, spec: Any, rows: list[dict[str, Any]])
         jobs.algorithm(job.algorithm),
         jobs.method_config(job),
         spec,
-        fit(job, spec),
+        fingerprint(job, spec),
         job.environment.columns if plan.ranks[0].role == "worker" else None,
     )
     found = checkpoint.newest(run, lambda text: print(f"warning: {text}", flush=True), set_aside=True, check=takes)

@@ -14,7 +14,7 @@ from hpc_rl.algorithms.base import Policy
 from hpc_rl.envs.make import describe, describe_sets, make
 from hpc_rl.job import Job
 from hpc_rl.optim.flat import StateDict, flatten
-from hpc_rl.roles.fit import fit
+from hpc_rl.runtime.fingerprint import fingerprint
 from hpc_rl.runtime.games import MAX_MOVES, Game, Games, MakeEnvironment
 from hpc_rl.runtime.restoring import Check, playable
 from hpc_rl.storage import checkpoint
@@ -83,7 +83,7 @@ def evaluate_run(
     if video:
         check_video(video, spec)
     algorithm, config = jobs.algorithm(job.algorithm), jobs.method_config(job)
-    path, state, meta = _checkpoint(directory, file, playable(algorithm, config, spec, fit(job, spec)), warn)
+    path, state, meta = _checkpoint(directory, file, playable(algorithm, config, spec, fingerprint(job, spec)), warn)
     policy = algorithm.policy(config, spec)
     flatten(policy.net).data.copy_(state["weights"])
     film: list[Array] = []
@@ -181,7 +181,7 @@ def _checkpoint(
     if best.exists():
         try:
             return (best, *checkpoint.examined(best, check))
-        except checkpoint.Torn as error:
+        except checkpoint.CorruptCheckpoint as error:
             warn(f"{error}; falling back to the newest checkpoint")
     found = checkpoint.newest(run, warn, check=check)
     if found is None:

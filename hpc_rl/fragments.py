@@ -130,7 +130,7 @@ def _cleaned(observation: Tensor, reward: Tensor) -> tuple[Tensor, Tensor, Tenso
     return observation, reward, finite
 
 
-def beside(parts: list[Trajectory]) -> Trajectory:
+def concatenate(parts: list[Trajectory]) -> Trajectory:
     """Copies of fragments of equal length, side by side on the column axis."""
     import torch
 

@@ -39,11 +39,11 @@ from hpc_rl.storage.untrusted import MOST_TOML_BYTES, Unreadable, parse_toml, re
 
 __all__ = [
     "PACKAGE", "BadJob", "BadMethod", "Budget", "Checkpoint", "EnvironmentConfig", "Evaluate", "Job", "Output",
-    "Resources", "algorithm", "algorithms", "check_reduction", "dumps", "experience", "find", "load",
-    "method_config", "parse", "share", "shipped_jobs", "topologies", "topology", "with_resources",
+    "Resources", "algorithm", "algorithms", "check_reduction", "data_folder", "dumps", "experience", "find", "load",
+    "method_config", "parse", "shipped_jobs", "topologies", "topology", "with_resources",
 ]  # fmt: skip
 
-_MEANT: dict[str, tuple[Any, tuple[str, ...]]] = {  # key -> its neutral value, topologies where another one is valid
+_VALID_ON: dict[str, tuple[Any, tuple[str, ...]]] = {  # key -> its neutral value, topologies where another one is valid
     "schedule": ("free", ("actor_learner",)),
     "resources.learners": (1, ("actor_learner",)),
     "resources.inference": ("learner", ("actor_learner",)),
@@ -182,7 +182,7 @@ def _there(source: str) -> bool:
     return True
 
 
-def share(folder: str) -> Path:
+def data_folder(folder: str) -> Path:
     """A data folder: the checkout's own, else the copy inside the installed package."""
     inside = PACKAGE / "share" / folder
     return inside if inside.is_dir() else PACKAGE.parent / folder
@@ -190,7 +190,7 @@ def share(folder: str) -> Path:
 
 def shipped_jobs() -> dict[str, Path]:
     """Name -> file of the jobs that come with the package."""
-    return {path.stem: path for path in sorted(share("jobs").glob("*.toml"))}
+    return {path.stem: path for path in sorted(data_folder("jobs").glob("*.toml"))}
 
 
 def parse(table: Mapping[str, Any], name: str = "job") -> Job:
@@ -244,7 +244,7 @@ def _check_text(job: Job) -> None:
 
 def _check_meant(job: Job) -> None:
     """Refuse what would promise something that this job's topology and sampler do not keep."""
-    for key, (neutral, valid_on) in _MEANT.items():
+    for key, (neutral, valid_on) in _VALID_ON.items():
         section, _, name = key.rpartition(".")
         value = getattr(job.resources if section else job, name)
         if value != neutral and job.topology not in valid_on:

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from hpc_rl.failure import end_all
 from hpc_rl.launchers import shared_memory
-from hpc_rl.startup import take_seat
+from hpc_rl.startup import make_context
 from hpc_rl.stop_flag import StopFlag
 from hpc_rl.storage.rank_records import write_record
 
 if TYPE_CHECKING:
-    from hpc_rl.roles.base import Seat
+    from hpc_rl.runtime.context import RankContext
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
@@ -34,11 +34,11 @@ def main() -> None:
         _serve_processes(folder)
         # CUDA must not be seen by actors, and threads are counted when torch loads: plan first, import later.
         link, rank = _link(ranks)
-        seat = take_seat(folder, link, stop)
+        context = make_context(folder, link, stop)
         from hpc_rl import job
 
-        job.topology(seat.job.topology).run(seat)
-        _close(seat)
+        job.topology(context.job.topology).run(context)
+        _close(context)
         write_record(folder, rank, {"ended": "ok"})
         if ranks > 1:
             from hpc_rl.transport import mpi
@@ -48,12 +48,12 @@ def main() -> None:
         end_all(folder, rank, error)
 
 
-def _close(seat: Seat) -> None:
+def _close(context: RankContext) -> None:
     """Close the environments, once every rank has done its work: foreign code that crashes here ends all ranks."""
     from hpc_rl.envs.base import close
     from hpc_rl.transport.waiting import Deadline
 
-    ports, everyone = seat.ports, range(seat.ports.link.size)
+    ports, everyone = context.ports, range(context.ports.link.size)
     with contextlib.suppress(Deadline):  # a last checkpoint that takes so long
         if ports.link.rank:
             ports.await_release(everyone)  # rank 0 may still judge the last policy
@@ -61,8 +61,8 @@ def _close(seat: Seat) -> None:
             ports.release(everyone)
     with contextlib.suppress(Deadline):
         ports.barrier(everyone)
-    for environment in seat.environments:
-        close(environment, seat.spec.id)
+    for environment in context.environments:
+        close(environment, context.spec.id)
 
 
 def _keep_memory() -> None:
@@ -78,7 +78,7 @@ def _serve_processes(folder: Path) -> None:
     from hpc_rl import job
 
     wanted = 0
-    with contextlib.suppress(job.BadJob):  # every rank hears of it in `take_seat`, where rank 0 can tell the others
+    with contextlib.suppress(job.BadJob):  # every rank hears of it in `make_context`, where rank 0 can tell the others
         wanted = job.load(folder / "job.toml").environment.processes
     if wanted:
         from hpc_rl.envs import forkserver

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hpc_rl.launchers import slurm
-from hpc_rl.launchers.batch import job_ids
+from hpc_rl.launchers.attempt import job_ids
 from hpc_rl.storage.run_dir import BadRun, RunDir
 
 RUNS = Path("runs")  # where commands that make a run put it, and `status` looks

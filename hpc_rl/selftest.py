@@ -125,7 +125,7 @@ def _wait(trial: Trial, done: Callable[[], bool], limit: float) -> str:
     """Empty once ``done``; else what the run and SLURM say of the job that failed, ended or took too long."""
     end = time.monotonic() + limit
     while not done():
-        state, seen = trial.run.read_state(), slurm.look([trial.job]).get(trial.job)
+        state, seen = trial.run.read_state(), slurm.query([trial.job]).get(trial.job)
         over = state["state"] == "failed" or (seen is not None and not seen.active)
         if over or time.monotonic() > end:
             known = f"SLURM says {seen.state} {seen.reason}".strip() if seen else "SLURM does not know the job"

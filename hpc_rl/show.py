@@ -11,8 +11,8 @@ from itertools import groupby
 from pathlib import Path
 
 from hpc_rl import job as jobs
+from hpc_rl.envs.column_shares import split_columns
 from hpc_rl.envs.make import describe
-from hpc_rl.envs.shares import shares
 from hpc_rl.fragments import fragment_bytes, trajectory_schema
 from hpc_rl.job import Job
 from hpc_rl.methods import extras
@@ -88,7 +88,7 @@ def gather(job: Job) -> Figures:
     parameters = sizes.actor_critic(spec, hidden, network, lstm, standardize)
     activations = sizes.activations(spec, hidden, network, lstm)
     columns = next(len(rank.columns) for rank in plan.ranks if rank.columns)
-    shares(spec.id, columns, job.environment.processes)  # refuses those that do not fit
+    split_columns(spec.id, columns, job.environment.processes)  # refuses those that do not fit
     return Figures(job, plan, spec, schema, columns, parameters, activations)
 
 

@@ -20,12 +20,12 @@ from hpc_rl.storage.rank_records import write_record
 if TYPE_CHECKING:
     from hpc_rl.envs.base import Environment
     from hpc_rl.job import Job
-    from hpc_rl.roles.base import Seat
+    from hpc_rl.runtime.context import RankContext
     from hpc_rl.stop_flag import StopFlag
     from hpc_rl.transport.ports import Ports
 
 
-def take_seat(folder: Path, link: Any, stop: StopFlag) -> Seat:
+def make_context(folder: Path, link: Any, stop: StopFlag) -> RankContext:
     """Everything that is decided once per attempt: rank 0 decides, the others hear it as JSON.
 
     Raises:
@@ -53,11 +53,11 @@ def take_seat(folder: Path, link: Any, stop: StopFlag) -> Seat:
     return _seat(job, plan, place, ports, run, stop)
 
 
-def _seat(job: Any, plan: Any, place: Any, ports: Ports, run: Any, stop: StopFlag) -> Seat:
+def _seat(job: Any, plan: Any, place: Any, ports: Ports, run: Any, stop: StopFlag) -> RankContext:
     from hpc_rl import job as jobs
+    from hpc_rl.envs.column_shares import split_columns
     from hpc_rl.envs.make import describe, describe_sets
-    from hpc_rl.envs.shares import shares
-    from hpc_rl.roles.base import Seat
+    from hpc_rl.runtime.context import RankContext
 
     if place.rank in plan.learners:
         ports.link.prepare(plan.learners)
@@ -72,9 +72,9 @@ def _seat(job: Any, plan: Any, place: Any, ports: Ports, run: Any, stop: StopFla
     device, precision = _processor(ports, job, plan, place, run, spec, nodes, table, decided)
     _seed(job, place, decided["attempt"])
     algorithm, config = jobs.algorithm(job.algorithm), jobs.method_config(job)
-    shares(spec.id, len(place.columns) or job.environment.columns, job.environment.processes)
+    split_columns(spec.id, len(place.columns) or job.environment.columns, job.environment.processes)
     environments: list[Environment] = []
-    return Seat(
+    return RankContext(
         job=job,
         plan=plan,
         place=place,
@@ -148,13 +148,13 @@ def _policy_maker(algorithm: Any, config: Any, spec: Any, precision: str, device
 
 def _resumed(run: Any, file: str | None, job: Any, spec: Any) -> Any:
     """State and meta of the checkpoint to go on from, None for none. Raises Misfit: it is another job's."""
-    from hpc_rl.roles.fit import fit
+    from hpc_rl.runtime.fingerprint import fingerprint
     from hpc_rl.storage import checkpoint
 
     if file is None:
         return None
     state, meta = checkpoint.load(run.path / file)
-    checkpoint.fit(fit(job, spec), meta["fit"])
+    checkpoint.check_compatible(fingerprint(job, spec), meta["fingerprint"])
     return state, meta
 
 
@@ -165,8 +165,8 @@ def _environment(
 
     ``changes`` override the job's arguments.
     """
+    from hpc_rl.envs.column_shares import Processes
     from hpc_rl.envs.make import make
-    from hpc_rl.envs.shares import Processes
 
     wanted = job.environment
     # `_seat` has refused too many for training; an evaluation may well have fewer columns

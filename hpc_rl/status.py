@@ -14,8 +14,8 @@ from typing import Any
 
 from hpc_rl import job as jobs
 from hpc_rl.launchers import causes, reasons, slurm
-from hpc_rl.launchers.batch import job_ids
-from hpc_rl.launchers.slurm import Seen
+from hpc_rl.launchers.attempt import job_ids
+from hpc_rl.launchers.slurm import JobStatus
 from hpc_rl.run_folders import runs_of
 from hpc_rl.storage.metrics import CHIEFS, last_line, rate
 from hpc_rl.storage.run_dir import BadRun, RunDir
@@ -72,10 +72,10 @@ def states(found: Sequence[RunDir], warn: Callable[[str], None]) -> list[Status]
     return [_line(run, [seen[job] for job in ids[run.path] if job in seen], ids[run.path], known) for run in found]
 
 
-def look_up(ids: Sequence[str], warn: Callable[[str], None]) -> tuple[Mapping[str, Seen], bool | None]:
+def look_up(ids: Sequence[str], warn: Callable[[str], None]) -> tuple[Mapping[str, JobStatus], bool | None]:
     """What SLURM knows, and whether it was asked: False without SLURM, None where it did not answer."""
     try:
-        return slurm.look(ids), slurm.here()
+        return slurm.query(ids), slurm.available()
     except slurm.SlurmError as error:
         warn(f"{error}; what SLURM knows is left out")
         return {}, None
@@ -105,7 +105,7 @@ def as_json(lines: Sequence[Status]) -> str:
     return json.dumps([asdict(line) for line in lines], indent=1)
 
 
-def _line(run: RunDir, seen: Sequence[Seen], ids: Sequence[str], known: bool | None) -> Status:
+def _line(run: RunDir, seen: Sequence[JobStatus], ids: Sequence[str], known: bool | None) -> Status:
     try:
         state = run.read_state()
     except BadRun as error:  # one such run among many
@@ -115,7 +115,7 @@ def _line(run: RunDir, seen: Sequence[Seen], ids: Sequence[str], known: bool | N
     active = [item for item in seen if item.active]
     candidates = active or list(seen)
     shown = next(
-        (item for item in active if item.state != "PENDING"), candidates[-1] if candidates else Seen("", "", False)
+        (item for item in active if item.state != "PENDING"), candidates[-1] if candidates else JobStatus("", "", False)
     )
     word, reason, cause, command = _why(run, state, shown, bool(ids and not active and known), ids)
     live, changes = _live(run, state["attempt"]), _tasks(run.path.parent).get(run.path.name, "")
@@ -138,7 +138,9 @@ def _line(run: RunDir, seen: Sequence[Seen], ids: Sequence[str], known: bool | N
     )  # fmt: skip
 
 
-def _why(run: RunDir, state: dict[str, Any], shown: Seen, gone: bool, ids: Sequence[str]) -> tuple[str, str, str, str]:
+def _why(
+    run: RunDir, state: dict[str, Any], shown: JobStatus, gone: bool, ids: Sequence[str]
+) -> tuple[str, str, str, str]:
     """(state, reason, cause, next command): the run's own, or what SLURM knows where nobody could write it down."""
     word, reason, cause, command = state["state"], state["reason"], state["cause"], causes.pasted(state["next"])
     if word in ("running", "pending") and gone:
@@ -158,7 +160,7 @@ def _why(run: RunDir, state: dict[str, Any], shown: Seen, gone: bool, ids: Seque
     return word, reason, cause, command
 
 
-def _ended(job: Seen) -> str:
+def _ended(job: JobStatus) -> str:
     by = re.search(r"by (\d+)", job.reason)
     return f"SLURM ended job {job.job}: {job.state}" + (f" by {causes.user(int(by[1]))}" if by else "")
 

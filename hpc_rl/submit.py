@@ -13,7 +13,7 @@ from typing import Any
 from hpc_rl import job as jobs
 from hpc_rl.job import BadJob
 from hpc_rl.launchers import limits, slurm
-from hpc_rl.launchers.batch import job_ids, note_job
+from hpc_rl.launchers.attempt import job_ids, note_job
 from hpc_rl.launchers.options import Options, changed, dependency, kept
 from hpc_rl.launchers.script import for_array, for_run, render
 from hpc_rl.resume import again
@@ -140,7 +140,7 @@ def resume(
     """
     run = single(folder)
     folder = run.path  # a job's id may have named it
-    active = [seen for seen in slurm.look(job_ids(run)).values() if seen.active]
+    active = [seen for seen in slurm.query(job_ids(run)).values() if seen.active]
     if active:
         raise BadRun(f"{folder} is still {active[0].state.lower()} as job {active[0].job}; cancel that first")
     wanted = again(run, overrides)

@@ -166,7 +166,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Act:
+class ActOutput:
     """What a policy answers: action [b, *A], carry {name: [b, …]}, extras {name: [b, …]} to be remembered."""
 
     action: Tensor
@@ -222,7 +222,7 @@ class Clock:
 
 
 @dataclass(frozen=True)
-class Update:
+class UpdateResult:
     """What one optimisation round reports; metrics are finite means over what this learner group saw."""
 
     metrics: dict[str, float]

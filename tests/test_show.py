@@ -108,7 +108,7 @@ def test_one_rank_sends_nothing_and_records_nothing() -> None:
 
 def test_message_bytes_are_those_of_the_channel() -> None:
     from hpc_rl.algorithms.impala import Config, policy
-    from hpc_rl.roles.base import schemas
+    from hpc_rl.runtime.context import schemas
 
     figures = gather(catch())
     acting = policy(Config(), figures.spec)

@@ -42,13 +42,13 @@ from hpc_rl.experience import Experience, Items
 from hpc_rl.formulas.policy_gradient import guarded, policy_gradient
 from hpc_rl.formulas.returns import gae
 from hpc_rl.formulas.value import half_squared
-from hpc_rl.nets.actions import Head
+from hpc_rl.nets.actions import ActionDistribution
 from hpc_rl.nets.actor_critic import ActorCritic, StochasticPolicy
 from hpc_rl.nets.normalizers import Normalizers
 from hpc_rl.optim.flat import StateDict, flatten
 from hpc_rl.optim.group import Group, means
 from hpc_rl.optim.optimizers import annealed, make_optimizer
-from hpc_rl.types import Schema, Spec, Trajectory, Update
+from hpc_rl.types import Schema, Spec, Trajectory, UpdateResult
 
 FIGURES = ("policy_loss", "value_loss", "entropy")
 TOPOLOGIES = ("solo", "allreduce", "parameter_server", "actor_learner")
@@ -84,7 +84,7 @@ class Config:
 
 
 def loss(
-    config: Config, output: Tensor, value: Tensor, head: Head, batch: Trajectory, reward: Tensor
+    config: Config, output: Tensor, value: Tensor, head: ActionDistribution, batch: Trajectory, reward: Tensor
 ) -> tuple[Tensor, list[Tensor]]:
     """Summed loss and the sums that FIGURES names, for network outputs [T+1, b, P], [T+1, b] and rewards [T, b]."""
     weight = batch.valid.float()
@@ -118,7 +118,7 @@ class Learner(base.Learner):
         self.optimizers = {"weights": self.optimizer}
         self.normalizers = Normalizers(policy.net.standardize, config.normalize_reward)
 
-    def update(self, batches: Mapping[str, Trajectory], progress: float) -> Update:
+    def update(self, batches: Mapping[str, Trajectory], progress: float) -> UpdateResult:
         config, batch = self.config, batches["items"]
         rate = annealed(config.learning_rate, progress, config.anneal)
         self.optimizer.set_learning_rate(rate)
@@ -130,7 +130,7 @@ class Learner(base.Learner):
         norm = self.group.apply_gradients(self.optimizer, summed, count, config.max_grad_norm, scale)
         self.normalizers.add(batch, self.group.sum)
         metrics = means(self.group, FIGURES, torch.stack([*sums, torch.tensor(float(count))]))
-        return Update({**metrics, "grad_norm": norm, "learning_rate": rate})
+        return UpdateResult({**metrics, "grad_norm": norm, "learning_rate": rate})
 
     def state(self) -> StateDict:
         return {"normalizers": self.normalizers.state()}

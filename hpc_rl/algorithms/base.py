@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hpc_rl.optim.flat import Flat, StateDict
 from hpc_rl.optim.group import Group
 from hpc_rl.optim.optimizers import Optimizer
-from hpc_rl.types import Act, Array, Schema, Spec, Step, Trajectory, Tree, Update
+from hpc_rl.types import ActOutput, Array, Schema, Spec, Step, Trajectory, Tree, UpdateResult
 
 
 class Policy(Protocol):
@@ -38,7 +38,7 @@ class Policy(Protocol):
 
     def initial_carry(self, columns: int) -> dict[str, Tensor]: ...
 
-    def act(self, step: Step, carry: dict[str, Tensor], exploration: Tensor, noise: Tensor) -> Act:
+    def act(self, step: Step, carry: dict[str, Tensor], exploration: Tensor, noise: Tensor) -> ActOutput:
         """exploration [b] in [0, 1], whose meaning the method states; 0 evaluates greedily. noise is [b, M + K]."""
         ...
 
@@ -55,7 +55,7 @@ class Learner(Protocol):
     optimizers: Mapping[str, Optimizer]
     group: Group
 
-    def update(self, batches: Mapping[str, Trajectory], progress: float) -> Update:
+    def update(self, batches: Mapping[str, Trajectory], progress: float) -> UpdateResult:
         """Learn from one batch of each of ``Experience.items``, by name, on the learner's device.
 
         progress rises from 0 to 1 over the budget and never falls: all that annealed values depend on.

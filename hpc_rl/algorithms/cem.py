@@ -43,7 +43,7 @@ from hpc_rl.devices import to_device
 from hpc_rl.experience import Experience, Items
 from hpc_rl.optim.flat import StateDict, flatten
 from hpc_rl.optim.group import Group
-from hpc_rl.types import Act, Leaf, Schema, Spec, Step, Trajectory, Update
+from hpc_rl.types import ActOutput, Leaf, Schema, Spec, Step, Trajectory, UpdateResult
 
 TOPOLOGIES = ("solo", "allreduce")
 EXTRAS: Schema = {}
@@ -110,13 +110,13 @@ class Player:
         return {"uniform": torch.full((columns, self.net.size), 0.5, device=self.net.mean.device)}
 
     @torch.no_grad()
-    def act(self, step: Step, carry: dict[str, Tensor], exploration: Tensor, noise: Tensor) -> Act:
+    def act(self, step: Step, carry: dict[str, Tensor], exploration: Tensor, noise: Tensor) -> ActOutput:
         uniform = torch.where(step.first[:, None], noise, carry["uniform"])
         output = self.net(step.observation, self.net.candidate(uniform, exploration))
         if self.actions.kind == "box":
-            return Act(output.reshape(-1, *self.actions.shape), {"uniform": uniform}, {})
+            return ActOutput(output.reshape(-1, *self.actions.shape), {"uniform": uniform}, {})
         best = torch.stack([x.argmax(-1) for x in output.split(list(self.actions.sizes), -1)], -1)
-        return Act(best.reshape(-1, *self.actions.shape), {"uniform": uniform}, {})
+        return ActOutput(best.reshape(-1, *self.actions.shape), {"uniform": uniform}, {})
 
 
 def policy(config: Config, spec: Spec) -> Player:
@@ -133,7 +133,7 @@ class Learner(base.Learner):
         self.optimizers = {}
 
     @torch.no_grad()
-    def update(self, batches: Mapping[str, Trajectory], progress: float) -> Update:
+    def update(self, batches: Mapping[str, Trajectory], progress: float) -> UpdateResult:
         config, batch, net = self.config, batches["items"], self.policy.net
         result = to_device((batch.reward * batch.valid).double().sum(0), "cpu")
         candidate = to_device(net.candidate(batch.noise, torch.ones_like(batch.noise[:, 0])), "cpu").double()
@@ -148,7 +148,7 @@ class Learner(base.Learner):
         net.std.data.copy_((parameters.var(0, correction=0) + extra**2).sqrt())
         found = {"return": table[:, 0].mean(), "elite_return": table[elite, 0].mean(), "best_return": table[:, 0].max()}
         figures = {name: float(x) for name, x in found.items()}
-        return Update({**figures, "candidates": float(len(table)), "std": float(net.std.mean())})
+        return UpdateResult({**figures, "candidates": float(len(table)), "std": float(net.std.mean())})
 
     def state(self) -> StateDict:
         return {}

@@ -49,7 +49,7 @@ from hpc_rl.optim.flat import StateDict, flatten
 from hpc_rl.optim.group import Group, means
 from hpc_rl.optim.optimizers import annealed, make_optimizer
 from hpc_rl.optim.targets import polyak_
-from hpc_rl.types import Act, Array, Schema, Spec, Step, Trajectory, Update
+from hpc_rl.types import ActOutput, Array, Schema, Spec, Step, Trajectory, UpdateResult
 
 FIGURES = ("loss", "q_mean", "target_mean")
 TOPOLOGIES = ("solo", "allreduce")
@@ -109,10 +109,10 @@ class EpsilonGreedy:
         return {}
 
     @torch.no_grad()
-    def act(self, step: Step, carry: dict[str, Tensor], exploration: Tensor, noise: Tensor) -> Act:
+    def act(self, step: Step, carry: dict[str, Tensor], exploration: Tensor, noise: Tensor) -> ActOutput:
         any_ = (noise[:, 1] * self.actions).long().clamp(max=self.actions - 1)
         best = self.net(step.observation).argmax(-1)
-        return Act(torch.where(noise[:, 0] < exploration, any_, best), {}, {})
+        return ActOutput(torch.where(noise[:, 0] < exploration, any_, best), {}, {})
 
 
 def policy(config: Config, spec: Spec) -> EpsilonGreedy:
@@ -146,7 +146,7 @@ class Learner(base.Learner):
         self.optimizers = {"weights": self.optimizer}
         self.rounds = 0
 
-    def update(self, batches: Mapping[str, Trajectory], progress: float) -> Update:
+    def update(self, batches: Mapping[str, Trajectory], progress: float) -> UpdateResult:
         config, batch = self.config, batches["items"]
         rate = annealed(config.learning_rate, progress, config.anneal)
         self.optimizer.set_learning_rate(rate)
@@ -157,7 +157,7 @@ class Learner(base.Learner):
         if self.rounds % config.target_every == 0:
             polyak_(self.target, self.weights, config.tau)
         metrics = means(self.group, FIGURES, torch.stack([*sums, torch.tensor(float(count))]))
-        return Update({**metrics, "grad_norm": norm, "learning_rate": rate})
+        return UpdateResult({**metrics, "grad_norm": norm, "learning_rate": rate})
 
     @torch.no_grad()
     def _target(self, batch: Trajectory) -> Tensor:

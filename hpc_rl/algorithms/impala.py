@@ -38,14 +38,14 @@ from hpc_rl.experience import Experience, Items
 from hpc_rl.formulas.policy_gradient import clipped_surrogate, policy_gradient
 from hpc_rl.formulas.returns import vtrace
 from hpc_rl.formulas.value import half_squared
-from hpc_rl.fragments import batch_of, beside, rows_of
-from hpc_rl.nets.actions import Head
+from hpc_rl.fragments import batch_of, concatenate, rows_of
+from hpc_rl.nets.actions import ActionDistribution
 from hpc_rl.nets.actor_critic import ActorCritic, StochasticPolicy
 from hpc_rl.optim.flat import StateDict, flatten
 from hpc_rl.optim.group import Group, means
 from hpc_rl.optim.minibatches import consecutive_columns
 from hpc_rl.optim.optimizers import annealed, make_optimizer
-from hpc_rl.types import Leaf, Schema, Spec, Trajectory, Update
+from hpc_rl.types import Leaf, Schema, Spec, Trajectory, UpdateResult
 
 FIGURES = ("policy_loss", "value_loss", "entropy", "rho")
 TOPOLOGIES = ("actor_learner", "solo", "allreduce")
@@ -91,7 +91,7 @@ class Config:
 
 
 def loss(
-    config: Config, output: Tensor, value: Tensor, head: Head, batch: Trajectory, group: Group
+    config: Config, output: Tensor, value: Tensor, head: ActionDistribution, batch: Trajectory, group: Group
 ) -> tuple[Tensor, list[Tensor]]:
     """Summed loss and the sums that FIGURES names, of one minibatch, for network outputs [T+1, b, P] and [T+1, b]."""
     weight = batch.valid.float()
@@ -141,7 +141,7 @@ class Learner(base.Learner):
         self.optimizers = {"weights": self.optimizer}
         self.seed, self.round, self.queue = int(torch.randint(2**31, (1,))), 0, list[Trajectory]()
 
-    def update(self, batches: Mapping[str, Trajectory], progress: float) -> Update:
+    def update(self, batches: Mapping[str, Trajectory], progress: float) -> UpdateResult:
         config, batch = self.config, self._mixed(batches["items"])
         rate = annealed(config.learning_rate, progress, config.anneal)
         self.optimizer.set_learning_rate(rate)
@@ -161,7 +161,7 @@ class Learner(base.Learner):
                 samples = int(part.valid.sum())
                 totals += torch.stack([*figures, torch.tensor(float(samples))])
             norm = self.group.apply_gradients(self.optimizer, summed, samples, config.max_grad_norm, scale)
-        return Update({**means(self.group, FIGURES, totals), "grad_norm": norm, "learning_rate": rate})
+        return UpdateResult({**means(self.group, FIGURES, totals), "grad_norm": norm, "learning_rate": rate})
 
     def _mixed(self, batch: Trajectory) -> Trajectory:
         """The fresh columns with their share of earlier ones, which this learner draws from its own queue."""
@@ -172,10 +172,10 @@ class Learner(base.Learner):
         self.round += 1
         if config.replay:
             self.queue += [
-                beside([batch.columns(slice(k, k + 1))]) for k in range(fresh)
+                concatenate([batch.columns(slice(k, k + 1))]) for k in range(fresh)
             ]  # copies: messages are reused
             self.queue = self.queue[-config.replay_columns :]
-        return beside([batch, *old]) if old else batch
+        return concatenate([batch, *old]) if old else batch
 
     def state(self) -> StateDict:
         return {"seed": self.seed, "round": self.round}
@@ -184,11 +184,11 @@ class Learner(base.Learner):
         self.seed, self.round = state["seed"], state["round"]
 
     def columns(self) -> dict[str, Tensor]:
-        return rows_of(beside(self.queue)) if self.queue else {}
+        return rows_of(concatenate(self.queue)) if self.queue else {}
 
     def load_columns(self, rows: dict[str, Tensor]) -> None:
         whole = moved(batch_of(rows), self.weights.data.device)
-        self.queue = [beside([whole.columns(slice(k, k + 1))]) for k in range(len(whole.column))]
+        self.queue = [concatenate([whole.columns(slice(k, k + 1))]) for k in range(len(whole.column))]
 
 
 ALGORITHM = base.Algorithm(config=Config, policy=policy, learner=Learner)

@@ -39,14 +39,14 @@ from hpc_rl.experience import Experience, Items
 from hpc_rl.formulas.policy_gradient import approximate_kl, clipped_surrogate, kl_slope, surrogate
 from hpc_rl.formulas.returns import gae
 from hpc_rl.formulas.value import clipped_half_squared, explained_variance, half_squared, standardized
-from hpc_rl.nets.actions import Head
+from hpc_rl.nets.actions import ActionDistribution
 from hpc_rl.nets.actor_critic import ActorCritic, StochasticPolicy
 from hpc_rl.nets.normalizers import Normalizers
 from hpc_rl.optim.flat import StateDict, flatten
 from hpc_rl.optim.group import Group, means
 from hpc_rl.optim.minibatches import shuffled_columns, shuffled_moves
 from hpc_rl.optim.optimizers import annealed, make_optimizer
-from hpc_rl.types import Leaf, Schema, Spec, Trajectory, Update
+from hpc_rl.types import Leaf, Schema, Spec, Trajectory, UpdateResult
 
 FIGURES = ("policy_loss", "value_loss", "entropy", "clip_fraction", "kl")
 TOPOLOGIES = ("solo", "allreduce", "parameter_server")
@@ -122,7 +122,7 @@ def _taken(rows: Tensor, index: Tensor) -> Tensor:
 
 
 def loss(
-    config: Config, output: Tensor, value: Tensor, head: Head, part: Samples, clip: float, kl_cost: float
+    config: Config, output: Tensor, value: Tensor, head: ActionDistribution, part: Samples, clip: float, kl_cost: float
 ) -> tuple[Tensor, Tensor]:
     """Summed loss, and the sums that FIGURES names with the count behind them, for outputs [.., P] and values [..]."""
     log_prob, entropy = head.log_prob_entropy(output, part.action)
@@ -164,7 +164,7 @@ class Learner(base.Learner):
         group.broadcast_(shared)
         self.seed, self.round, self.kl_cost = int(shared), 0, config.kl_cost
 
-    def update(self, batches: Mapping[str, Trajectory], progress: float) -> Update:
+    def update(self, batches: Mapping[str, Trajectory], progress: float) -> UpdateResult:
         config, batch = self.config, batches["items"]
         rate = annealed(config.learning_rate, progress, config.anneal)
         clip = annealed(config.clip, progress, config.anneal_clip)
@@ -185,7 +185,7 @@ class Learner(base.Learner):
         self.normalizers.add(batch, self.group.sum)
         variance = float(explained_variance(samples.value, samples.target, samples.weight, self.group.mean))
         more = {"grad_norm": norm, "learning_rate": rate, "explained_variance": variance, "kl_cost": self.kl_cost}
-        return Update({**metrics, **more, "steps": float(steps)})
+        return UpdateResult({**metrics, **more, "steps": float(steps)})
 
     def state(self) -> StateDict:
         own = {"seed": self.seed, "round": self.round, "kl_cost": self.kl_cost}

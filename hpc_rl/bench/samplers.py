@@ -52,7 +52,7 @@ def _sampler(job: Job, lanes: int, step_s: float) -> Vector:
 
     from hpc_rl import job as jobs
     from hpc_rl.envs.make import make
-    from hpc_rl.samplers.base import Split, episode_seeds, streams
+    from hpc_rl.samplers.base import Timings, episode_seeds, streams
     from hpc_rl.samplers.lanes import Lane
     from hpc_rl.samplers.vector import Vector
 
@@ -64,7 +64,7 @@ def _sampler(job: Job, lanes: int, step_s: float) -> Vector:
         policy = algorithm.policy(config, environment.spec)
         made.append(Lane(environment, policy, columns, streams(1, "act", columns.tolist(), 0)))
         made[-1].start(episode_seeds(1, "episode", columns.tolist(), 0))
-    return Vector(made, Split())
+    return Vector(made, Timings())
 
 
 def _mover(sampler: Vector) -> Callable[[], float]:

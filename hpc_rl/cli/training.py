@@ -82,15 +82,15 @@ def _check_same_work(asked: Job, saved: Job, folder: Path) -> None:
 
 def _check_environment(job: Job, plan: Plan) -> None:
     """A missing ROM, package or argument, and too many processes, are found before anything starts."""
+    from hpc_rl.envs.column_shares import split_columns
     from hpc_rl.envs.make import describe, describe_sets
-    from hpc_rl.envs.shares import shares
 
     name_code(job)
     spec = describe(job.environment.id, job.environment.arguments)
     describe_sets(job.environment.id, job.environment.arguments, job.evaluate.arguments, spec)
     for rank in plan.ranks:
         if rank.columns:
-            shares(job.environment.id, len(rank.columns), job.environment.processes)
+            split_columns(job.environment.id, len(rank.columns), job.environment.processes)
 
 
 def _report(directory: RunDir, roofline: bool | None) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from hpc_rl.envs.base import BadEnvironment, Moves
+from hpc_rl.envs.base import BadEnvironment, TimeSteps
 from hpc_rl.types import Actions, Array, Spec
 
 
@@ -177,7 +177,7 @@ class Atari:
         """Start moving all games with action [b]; returns at once."""
         self._vector.send(np.asarray(action, np.int64))
 
-    def recv(self) -> Moves:
+    def recv(self) -> TimeSteps:
         """Wait for all games."""
         observation, reward, terminated, truncated, info = self._vector.recv()
         first = self._ended
@@ -186,7 +186,7 @@ class Atari:
             over = terminated | ((info["lives"] < self._lives) & ~first)
         self._ended = terminated | truncated
         self._lives = info["lives"]
-        return Moves(
+        return TimeSteps(
             observation=self._shaped(observation),
             reward=reward.astype(np.float32),
             discount=1 - over.astype(np.float32),

@@ -15,7 +15,7 @@ SUCCESS = "is_success"  # the one entry of Gymnasium's info that is kept, where 
 
 
 @dataclass(frozen=True)
-class Moves:
+class TimeSteps:
     """The answer of b columns to one action each.
 
     Under next-step autoreset the move after a LAST observation ignores its action, has reward 0 and returns the first
@@ -31,9 +31,9 @@ class Moves:
     success: Array  # [b] float32, 0..1, of the episode that ended with this move; NaN where unknown or none ended
 
 
-def joined(parts: Sequence[Moves]) -> Moves:
+def joined(parts: Sequence[TimeSteps]) -> TimeSteps:
     """The moves of several groups of columns as those of all of them, in fresh arrays."""
-    return Moves(*(np.concatenate([getattr(part, item.name) for part in parts]) for item in fields(Moves)))
+    return TimeSteps(*(np.concatenate([getattr(part, item.name) for part in parts]) for item in fields(TimeSteps)))
 
 
 class Environment(Protocol):
@@ -53,7 +53,7 @@ class Environment(Protocol):
 
     def send(self, action: Array) -> None: ...
 
-    def recv(self) -> Moves: ...
+    def recv(self) -> TimeSteps: ...
 
     def state(self) -> dict[str, Any]:
         """Everything `load` needs to go on exactly here; only called where ``spec.cloneable``."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hpc_rl.envs.base import SUCCESS, BadEnvironment, Moves, close
+from hpc_rl.envs.base import SUCCESS, BadEnvironment, TimeSteps, close
 from hpc_rl.envs.generators import seed_shared
 from hpc_rl.types import Actions, Array, ObservationPart, Spec
 
@@ -136,12 +136,12 @@ class Gym:
         """Take action [b, *A]; the environments move in `recv`."""
         self._action = self._native(np.asarray(action))
 
-    def recv(self) -> Moves:
+    def recv(self) -> TimeSteps:
         """Step every environment."""
         observation, reward, terminated, truncated, info = self._vector.step(self._action)
         first = self._ended
         self._ended = terminated | truncated
-        return Moves(
+        return TimeSteps(
             observation=self._shaped(observation),
             reward=reward.astype(np.float32),
             discount=1 - terminated.astype(np.float32),

@@ -25,9 +25,9 @@ import numpy as np
 
 from hpc_rl.envs import atari, gym, toys
 from hpc_rl.envs.base import BadEnvironment, Environment
-from hpc_rl.envs.processes import Crew
+from hpc_rl.envs.column_shares import Processes
+from hpc_rl.envs.processes import SubprocessEnvironment
 from hpc_rl.envs.rules import RulesEnvironment
-from hpc_rl.envs.shares import Processes
 from hpc_rl.envs.targets import check_module, check_target
 from hpc_rl.types import Spec
 
@@ -35,11 +35,11 @@ if TYPE_CHECKING:
     import gymnasium
 
 
-HERE = Processes()
+IN_PROCESS = Processes()
 
 
 def make(
-    id: str, arguments: dict[str, Any], columns: int, threads: int = 1, processes: Processes = HERE
+    id: str, arguments: dict[str, Any], columns: int, threads: int = 1, processes: Processes = IN_PROCESS
 ) -> Environment:
     """b = ``columns`` environments behind one call; ``threads`` is used by Atari only, ``processes`` by all others.
 
@@ -51,7 +51,7 @@ def make(
         raise BadEnvironment(f"{id} was asked for {columns} columns; at least one is needed")
     with _told(id, arguments):
         if processes.count:
-            return Crew(make, id, arguments, columns, processes)
+            return SubprocessEnvironment(make, id, arguments, columns, processes)
         if id.startswith("ALE/"):
             return atari.make(id, _options(id, arguments), columns, threads)
         if id.startswith("toy/"):

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hpc_rl.envs import forkserver
-from hpc_rl.envs.base import BadEnvironment, Moves, joined
+from hpc_rl.envs.base import BadEnvironment, TimeSteps, joined
 from hpc_rl.envs.child import Maker, serve
-from hpc_rl.envs.shares import Processes, shares
+from hpc_rl.envs.column_shares import Processes, split_columns
 from hpc_rl.types import Array, Spec
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ GRACE_S = 5.0  # for the environments' own close, then SIGKILL
 _INHERITED = ("CUDA_VISIBLE_DEVICES",)  # decided after the server started
 
 
-class Crew:
+class SubprocessEnvironment:
     """b columns shared out over processes; see `Environment`. Each column moves as it would in this process."""
 
     rules_state = None  # it would have to be sent with every move
@@ -43,7 +43,7 @@ class Crew:
         self.columns = columns
         self._id = id
         self._deadline_s = processes.deadline_s
-        self._shares = shares(id, columns, processes.count)
+        self._shares = split_columns(id, columns, processes.count)
         self._pipes: list[Connection[Any, Any]] = []
         self._processes: list[Any] = []
         forkserver.start()
@@ -96,7 +96,7 @@ class Crew:
         """Start stepping in every process with action [b, *A]; returns at once."""
         self._order("step", [action[c : c + 1] for c in range(self.columns)])
 
-    def recv(self) -> Moves:
+    def recv(self) -> TimeSteps:
         """Wait for every process.
 
         Raises:

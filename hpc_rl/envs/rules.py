@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hpc_rl.envs.base import BadEnvironment, Moves
+from hpc_rl.envs.base import BadEnvironment, TimeSteps
 from hpc_rl.types import Array, Rules, RulesState
 
 Follow = Callable[[RulesState, RulesState], RulesState]
@@ -53,7 +53,7 @@ class RulesEnvironment:
         """Take action [b, *A]; the clock of an environment that takes time starts here."""
         self._sent = (np.array(action), time.monotonic())
 
-    def recv(self) -> Moves:
+    def recv(self) -> TimeSteps:
         """Move the columns that play, begin anew those whose last move ended."""
         action, started = self._sent
         first = self._ended
@@ -75,7 +75,7 @@ class RulesEnvironment:
         self._look(first)
         if self._effect is not None:
             self._effect(self._state, playing, started)
-        return Moves(self._shown, reward, discount, first, self._ended, self._success())
+        return TimeSteps(self._shown, reward, discount, first, self._ended, self._success())
 
     def _uniforms(self, at: Array, count: int) -> Array:
         """[n, count] of the columns ``at`` [n]; none is drawn where Rules want none."""

@@ -24,9 +24,9 @@ from typing import Any
 from hpc_rl.job import Job
 from hpc_rl.launchers import causes, mpiexec, shared_memory
 from hpc_rl.launchers.base import TOKEN_VARIABLE, Outcome, rank_command
-from hpc_rl.launchers.blame import blame, unfinished
 from hpc_rl.launchers.display import Display
 from hpc_rl.launchers.leftovers import clean_up, processes
+from hpc_rl.launchers.postmortem import first_failure, unfinished
 from hpc_rl.launchers.requests import Requests
 from hpc_rl.storage.rank_records import rank_records
 from hpc_rl.storage.run_dir import BUDGET_SPENT, OUT_OF_TIME, BadRun, RunDir
@@ -230,7 +230,9 @@ def _outcome(attempt: Attempt, fault: str, full: bool) -> Outcome:
     lone = attempt.job.resources.ranks == 1
     if _over(attempt):
         state = run.read_state()
-        after = fault or (blame(run, said, code, attempt.dead, lone) if code and not attempt.requests.abort else "")
+        after = fault or (
+            first_failure(run, said, code, attempt.dead, lone) if code and not attempt.requests.abort else ""
+        )
         more = f"; after that {after}" if after else ""
         reason = _stopped(run, state["reason"]) if state["state"] == "stopped" else state["reason"]
         return Outcome(0, f"{reason} ({state.get('env_steps', 0):,} env steps){more}")
@@ -238,7 +240,7 @@ def _outcome(attempt: Attempt, fault: str, full: bool) -> Outcome:
         sentence, status = "aborted by a second signal; the last checkpoint stands", "stopped"
         cause = "cancelled"
     else:
-        sentence, status = fault or blame(run, said, code, attempt.dead, lone), "failed"
+        sentence, status = fault or first_failure(run, said, code, attempt.dead, lone), "failed"
         cause = causes.of_failure(sentence)
         if full and "free space" not in sentence:
             sentence += f"; the disk of {run.path} is full: free space, then resume the run"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hpc_rl.config import BadJob, convert, hints_of, nearest
-from hpc_rl.job import share
+from hpc_rl.job import data_folder
 from hpc_rl.storage.untrusted import Unreadable, read_json, read_toml
 
 MODES = ("requeue", "chain", "none")
@@ -117,7 +117,7 @@ def profiles() -> dict[str, Path]:
     """Name -> file of every profile; the user's own hides the site's, that one the package's."""
     home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
     sites = [Path(part) for part in (os.environ.get("XDG_CONFIG_DIRS") or "/etc/xdg").split(":") if part]
-    folders = [share("slurm") / "clusters", *(site / "hpc_rl" for site in reversed(sites)), home / "hpc_rl"]
+    folders = [data_folder("slurm") / "clusters", *(site / "hpc_rl" for site in reversed(sites)), home / "hpc_rl"]
     return {path.stem: path for folder in folders for path in sorted(folder.glob("*.toml"))}
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from hpc_rl.job import BadJob, Job, share
+from hpc_rl.job import BadJob, Job, data_folder
 from hpc_rl.launcher_variables import RANK, SLURM
 from hpc_rl.launchers import environment
 from hpc_rl.launchers.options import Options, dependency
@@ -68,14 +68,16 @@ def render(script: Script, job: Job, plan: Plan, options: Options) -> str:
     if het and script.array:
         raise BadJob("a heterogeneous job cannot be an array; submit the seeds one by one, or use --layout one")
     components = _het(script, job, plan, options) if het else [_directives(script, job, plan, options)]
-    path = Path(options.template) if options.template else share("slurm") / "job.sbatch.j2"
+    path = Path(options.template) if options.template else data_folder("slurm") / "job.sbatch.j2"
     return _fill(path, _context(script, job, options, components))
 
 
 def render_analysis(directives: Sequence[str], python: str, runs: str, out: str, options: Options) -> str:
     """The script of a job that draws learning curves; python, runs and out are shell words."""
     values = {"directives": directives, "python": python, "runs": runs, "out": out}
-    return _fill(share("slurm") / "analysis.sbatch.j2", {**values, "modules": options.modules, "setup": options.setup})
+    return _fill(
+        data_folder("slurm") / "analysis.sbatch.j2", {**values, "modules": options.modules, "setup": options.setup}
+    )
 
 
 def _fill(path: Path, values: dict[str, Any]) -> str:

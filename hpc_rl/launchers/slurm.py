@@ -33,7 +33,7 @@ class Refused(SlurmError):
 
 
 @dataclass(frozen=True)
-class Seen:
+class JobStatus:
     """What SLURM knows of one job: its word for the state, why, expected or real start, nodes, time of this start (s).
 
     ``active``: it is in the queue, in a state that is none of those that end a job; versions add states.
@@ -104,12 +104,12 @@ def _mpi_of(options: Options) -> tuple[str, str]:
         return "mpiexec", "unknown"
 
 
-def here() -> bool:
+def available() -> bool:
     """SLURM's commands are installed on this host."""
     return shutil.which("squeue") is not None
 
 
-def look(ids: Sequence[str]) -> dict[str, Seen]:
+def query(ids: Sequence[str]) -> dict[str, JobStatus]:
     """What squeue, then sacct for the rest, know of these jobs: one query each; absent where neither knows.
 
     A job leaves squeue minutes after its end; sacct needs a database, so its failure only means knowing less.
@@ -117,10 +117,10 @@ def look(ids: Sequence[str]) -> dict[str, Seen]:
     Raises:
         SlurmError: squeue did not answer, so nothing is known; an empty answer is not taken for "no such job".
     """
-    if not ids or not here():
+    if not ids or not available():
         return {}
     asked = set(ids)
-    found: dict[str, Seen] = {}
+    found: dict[str, JobStatus] = {}
     for batch in batches(_whole(ids)):
         found |= queued(_ask(_squeue(batch), but="nvalid job id"))
     missing = [job for job in ids if job not in found or found[job].state == "CANCELLED"]  # sacct knows by whom
@@ -137,22 +137,22 @@ def _whole(ids: Sequence[str]) -> list[str]:
     return list(ids) if len(",".join(ids)) < LINE_BYTES else list(dict.fromkeys(job.partition("_")[0] for job in ids))
 
 
-def queued(said: str) -> dict[str, Seen]:
+def queued(said: str) -> dict[str, JobStatus]:
     """Lines of ``squeue --format=%i|%T|%r|%S|%N|%M|%L`` by job; lines of another form are passed over."""
     found = {}
     for job, (_, state, *rest) in _rows(said, 5).items():
         word, (reason, start, nodes, elapsed, left, *_) = state_word(state), [*map(_known, rest), "", ""]
-        found[job] = Seen(job, word, word not in ENDED, reason, start, nodes, seconds(elapsed), seconds(left))
+        found[job] = JobStatus(job, word, word not in ENDED, reason, start, nodes, seconds(elapsed), seconds(left))
     return found
 
 
-def accounted(said: str) -> dict[str, Seen]:
+def accounted(said: str) -> dict[str, JobStatus]:
     """Lines of ``sacct --parsable2 --format=JobID,State,Start,NodeList``; "CANCELLED by 123" is CANCELLED.
 
     None is active: sacct is asked for what squeue no longer knows, and may keep such a job as running for ever.
     """
     rows = _rows(said, 4).items()
-    return {job: Seen(job, state_word(row[1]), False, row[1], _known(row[2]), _known(row[3])) for job, row in rows}
+    return {job: JobStatus(job, state_word(row[1]), False, row[1], _known(row[2]), _known(row[3])) for job, row in rows}
 
 
 def _rows(said: str, columns: int) -> dict[str, list[str]]:
@@ -190,7 +190,7 @@ def shown(*what: str) -> str:
 
 def script_of(job: str) -> str:
     """The file that a job was sent from; empty where SLURM does not know the job, or is not here."""
-    if not here():
+    if not available():
         return ""
     said = _ask(["squeue", "--noheader", "--states=all", "--format=%o", f"--jobs={job}"], but="nvalid job id")
     return next(iter(said.splitlines()), "").strip()

@@ -14,7 +14,7 @@ _TINY = 1e-6  # keeps a uniform away from 0 and 1, whose normal quantiles are in
 
 
 @dataclass(frozen=True)
-class Head:
+class ActionDistribution:
     """Categorical over one or several choices (logits side by side), or a diagonal Gaussian (mean, log σ) for a box."""
 
     actions: Actions
@@ -31,15 +31,15 @@ class Head:
 
     def sample(self, output: Tensor, noise: Tensor, exploration: Tensor) -> Tensor:
         """Actions [b, *A] at temperature ``exploration`` [b]; 0 takes the most likely one. ``noise`` is [b, K]."""
-        heat = exploration[:, None]
+        temperature = exploration[:, None]
         if self.actions.kind == "box":
             mean, log_std = output.chunk(2, -1)
             z = torch.special.ndtri(noise.double().clamp(_TINY, 1 - _TINY)).float()
-            action: Tensor = mean + heat * log_std.exp() * z
+            action: Tensor = mean + temperature * log_std.exp() * z
             return action.reshape(-1, *self.actions.shape)
         picks = []
         for k, logits in enumerate(torch.split(output, list(self.actions.sizes), -1)):
-            cdf = torch.softmax(logits / heat.clamp(min=_TINY), -1).cumsum(-1)
+            cdf = torch.softmax(logits / temperature.clamp(min=_TINY), -1).cumsum(-1)
             drawn = (cdf <= noise[:, k : k + 1]).sum(-1).clamp(max=logits.shape[-1] - 1)
             picks.append(torch.where(exploration > 0, drawn, logits.argmax(-1)))
         return picks[0] if self.actions.kind == "discrete" else torch.stack(picks, -1)

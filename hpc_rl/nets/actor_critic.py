@@ -7,12 +7,12 @@ from math import log
 import torch
 from torch import Tensor, nn
 
-from hpc_rl.nets.actions import Head
+from hpc_rl.nets.actions import ActionDistribution
 from hpc_rl.nets.normalizers import Standardize
 from hpc_rl.nets.recurrent import Lstm
 from hpc_rl.nets.sizes import carried, image, lstms, remembered
 from hpc_rl.nets.torsos import ConvTorso, MlpTorso, orthogonal
-from hpc_rl.types import Act, Schema, Spec, Step
+from hpc_rl.types import ActOutput, Schema, Spec, Step
 
 
 class ActorCritic(nn.Module):
@@ -43,7 +43,7 @@ class ActorCritic(nn.Module):
         self.units = lstm
         self.lstms = nn.ModuleList(Lstm(self.torso.features, lstm) for _ in range(lstms(spec) if lstm else 0))
         features = lstm or self.torso.features
-        head = Head(spec.actions)
+        head = ActionDistribution(spec.actions)
         box = spec.actions.kind == "box"
         self.policy = orthogonal(nn.Linear(features, head.outputs // 2 if box else head.outputs), 0.01)
         self.log_std = nn.Parameter(torch.full((head.outputs // 2,), log(std))) if box else None
@@ -78,7 +78,7 @@ class StochasticPolicy:
     """
 
     def __init__(self, net: ActorCritic, spec: Spec, extras: Schema, filter_discount: float | None = None) -> None:
-        self.net, self.head, self.filter_discount = net, Head(spec.actions), filter_discount
+        self.net, self.head, self.filter_discount = net, ActionDistribution(spec.actions), filter_discount
         self.noise, self.fragment_noise = self.head.noise, 0
         self.extras = remembered(extras, filter_discount is not None)
         self.carry = carried(spec, net.units, filter_discount is not None)
@@ -88,7 +88,7 @@ class StochasticPolicy:
         return {name: torch.zeros(columns, *leaf.shape, device=device) for name, leaf in self.carry.items()}
 
     @torch.no_grad()
-    def act(self, step: Step, carry: dict[str, Tensor], exploration: Tensor, noise: Tensor) -> Act:
+    def act(self, step: Step, carry: dict[str, Tensor], exploration: Tensor, noise: Tensor) -> ActOutput:
         output, value, state = self.net(step.observation[None], step.first[None], carry.get("lstm"))
         output, found = output[0], {"value": value[0]}
         action = self.head.sample(output, noise, exploration)
@@ -98,4 +98,4 @@ class StochasticPolicy:
         if self.filter_discount is not None:
             sum_so_far = (self.filter_discount * carry["filtered_return"] + step.reward) * ~step.first
             after["filtered_return"] = found["filtered_return"] = sum_so_far
-        return Act(action, after, {name: found[name] for name in self.extras})
+        return ActOutput(action, after, {name: found[name] for name in self.extras})

@@ -28,7 +28,7 @@ class Standardize(nn.Module):
         return ((x - self.mean.detach()) * self.scale.detach()).clamp(-LIMIT, LIMIT)
 
 
-class Running:
+class RunningMoments:
     """Count, mean and sum of squared deviations of all rows seen, in float64."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
@@ -74,8 +74,8 @@ class Normalizers:
 
     def __init__(self, standardize: Standardize | None, rewards: bool) -> None:
         self.standardize = standardize
-        self.seen = Running(tuple(standardize.mean.shape)) if standardize is not None else None
-        self.returns = Running(()) if rewards else None
+        self.seen = RunningMoments(tuple(standardize.mean.shape)) if standardize is not None else None
+        self.returns = RunningMoments(()) if rewards else None
 
     def reward(self, batch: Trajectory, clip: float) -> Tensor:
         """Rewards [T, b] divided by the spread of the filtered returns, then clipped where ``clip`` says so."""

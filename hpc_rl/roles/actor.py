@@ -11,91 +11,93 @@ from collections.abc import Callable
 
 from hpc_rl.algorithms.base import Policy
 from hpc_rl.optim.flat import flatten
-from hpc_rl.roles.base import Seat, central, sampler, schemas
-from hpc_rl.roles.messages import TRAJECTORIES
-from hpc_rl.roles.orders import Orders
-from hpc_rl.roles.records import Records
-from hpc_rl.roles.relay import Relay
-from hpc_rl.roles.reporter import Reporter
-from hpc_rl.roles.schedule import exploration
-from hpc_rl.samplers.base import Sampler, Split
+from hpc_rl.runtime.context import RankContext, make_central_sampler, make_sampler, schemas
+from hpc_rl.runtime.control import ControlClient
+from hpc_rl.runtime.messages import TRAJECTORIES
+from hpc_rl.runtime.recording import Recording
+from hpc_rl.runtime.reporter import Reporter
+from hpc_rl.runtime.schedule import exploration
+from hpc_rl.runtime.weights import WeightSubscriber
+from hpc_rl.samplers.base import Sampler, Timings
 from hpc_rl.transport.base import Outbox
 from hpc_rl.transport.layout import Layout
 from hpc_rl.transport.waiting import Stopped
 from hpc_rl.types import Clock, Schema
 
 
-def actor(seat: Seat) -> None:
+def actor(context: RankContext) -> None:
     """Act until the learner says stop. Blocks only on a credit of its learner, and on its environments."""
-    link, waiting, plan = seat.ports.link, seat.ports.waiting, seat.plan
-    learner, policy = seat.place.peers[0], seat.make_policy()
-    recorded, sent = schemas(policy, seat.spec)
-    layout = Layout(sent, plan.steps, plan.fragment_columns, seat.spec.stack)
+    link, waiting, plan = context.ports.link, context.ports.waiting, context.plan
+    learner, policy = context.rank_spec.peers[0], context.make_policy()
+    recorded, sent = schemas(policy, context.spec)
+    layout = Layout(sent, plan.steps, plan.fragment_columns, context.spec.stack)
     outbox = Outbox(link, learner, TRAJECTORIES, layout, waiting)
-    relay = Relay(seat, flatten(policy.net))
-    split = Split()
+    subscriber = WeightSubscriber(context, flatten(policy.net))
+    timings = Timings()
 
     def pulse() -> None:
-        relay.work()
+        subscriber.work()
         outbox.ready()  # lets a large message move on while this rank steps
 
-    orders = Orders(seat, learner, pulse)
-    waiting.until(lambda: relay.newest().version >= 0 or orders.stopping(), "the first weights")
-    pull = _weights(seat, relay, outbox, orders)
-    made, record = _made(seat, policy, recorded, split, pulse)
+    orders = ControlClient(context, learner, pulse)
+    waiting.until(lambda: subscriber.pull().version >= 0 or orders.stopping(), "the first weights")
+    pull = _weights(context, subscriber, outbox, orders)
+    sampler, recording = _sampler(context, policy, recorded, timings, pulse)
 
     def weights() -> int:
         clock = pull()
-        made.explore(exploration(seat, made.columns, clock.env_steps, clock.version))
+        sampler.explore(exploration(context, sampler.columns, clock.env_steps, clock.version))
         return clock.version
 
-    reporter = Reporter(seat, split, int(made.steps.sum()))
+    reporter = Reporter(context, timings, int(sampler.steps.sum()))
     try:
         while not orders.stopping():
-            tree = outbox.lend()
-            made.collect(tree, weights)
+            tree = outbox.reserve()
+            sampler.collect(tree, weights)
             now = time.perf_counter()
-            record.note(tree, roll=orders.due())
-            now = split.timed("record", now)
+            recording.write_and_mark(tree, roll=orders.due())
+            now = timings.timed("record", now)
             outbox.wait(give_up=orders.stopping)
-            now = split.timed("wait", now)
-            outbox.put(tree, relay.clock.version)
-            split.timed("send", now)
+            now = timings.timed("wait", now)
+            outbox.put(tree, subscriber.clock.version)
+            timings.timed("send", now)
             if reporter.due():
-                more = {"torn_reads": float(relay.weights.torn), **made.figures()}
-                reporter.report(int(made.steps.sum()), more)
+                more = {"torn_reads": float(subscriber.weights.torn), **sampler.figures()}
+                reporter.report(int(sampler.steps.sum()), more)
     except Stopped:
         pass
-    record.close()
+    recording.close()
     outbox.flush()
-    reporter.report(int(made.steps.sum()), {"recorded_bytes": float(record.bytes_written), **made.figures()})
-    if seat.job.sampler == "central":
-        made.close()  # the ranks that it serves may leave
-    orders.last_word(split, reporter)
+    reporter.report(int(sampler.steps.sum()), {"recorded_bytes": float(recording.bytes_written), **sampler.figures()})
+    if context.job.sampler == "central":
+        sampler.close()  # the ranks that it serves may leave
+    orders.send_final_report(timings, reporter)
     reporter.close()
-    relay.close()
+    subscriber.close()
 
 
-def _made(
-    seat: Seat, policy: Policy, recorded: Schema, split: Split, pulse: Callable[[], None]
-) -> tuple[Sampler, Records]:
+def _sampler(
+    context: RankContext, policy: Policy, recorded: Schema, timings: Timings, pulse: Callable[[], None]
+) -> tuple[Sampler, Recording]:
     """The sampler of the job, and a writer for all columns or for each of its lanes."""
-    if seat.job.sampler != "central":
-        own = sampler(seat, policy, split, pulse, seat.place.threads)
-        return own, Records(seat, recorded, [own.columns], [seat.place.name])
-    served = central(seat, policy, recorded, split, pulse)
-    names = [seat.plan.ranks[remote.peer].name for remote in served.remotes]
-    return served, Records(seat, recorded, [lane.columns for lane in served.lanes], names)
+    if context.job.sampler != "central":
+        own = make_sampler(context, policy, timings, pulse, context.rank_spec.threads)
+        return own, Recording(context, recorded, [own.columns], [context.rank_spec.name])
+    served = make_central_sampler(context, policy, recorded, timings, pulse)
+    names = [context.plan.ranks[remote.peer].name for remote in served.remotes]
+    return served, Recording(context, recorded, [lane.columns for lane in served.lanes], names)
 
 
-def _weights(seat: Seat, relay: Relay, outbox: Outbox, orders: Orders) -> Callable[[], Clock]:
+def _weights(
+    context: RankContext, subscriber: WeightSubscriber, outbox: Outbox, orders: ControlClient
+) -> Callable[[], Clock]:
     """What puts weights in place: the newest, or in a deterministic schedule those before the last update."""
-    begin = relay.clock.version
+    begin = subscriber.clock.version
 
     def in_turn() -> Clock:
-        wanted = begin + max(0, outbox.sent - 1)  # fragment k is made by the weights before update k - 1
-        what = f"version {wanted} of the weights"
-        seat.ports.waiting.until(lambda: relay.newest(wanted).version == wanted, what, orders.stopping)
-        return relay.clock
+        version = begin + max(0, outbox.sent - 1)  # fragment k is made by the weights before update k - 1
+        what = f"version {version} of the weights"
+        context.ports.waiting.until(lambda: subscriber.pull(version).version == version, what, orders.stopping)
+        return subscriber.clock
 
-    return relay.newest if seat.job.schedule == "free" else in_turn
+    return subscriber.newest if context.job.schedule == "free" else in_turn

@@ -6,43 +6,43 @@ import time
 
 import numpy as np
 
-from hpc_rl.roles.base import Seat
-from hpc_rl.roles.reporter import Reporter
-from hpc_rl.samplers.base import Split, episode_seeds
+from hpc_rl.runtime.context import RankContext
+from hpc_rl.runtime.reporter import Reporter
+from hpc_rl.samplers.base import Timings, episode_seeds
 from hpc_rl.samplers.central import ACTIONS, OBSERVATIONS, STOP, layouts
 from hpc_rl.transport.base import Inbox, Outbox
 
 
-def env_worker(seat: Seat) -> None:
+def env_worker(context: RankContext) -> None:
     """Answer actions with what the environments show, until asked to leave."""
-    link, waiting, server = seat.ports.link, seat.ports.waiting, seat.place.peers[0]
-    columns, stacked, split = list(seat.place.columns), seat.spec.stack > 1, Split()
-    answer, action = layouts(seat.spec, len(columns))
+    link, waiting, server = context.ports.link, context.ports.waiting, context.rank_spec.peers[0]
+    columns, stacked, timings = list(context.rank_spec.columns), context.spec.stack > 1, Timings()
+    answer, action = layouts(context.spec, len(columns))
     outbox = Outbox(link, server, OBSERVATIONS, answer, waiting)
     inbox = Inbox(link, [server], ACTIONS, action, waiting)
-    steps = seat.resume[1]["steps"] if seat.resume else {}
+    steps = context.resume[1]["steps"] if context.resume else {}
     made, asked = sum(int(steps.get(str(column), 0)) for column in columns), 0
-    reporter = Reporter(seat, split, made)
-    environment = seat.make_environment(len(columns), seat.place.threads)
-    observation = environment.reset(episode_seeds(seat.job.seed, "episode", columns, seat.attempt))
+    reporter = Reporter(context, timings, made)
+    environment = context.make_environment(len(columns), context.rank_spec.threads)
+    observation = environment.reset(episode_seeds(context.job.seed, "episode", columns, context.attempt))
     still = np.zeros(len(columns), np.float32)
     tree = {"reward": still, "discount": 1 - still, "first": still == 0, "ended": still > 0, "success": still + np.nan}
     while True:
         now = time.perf_counter()
         outbox.put({"frame": observation[:, -1] if stacked else observation, **tree}, 0)
-        now = split.timed("send", now)
+        now = timings.timed("send", now)
         message = inbox.get()
-        now, asked = split.timed("wait", now), asked + 1
+        now, asked = timings.timed("wait", now), asked + 1
         if message.version == STOP:
             break
         environment.send(message.tree["action"].copy())
         inbox.release(message)
         moves = environment.recv()
-        split.timed("step", now)
+        timings.timed("step", now)
         observation, made = moves.observation, made + int((~moves.first).sum())
         tree = {name: getattr(moves, name) for name in tree}
         if reporter.due():
-            waited = split.seconds["wait"] - reporter.before["wait"]
+            waited = timings.seconds["wait"] - reporter.before["wait"]
             reporter.report(made, {"answer_s": waited / max(1, asked)})
             asked = 0
     outbox.flush()

@@ -11,24 +11,29 @@ from contextlib import suppress
 import numpy as np
 
 from hpc_rl.devices import to_device
-from hpc_rl.roles.base import Seat
-from hpc_rl.roles.messages import ALIVE, SCORES, WEIGHTS, parameters_layout, score_layout
-from hpc_rl.roles.orders import Orders
-from hpc_rl.roles.reporter import Reporter
+from hpc_rl.runtime.context import RankContext
+from hpc_rl.runtime.control import ControlClient
 from hpc_rl.runtime.judge import Judge
-from hpc_rl.samplers.base import Split
+from hpc_rl.runtime.messages import ALIVE, SCORES, WEIGHTS, score_layout, weights_layout
+from hpc_rl.runtime.reporter import Reporter
+from hpc_rl.samplers.base import Timings
 from hpc_rl.transport.base import Inbox, Outbox
 from hpc_rl.transport.waiting import Heartbeat, Stopped
 
 SLICE_ROWS = 64  # moves of all columns between two looks at the clock of the metrics
 
 
-def evaluator(seat: Seat) -> None:
+def evaluator(context: RankContext) -> None:
     """Judge until rank 0 says stop. Blocks only for weights."""
-    link, waiting, evaluate, chief = seat.ports.link, seat.ports.waiting, seat.job.evaluate, seat.place.peers[0]
-    split = Split()
-    judge = Judge(seat.make_policy(), seat.make_evaluation, evaluate.arguments, seat.job.seed, split)
-    inbox = Inbox(link, [chief], WEIGHTS, parameters_layout(4 * judge.parameter.numel()), waiting, credits=1)
+    link, waiting, evaluate, chief = (
+        context.ports.link,
+        context.ports.waiting,
+        context.job.evaluate,
+        context.rank_spec.peers[0],
+    )
+    timings = Timings()
+    judge = Judge(context.make_policy(), context.make_evaluation, evaluate.arguments, context.job.seed, timings)
+    inbox = Inbox(link, [chief], WEIGHTS, weights_layout(4 * judge.parameter.numel()), waiting, credits=1)
     scores = Outbox(link, chief, SCORES, score_layout(len(judge.sets)), waiting)
     beat, nothing = Heartbeat(waiting.deadline_s / 4), np.zeros((1, len(judge.sets)))
 
@@ -37,11 +42,11 @@ def evaluator(seat: Seat) -> None:
             scores.put({"returns": nothing, "success": nothing}, ALIVE)
 
     waiting.pulse = alive
-    orders, reporter, env_steps = Orders(seat, chief, alive), Reporter(seat, split), 0
+    orders, reporter, env_steps = ControlClient(context, chief, alive), Reporter(context, timings), 0
     while not orders.stopping():
         now = time.perf_counter()
         waiting.until(lambda: inbox.ready() or orders.control.ready(), f"weights of {waiting.who([chief])}")
-        split.timed("wait", now)
+        timings.timed("wait", now)
         if (message := inbox.poll()) is None:
             continue
         env_steps, judgement = message.version, None
@@ -60,5 +65,5 @@ def evaluator(seat: Seat) -> None:
     judge.close()
     scores.flush()
     reporter.report(env_steps, {})
-    orders.last_word(split, reporter)
+    orders.send_final_report(timings, reporter)
     reporter.close()

@@ -16,7 +16,7 @@ from hpc_rl.algorithms.base import Policy
 from hpc_rl.envs.base import Environment
 from hpc_rl.envs.generators import SharedGenerators, seed_shared
 from hpc_rl.fragments import allocate, trajectory_schema
-from hpc_rl.samplers.base import EVALUATED_TOGETHER, PURPOSES, Split, episode_seeds, streams
+from hpc_rl.samplers.base import EVALUATED_TOGETHER, PURPOSES, Timings, episode_seeds, streams
 from hpc_rl.samplers.lanes import Lane
 from hpc_rl.samplers.vector import Vector
 from hpc_rl.types import Array
@@ -53,10 +53,10 @@ class Games:
         purpose: str,
         watch: Callable[[Array], None] | None = None,
         max_moves: int = MAX_MOVES,
-        split: Split | None = None,
+        timings: Timings | None = None,
     ) -> None:
         self.make_environment, self.policy, self.seed, self.exploration = make_environment, policy, seed, exploration
-        self.purpose, self.watch, self.max_moves, self.split = purpose, watch, max_moves, split or Split()
+        self.purpose, self.watch, self.max_moves, self.timings = purpose, watch, max_moves, timings or Timings()
         self.games: list[Game] = []
         self.over = False
         self.shared = SharedGenerators()
@@ -90,7 +90,7 @@ class Games:
             lane = Lane(environment, self.policy, np.array(columns), self._streams(columns))
             lane.exploration.fill_(self.exploration)
             lane.start(episode_seeds(self.seed, self.purpose, columns, 0))
-            vector = Vector([lane], self.split)
+            vector = Vector([lane], self.timings)
             policy, spec = self.policy, environment.spec
             schema = trajectory_schema(spec, policy.extras, policy.carry, policy.fragment_noise)
             tree = allocate(schema, 1, len(columns), spec.stack)

@@ -15,7 +15,7 @@ from hpc_rl.algorithms.base import Policy
 from hpc_rl.envs.base import Environment
 from hpc_rl.optim.flat import flatten
 from hpc_rl.runtime.games import Games
-from hpc_rl.samplers.base import Split
+from hpc_rl.samplers.base import Timings
 
 MakeEvaluation = Callable[[Mapping[str, Any], int], Environment]
 """(arguments that override the job's, columns) -> environments that only the judge steps."""
@@ -58,12 +58,12 @@ class Judge:
         make_evaluation: MakeEvaluation,
         sets: Sequence[Mapping[str, Any]],
         seed: int,
-        split: Split | None = None,
+        timings: Timings | None = None,
     ) -> None:
         self.make_evaluation, self.sets, self.seed = make_evaluation, list(sets) or [{}], seed
         self.policy = copy.deepcopy(policy)
         self.parameter = flatten(self.policy.net).data
-        self.split = split or Split()
+        self.timings = timings or Timings()
         self.games: list[Games] = []
 
     def begin(self, weights: Tensor, episodes: int, purpose: str) -> None:
@@ -74,7 +74,7 @@ class Judge:
             def make_environment(columns: int, threads: int) -> Environment:
                 return self.make_evaluation(changes, columns)
 
-            return Games(make_environment, self.policy, self.seed, episodes, 0.0, purpose, split=self.split)
+            return Games(make_environment, self.policy, self.seed, episodes, 0.0, purpose, timings=self.timings)
 
         self.games = [games(changes) for changes in self.sets]
 

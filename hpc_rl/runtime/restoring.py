@@ -16,13 +16,13 @@ from hpc_rl.optim.flat import StateDict, flatten
 from hpc_rl.optim.group import Alone
 from hpc_rl.runtime.learner_state import learner_state, load_columns, load_learner
 from hpc_rl.storage import checkpoint
-from hpc_rl.storage.checkpoint import Torn
+from hpc_rl.storage.checkpoint import CorruptCheckpoint
 from hpc_rl.storage.untrusted import checked
 from hpc_rl.types import Spec
 
 _META = {
     "env_steps": int, "updates": int, "episodes": int, "recent": list[float], "best": float | None,
-    "score": float | None, "steps": dict[str, int], "attempt": int, "fit": dict,
+    "score": float | None, "steps": dict[str, int], "attempt": int, "fingerprint": dict,
 }  # fmt: skip
 _RAISED = (KeyError, IndexError, AttributeError, TypeError, ValueError, RuntimeError, ArithmeticError)
 
@@ -43,7 +43,7 @@ def playable(algorithm: Algorithm, config: Any, spec: Spec, expected: Mapping[st
         try:
             _alike(weights.data, state["weights"], "weights")
         except _RAISED as error:
-            raise Torn(_said(error)) from error
+            raise CorruptCheckpoint(_said(error)) from error
 
     return check
 
@@ -73,7 +73,7 @@ def usable(
             if columns is not None:
                 _lanes(state["sampler"], policy, columns)
         except _RAISED as error:
-            raise Torn(_said(error)) from error
+            raise CorruptCheckpoint(_said(error)) from error
 
     return check
 
@@ -85,8 +85,8 @@ def _check_meta(expected: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
         if wrong := [name for name, step in meta["steps"].items() if name not in columns or step < 0]:
             raise ValueError(f"steps of column {wrong[0]!r}")
     except _RAISED as error:
-        raise Torn(_said(error)) from error
-    checkpoint.fit(expected, meta["fit"])
+        raise CorruptCheckpoint(_said(error)) from error
+    checkpoint.check_compatible(expected, meta["fingerprint"])
 
 
 def _whole(learn: Learner) -> StateDict:

@@ -43,7 +43,7 @@ class Sampler(Protocol):
 
 
 @dataclass
-class Split:
+class Timings:
     """Seconds this rank spent in each activity; the live screen and summary.json show their shares."""
 
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(ACTIVITIES, 0.0))

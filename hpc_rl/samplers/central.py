@@ -13,15 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from hpc_rl.envs.base import BadEnvironment, Moves
-from hpc_rl.samplers.base import Split
+from hpc_rl.envs.base import BadEnvironment, TimeSteps
+from hpc_rl.samplers.base import Timings
 from hpc_rl.samplers.lanes import Lane, act
 from hpc_rl.transport.base import Inbox, Link, Outbox
 from hpc_rl.transport.layout import Layout
 from hpc_rl.transport.waiting import Waiting
 from hpc_rl.types import Array, Leaf, Spec, Tree
 
-OBSERVATIONS, ACTIONS = 100, 110  # tags; roles/messages.py lists the others
+OBSERVATIONS, ACTIONS = 100, 110  # tags; runtime/messages.py lists the others
 STOP = -1  # the version of an action that asks an environment rank to leave
 
 
@@ -58,7 +58,7 @@ class Remote:
     def send(self, action: Array) -> None:
         self.outbox.put({"action": action}, 0)
 
-    def recv(self) -> Moves:
+    def recv(self) -> TimeSteps:
         message = self.inbox.get()
         tree = {name: x.copy() for name, x in message.tree.items()}
         self.inbox.release(message)
@@ -68,11 +68,11 @@ class Remote:
         else:
             self.shown = np.concatenate([self.shown[:, 1:], frame[:, None]], 1)
             self.shown[first, :-1] = frame[first, None] if self.spec.padding == "repeat" else 0
-        return Moves(self.shown, **tree)
+        return TimeSteps(self.shown, **tree)
 
     def close(self) -> None:
         """Ask the rank to leave."""
-        self.outbox.put({"action": np.zeros_like(self.outbox.lend()["action"])}, STOP)
+        self.outbox.put({"action": np.zeros_like(self.outbox.reserve()["action"])}, STOP)
         self.outbox.flush()
 
     def state(self) -> dict[str, Any]:
@@ -91,11 +91,11 @@ class Central:
         remotes: Sequence[Remote],
         allocate: Callable[[Lane], Tree],
         waiting: Waiting,
-        split: Split,
+        timings: Timings,
         pulse: Callable[[], None] = lambda: None,
     ) -> None:
         self.lanes, self.remotes, self.allocate, self.waiting = list(lanes), list(remotes), allocate, waiting
-        self.split, self.pulse = split, pulse
+        self.timings, self.pulse = timings, pulse
         self.columns = np.concatenate([lane.columns for lane in self.lanes])
         self.full: deque[Tree] = deque()
         self.spare: list[Tree] = []
@@ -112,7 +112,7 @@ class Central:
         if not self.begun:
             self.begun = True
             for lane in self.lanes:
-                lane.open(self.allocate(lane))
+                lane.begin_fragment(self.allocate(lane))
             self._act(self.lanes, newest())
         while not self.full:
             self._turn(newest)
@@ -132,20 +132,20 @@ class Central:
 
         self.waiting.until(answered, lambda: f"observations of {self._who()}")
         for remote in self.remotes:
-            remote.inbox.miss()  # one that is silent while others answer
-        now = self.split.timed("step", now)
+            remote.inbox.check_peers()  # one that is silent while others answer
+        now = self.timings.timed("step", now)
         for lane in ready:
-            lane.take()
+            lane.receive()
             if lane.full:
                 self.full.append(lane.tree)
-                lane.open(self.spare.pop() if self.spare else self.allocate(lane))
-        self.split.timed("record", now)
+                lane.begin_fragment(self.spare.pop() if self.spare else self.allocate(lane))
+        self.timings.timed("record", now)
         self._act(ready, newest())
         self.pulse()
 
     def _act(self, lanes: Sequence[Lane], version: int) -> None:
         self.requests, self.inferences = self.requests + len(lanes), self.inferences + 1
-        act(lanes, version, self.split)
+        act(lanes, version, self.timings)
 
     def explore(self, exploration: Array) -> None:
         """See `Sampler`; ``columns`` are those of the lanes in their order."""

@@ -15,7 +15,7 @@ from hpc_rl.devices import to_device, to_host
 from hpc_rl.envs.base import Environment
 from hpc_rl.fragments import part
 from hpc_rl.samplers.bad_rows import BadRows
-from hpc_rl.samplers.base import Split
+from hpc_rl.samplers.base import Timings
 from hpc_rl.types import Array, Step, Tree
 
 
@@ -45,11 +45,11 @@ class Lane:
         """Open a new episode in every column from seeds [b]."""
         width = len(self.columns)
         self.first = np.ones(width, bool)
-        self._see(self.environment.reset(seeds), np.zeros(width, np.float32))
+        self._show(self.environment.reset(seeds), np.zeros(width, np.float32))
         self.running_return = np.zeros(width, np.float64)
         self.running_length = np.zeros(width, np.int32)
 
-    def open(self, tree: Tree) -> None:
+    def begin_fragment(self, tree: Tree) -> None:
         """Begin to fill ``tree``, leaves [.., b, ..] of `trajectory_schema`."""
         self.tree, self.extras, self.row, self.rows = tree, part(tree, "extras"), 0, len(tree["reward"])
         self._draw()
@@ -58,7 +58,7 @@ class Lane:
             x[:] = to_host(self.carry[name])
         if (stack := self.environment.spec.stack) > 1:
             tree["observation"][: stack - 1] = self.shown.swapaxes(0, 1)[:-1]
-        self._look()
+        self._store_observation()
 
     def _draw(self) -> None:
         """noise [T, b, M + K]: M uniforms that stay the same over the fragment, then K of each move."""
@@ -79,12 +79,12 @@ class Lane:
         """All T moves are made, and the observation after the last one is in place."""
         return self.row == self.rows
 
-    def take(self) -> None:
+    def receive(self) -> None:
         """Wait for the environment's answer to the last action, and book it."""
         moves = self.environment.recv()
         t, tree = self.row, self.tree
         tree["reward"][t], tree["discount"][t] = moves.reward, moves.discount
-        self._see(moves.observation, moves.reward)
+        self._show(moves.observation, moves.reward)
         self.running_return += self.reward
         self.running_length += ~moves.first
         # Raw returns of whole games, at the move that ended them.
@@ -96,14 +96,14 @@ class Lane:
         self.first = moves.first
         self.steps = self.steps + ~moves.first
         self.row += 1
-        self._look()
+        self._store_observation()
 
-    def _see(self, shown: Array, reward: Array) -> None:
+    def _show(self, shown: Array, reward: Array) -> None:
         """What the environments show is what is recorded; the policy sees 0 where it is not finite."""
         self.shown = shown
         self.observation, self.reward = self.bad_rows.cleaned(shown, reward, self.steps)
 
-    def _look(self) -> None:
+    def _store_observation(self) -> None:
         stack = self.environment.spec.stack
         self.tree["first"][self.row] = self.first
         newest = self.shown[:, -1] if stack > 1 else self.shown
@@ -131,7 +131,7 @@ class Lane:
             stream.bit_generator.state = saved
         if state["environment"] is None:
             return
-        self._see(self.environment.load(state["environment"]), np.asarray(state["reward"]).copy())
+        self._show(self.environment.load(state["environment"]), np.asarray(state["reward"]).copy())
         self.carry = {name: to_device(x.clone(), self.device) for name, x in state["carry"].items()}
         for name in ("first", "running_return", "running_length"):
             setattr(self, name, np.asarray(state[name]).copy())
@@ -145,7 +145,7 @@ def _rules_state(lanes: Sequence[Lane], device: torch.device) -> dict[str, Tenso
     return {name: to_device(np.concatenate([state[name] for state in states]), device) for name in states[0]}
 
 
-def act(lanes: Sequence[Lane], version: int, split: Split) -> None:
+def act(lanes: Sequence[Lane], version: int, timings: Timings) -> None:
     """One inference for the next move of all ``lanes``; their environments begin to step."""
     now = time.perf_counter()
     policy, device = lanes[0].policy, lanes[0].device
@@ -162,7 +162,7 @@ def act(lanes: Sequence[Lane], version: int, split: Split) -> None:
     found = policy.act(step, carry, exploration, noise)
     action = to_host(found.action)
     extras = {name: to_host(x) for name, x in found.extras.items()}
-    now = split.timed("infer", now)
+    now = timings.timed("infer", now)
     low = 0
     for lane in lanes:
         mine = slice(low, low := low + len(lane.columns))
@@ -172,4 +172,4 @@ def act(lanes: Sequence[Lane], version: int, split: Split) -> None:
         lane.carry = {name: x[mine] for name, x in found.carry.items()}
         for name, x in lane.extras.items():
             x[t] = extras[name][mine]
-    split.timed("step", now)
+    timings.timed("step", now)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from hpc_rl.samplers.base import Split
+from hpc_rl.samplers.base import Timings
 from hpc_rl.samplers.columns import chosen, merged
 from hpc_rl.samplers.lanes import Lane, act
 from hpc_rl.types import Array, Tree
@@ -18,8 +18,8 @@ from hpc_rl.types import Array, Tree
 class Vector:
     """Fills whole fragments, lane by lane in a fixed order: one lane is `vector`, two are `alternating`."""
 
-    def __init__(self, lanes: Sequence[Lane], split: Split, pulse: Callable[[], None] = lambda: None) -> None:
-        self.lanes, self.split, self.pulse = list(lanes), split, pulse
+    def __init__(self, lanes: Sequence[Lane], timings: Timings, pulse: Callable[[], None] = lambda: None) -> None:
+        self.lanes, self.timings, self.pulse = list(lanes), timings, pulse
         self.columns = np.concatenate([lane.columns for lane in self.lanes])
         edges = np.cumsum([0, *(len(lane.columns) for lane in self.lanes)])
         self.places = [slice(int(a), int(b)) for a, b in pairwise(edges)]
@@ -33,15 +33,15 @@ class Vector:
         """Fill ``tree`` (leaves of `trajectory_schema`) with T moves of all columns, all by the same weights."""
         version = newest()
         for lane, place in zip(self.lanes, self.places, strict=True):
-            lane.open(_columns(tree, place))
-            act([lane], version, self.split)
+            lane.begin_fragment(_columns(tree, place))
+            act([lane], version, self.timings)
         for _ in range(len(tree["reward"])):
             for lane in self.lanes:
                 now = time.perf_counter()
-                lane.take()
-                self.split.timed("step", now)
+                lane.receive()
+                self.timings.timed("step", now)
                 if not lane.full:
-                    act([lane], version, self.split)
+                    act([lane], version, self.timings)
             self.pulse()
 
     def explore(self, exploration: Array) -> None:

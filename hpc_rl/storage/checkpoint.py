@@ -41,7 +41,7 @@ class SaveFailed(RuntimeError):
     """The checkpoint could not be written; older ones are untouched."""
 
 
-class Torn(ValueError):
+class CorruptCheckpoint(ValueError):
     """The file is incomplete or damaged."""
 
 
@@ -49,7 +49,7 @@ class NoUsableCheckpoint(RuntimeError):
     """There are checkpoints and none can be read."""
 
 
-class Misfit(ValueError):
+class IncompatibleCheckpoint(ValueError):
     """An intact checkpoint belongs to another job or another version."""
 
 
@@ -88,7 +88,7 @@ def _save(path: Path, state: StateDict, meta: Mapping[str, Any]) -> None:
         _write(temporary, json.dumps(tree), arrays)
         _verify(temporary, arrays)
         publish(temporary, path)
-    except (OSError, RuntimeError, Torn, Unreadable) as error:
+    except (OSError, RuntimeError, CorruptCheckpoint, Unreadable) as error:
         temporary.unlink(missing_ok=True)
         raise SaveFailed(f"{path} cannot be written ({error}); {remedy(error)}, then resume the run") from error
 
@@ -104,13 +104,15 @@ def load(path: Path) -> tuple[StateDict, dict[str, Any]]:
         with reading(path) as source:
             text, version = _checked(source, _JSON), source.number("format")
             if version != FORMAT:
-                raise Misfit(f"{path} has format {version}, this version reads {FORMAT}; use that version")
+                raise IncompatibleCheckpoint(
+                    f"{path} has format {version}, this version reads {FORMAT}; use that version"
+                )
             tree = decode(json.loads(text.tobytes()), each_once(lambda key: _as_tensor(source, key)))
             for part in ("state", "meta"):
                 refuse_hidden(tree[part], part)
             return dict(tree["state"]), dict(tree["meta"])
     except (FileNotFoundError, Unreadable, Absent) as error:
-        raise Torn(f"{path} is torn: {error}") from error
+        raise CorruptCheckpoint(f"{path} is torn: {error}") from error
 
 
 def newest(
@@ -134,7 +136,7 @@ def newest(
     for path in reversed(paths):
         try:
             state, meta = examined(path, check)
-        except Torn as error:
+        except CorruptCheckpoint as error:
             warn(f"{error}; falling back to the checkpoint before")
             torn.append(path)
             continue
@@ -154,8 +156,8 @@ def examined(path: Path, check: Callable[[StateDict, Mapping[str, Any]], None]) 
     state, meta = load(path)
     try:
         check(state, meta)
-    except Torn as error:
-        raise Torn(f"{path} cannot be taken up: {error}") from error
+    except CorruptCheckpoint as error:
+        raise CorruptCheckpoint(f"{path} cannot be taken up: {error}") from error
     return state, meta
 
 
@@ -198,7 +200,7 @@ def best_score(run: RunDir) -> float:
         return -math.inf
 
 
-def fit(expected: Mapping[str, Any], found: Mapping[str, Any], prefix: str = "") -> None:
+def check_compatible(expected: Mapping[str, Any], found: Mapping[str, Any], prefix: str = "") -> None:
     """Compare what the job needs (shapes, environment, …) with what the checkpoint's meta says.
 
     Raises:
@@ -207,9 +209,9 @@ def fit(expected: Mapping[str, Any], found: Mapping[str, Any], prefix: str = "")
     for key in [*expected, *(key for key in found if key not in expected)]:
         ours, theirs = _comparable(expected.get(key, "absent")), _comparable(found.get(key, "absent"))
         if isinstance(ours, dict) and isinstance(theirs, dict):
-            fit(ours, theirs, f"{prefix}{key}.")
+            check_compatible(ours, theirs, f"{prefix}{key}.")
         elif ours != theirs:
-            raise Misfit(
+            raise IncompatibleCheckpoint(
                 f"the checkpoint does not fit this job: {prefix}{key} is {theirs!r} in the checkpoint and {ours!r}"
                 " in the job; resume with the job that wrote it, or start a new run with another --out"
             )
@@ -262,7 +264,7 @@ def _store(file: Any, name: str, array: Array) -> None:
 def _checked(source: Source, name: str) -> Array:
     array = source.read(name)
     if _crc(array) != source.number("crc32", name):
-        raise Torn(f"{source.path} is torn: the checksum of {name.removeprefix('arrays/')} does not match")
+        raise CorruptCheckpoint(f"{source.path} is torn: the checksum of {name.removeprefix('arrays/')} does not match")
     return array
 
 

@@ -23,7 +23,7 @@ from hpc_rl.topologies.base import (
 )
 
 if TYPE_CHECKING:
-    from hpc_rl.roles.base import Seat
+    from hpc_rl.runtime.context import RankContext
 
 
 def plan(job: Job) -> Plan:
@@ -93,7 +93,7 @@ def _whole(job: Job, specs: list[RankSpec], sends: dict[int, int], width: int) -
     return Plan(job.topology, tuple(ranks), experience.unroll, batch, width)
 
 
-def run(seat: Seat) -> None:
+def run(context: RankContext) -> None:
     """Become this rank's role."""
     from hpc_rl.roles.actor import actor
     from hpc_rl.roles.env_worker import env_worker
@@ -101,4 +101,4 @@ def run(seat: Seat) -> None:
     from hpc_rl.roles.learner import learner
 
     roles = {"learner": learner, "actor": actor, "env_worker": env_worker, "evaluator": evaluator}
-    roles[seat.place.role](seat)
+    roles[context.rank_spec.role](context)

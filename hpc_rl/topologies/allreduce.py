@@ -13,7 +13,7 @@ from hpc_rl.plan import Plan, RankSpec
 from hpc_rl.topologies.base import check_minibatches, evaluators, in_process, need, share_columns
 
 if TYPE_CHECKING:
-    from hpc_rl.roles.base import Seat
+    from hpc_rl.runtime.context import RankContext
 
 
 def plan(job: Job) -> Plan:
@@ -30,9 +30,9 @@ def plan(job: Job) -> Plan:
     return Plan(job.topology, (*workers, *judges), experience.unroll, job.environment.columns, len(shares[0]))
 
 
-def run(seat: Seat) -> None:
+def run(context: RankContext) -> None:
     """Become this rank's worker or evaluator."""
     from hpc_rl.roles.evaluator import evaluator
     from hpc_rl.roles.worker import worker
 
-    {"worker": worker, "evaluator": evaluator}[seat.place.role](seat)
+    {"worker": worker, "evaluator": evaluator}[context.rank_spec.role](context)

@@ -14,7 +14,7 @@ from hpc_rl.plan import Plan, RankSpec
 from hpc_rl.topologies.base import check_minibatches, evaluators, in_process, need, share_columns
 
 if TYPE_CHECKING:
-    from hpc_rl.roles.base import Seat
+    from hpc_rl.runtime.context import RankContext
 
 
 def plan(job: Job) -> Plan:
@@ -55,11 +55,11 @@ def _check(job: Job, servers: int, quorum: int, workers: int) -> None:
             )
 
 
-def run(seat: Seat) -> None:
+def run(context: RankContext) -> None:
     """Become this rank's server, worker or evaluator."""
     from hpc_rl.roles.evaluator import evaluator
     from hpc_rl.roles.gradient_worker import gradient_worker
     from hpc_rl.roles.parameter_server import parameter_server
 
     roles = {"parameter_server": parameter_server, "worker": gradient_worker, "evaluator": evaluator}
-    roles[seat.place.role](seat)
+    roles[context.rank_spec.role](context)

@@ -76,7 +76,7 @@ class Outbox:
             self.granted = self.link.irecv(self.grant, self.peer, self.tag + 1)
         return self.credits > 0 and self.sending[self.turn]()
 
-    def lend(self) -> Tree:
+    def reserve(self) -> Tree:
         """Views of the next slot, to be filled in place; waits only until its last message has left."""
         self.waiting.until(self.sending[self.turn], f"{self.waiting.who([self.peer])} to take an earlier message")
         return self.layout.views(self.buffers[self.turn])
@@ -151,7 +151,7 @@ class Inbox:
             return bool(found)
 
         self.waiting.until(arrived, lambda: f"a message from {self.waiting.who(self.peers)}", give_up)
-        self.miss()
+        self.check_peers()
         return found[0]
 
     def newest(self) -> Message | None:
@@ -170,7 +170,7 @@ class Inbox:
         self._post(message.slot, message.peer)
         self._grant(message.peer, 1)
 
-    def miss(self) -> None:
+    def check_peers(self) -> None:
         """Raise Deadline naming peers with a credit that sent nothing for so long: the others would hide their loss."""
         limit = self.waiting.deadline_s
         quiet = [p for p in self.peers if time.monotonic() - self.heard[p] > limit and self.queues[p]]

@@ -16,10 +16,10 @@ from hpc_rl.transport.ports import Ports
 from hpc_rl.transport.waiting import Done
 from hpc_rl.types import Leaf
 
-GRADIENTS, PARAMETERS = 60, 70  # tags; roles/messages.py lists the others
+GRADIENTS, PARAMETERS = 60, 70  # tags; runtime/messages.py lists the others
 
 
-def shares(parameters: int, servers: int) -> list[slice]:
+def shard_slices(parameters: int, servers: int) -> list[slice]:
     """Which parameters each server keeps."""
     return [slice(parameters * k // servers, parameters * (k + 1) // servers) for k in range(servers)]
 
@@ -47,7 +47,7 @@ class ParameterClient:
 
     def __init__(self, ports: Ports, servers: Sequence[int], length: int, quorum: int, give_up: Done) -> None:
         self.quorum, self.give_up, self.alive = quorum, give_up, give_up
-        self.parts = shares(length, len(servers))
+        self.parts = shard_slices(length, len(servers))
         self.versions, self.env_steps = [-1] * len(servers), 0
         self.gradients, self.parameters = list[Outbox](), list[Inbox]()
         for server, part in zip(servers, self.parts, strict=True):

@@ -35,7 +35,7 @@ def _slot_bytes(nbytes: int) -> int:
     return 8 * _HEAD + -(-nbytes // 64) * 64
 
 
-class Weights:
+class SharedWeights:
     """One node's slots for ``nbytes`` of parameters; the creator is the node's relay."""
 
     def __init__(self, path: Path, nbytes: int, create: bool) -> None:

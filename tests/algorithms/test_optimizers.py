@@ -16,8 +16,8 @@ from torch import nn
 
 from hpc_rl.optim.flat import Flat
 from hpc_rl.optim.optimizers import Optimizer, load_optimizer, make_optimizer, optimizer_state
-from hpc_rl.runtime.share import Share, joined
-from hpc_rl.transport.parameters import shares
+from hpc_rl.runtime.shards import ParameterShard, concatenate_shards
+from hpc_rl.transport.parameters import shard_slices
 
 RATE, ALPHA, EPSILON = 0.05, 0.9, 0.01
 
@@ -65,16 +65,18 @@ def test_servers_share_its_statistics_slice_by_slice(name: str) -> None:
     learn: Any = learner_of(name, spec, config_of(name, optimizer="rmsprop_inside", epsilon=EPSILON))
     learn.update({"items": batches[0]}, 0.0)
     size = learn.weights.data.numel()
-    parts = [Share(learn, part, 0, 0) for part in shares(size, 3)]
-    whole = joined(learn, [part.state() for part in parts])["learner"]["optimizers"]["weights"]
+    parts = [ParameterShard(learn, part, 0, 0) for part in shard_slices(size, 3)]
+    whole = concatenate_shards(learn, [part.state() for part in parts])["learner"]["optimizers"]["weights"]
     for key, x in optimizer_state(learn.optimizer).items():
         assert torch.equal(whole[key], x) and (key != "square_avg" or (x > 0).any()), key
     g = torch.linspace(-1, 1, size)
-    for part, place in zip(parts, shares(size, 3), strict=True):
+    for part, place in zip(parts, shard_slices(size, 3), strict=True):
         head = np.array([[1.0, 1.0, np.inf, RATE]])
         part.take({"gradient": g[place].numpy()[None], "head": head}, 0, 7)
     learn.weights.reduction[:-2] = g
     learn.optimizer.torch.param_groups[0]["lr"] = RATE
     learn.optimizer.torch.step()
-    assert torch.allclose(joined(learn, [part.state() for part in parts])["weights"], learn.weights.data, atol=1e-7)
+    assert torch.allclose(
+        concatenate_shards(learn, [part.state() for part in parts])["weights"], learn.weights.data, atol=1e-7
+    )
     assert isinstance(learn.optimizer.torch.param_groups[0]["params"][0], nn.Parameter)

@@ -164,7 +164,7 @@ def test_a_table_of_another_kind(tmp_path: Path, row: Any) -> None:
 
     from hpc_rl import job as jobs
 
-    spec = importlib.util.spec_from_file_location("architectures", jobs.share("analysis") / "architectures.py")
+    spec = importlib.util.spec_from_file_location("architectures", jobs.data_folder("analysis") / "architectures.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

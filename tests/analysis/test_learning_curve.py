@@ -20,7 +20,7 @@ from hpc_rl.storage.run_dir import RunDir
 from hpc_rl.storage.trajectories import Recorder
 from hpc_rl.types import Actions, Spec
 
-PROGRAM = jobs.share("analysis") / "learning_curve.py"
+PROGRAM = jobs.data_folder("analysis") / "learning_curve.py"
 SPEC = Spec("toy/catch", (2,), "float32", Actions("discrete", (2,)))
 COLUMNS, EPISODE = 2, 5  # moves per episode
 

@@ -12,7 +12,7 @@ from hpc_rl.envs.make import make
 from hpc_rl.experience import Unsuited
 from hpc_rl.fragments import allocate, trajectory, trajectory_schema
 from hpc_rl.optim.group import Alone, Group
-from hpc_rl.samplers.base import Split, episode_seeds, streams
+from hpc_rl.samplers.base import Timings, episode_seeds, streams
 from hpc_rl.samplers.lanes import Lane
 from hpc_rl.samplers.vector import Vector
 from hpc_rl.types import Actions, Spec, Step, Trajectory, Tree
@@ -82,7 +82,7 @@ def sampled_trees(name: str, id: str, rounds: int, steps: int = STEPS, config: A
     columns = range(COLUMNS)
     lane = Lane(environment, policy, np.array(columns), streams(3, "act", columns, 0))
     lane.start(episode_seeds(3, "episode", columns, 0))
-    vector = Vector([lane], Split())
+    vector = Vector([lane], Timings())
     trees = []
     for version in range(rounds):
         tree = allocate(

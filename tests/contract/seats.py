@@ -15,8 +15,8 @@ from fake_gpu import FakeGpu
 
 from hpc_rl import job as jobs
 from hpc_rl.envs.make import describe, make
-from hpc_rl.roles import beside
-from hpc_rl.roles.base import Seat
+from hpc_rl.roles import inference_thread as beside
+from hpc_rl.runtime.context import RankContext
 from hpc_rl.storage import run_dir
 from hpc_rl.transport.local import LocalLink, run_threads
 from hpc_rl.transport.ports import Ports
@@ -57,7 +57,9 @@ def run_job(
     threads, inference = torch.get_num_threads(), beside.actor
     torch.set_num_threads(1)
     try:
-        with mock.patch.object(beside, "actor", lambda seat: entered(inference, seat)):  # it has a thread of its own
+        with mock.patch.object(
+            beside, "actor", lambda context: entered(inference, context)
+        ):  # it has a thread of its own
             run_threads(len(ran.plan.ranks), rank, DEADLINE_S)
     finally:
         torch.set_num_threads(threads)
@@ -69,7 +71,7 @@ def left_over(ran: Ran) -> list[Path]:
     return list(Path("/dev/shm").glob(f"hpc_rl-{ran.token}-*"))
 
 
-def _seat(ran: Ran, link: LocalLink, lock: threading.Lock, gpu: bool, resume: Any) -> Seat:
+def _seat(ran: Ran, link: LocalLink, lock: threading.Lock, gpu: bool, resume: Any) -> RankContext:
     job, place = ran.job, ran.plan.ranks[link.rank]
     environment, device = job.environment, f"cuda:{place.index}" if gpu and place.learns else "cpu"
     algorithm, config = jobs.algorithm(job.algorithm), jobs.method_config(job)
@@ -87,7 +89,7 @@ def _seat(ran: Ran, link: LocalLink, lock: threading.Lock, gpu: bool, resume: An
         ran.learners[place.rank] = algorithm.learner(*arguments)
         return ran.learners[place.rank]
 
-    return Seat(
+    return RankContext(
         job=job,
         plan=ran.plan,
         place=place,

@@ -2,8 +2,8 @@
 
 There is no GPU where these tests run; `FakeGpu` is one in what it refuses.
 
-Mutations seen to fail: ``Relay`` reading weights into the policy's own memory; no ``write_back`` there; a queue or a
-carry taken from a checkpoint as it comes.
+Mutations seen to fail: ``WeightSubscriber`` reading weights into the policy's own memory; no ``write_back`` there; a
+queue or a carry taken from a checkpoint as it comes.
 """
 
 from __future__ import annotations

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from hpc_rl import job as jobs
-from hpc_rl.envs.base import Moves
+from hpc_rl.envs.base import TimeSteps
+from hpc_rl.envs.column_shares import Processes
 from hpc_rl.envs.generators import seed_shared, shared_kept
 from hpc_rl.envs.make import describe, make
-from hpc_rl.envs.shares import Processes
 from hpc_rl.evaluate import greedy_returns
 
 DICE = """
@@ -58,7 +58,7 @@ def rows(seeds, processes=0, start=1):
         for _ in range(12):
             env.send(np.zeros(len(seeds), int))
             moves = env.recv()
-            assert isinstance(moves, Moves)
+            assert isinstance(moves, TimeSteps)
             shown.append(np.concatenate([moves.observation, moves.reward[:, None]], 1)[:, :3])
     finally:
         env.close()

@@ -13,8 +13,8 @@ from gymnasium import spaces
 from gymnasium.wrappers import TimeLimit
 
 from hpc_rl.envs.base import BadEnvironment
+from hpc_rl.envs.column_shares import Processes
 from hpc_rl.envs.make import make
-from hpc_rl.envs.shares import Processes
 
 BOX = spaces.Box(-1, 1, (3,), np.float32)
 ROW = np.zeros(3, np.float32)

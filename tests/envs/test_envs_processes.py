@@ -23,9 +23,9 @@ import pytest
 
 from hpc_rl import job as jobs
 from hpc_rl.envs import processes
-from hpc_rl.envs.base import BadEnvironment, Moves
+from hpc_rl.envs.base import BadEnvironment, TimeSteps
+from hpc_rl.envs.column_shares import Processes, split_columns
 from hpc_rl.envs.make import make
-from hpc_rl.envs.shares import Processes, shares
 from hpc_rl.launchers.base import TOKEN_VARIABLE
 from hpc_rl.launchers.leftovers import processes as marked
 from hpc_rl.resume import resumed
@@ -164,7 +164,7 @@ def play(environment, moves, seed=0):
 def assert_same(one, other):
     assert np.array_equal(one[0], other[0]) and one[0].dtype == other[0].dtype
     for left, right in zip(one[1:], other[1:], strict=True):
-        for item in fields(Moves):
+        for item in fields(TimeSteps):
             a, b = getattr(left, item.name), getattr(right, item.name)
             assert np.array_equal(a, b, equal_nan=True) and a.dtype == b.dtype, item.name
 
@@ -279,8 +279,8 @@ def test_a_server_that_does_not_answer_is_no_wait_for_ever(build):
 
 
 def test_what_is_refused():
-    assert [list(x) for x in shares("toy/chain", 5, 2)] == [[0, 1], [2, 3, 4]]
-    assert shares("ALE/Pong-v5", 5, 0) == []
+    assert [list(x) for x in split_columns("toy/chain", 5, 2)] == [[0, 1], [2, 3, 4]]
+    assert split_columns("ALE/Pong-v5", 5, 0) == []
     with pytest.raises(BadEnvironment, match=r"^environment.processes = 3 is more than the 2 columns .* use at most 2"):
         make("CartPole-v1", {}, 2, 1, Processes(3))
     with pytest.raises(BadEnvironment, match=r"^environment.processes = 2, but ALE/Pong-v5 .* leave processes out"):
@@ -306,7 +306,7 @@ START = """
 import os, sys, time
 import numpy as np
 from hpc_rl.envs.make import make
-from hpc_rl.envs.shares import Processes
+from hpc_rl.envs.column_shares import Processes
 from hpc_rl.envs import forkserver
 from multiprocessing.forkserver import _forkserver
 

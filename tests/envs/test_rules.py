@@ -20,11 +20,11 @@ from hpc_rl.envs.rules import RulesEnvironment
 from hpc_rl.envs.toys import TOYS, catch, chain
 from hpc_rl.formulas.returns import gae
 from hpc_rl.fragments import allocate, trajectory, trajectory_schema
-from hpc_rl.samplers.base import Split, streams
+from hpc_rl.samplers.base import Timings, streams
 from hpc_rl.samplers.lanes import Lane
 from hpc_rl.samplers.vector import Vector
 from hpc_rl.storage import trajectories
-from hpc_rl.types import Act, Actions, Rules, Schema, Spec, Step, Tree
+from hpc_rl.types import Actions, ActOutput, Rules, Schema, Spec, Step, Tree
 
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("toy/counter", {}),
@@ -173,7 +173,7 @@ class Searching:
     def initial_carry(self, columns: int) -> dict[str, Tensor]:
         return {}
 
-    def act(self, step: Step, carry: dict[str, Tensor], exploration: Tensor, noise: Tensor) -> Act:
+    def act(self, step: Step, carry: dict[str, Tensor], exploration: Tensor, noise: Tensor) -> ActOutput:
         assert step.state is not None and torch.equal(step.state["left"].float(), step.observation[:, 0])
         assert self.rules.legal is not None
         count = len(step.first)
@@ -181,7 +181,7 @@ class Searching:
         for action in (0, 1):
             after = self.rules.move(step.state, torch.full((count,), action), torch.zeros(count, 0))[0]
             good.append((after["left"] % 3 == 0) & self.rules.legal(step.state)[:, action])
-        return Act(torch.where(good[1], 1, 0), {}, {})
+        return ActOutput(torch.where(good[1], 1, 0), {}, {})
 
 
 def two_players(columns: int, steps: int, lanes: int = 1) -> tuple[Spec, Tree]:
@@ -193,7 +193,7 @@ def two_players(columns: int, steps: int, lanes: int = 1) -> tuple[Spec, Tree]:
         lane.start(share)
         parts.append(lane)
     tree = allocate(trajectory_schema(environment.spec, {}, {}), steps, columns, 1)
-    Vector(parts, Split()).collect(tree, lambda: 0)
+    Vector(parts, Timings()).collect(tree, lambda: 0)
     return environment.spec, tree
 
 

@@ -29,9 +29,10 @@ from damage import damage
 
 from hpc_rl import cli, submit
 from hpc_rl import job as jobs
-from hpc_rl.launchers import batch, local, slurm
+from hpc_rl.launchers import attempt as batch
+from hpc_rl.launchers import local, slurm
 from hpc_rl.launchers.base import Outcome
-from hpc_rl.launchers.blame import blame
+from hpc_rl.launchers.postmortem import first_failure
 from hpc_rl.storage import checkpoint, metrics, trajectories
 from hpc_rl.storage.run_dir import RunDir
 
@@ -118,7 +119,7 @@ def uses(name: str, run: Path) -> list[Callable[[], object]]:
         lambda: from_batch("note", run, "--job", "9", "--token", "7-0-1"),
         lambda: from_batch("stuck", run, "--token", "7-0-1"),
         lambda: from_batch("end", run, "--token", "7-0-1", "--code", "1", "--max-restarts", "3"),
-        lambda: blame(RunDir(run), "srun: error: n1: task 0: Killed", 1, {}),
+        lambda: first_failure(RunDir(run), "srun: error: n1: task 0: Killed", 1, {}),
     ]  # fmt: skip
     if "trajectories" in name or "provenance" in name:
         return [lambda: analyse(run)]
@@ -212,7 +213,7 @@ def main() -> None:
     print(json.dumps({"cases": ran, "checksum": zlib.crc32(str(files).encode())}))
 
 
-spec = importlib.util.spec_from_file_location("learning_curve", jobs.share("analysis") / "learning_curve.py")
+spec = importlib.util.spec_from_file_location("learning_curve", jobs.data_folder("analysis") / "learning_curve.py")
 assert spec is not None and spec.loader is not None
 curve = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(curve)

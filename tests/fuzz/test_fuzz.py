@@ -16,7 +16,7 @@ from pathlib import Path
 
 from seats import run_job
 
-from hpc_rl.launchers import batch
+from hpc_rl.launchers import attempt as batch
 from hpc_rl.launchers.options import Options
 from hpc_rl.storage import checkpoint, provenance
 from hpc_rl.storage.run_dir import write_json

@@ -16,7 +16,7 @@ from hpc_rl import job as jobs
 from hpc_rl.envs.make import make
 from hpc_rl.fragments import allocate, trajectory, trajectory_schema
 from hpc_rl.optim.group import Alone
-from hpc_rl.samplers.base import Split, episode_seeds, streams
+from hpc_rl.samplers.base import Timings, episode_seeds, streams
 from hpc_rl.samplers.lanes import Lane
 from hpc_rl.samplers.vector import Vector
 
@@ -34,7 +34,7 @@ def final_return(correction: str, lag: int, updates: int, seed: int) -> float:
     acting = algorithm.learner(config, environment.spec, algorithm.policy(config, environment.spec), Alone())
     lane = Lane(environment, acting.policy, np.array(columns), streams(seed, "act", columns, 0))
     lane.start(episode_seeds(seed, "episode", columns, 0))
-    sampler = Vector([lane], Split())
+    sampler = Vector([lane], Timings())
     schema = trajectory_schema(
         environment.spec, acting.policy.extras, acting.policy.carry, acting.policy.fragment_noise
     )

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, Independent, Normal
 
-from hpc_rl.nets.actions import Head
+from hpc_rl.nets.actions import ActionDistribution
 from hpc_rl.types import Actions
 
 KINDS = {
@@ -30,14 +30,14 @@ def even_noise(choices: int) -> Tensor:
     return torch.tensor(np.stack([rng.permutation(grid) for _ in range(choices)], 1), dtype=torch.float32)
 
 
-def output_of(head: Head, rows: int, seed: int = 0) -> Tensor:
+def output_of(head: ActionDistribution, rows: int, seed: int = 0) -> Tensor:
     return torch.randn(rows, head.outputs, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("heat", [1.0, 0.4])
 def test_samples_follow_the_distribution_at_this_temperature(name: str, heat: float) -> None:
-    head = Head(KINDS[name])
+    head = ActionDistribution(KINDS[name])
     output = output_of(head, 1).expand(N, -1)
     action = head.sample(output, even_noise(head.noise), torch.full((N,), heat))
     assert action.shape == (N, *head.actions.shape) and str(action.dtype) == f"torch.{head.actions.dtype}"
@@ -54,7 +54,7 @@ def test_samples_follow_the_distribution_at_this_temperature(name: str, heat: fl
 
 @pytest.mark.parametrize("name", ["multidiscrete", "box"])
 def test_choices_are_independent(name: str) -> None:
-    head = Head(KINDS[name])
+    head = ActionDistribution(KINDS[name])
     action = head.sample(output_of(head, 1).expand(N, -1), even_noise(head.noise), torch.ones(N))
     correlation = np.corrcoef(action.numpy().astype(float).T)
     assert np.abs(correlation - np.eye(head.noise)).max() < 0.06
@@ -63,13 +63,13 @@ def test_choices_are_independent(name: str) -> None:
 def test_a_uniform_picks_the_category_whose_interval_it_lies_in() -> None:
     output = torch.tensor([0.2, 0.5, 0.3]).log()[None]
     noise = torch.tensor([[0.0], [0.19], [0.21], [0.69], [0.71], [0.9999999]])
-    head = Head(Actions("discrete", (3,)))
+    head = ActionDistribution(Actions("discrete", (3,)))
     assert head.sample(output.expand(6, -1), noise, torch.ones(6)).tolist() == [0, 0, 1, 1, 2, 2]
 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_temperature_zero_takes_the_most_likely_action(name: str) -> None:
-    head = Head(KINDS[name])
+    head = ActionDistribution(KINDS[name])
     output = output_of(head, 64)
     noise = torch.rand(64, head.noise, generator=torch.Generator().manual_seed(1))
     noise[0] = 0  # the first category's interval, however improbable it is
@@ -86,7 +86,7 @@ def test_temperature_zero_takes_the_most_likely_action(name: str) -> None:
 
 @pytest.mark.parametrize("name", KINDS)
 def test_extreme_uniforms_give_finite_actions(name: str) -> None:
-    head = Head(KINDS[name])
+    head = ActionDistribution(KINDS[name])
     noise = torch.tensor([0.0, 1.0 - 2**-24])[:, None].expand(2, head.noise)
     action = head.sample(output_of(head, 2), noise, torch.ones(2))
     assert torch.isfinite(action.float()).all()
@@ -94,7 +94,7 @@ def test_extreme_uniforms_give_finite_actions(name: str) -> None:
 
 @pytest.mark.parametrize("name", KINDS)
 def test_log_probability_and_entropy_are_those_of_torch(name: str) -> None:
-    head = Head(KINDS[name])
+    head = ActionDistribution(KINDS[name])
     output = output_of(head, 12).reshape(4, 3, -1)
     flat = output.reshape(12, -1)
     action = head.sample(flat, torch.rand(12, head.noise), torch.ones(12)).reshape(4, 3, *head.actions.shape)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from hpc_rl.nets.normalizers import LIMIT, Normalizers, Running, Standardize
+from hpc_rl.nets.normalizers import LIMIT, Normalizers, RunningMoments, Standardize
 from hpc_rl.transport.group import AllReduce
 from hpc_rl.transport.local import LocalLink, run_threads
 from hpc_rl.transport.ports import Ports
@@ -28,7 +28,7 @@ def alone(x: torch.Tensor) -> torch.Tensor:
 
 
 def test_merged_rounds_are_the_statistics_of_all_rows() -> None:
-    running, seen = Running((3,)), batches(5, 12)
+    running, seen = RunningMoments((3,)), batches(5, 12)
     for x in seen:
         running.add(torch.from_numpy(x), alone)
     every = np.concatenate(seen).astype(np.float64)
@@ -40,10 +40,10 @@ def test_merged_rounds_are_the_statistics_of_all_rows() -> None:
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_ranks_of_unequal_size_hold_the_same_exact_statistics(ranks: int) -> None:
     seen, lock = batches(4, 12), threading.Lock()
-    found: dict[int, Running] = {}
+    found: dict[int, RunningMoments] = {}
 
     def rank(link: LocalLink) -> None:
-        group, running = AllReduce(Ports(link, Waiting(20.0)), range(ranks)), Running((3,))
+        group, running = AllReduce(Ports(link, Waiting(20.0)), range(ranks)), RunningMoments((3,))
         for x in seen:
             edges = [0, *(12 - ranks + k for k in range(1, ranks)), 12]
             running.add(torch.from_numpy(x[edges[link.rank] : edges[link.rank + 1]]), group.sum)
@@ -59,7 +59,7 @@ def test_ranks_of_unequal_size_hold_the_same_exact_statistics(ranks: int) -> Non
 
 def test_the_network_sees_the_statistics_clipped() -> None:
     standardize = Standardize((3,))
-    running = Running((3,))
+    running = RunningMoments((3,))
     running.add(torch.from_numpy(batches(1, 50)[0]), alone)
     running.write(standardize)
     out = standardize(torch.tensor(batches(1, 50)[0]))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from hpc_rl import job as jobs
-from hpc_rl.runtime.tally import Tally, complete
+from hpc_rl.runtime.counters import Counters, complete
 from tests.learning.run import table
 
 JOB = {"algorithm": "a2c", "topology": "solo", "environment": {"id": "toy/catch"}}
@@ -17,9 +17,14 @@ JOB = {"algorithm": "a2c", "topology": "solo", "environment": {"id": "toy/catch"
 def summary(steps: int, target: float | None) -> dict[str, Any]:
     """As a run that ends after ``steps`` writes it, whose games all return 476; its budget is 1 000 env steps."""
     job = jobs.parse({**JOB, "budget": {"env_steps": 1000, **({} if target is None else {"stop_at_return": target})}})
-    tally = Tally(1, env_steps=steps)
-    tally.recent.extend([476.0] * 100)
-    return {"env_steps": steps, "reason": complete(job, tally), "wall_s": 60.0, "mean_return_100": tally.mean_return}
+    counters = Counters(1, env_steps=steps)
+    counters.recent.extend([476.0] * 100)
+    return {
+        "env_steps": steps,
+        "reason": complete(job, counters),
+        "wall_s": 60.0,
+        "mean_return_100": counters.mean_return,
+    }
 
 
 def games() -> dict[str, Any]:

@@ -15,7 +15,7 @@ import seats
 import torch
 from test_witness import table_of
 
-from hpc_rl.envs.base import Moves
+from hpc_rl.envs.base import TimeSteps
 from hpc_rl.storage import checkpoint
 
 
@@ -28,8 +28,8 @@ class Overflowing:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.environment, name)
 
-    def recv(self) -> Moves:
-        moves: Moves = self.environment.recv()
+    def recv(self) -> TimeSteps:
+        moves: TimeSteps = self.environment.recv()
         self.moves += 1
         if self.moves % 3 == 0:
             moves.reward[0] = np.inf

@@ -14,7 +14,7 @@ import pytest
 import seats
 from test_witness import check_column, column_of, table_of
 
-from hpc_rl.roles.orders import Command
+from hpc_rl.runtime.control import ControlServer
 from hpc_rl.storage import checkpoint
 
 
@@ -24,13 +24,13 @@ def test_a_server_that_waits_for_gradients_sees_the_orders_of_the_chief(
     servers: int, workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The pause lets every worker come to the chief, which does not serve while it gathers the shares."""
-    order = Command.order
+    order = ControlServer.order
 
-    def late(self: Command, *arguments: Any, **options: Any) -> None:
+    def late(self: ControlServer, *arguments: Any, **options: Any) -> None:
         time.sleep(0.1)
         order(self, *arguments, **options)
 
-    monkeypatch.setattr(Command, "order", late)
+    monkeypatch.setattr(ControlServer, "order", late)
     monkeypatch.setattr(seats, "DEADLINE_S", 20.0)
     table = table_of("a2c", "parameter_server", servers + workers)
     table["resources"] |= {"servers": servers}

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from hpc_rl.optim.flat import flatten
-from hpc_rl.roles.relay import Publisher, Relay
+from hpc_rl.runtime.weights import WeightPublisher, WeightSubscriber
 from hpc_rl.transport.local import LocalLink, run_threads
 from hpc_rl.transport.ports import Ports
 from hpc_rl.transport.waiting import Waiting
@@ -35,26 +35,26 @@ def test_the_first_weights_wait_for_every_node(late: int) -> None:
     found = {}
 
     def rank(link: LocalLink) -> None:
-        seat, net = seat_of(link), nn.Linear(3, 1)
+        context, net = seat_of(link), nn.Linear(3, 1)
         if link.rank == late:
             time.sleep(0.3)
         if link.rank == 0:
             nn.init.constant_(net.weight, 7.0)
-            publisher = Publisher(seat, flatten(net).parameter)
+            publisher = WeightPublisher(context, flatten(net).parameter)
             publisher.publish(Clock(5, 60))
-            seat.ports.barrier(range(3))
+            context.ports.barrier(range(3))
             publisher.close()
             return
         flat = flatten(net)
-        relay = Relay(seat, flat)
+        relay = WeightSubscriber(context, flat)
 
         def here() -> bool:
             relay.work()
-            return relay.newest().version >= 0
+            return relay.pull().version >= 0
 
-        seat.ports.waiting.until(here, "the first weights")
+        context.ports.waiting.until(here, "the first weights")
         found[link.rank] = relay.clock == Clock(5, 60) and torch.equal(net.weight, torch.full((1, 3), 7.0))
-        seat.ports.barrier(range(3))
+        context.ports.barrier(range(3))
         relay.close()
 
     run_threads(3, rank, 20.0)

@@ -17,10 +17,10 @@ from seats import run_job
 
 from hpc_rl import job as jobs
 from hpc_rl.envs.make import describe
-from hpc_rl.roles.fit import fit
+from hpc_rl.runtime.fingerprint import fingerprint
 from hpc_rl.runtime.restoring import usable
 from hpc_rl.storage import checkpoint
-from hpc_rl.storage.checkpoint import Misfit, Torn
+from hpc_rl.storage.checkpoint import CorruptCheckpoint, IncompatibleCheckpoint
 
 TABLES: dict[str, dict[str, Any]] = {
     "ppo": {"topology": "solo", "ppo": {"unroll": 4, "hidden": [8], "normalize_observation": False}},
@@ -45,7 +45,7 @@ def trained(method: str, folder: Path) -> tuple[Any, Any, dict[str, Any], dict[s
     spec = describe("toy/catch", {})
     algorithm, config = jobs.algorithm(method), jobs.method_config(ran.job)
     columns = 4 if ranks == 1 else None
-    return ran.job, ran.run, found[1], found[2], usable(algorithm, config, spec, fit(ran.job, spec), columns)
+    return ran.job, ran.run, found[1], found[2], usable(algorithm, config, spec, fingerprint(ran.job, spec), columns)
 
 
 @pytest.mark.parametrize("method", TABLES)
@@ -89,8 +89,8 @@ WRONG: dict[str, Callable[[Any], None]] = {
     "columns of another kind": _set("meta", "steps", {"one": 1}),
     "a column beyond the job's": _set("meta", "steps", {"4": 1}),
     "steps that are text": _set("meta", "steps", {"0": "1"}),
-    "no fit": _set("meta", "fit", ...),
-    "a fit of another kind": _set("meta", "fit", []),
+    "no fit": _set("meta", "fingerprint", ...),
+    "a fit of another kind": _set("meta", "fingerprint", []),
     "returns of another kind": _set("meta", "recent", "many"),
     "no sampler": _set("state", "sampler", ...),
     "a column twice": _set("state", "sampler", "columns", lambda x: x * 0),
@@ -123,7 +123,7 @@ def test_a_wrong_one_falls_back_with_a_sentence(ppo: Any, wrong: str) -> None:
     found = checkpoint.newest(run, said.append, check=check)
     assert found is not None and found[0] == good
     assert len(said) == 1 and said[0].startswith(f"{bad} cannot be taken up: ") and "falling back" in said[0]
-    with pytest.raises(Torn, match="cannot be taken up"):
+    with pytest.raises(CorruptCheckpoint, match="cannot be taken up"):
         checkpoint.examined(bad, check)
 
 
@@ -135,8 +135,8 @@ def test_an_optimiser_that_never_stepped_is_taken(ppo: Any) -> None:
 def test_one_of_another_job_stops(ppo: Any) -> None:
     _, run, state, meta, check = ppo
     checkpoint.save(run, 1, state, meta)
-    checkpoint.save(run, 2, state, {**meta, "fit": {**meta["fit"], "algorithm": "a2c"}})
-    with pytest.raises(Misfit, match="algorithm is 'a2c'"):
+    checkpoint.save(run, 2, state, {**meta, "fingerprint": {**meta["fingerprint"], "algorithm": "a2c"}})
+    with pytest.raises(IncompatibleCheckpoint, match="algorithm is 'a2c'"):
         checkpoint.newest(run, pytest.fail, check=check)
 
 

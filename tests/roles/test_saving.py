@@ -19,12 +19,12 @@ import torch
 
 from hpc_rl import job as jobs
 from hpc_rl.envs.make import describe
-from hpc_rl.roles.base import Seat
-from hpc_rl.roles.evaluation import Evaluation
-from hpc_rl.roles.saving import Saver
-from hpc_rl.roles.snapshots import Snapshots
+from hpc_rl.runtime.checkpoint_scheduler import CheckpointScheduler
+from hpc_rl.runtime.checkpoint_writer import CheckpointWriter
+from hpc_rl.runtime.context import RankContext
+from hpc_rl.runtime.counters import Counters
+from hpc_rl.runtime.evaluation import Evaluation
 from hpc_rl.runtime.judge import Judgement
-from hpc_rl.runtime.tally import Tally
 from hpc_rl.storage import checkpoint
 from hpc_rl.storage.run_dir import create
 from hpc_rl.storage.states import NonFinite
@@ -38,34 +38,34 @@ TABLE = {
 }
 
 
-class Desk:
+class ShardServer:
     """A learner's bookkeeping without a learner: policies are numbers, and so are their scores."""
 
     def __init__(self, folder: Path, every: int, resume: Any = None, interval_s: float = 1e9, keep: int = 3) -> None:
         changes = {"evaluate": {"every_steps": every}, "checkpoint": {"interval_s": interval_s, "keep": keep}}
         job = jobs.parse({**TABLE, **changes}, "test")
         run = create(folder, jobs.dumps(job)) if resume is None else checkpoint.RunDir(folder)
-        seat = SimpleNamespace(
+        context = SimpleNamespace(
             job=job, run=run, attempt=0, resume=resume, spec=describe("toy/catch", {}), save_s=0.0,
             place=SimpleNamespace(rank=0, columns=range(0)), stop=lambda: False,
             plan=SimpleNamespace(ranks=[], evaluator=None, steps=1, learning_columns=2),
         )  # fmt: skip
-        self.run, self.tally = run, Tally(2)
+        self.run, self.counters = run, Counters(2)
         if resume:
-            self.tally.take_up(resume[1])
-        self.saver = Saver(cast(Seat, seat), self.tally)
-        self.evaluation = Evaluation(cast(Seat, seat), cast(Any, None), self.tally)
-        self.snapshots = Snapshots(self.saver, self.evaluation, lambda number: None)
+            self.counters.restore(resume[1])
+        self.saver = CheckpointWriter(cast(RankContext, context), self.counters)
+        self.evaluation = Evaluation(cast(RankContext, context), cast(Any, None), self.counters)
+        self.snapshots = CheckpointScheduler(self.saver, self.evaluation, lambda number: None)
 
     def state(self) -> dict[str, Any]:
-        return {"weights": torch.tensor([float(self.tally.updates)])}
+        return {"weights": torch.tensor([float(self.counters.updates)])}
 
     def update(self, closed: bool = False) -> None:
         """Ten env steps, as the learner's loop goes; with ``closed`` every segment is closed."""
-        self.tally.env_steps += 10
+        self.counters.env_steps += 10
         wanted = self.snapshots.wanted()
-        self.tally.updates += 1
-        self.tally.through[:] = self.tally.env_steps // 2
+        self.counters.updates += 1
+        self.counters.through[:] = self.counters.env_steps // 2
         if wanted.save or wanted.judge:
             self.snapshots.begin(self.state())
         if closed:
@@ -106,18 +106,18 @@ def scores(monkeypatch: pytest.MonkeyPatch) -> Scores:
 
 
 def test_a_better_snapshot_under_way_is_not_replaced_by_a_worse_policy(tmp_path: Path, scores: Scores) -> None:
-    desk, scores[:] = Desk(tmp_path / "run", every=10), [1.0, 7.0, 5.0]
+    desk, scores[:] = ShardServer(tmp_path / "run", every=10), [1.0, 7.0, 5.0]
     for _ in range(3):
         desk.update()
     assert desk.best() is None and not scores  # no segment is closed yet
     scores.append(6.0)
     desk.update(closed=True)
     assert desk.best() == (2.0, 7.0)
-    assert desk.tally.best == 7.0
+    assert desk.counters.best == 7.0
 
 
 def test_the_last_policy_is_not_the_best_by_an_older_score(tmp_path: Path, scores: Scores) -> None:
-    desk, scores[:] = Desk(tmp_path / "run", every=20), [7.0]
+    desk, scores[:] = ShardServer(tmp_path / "run", every=20), [7.0]
     for _ in range(3):
         desk.update()
     desk.finish()  # the copy of update 2 waits for segments, which are closed by now
@@ -127,7 +127,7 @@ def test_the_last_policy_is_not_the_best_by_an_older_score(tmp_path: Path, score
 
 
 def test_the_best_at_the_end_survives_keep_one(tmp_path: Path, scores: Scores) -> None:
-    desk, scores[:] = Desk(tmp_path / "run", every=20, keep=1), [7.0]
+    desk, scores[:] = ShardServer(tmp_path / "run", every=20, keep=1), [7.0]
     for _ in range(3):
         desk.update()
     desk.finish()
@@ -136,7 +136,7 @@ def test_the_best_at_the_end_survives_keep_one(tmp_path: Path, scores: Scores) -
 
 
 def test_the_last_policy_is_the_best_where_it_was_judged(tmp_path: Path, scores: Scores) -> None:
-    desk, scores[:] = Desk(tmp_path / "run", every=10), [1.0, 7.0]
+    desk, scores[:] = ShardServer(tmp_path / "run", every=10), [1.0, 7.0]
     for _ in range(2):
         desk.update()
     desk.finish()
@@ -144,20 +144,20 @@ def test_the_last_policy_is_the_best_where_it_was_judged(tmp_path: Path, scores:
 
 
 def test_without_evaluations_the_mean_of_a_hundred_games_decides(tmp_path: Path) -> None:
-    desk = Desk(tmp_path / "run", every=0, interval_s=1e-9)
+    desk = ShardServer(tmp_path / "run", every=0, interval_s=1e-9)
     desk.update(closed=True)
     assert desk.best() is None
-    desk.tally.recent.extend([3.0] * 100)
+    desk.counters.recent.extend([3.0] * 100)
     desk.update(closed=True)
     assert desk.best() == (2.0, 3.0)
-    desk.tally.recent.extend([2.0] * 100)
+    desk.counters.recent.extend([2.0] * 100)
     desk.update(closed=True)
     assert desk.best() == (2.0, 3.0)
 
 
 def test_after_a_state_that_is_not_finite_the_next_try_waits(tmp_path: Path, scores: Scores) -> None:
-    desk, scores[:] = Desk(tmp_path / "run", every=10), [7.0, 5.0]
-    desk.saver.seat.job.checkpoint.__dict__["interval_s"] = 1e9
+    desk, scores[:] = ShardServer(tmp_path / "run", every=10), [7.0, 5.0]
+    desk.saver.context.job.checkpoint.__dict__["interval_s"] = 1e9
     desk.saver.last -= 2e9
     good, desk.state = desk.state, lambda: {"weights": torch.tensor([math.nan])}  # type: ignore[method-assign]
     desk.update(closed=True)
@@ -172,30 +172,30 @@ def test_after_a_state_that_is_not_finite_the_next_try_waits(tmp_path: Path, sco
 
 
 def test_a_resumed_run_evaluates_when_it_is_time(tmp_path: Path, scores: Scores) -> None:
-    desk, scores[:] = Desk(tmp_path / "run", every=30), [7.0]
+    desk, scores[:] = ShardServer(tmp_path / "run", every=30), [7.0]
     for _ in range(5):
         desk.update(closed=True)
     desk.finish()
     _, state, meta = checkpoint.newest(desk.run, pytest.fail)  # type: ignore[misc]
     assert meta["env_steps"] == 50 and meta["judged_at"] == 30
-    again = Desk(tmp_path / "run", every=30, resume=(state, meta))
-    assert again.tally.evaluated == 7.0 and again.tally.best == 7.0
+    again = ShardServer(tmp_path / "run", every=30, resume=(state, meta))
+    assert again.counters.evaluated == 7.0 and again.counters.best == 7.0
     scores.append(3.0)
     again.update(closed=True)
-    assert scores == [] and again.tally.env_steps == 60
+    assert scores == [] and again.counters.env_steps == 60
     assert again.best() == (3.0, 7.0)
     del meta["judged_at"], meta["evaluated"]  # written by a version that did not note them
-    older = Desk(tmp_path / "run", every=30, resume=(state, meta))
+    older = ShardServer(tmp_path / "run", every=30, resume=(state, meta))
     older.update(closed=True)
-    assert older.tally.evaluated is None
+    assert older.counters.evaluated is None
 
 
 def test_a_run_that_fell_back_keeps_the_best_of_the_time_after(tmp_path: Path, scores: Scores) -> None:
-    desk, scores[:] = Desk(tmp_path / "run", every=10, interval_s=1e-9), [5.0, 10.0]
+    desk, scores[:] = ShardServer(tmp_path / "run", every=10, interval_s=1e-9), [5.0, 10.0]
     for _ in range(2):
         desk.update(closed=True)
     older = checkpoint.load(desk.run.checkpoints / "000000001.h5")
-    again, scores[:] = Desk(tmp_path / "run", every=10, resume=older), [7.0]
+    again, scores[:] = ShardServer(tmp_path / "run", every=10, resume=older), [7.0]
     again.update(closed=True)
     assert again.best() == (2.0, 10.0)
 
@@ -203,14 +203,14 @@ def test_a_run_that_fell_back_keeps_the_best_of_the_time_after(tmp_path: Path, s
 def test_saved_is_the_policy_that_was_judged_and_not_the_one_at_the_end_of_its_games(
     tmp_path: Path, scores: Scores
 ) -> None:
-    desk, scores[:] = Desk(tmp_path / "run", every=20, interval_s=1e-9), [7.0]
+    desk, scores[:] = ShardServer(tmp_path / "run", every=20, interval_s=1e-9), [7.0]
     scores.slices = 4
     for _ in range(4):
         desk.update(closed=True)
-    assert desk.best() is None and desk.tally.evaluated is None
-    assert desk.tally.meta(desk.saver.seat)["judged_at"] == 0, "a resumed run would think that it was judged"
+    assert desk.best() is None and desk.counters.evaluated is None
+    assert desk.counters.meta(desk.saver.context)["judged_at"] == 0, "a resumed run would think that it was judged"
     desk.update(closed=True)
-    assert desk.best() == (2.0, 7.0) and desk.tally.judged_at == 20
+    assert desk.best() == (2.0, 7.0) and desk.counters.judged_at == 20
     meta = checkpoint.load(desk.run.checkpoints / "best.h5")[1]
     assert (meta["updates"], meta["env_steps"], meta["score"], meta["judged_at"]) == (2, 20, 7.0, 20)
     assert desk.run.read_state()["updates"] == 5, "state.json was set back by the best policy"
@@ -220,7 +220,7 @@ def test_saved_is_the_policy_that_was_judged_and_not_the_one_at_the_end_of_its_g
 
 def test_the_best_policy_costs_no_replay(tmp_path: Path, scores: Scores) -> None:
     """It is judged at an update that is saved, too: the checkpoint keeps what is replayed, best.h5 has none of it."""
-    desk, scores[:] = Desk(tmp_path / "run", every=10, interval_s=1e-9), [7.0]
+    desk, scores[:] = ShardServer(tmp_path / "run", every=10, interval_s=1e-9), [7.0]
     plain = desk.state
     desk.state = lambda: {**plain(), "stores": [{"rows": torch.ones(3)}]}  # type: ignore[method-assign]
     desk.update(closed=True)
@@ -230,9 +230,9 @@ def test_the_best_policy_costs_no_replay(tmp_path: Path, scores: Scores) -> None
 
 
 def test_a_policy_that_becomes_due_at_the_end_is_judged(tmp_path: Path, scores: Scores) -> None:
-    desk, scores[:] = Desk(tmp_path / "run", every=20), [7.0]
+    desk, scores[:] = ShardServer(tmp_path / "run", every=20), [7.0]
     desk.update(closed=True)
-    desk.tally.env_steps += 10
+    desk.counters.env_steps += 10
     desk.finish("done: budget used")
     assert desk.evaluation.begun and desk.best() is None
     desk.snapshots.write()
@@ -240,8 +240,8 @@ def test_a_policy_that_becomes_due_at_the_end_is_judged(tmp_path: Path, scores: 
 
 
 def test_a_run_that_is_told_to_stop_judges_nothing_more(tmp_path: Path, scores: Scores) -> None:
-    desk = Desk(tmp_path / "run", every=20)
+    desk = ShardServer(tmp_path / "run", every=20)
     desk.update(closed=True)
-    desk.tally.env_steps += 10
+    desk.counters.env_steps += 10
     desk.finish("stopped: asked to stop")
     assert desk.evaluation.begun is None

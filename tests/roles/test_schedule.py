@@ -10,8 +10,8 @@ from typing import Any, cast
 
 import pytest
 
-from hpc_rl.roles.base import Seat
-from hpc_rl.roles.schedule import Schedule, schedule
+from hpc_rl.runtime.context import RankContext
+from hpc_rl.runtime.schedule import Schedule, schedule
 
 
 def attempt(budget: int, env_steps: int = 0, before: Schedule | None = None, updates: int = 0) -> Schedule:
@@ -21,7 +21,7 @@ def attempt(budget: int, env_steps: int = 0, before: Schedule | None = None, upd
         meta["schedule"] = vars(before)
     resume = ({}, meta) if env_steps else None
     budgets = SimpleNamespace(budget=SimpleNamespace(env_steps=budget, updates=updates))
-    return schedule(cast(Seat, SimpleNamespace(job=budgets, resume=resume)))
+    return schedule(cast(RankContext, SimpleNamespace(job=budgets, resume=resume)))
 
 
 def test_one_budget_is_a_straight_line_bit_for_bit() -> None:

@@ -23,15 +23,15 @@ from hpc_rl import job as jobs
 from hpc_rl.optim.group import Alone, Diverged
 from hpc_rl.optim.optimizers import Optimizer, optimizer_state
 from hpc_rl.runtime.learner_state import learner_state, load_learner
-from hpc_rl.runtime.share import Desk, Share, joined
+from hpc_rl.runtime.shards import ParameterShard, ShardServer, concatenate_shards
 from hpc_rl.transport.local import LocalLink, run_threads
-from hpc_rl.transport.parameters import ParameterClient, shares
+from hpc_rl.transport.parameters import ParameterClient, shard_slices
 from hpc_rl.transport.ports import Ports
 from hpc_rl.transport.waiting import Waiting
 from hpc_rl.types import Tree
 
 
-def gradient(share: Share, value: float, count: float = 1.0, rate: float = 0.1) -> Tree:
+def gradient(share: ParameterShard, value: float, count: float = 1.0, rate: float = 0.1) -> Tree:
     size = share.flat.parameter.numel()
     return {
         "gradient": np.full((1, size), value, np.float32),
@@ -39,12 +39,12 @@ def gradient(share: Share, value: float, count: float = 1.0, rate: float = 0.1) 
     }
 
 
-def plain(quorum: int) -> Share:
+def plain(quorum: int) -> ParameterShard:
     """A share over plain gradient descent, whose steps can be computed by hand."""
     spec, _ = sampled("a2c", "toy/catch", 0)
     learn = learner_of("a2c", spec)
     learn.optimizers = {"weights": Optimizer(learn.weights, torch.optim.SGD([learn.weights.parameter], 1.0))}
-    return Share(learn, slice(0, learn.weights.data.numel()), quorum, 0)
+    return ParameterShard(learn, slice(0, learn.weights.data.numel()), quorum, 0)
 
 
 def test_every_gradient_is_a_step_and_its_age_is_noted() -> None:
@@ -73,7 +73,7 @@ def test_no_samples_are_no_step_but_an_answer(quorum: int) -> None:
     spec, batches = sampled("a2c", "toy/catch", 1)
     learn = learner_of("a2c", spec, config_of("a2c", optimizer="adam"))
     learn.update({"items": batches[0]}, 0.0)
-    share = Share(learn, slice(0, learn.weights.data.numel()), quorum, 0)
+    share = ParameterShard(learn, slice(0, learn.weights.data.numel()), quorum, 0)
     before, moments = share.flat.parameter.data.clone(), share.state()["optimizer"]
     for worker in range(max(1, quorum)):
         answered = share.take(gradient(share, 0.0, count=0), 0, worker)
@@ -95,8 +95,8 @@ def test_a_worker_without_samples_says_so(quorum: int) -> None:
         ports = Ports(link, Waiting(20.0))
         if link.rank == 0:
             learn = learner_of("ppo", spec)
-            share = Share(learn, slice(0, learn.weights.data.numel()), quorum, 0)
-            desk = Desk(cast(Any, SimpleNamespace(ports=ports, place=SimpleNamespace(peers=(1,)))), share)
+            share = ParameterShard(learn, slice(0, learn.weights.data.numel()), quorum, 0)
+            desk = ShardServer(cast(Any, SimpleNamespace(ports=ports, place=SimpleNamespace(peers=(1,)))), share)
             desk.open(0)
             for _ in range(16):
                 message = desk.gradients.get()
@@ -152,8 +152,8 @@ def test_one_worker_learns_as_it_would_alone(name: str, servers: int) -> None:
         if link.rank < servers:
             learn = learners[link.rank]
             load_learner(learn, start)
-            share = Share(learn, shares(learn.weights.data.numel(), servers)[link.rank], 0, 0)
-            desk = Desk(cast(Any, SimpleNamespace(ports=ports, place=SimpleNamespace(peers=(servers,)))), share)
+            share = ParameterShard(learn, shard_slices(learn.weights.data.numel(), servers)[link.rank], 0, 0)
+            desk = ShardServer(cast(Any, SimpleNamespace(ports=ports, place=SimpleNamespace(peers=(servers,)))), share)
             desk.open(0)
             while share.version < steps:
                 desk.serve(desk.gradients.get())
@@ -171,7 +171,7 @@ def test_one_worker_learns_as_it_would_alone(name: str, servers: int) -> None:
         found["parameters"] = learn.weights.data.clone()
 
     run_threads(servers + 1, rank, 30.0)
-    state = joined(alone, [found[str(k)] for k in range(servers)])
+    state = concatenate_shards(alone, [found[str(k)] for k in range(servers)])
     assert torch.allclose(state["weights"], alone.weights.data, atol=1e-6)
     assert torch.allclose(found["parameters"], alone.weights.data, atol=1e-6)
     assert found["norms"] == pytest.approx(norms, rel=1e-4)
@@ -185,8 +185,8 @@ def test_a_share_takes_up_its_part_of_a_saved_optimiser() -> None:
     spec, batches = sampled("ppo", "toy/catch", 2)
     learn = learner_of("ppo", spec, None, Alone())
     learn.update({"items": batches[0]}, 0.0)
-    parts = [Share(learn, part, 0, 0).state() for part in shares(learn.weights.data.numel(), 3)]
-    whole, wanted = joined(learn, parts), learner_state(learn)
+    parts = [ParameterShard(learn, part, 0, 0).state() for part in shard_slices(learn.weights.data.numel(), 3)]
+    whole, wanted = concatenate_shards(learn, parts), learner_state(learn)
     assert torch.equal(whole["weights"], wanted["weights"])
     for key, x in wanted["learner"]["optimizers"]["weights"].items():
         assert torch.equal(torch.as_tensor(whole["learner"]["optimizers"]["weights"][key]), torch.as_tensor(x)), key
@@ -197,12 +197,12 @@ def test_a_share_takes_up_its_part_of_a_saved_optimiser() -> None:
 def test_a_server_that_has_not_stepped_yet_joins_the_others(name: str, stepped: int) -> None:
     spec, _ = sampled(name, "toy/catch", 0)
     learn = learner_of(name, spec)
-    servers = [Share(learn, part, 0, 0) for part in shares(learn.weights.data.numel(), 3)]
-    assert joined(learn, [share.state() for share in servers])["learner"]["optimizers"] == {"weights": {}}
+    servers = [ParameterShard(learn, part, 0, 0) for part in shard_slices(learn.weights.data.numel(), 3)]
+    assert concatenate_shards(learn, [share.state() for share in servers])["learner"]["optimizers"] == {"weights": {}}
     servers[stepped].take(gradient(servers[stepped], 1.0), 0, 7)
-    state = joined(learn, [share.state() for share in servers])
+    state = concatenate_shards(learn, [share.state() for share in servers])
     whole = [x for x in state["learner"]["optimizers"]["weights"].values() if torch.is_tensor(x) and x.dim()]
-    part = shares(learn.weights.data.numel(), 3)[stepped]
+    part = shard_slices(learn.weights.data.numel(), 3)[stepped]
     assert whole and all(x.shape == state["weights"].shape for x in whole)
     assert all((x[part] > 0).all() and x.sum() == pytest.approx(float(x[part].sum())) for x in whole)
     load_learner(learner_of(name, spec), state)

@@ -16,8 +16,8 @@ import torch
 from batches import COLUMNS, STEPS, config_of, learner_of, sampled
 
 from hpc_rl.optim.group import Diverged
-from hpc_rl.roles.update import update
-from hpc_rl.runtime.tally import Tally
+from hpc_rl.runtime.counters import Counters
+from hpc_rl.runtime.update import update
 from hpc_rl.transport.group import AllReduce
 from hpc_rl.transport.local import LocalLink, run_threads
 from hpc_rl.transport.ports import Ports
@@ -41,15 +41,15 @@ def huge(batch: Trajectory, t: int, column: int, value: float) -> Trajectory:
 
 def test_ten_bad_updates_end_the_run_and_nine_do_not() -> None:
     learn, batch = ppo()
-    bad, tally = huge(batch, 7, 1, 3e38), Tally(COLUMNS, updates=40)
+    bad, counters = huge(batch, 7, 1, 3e38), Counters(COLUMNS, updates=40)
     for _ in range(9):
-        metrics = update(SEAT, learn, {"items": bad}, tally).metrics
+        metrics = update(SEAT, learn, {"items": bad}, counters).metrics
     assert metrics["dropped_steps"] >= 9, "counted in the metrics"
-    assert update(SEAT, learn, {"items": batch}, tally).metrics["dropped_steps"] == metrics["dropped_steps"]
+    assert update(SEAT, learn, {"items": batch}, counters).metrics["dropped_steps"] == metrics["dropped_steps"]
     for _ in range(9):
-        update(SEAT, learn, {"items": bad}, tally)
+        update(SEAT, learn, {"items": bad}, counters)
     with pytest.raises(Diverged) as told:
-        update(SEAT, learn, {"items": bad}, tally)
+        update(SEAT, learn, {"items": bad}, counters)
     step = int(batch.start[1]) + int((~batch.first[1:8, 1]).sum())
     assert str(told.value).startswith(
         "ppo, update 40: 10 updates in a row dropped a step or took none. The gradient was not finite. "
@@ -60,12 +60,12 @@ def test_ten_bad_updates_end_the_run_and_nine_do_not() -> None:
 def test_ten_updates_without_a_row_to_learn_from_end_the_run() -> None:
     """An environment that returns NaN for good: hours of stepping would teach nothing."""
     learn, batch = ppo()
-    before, tally = learn.weights.data.clone(), Tally(COLUMNS, updates=3)
+    before, counters = learn.weights.data.clone(), Counters(COLUMNS, updates=3)
     bad = replace(batch, finite=torch.zeros_like(batch.finite))
     for _ in range(9):
-        update(SEAT, learn, {"items": bad}, tally)
+        update(SEAT, learn, {"items": bad}, counters)
     with pytest.raises(Diverged, match=r"No move of the last batch could be learned from.* columns 0-3 are not finite"):
-        update(SEAT, learn, {"items": bad}, tally)
+        update(SEAT, learn, {"items": bad}, counters)
     assert torch.equal(learn.weights.data, before)
 
 
@@ -81,10 +81,10 @@ def test_a_large_observation_and_else_the_learning_rate_are_blamed() -> None:
         ),
         (replace(batch, extras={**batch.extras, "log_prob": nan}), "the learning rate, for the data of columns 0-3"),
     ):
-        tally = Tally(COLUMNS)
+        counters = Counters(COLUMNS)
         with pytest.raises(Diverged, match="Likely cause: ") as told:
             for _ in range(10):
-                update(SEAT, learn, {"items": bad}, tally)
+                update(SEAT, learn, {"items": bad}, counters)
         assert words in str(told.value)
 
 
@@ -94,12 +94,12 @@ def test_every_rank_blames_the_same_column() -> None:
     learners = [ppo()[0] for _ in range(2)]
 
     def rank(link: LocalLink) -> None:
-        learn, tally = learners[link.rank], Tally(COLUMNS)
+        learn, counters = learners[link.rank], Counters(COLUMNS)
         learn.group = AllReduce(Ports(link, Waiting(20.0)), range(2))
         mine = bad.columns(slice(2 * link.rank, 2 * link.rank + 2))
         try:
             for _ in range(10):
-                update(SEAT, learn, {"items": mine}, tally)
+                update(SEAT, learn, {"items": mine}, counters)
         except Diverged as error:
             told[link.rank] = str(error)
 
@@ -112,7 +112,7 @@ def test_the_step_is_counted_from_the_columns_start() -> None:
     batch = replace(batch, start=batch.start + 100)
     for t in (0, STEPS - 1):
         column = next(k for k in range(COLUMNS) if bool(batch.valid[t, k]))
-        tally, step = Tally(COLUMNS), 100 + int((~batch.first[1 : t + 1, column].numpy()).astype(np.int64).sum())
+        counters, step = Counters(COLUMNS), 100 + int((~batch.first[1 : t + 1, column].numpy()).astype(np.int64).sum())
         with pytest.raises(Diverged, match=f"column {column} at env step {step};"):
             for _ in range(10):
-                update(SEAT, learn, {"items": huge(batch, t, column, 3e38)}, tally)
+                update(SEAT, learn, {"items": huge(batch, t, column, 3e38)}, counters)

@@ -19,9 +19,9 @@ from hpc_rl import job as jobs
 from hpc_rl.envs import make as environments
 from hpc_rl.envs.make import describe
 from hpc_rl.optim.group import Alone
-from hpc_rl.roles.fit import fit
+from hpc_rl.runtime.counters import Counters
+from hpc_rl.runtime.fingerprint import fingerprint
 from hpc_rl.runtime.learner_state import learner_state
-from hpc_rl.runtime.tally import Tally
 from hpc_rl.samplers.base import episode_seeds
 from hpc_rl.storage import checkpoint
 from hpc_rl.storage.run_dir import create
@@ -77,8 +77,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         learn = jobs.algorithm("a2c").learner(jobs.method_config(job), spec, policy, Alone())
         meta = {
             "env_steps": 1234, "updates": 1, "episodes": 100, "recent": [], "best": 21.0, "score": 21.0,
-            "scored_by": Tally.scored_by(job), "steps": {str(k): 0 for k in range(8)}, "attempt": 0,
-            "fit": fit(job, spec), "evaluated": None, "judged_at": 0,
+            "scored_by": Counters.scored_by(job), "steps": {str(k): 0 for k in range(8)}, "attempt": 0,
+            "fingerprint": fingerprint(job, spec), "evaluated": None, "judged_at": 0,
         }  # fmt: skip
         path = checkpoint.save(directory, 1, learner_state(learn), meta)
         if best:

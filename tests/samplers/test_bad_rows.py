@@ -22,7 +22,7 @@ from hpc_rl.envs.make import make
 from hpc_rl.envs.rules import RulesEnvironment
 from hpc_rl.formulas.returns import gae
 from hpc_rl.fragments import allocate, trajectory, trajectory_schema
-from hpc_rl.samplers.base import Split, episode_seeds, streams
+from hpc_rl.samplers.base import Timings, episode_seeds, streams
 from hpc_rl.samplers.lanes import Lane
 from hpc_rl.samplers.vector import Vector
 from hpc_rl.storage import checkpoint
@@ -64,7 +64,7 @@ def collected(rounds: int) -> tuple[Vector, list[Tree], list[Array]]:
     columns = range(COLUMNS)
     lane = Lane(environment, policy, np.array(columns), streams(3, "act", columns, 0))
     lane.start(episode_seeds(3, "episode", columns, 0))
-    sampler, trees = Vector([lane], Split()), []
+    sampler, trees = Vector([lane], Timings()), []
     for version in range(rounds):
         tree = allocate(
             trajectory_schema(environment.spec, policy.extras, policy.carry, policy.fragment_noise), STEPS, COLUMNS, 1

@@ -19,7 +19,7 @@ from test_samplers import COLUMNS, FRAGMENTS, PLACES, STEPS, fragments, same, ve
 from hpc_rl.envs.make import describe, make
 from hpc_rl.fragments import allocate, trajectory_schema
 from hpc_rl.roles.env_worker import env_worker
-from hpc_rl.samplers.base import Split, episode_seeds, streams
+from hpc_rl.samplers.base import Timings, episode_seeds, streams
 from hpc_rl.samplers.central import Central, Remote
 from hpc_rl.samplers.lanes import Lane
 from hpc_rl.transport.local import LocalLink, run_threads
@@ -45,7 +45,7 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hpc_rl.roles.env_worker.Reporter", Silent)
 
 
-def seat(link: LocalLink, id: str, arguments: dict[str, Any], deadline_s: float = 20.0) -> Any:
+def context(link: LocalLink, id: str, arguments: dict[str, Any], deadline_s: float = 20.0) -> Any:
     return SimpleNamespace(
         ports=Ports(link, Waiting(deadline_s)),
         place=SimpleNamespace(peers=(0,), columns=SHARES[link.rank - 1], threads=1),
@@ -68,7 +68,7 @@ def served(link: LocalLink, id: str, arguments: dict[str, Any], deadline_s: floa
         lanes.append(lane)
     schema = trajectory_schema(spec, policy.extras, policy.carry, policy.fragment_noise)
     return Central(
-        lanes, remotes, lambda lane: allocate(schema, STEPS, len(lane.columns), spec.stack), waiting, Split()
+        lanes, remotes, lambda lane: allocate(schema, STEPS, len(lane.columns), spec.stack), waiting, Timings()
     )
 
 
@@ -78,7 +78,7 @@ def by_central(id: str, arguments: dict[str, Any]) -> dict[int, list[Tree]]:
 
     def rank(link: LocalLink) -> None:
         if link.rank:
-            env_worker(cast(Any, seat(link, id, arguments)))
+            env_worker(cast(Any, context(link, id, arguments)))
             return
         central = served(link, id, arguments)
         while min(len(trees) for trees in found.values()) < FRAGMENTS:
@@ -118,7 +118,7 @@ def test_a_silent_rank_is_named_and_its_half_unroll_dropped() -> None:
                     full.append(int(tree["column"][0]))
             done.set()
             return
-        here = seat(link, "toy/counter", {}, 20.0)
+        here = context(link, "toy/counter", {}, 20.0)
         if link.rank == 2:
             here.make_environment = lambda columns, threads: Vanishing(make("toy/counter", {}, columns), done)
         else:

@@ -17,7 +17,7 @@ from batches import config_of, policy_of
 
 from hpc_rl.envs.make import make
 from hpc_rl.fragments import allocate, trajectory, trajectory_schema
-from hpc_rl.samplers.base import Split, episode_seeds, streams
+from hpc_rl.samplers.base import Timings, episode_seeds, streams
 from hpc_rl.samplers.lanes import Lane
 from hpc_rl.samplers.vector import Vector
 from hpc_rl.storage import trajectories
@@ -53,7 +53,7 @@ def collected(fragment_noise: int, lanes: int = 1) -> tuple[Spec, Schema, list[T
         made[-1].start(episode_seeds(3, "episode", columns.tolist(), 0))
         policies.append(policy)
     schema = trajectory_schema(environment.spec, policy.extras, policy.carry, policy.fragment_noise)
-    sampler, trees = Vector(made, Split()), []
+    sampler, trees = Vector(made, Timings()), []
     for k in range(ROUNDS):
         trees.append(allocate(schema, STEPS, COLUMNS, 1))
         sampler.collect(trees[-1], lambda: k)  # noqa: B023  # called before the next round

@@ -14,7 +14,7 @@ from batches import WHOLE, config_of, policy_of
 
 from hpc_rl.envs.make import make
 from hpc_rl.fragments import allocate, trajectory_schema
-from hpc_rl.samplers.base import Split, episode_seeds, streams
+from hpc_rl.samplers.base import Timings, episode_seeds, streams
 from hpc_rl.samplers.lanes import Lane
 from hpc_rl.samplers.vector import Vector
 from hpc_rl.types import Tree
@@ -37,7 +37,7 @@ def vector(id: str, arguments: dict[str, Any], lanes: int) -> tuple[Vector, Tree
         lane.start(episode_seeds(3, "episode", columns.tolist(), 0))
         made.append(lane)
     schema = trajectory_schema(environment.spec, policy.extras, policy.carry, policy.fragment_noise)
-    return Vector(made, Split()), allocate(schema, STEPS, COLUMNS, environment.spec.stack)
+    return Vector(made, Timings()), allocate(schema, STEPS, COLUMNS, environment.spec.stack)
 
 
 def fragments(sampler: Vector, tree: Tree) -> list[Tree]:

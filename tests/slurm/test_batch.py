@@ -12,8 +12,8 @@ import pytest
 
 from hpc_rl import job as jobs
 from hpc_rl.job import BadJob
-from hpc_rl.launchers import batch
-from hpc_rl.launchers.batch import IDLE_RESTARTS
+from hpc_rl.launchers import attempt as batch
+from hpc_rl.launchers.attempt import IDLE_RESTARTS
 from hpc_rl.launchers.causes import Ending, user
 from hpc_rl.storage.run_dir import BUDGET_SPENT, OUT_OF_TIME, BadRun, RunDir, create
 

@@ -19,9 +19,9 @@ from hpc_rl import methods
 from hpc_rl import status as states
 from hpc_rl.cancel import cancel_runs
 from hpc_rl.job import BadJob
-from hpc_rl.launchers.batch import job_ids
+from hpc_rl.launchers.attempt import job_ids
 from hpc_rl.launchers.options import Options
-from hpc_rl.launchers.slurm import LINE_BYTES, Refused, SlurmError, look, together
+from hpc_rl.launchers.slurm import LINE_BYTES, Refused, SlurmError, query, together
 from hpc_rl.launchers.slurm import cancel as end
 from hpc_rl.run_folders import runs_of
 from hpc_rl.storage.run_dir import BadRun, RunDir, create
@@ -54,20 +54,20 @@ def sent(folder: Path) -> list[str]:
 
 def test_every_task_of_a_large_array_is_known_and_the_queue_is_asked_once(slurm: Path) -> None:
     program(slurm, "squeue", f'seq -f "12_%g|RUNNING|None|N/A|n1" 0 {MANY - 1}')
-    found = look([f"12_{k}" for k in range(MANY)])
+    found = query([f"12_{k}" for k in range(MANY)])
     assert len(found) == MANY and found[f"12_{MANY - 1}"].active
     assert [call.split("--jobs=")[1] for call in calls(slurm)] == ["12"]
 
 
 def test_tasks_that_nobody_asked_for_are_left_out(slurm: Path) -> None:
     program(slurm, "squeue", f'seq -f "12_%g|RUNNING|None|N/A|n1" 0 {MANY + 9}')
-    assert len(look([f"12_{k}" for k in range(MANY)])) == MANY
+    assert len(query([f"12_{k}" for k in range(MANY)])) == MANY
 
 
 def test_many_jobs_that_are_no_array_are_asked_for_in_parts(slurm: Path) -> None:
     """Successors of a chain are arrays of one task each."""
     program(slurm, "squeue", 'for j in $(echo "${5#--jobs=}" | tr , " "); do echo "${j}_0|RUNNING|None|N/A|n1"; done')
-    found = look([f"{10_000_000 + k}_0" for k in range(MANY)])
+    found = query([f"{10_000_000 + k}_0" for k in range(MANY)])
     assert len(found) == MANY and 1 < len(calls(slurm)) < 5
     assert all(len(call) < 2 * LINE_BYTES for call in calls(slurm))
 

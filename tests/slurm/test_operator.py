@@ -26,7 +26,7 @@ from hpc_rl import job as jobs
 from hpc_rl import status as states
 from hpc_rl.cancel import cancel_runs
 from hpc_rl.job import BadJob
-from hpc_rl.launchers.batch import job_ids, note_job
+from hpc_rl.launchers.attempt import job_ids, note_job
 from hpc_rl.launchers.limits import check_time
 from hpc_rl.launchers.options import Options, seconds
 from hpc_rl.launchers.reasons import plain

@@ -9,7 +9,7 @@ import pytest
 
 from hpc_rl.launchers import slurm
 from hpc_rl.launchers.options import Options
-from hpc_rl.launchers.slurm import Refused, SlurmError, accounted, look, queued, sbatch, state_word
+from hpc_rl.launchers.slurm import Refused, SlurmError, accounted, query, queued, sbatch, state_word
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_no_slurm_is_one_sentence(bin_folder: Path, monkeypatch: pytest.MonkeyPa
 def test_jobs_that_squeue_forgot_are_asked_of_sacct_in_one_query(bin_folder: Path) -> None:
     fake(bin_folder, "squeue", "3|RUNNING|None|N/A|n1")
     fake(bin_folder, "sacct", "1|COMPLETED|N/A|n1\n2|NODE_FAIL|N/A|n1")
-    found = look([str(k) for k in range(1, 101)])
+    found = query([str(k) for k in range(1, 101)])
     assert found["3"].active and found["2"].state == "NODE_FAIL" and len(found) == 3
     assert len((bin_folder / "calls").read_text().splitlines()) == 2
 
@@ -110,17 +110,17 @@ def test_jobs_that_squeue_forgot_are_asked_of_sacct_in_one_query(bin_folder: Pat
 def test_a_job_that_nobody_knows_is_no_error_but_a_dead_controller_is(bin_folder: Path) -> None:
     fake(bin_folder, "squeue", "", 1, "slurm_load_jobs error: Invalid job id specified")
     fake(bin_folder, "sacct", "")
-    assert look(["9"]) == {}
+    assert query(["9"]) == {}
     for words in ("Unable to contact slurm controller (connect failure)", "Unexpected message received"):
         fake(bin_folder, "squeue", "", 1, f"slurm_load_jobs error: {words}")
         with pytest.raises(SlurmError, match=words[:12]):
-            look(["9"])
+            query(["9"])
 
 
 def test_without_its_database_only_the_past_is_unknown(bin_folder: Path) -> None:
     fake(bin_folder, "squeue", "3|RUNNING|None|N/A|n1")
     fake(bin_folder, "sacct", "", 1, "sacct: error: Problem talking to the database: Connection refused")
-    assert list(look(["2", "3"])) == ["3"]
+    assert list(query(["2", "3"])) == ["3"]
 
 
 def test_a_controller_that_is_late_may_have_taken_the_job(bin_folder: Path) -> None:

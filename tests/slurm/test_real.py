@@ -25,7 +25,7 @@ import pytest
 from gapless import assert_gapless
 from program import OPENMPI
 
-from hpc_rl.launchers.batch import job_ids
+from hpc_rl.launchers.attempt import job_ids
 from hpc_rl.storage import trajectories
 from hpc_rl.storage.rank_records import rank_records
 from hpc_rl.storage.run_dir import RunDir

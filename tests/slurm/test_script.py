@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from hpc_rl import job as jobs
 from hpc_rl.job import BadJob, Job
-from hpc_rl.launchers import plain
+from hpc_rl.launchers import standalone as plain
 from hpc_rl.launchers.options import Options
 from hpc_rl.launchers.script import for_array, for_run, render
 from hpc_rl.plan import Plan
@@ -71,14 +71,16 @@ def test_golden(name: str) -> None:
 
 
 def test_every_golden_script_and_plain_script_is_bash() -> None:
-    for file in [*GOLDEN.glob("*.sbatch"), *(jobs.share("slurm")).glob("*.sbatch")]:
+    for file in [*GOLDEN.glob("*.sbatch"), *(jobs.data_folder("slurm")).glob("*.sbatch")]:
         done = subprocess.run(["bash", "-n", file], capture_output=True, text=True, check=False)
         assert done.returncode == 0 and not done.stderr, (file, done.stderr)
 
 
 def test_the_plain_scripts_are_the_rendered_template() -> None:
     for name, text in plain.plain().items():
-        assert (jobs.share("slurm") / name).read_text() == text, f"python -m hpc_rl.launchers.plain slurm  # {name}"
+        assert (jobs.data_folder("slurm") / name).read_text() == text, (
+            f"python -m hpc_rl.launchers.standalone slurm  # {name}"
+        )
 
 
 def stub(path: Path, body: str) -> None:
@@ -130,7 +132,7 @@ def test_nothing_in_a_name_runs_or_breaks(
     assert ["module", "load", module] in said
     started = next(words for words in said if words[0] == "srun" and "hpc_rl.run" in words)
     assert started[-5:] == [str(python), "-m", "hpc_rl.run", str(run), "3"]
-    begin = next(words for words in said if words[:4] == [program, "-m", "hpc_rl.launchers.batch", "begin"])
+    begin = next(words for words in said if words[:4] == [program, "-m", "hpc_rl.launchers.attempt", "begin"])
     assert begin[4:6] == [str(run), "--job"]
     assert (box / "value").read_bytes().decode() == value
 
@@ -259,7 +261,7 @@ def test_a_plain_script_s_successor_goes_on_with_the_same_run(tmp_path: Path, na
         stub(box / "bin" / command, answer)
     run = box / "runs" / f"impala_catch-7{'/4' if array else ''}"
     (run / "logs").mkdir(parents=True)
-    script = jobs.share("slurm") / name
+    script = jobs.data_folder("slurm") / name
     first = ["bash", script, "impala_catch", "seed=3"]
     subprocess.run(first, cwd=box, env={**usual, **array, "SLURM_JOB_ID": "7"}, timeout=20, check=True)
     (sent,) = (call for call in _calls(box / "said") if call[0] == "sbatch")

@@ -21,7 +21,7 @@ from hpc_rl.cancel import cancel_runs
 from hpc_rl.cli import main
 from hpc_rl.curves import analyze_after
 from hpc_rl.job import BadJob
-from hpc_rl.launchers.batch import job_ids, note_job
+from hpc_rl.launchers.attempt import job_ids, note_job
 from hpc_rl.launchers.causes import user
 from hpc_rl.launchers.options import Options
 from hpc_rl.launchers.slurm import SlurmError

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from hpc_rl.storage import checkpoint
-from hpc_rl.storage.checkpoint import Misfit, NoUsableCheckpoint, SaveFailed, Torn
+from hpc_rl.storage.checkpoint import CorruptCheckpoint, IncompatibleCheckpoint, NoUsableCheckpoint, SaveFailed
 from hpc_rl.storage.packing import from_bytes, to_bytes
 from hpc_rl.storage.run_dir import RunDir, create
 from hpc_rl.storage.states import NonFinite
@@ -91,7 +91,7 @@ def test_no_flipped_byte_gets_through(run: RunDir) -> None:
         flip(path, offset)
         try:
             found, meta = checkpoint.load(path)
-        except (Torn, Misfit):
+        except (CorruptCheckpoint, IncompatibleCheckpoint):
             torn += 1
         else:
             assert same(small, found) and meta == {"k": 1}  # the byte was padding
@@ -101,7 +101,7 @@ def test_no_flipped_byte_gets_through(run: RunDir) -> None:
 def test_a_truncated_file_is_torn(run: RunDir) -> None:
     path = checkpoint.save(run, 1, state(), {})
     path.write_bytes(path.read_bytes()[:-1000])
-    with pytest.raises(Torn, match=r"000000001\.h5 is torn"):
+    with pytest.raises(CorruptCheckpoint, match=r"000000001\.h5 is torn"):
         checkpoint.load(path)
 
 
@@ -140,7 +140,7 @@ def test_another_format_stops_and_is_not_torn(run: RunDir) -> None:
     checkpoint.save(run, 1, {}, {})
     with h5py.File(checkpoint.save(run, 2, {}, {}), "r+") as file:
         file.attrs["format"] = 99
-    with pytest.raises(Misfit, match="format 99, this version reads 1"):
+    with pytest.raises(IncompatibleCheckpoint, match="format 99, this version reads 1"):
         checkpoint.newest(run, lambda text: None)
 
 
@@ -200,13 +200,15 @@ def test_the_best_outlives_its_number_and_is_replaced(run: RunDir) -> None:
 
 def test_a_misfit_names_key_values_and_remedy() -> None:
     job = {"algorithm": "ppo", "spec": {"id": "Pong", "frame": (84, 84)}}
-    checkpoint.fit(job, {"algorithm": "ppo", "spec": {"id": "Pong", "frame": [84, 84]}})
-    with pytest.raises(Misfit, match=r"spec\.id is 'Catch' in the checkpoint and 'Pong' in the job; resume with"):
-        checkpoint.fit(job, {"algorithm": "ppo", "spec": {"id": "Catch", "frame": [1]}})
-    with pytest.raises(Misfit, match="algorithm is 'absent'"):
-        checkpoint.fit(job, {})
-    with pytest.raises(Misfit, match="extra is 3"):
-        checkpoint.fit({}, {"extra": 3})
+    checkpoint.check_compatible(job, {"algorithm": "ppo", "spec": {"id": "Pong", "frame": [84, 84]}})
+    with pytest.raises(
+        IncompatibleCheckpoint, match=r"spec\.id is 'Catch' in the checkpoint and 'Pong' in the job; resume with"
+    ):
+        checkpoint.check_compatible(job, {"algorithm": "ppo", "spec": {"id": "Catch", "frame": [1]}})
+    with pytest.raises(IncompatibleCheckpoint, match="algorithm is 'absent'"):
+        checkpoint.check_compatible(job, {})
+    with pytest.raises(IncompatibleCheckpoint, match="extra is 3"):
+        checkpoint.check_compatible({}, {"extra": 3})
 
 
 def test_keep_one_after_a_torn_newest_keeps_the_new_one(run: RunDir) -> None:

@@ -23,7 +23,7 @@ import pytest
 import torch
 
 from hpc_rl.storage import checkpoint, datasets
-from hpc_rl.storage.checkpoint import NoUsableCheckpoint, Torn
+from hpc_rl.storage.checkpoint import CorruptCheckpoint, NoUsableCheckpoint
 from hpc_rl.storage.datasets import MOST_BYTES, RATIO, reading
 from hpc_rl.storage.h5 import hdf5plugin
 from hpc_rl.storage.run_dir import RunDir, create
@@ -68,7 +68,7 @@ def refused(run: RunDir, change: Callable[[Any], None], match: str) -> None:
     newer = checkpoint.save(run, 2, {"w": torch.from_numpy(WEIGHTS)}, {"n": 2})
     with h5py.File(newer, "r+") as file:
         change(file)
-    with pytest.raises(Torn, match=match):
+    with pytest.raises(CorruptCheckpoint, match=match):
         checkpoint.load(newer)
     said: list[str] = []
     found = checkpoint.newest(run, said.append)

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from hpc_rl.launchers import shared_memory
-from hpc_rl.launchers.batch import job_ids
-from hpc_rl.launchers.blame import blame
+from hpc_rl.launchers.attempt import job_ids
+from hpc_rl.launchers.postmortem import first_failure
 from hpc_rl.storage.metrics import Metrics, last, rows
 from hpc_rl.storage.rank_records import all_records
 from hpc_rl.storage.run_dir import BadRun, RunDir, create, write_json, write_text
@@ -206,7 +206,7 @@ def test_records_of_another_kind_are_left_out(run: RunDir) -> None:
     assert all_records(run) == [{**whole, "rank": 100}]
     error = {"ended": "error", "time": 1.0, "error": "", "bug": False}
     (run.logs / "rank-100.json").write_text(json.dumps({**whole, **error}))
-    assert blame(run, "", 1, {}) == "rank 100 (actor-0) on h failed: without a word"
+    assert first_failure(run, "", 1, {}) == "rank 100 (actor-0) on h failed: without a word"
 
 
 def test_only_job_numbers_reach_scancel(run: RunDir) -> None:

@@ -73,7 +73,7 @@ def test_messages_arrive_whole_and_in_order(lent: bool) -> None:
     def sender(link: LocalLink) -> None:
         out = outbox(link, slots=2)
         for number in range(50):
-            tree = out.lend() if lent else message(number)
+            tree = out.reserve() if lent else message(number)
             for name, x in message(number).items():
                 tree[name][...] = x
             out.put(tree, number)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hpc_rl.transport.weights import Weights, shared_path
+from hpc_rl.transport.weights import SharedWeights, shared_path
 from hpc_rl.types import Clock
 
 NBYTES, HEAD = 1 << 20, 64  # of the payload; before it
@@ -53,7 +53,7 @@ def of(version: int) -> np.ndarray:
 @pytest.mark.parametrize("stride", [1, 2])
 def test_every_accepted_copy_is_whole(path: Path, stride: int) -> None:
     """A writer in another process never pauses; with stride 2 it always hits one slot."""
-    weights = Weights(path, NBYTES, create=True)
+    weights = SharedWeights(path, NBYTES, create=True)
     writer = subprocess.Popen([sys.executable, "-c", WRITER, str(path), str(NBYTES), str(stride)])
     data, have, accepted, end = of(0), -1, 0, time.monotonic() + 4
     try:
@@ -72,7 +72,7 @@ def test_every_accepted_copy_is_whole(path: Path, stride: int) -> None:
 
 
 def test_a_reader_takes_only_what_is_newer(path: Path) -> None:
-    writer, reader = Weights(path, NBYTES, create=True), Weights(path, NBYTES, create=False)
+    writer, reader = SharedWeights(path, NBYTES, create=True), SharedWeights(path, NBYTES, create=False)
     data = of(200)
     assert reader.read(data, at(-1)) == at(-1) and (data == 200).all(), "nothing was written yet"
     for version in (0, 1, 4, 6, 7):
@@ -84,7 +84,7 @@ def test_a_reader_takes_only_what_is_newer(path: Path) -> None:
 
 @pytest.mark.parametrize("word", [0, 1, 2, 3])
 def test_a_writer_that_died_half_way_leaves_the_old_weights(path: Path, word: int) -> None:
-    writer, reader = Weights(path, NBYTES, create=True), Weights(path, NBYTES, create=False)
+    writer, reader = SharedWeights(path, NBYTES, create=True), SharedWeights(path, NBYTES, create=False)
     writer.write(of(3), at(3))
     data = of(9)
     head = writer.slots[0][:HEAD].view(np.int64)
@@ -97,7 +97,7 @@ def test_a_writer_that_died_half_way_leaves_the_old_weights(path: Path, word: in
 
 
 def test_a_changed_payload_is_noticed(path: Path) -> None:
-    writer, reader = Weights(path, NBYTES, create=True), Weights(path, NBYTES, create=False)
+    writer, reader = SharedWeights(path, NBYTES, create=True), SharedWeights(path, NBYTES, create=False)
     writer.write(of(3), at(3))
     writer.slots[0][HEAD + NBYTES // 2] ^= 1
     data = of(9)
@@ -105,10 +105,10 @@ def test_a_changed_payload_is_noticed(path: Path) -> None:
 
 
 def test_the_creator_removes_the_file(path: Path) -> None:
-    writer, reader = Weights(path, 100, create=True), Weights(path, 100, create=False)
+    writer, reader = SharedWeights(path, 100, create=True), SharedWeights(path, 100, create=False)
     reader.close(remove=False)
     assert path.exists() and path.stat().st_mode & 0o777 == 0o600
     writer.close(remove=True)
     assert not path.exists()
     with pytest.raises(FileNotFoundError):
-        Weights(path, 100, create=False)
+        SharedWeights(path, 100, create=False)

@@ -9,7 +9,7 @@ import pytest
 
 from hpc_rl import job as jobs
 from hpc_rl.fragments import trajectory_schema
-from hpc_rl.roles.fit import fit
+from hpc_rl.runtime.fingerprint import fingerprint
 from hpc_rl.storage import checkpoint
 from hpc_rl.types import Actions, Spec
 
@@ -26,11 +26,11 @@ def test_the_bounds_stand_beside_recorded_actions() -> None:
 
 def test_a_policy_of_other_bounds_does_not_fit() -> None:
     job = jobs.load("ppo_pendulum")
-    found = fit(job, SPEC)
-    checkpoint.fit(fit(job, SPEC), found)
+    found = fingerprint(job, SPEC)
+    checkpoint.check_compatible(fingerprint(job, SPEC), found)
     wider = replace(SPEC, actions=replace(BOX, low=(-3.0, 0.0, -np.inf)))
-    with pytest.raises(checkpoint.Misfit, match=r"actions\.scaled_to"):
-        checkpoint.fit(fit(job, wider), found)
+    with pytest.raises(checkpoint.IncompatibleCheckpoint, match=r"actions\.scaled_to"):
+        checkpoint.check_compatible(fingerprint(job, wider), found)
     del found["actions"]["scaled_to"]  # a checkpoint from when actions were handed on as they were
-    with pytest.raises(checkpoint.Misfit, match="is 'absent' in the checkpoint"):
-        checkpoint.fit(fit(job, SPEC), found)
+    with pytest.raises(checkpoint.IncompatibleCheckpoint, match="is 'absent' in the checkpoint"):
+        checkpoint.check_compatible(fingerprint(job, SPEC), found)

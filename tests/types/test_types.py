@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from hpc_rl.devices import moved
-from hpc_rl.fragments import allocate, beside, fragment_bytes, part, stacked, trajectory, trajectory_schema
+from hpc_rl.fragments import allocate, concatenate, fragment_bytes, part, stacked, trajectory, trajectory_schema
 from hpc_rl.transport.layout import Layout
 from hpc_rl.types import Actions, Leaf, Spec
 
@@ -123,7 +123,7 @@ def test_noise_and_chance_go_with_their_columns() -> None:
     whole = trajectory(trees, SPEC)
     assert whole.noise.tolist() == [[0, 1], [2, 3], [10, 11], [12, 13], [14, 15]]
     rare = replace(whole, chance=torch.arange(1.0, 6.0))
-    for kept in (rare.columns(slice(1, 4)), beside([rare.columns(slice(1, 2)), rare.columns(slice(2, 4))])):
+    for kept in (rare.columns(slice(1, 4)), concatenate([rare.columns(slice(1, 2)), rare.columns(slice(2, 4))])):
         assert kept.noise.tolist() == [[2, 3], [10, 11], [12, 13]] and kept.chance.tolist() == [2, 3, 4]
     assert torch.equal(moved(rare, "cpu").noise, whole.noise)
 

@@ -10,8 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from hpc_rl.optim.flat import StateDict
-from hpc_rl.roles.base import Seat
-from hpc_rl.roles.evaluation import Evaluation, weights_of
+from hpc_rl.runtime.context import RankContext
+from hpc_rl.runtime.evaluation import Evaluation, weights_of
 from hpc_rl.transport.waiting import Heartbeat
 
 REPORT_GAMES, REPORT_S = 20, 300.0  # greedy games of each set of arguments, at least; given up after so long
@@ -26,21 +26,21 @@ def conclude(
     Only where the run is done, and until something asks it to stop. ``write`` is called as after every update. The
     figures are None where the games were not played, or not to their end.
     """
-    seat, evaluator, done = evaluation.seat, evaluation.evaluator, reason.startswith("done")
-    called, hold = _Called(seat), _Hold(seat)
+    context, evaluator, done = evaluation.context, evaluation.evaluator, reason.startswith("done")
+    called, hold = _Called(context), _Hold(context)
     while done and evaluation.begun and not called():
         if evaluator is not None:
             evaluator.wait(called)
         write()
         hold()
     words = evaluator.release() if evaluator is not None else []
-    figures = _last_games(evaluation, weights_of(state), called, hold) if done and evaluation.tally.episodes else {}
+    figures = _last_games(evaluation, weights_of(state), called, hold) if done and evaluation.counters.episodes else {}
     return {name: figures.get(name) for name in ("greedy_return", "greedy_success")}, words
 
 
 def _last_games(evaluation: Evaluation, weights: Tensor, called: _Called, hold: _Hold) -> dict[str, float]:
     """Figures of the last policy; none where its games end too late, or their environment fails."""
-    episodes, limit = max(REPORT_GAMES, evaluation.seat.job.evaluate.episodes), time.monotonic() + REPORT_S
+    episodes, limit = max(REPORT_GAMES, evaluation.context.job.evaluate.episodes), time.monotonic() + REPORT_S
     judge = evaluation.own_judge()
     judge.close()
     try:
@@ -61,23 +61,23 @@ def _last_games(evaluation: Evaluation, weights: Tensor, called: _Called, hold: 
 class _Called:
     """Whether something asks the run to end, or its time is over."""
 
-    seat: Seat
+    context: RankContext
 
     def __call__(self) -> bool:
-        seat, limit = self.seat, self.seat.job.budget.time_limit_s
-        return seat.stop() or seat.out_of_time() or (bool(limit) and time.monotonic() - seat.started > limit)
+        context, limit = self.context, self.context.job.budget.time_limit_s
+        return context.stop() or context.out_of_time() or (bool(limit) and time.monotonic() - context.started > limit)
 
 
 @dataclass
 class _Hold:
     """Keeps the other ranks, which wait for rank 0 to leave with them, from taking it for lost."""
 
-    seat: Seat
+    context: RankContext
     beat: Heartbeat = field(init=False)
 
     def __post_init__(self) -> None:
-        self.beat = Heartbeat(self.seat.ports.waiting.deadline_s / 4)
+        self.beat = Heartbeat(self.context.ports.waiting.deadline_s / 4)
 
     def __call__(self) -> None:
         if self.beat.due():
-            self.seat.ports.hold(range(self.seat.ports.link.size))
+            self.context.ports.hold(range(self.context.ports.link.size))

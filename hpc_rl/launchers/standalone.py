@@ -1,6 +1,6 @@
 """The plain scripts of slurm/: the same template, for people who call sbatch themselves.
 
-``python -m hpc_rl.launchers.plain slurm`` writes them again after a change of the template; a test compares them.
+``python -m hpc_rl.launchers.standalone slurm`` writes them again after a change of the template; a test compares them.
 """
 
 from __future__ import annotations

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hpc_rl.roles.base import Seat, recorded_columns
+from hpc_rl.runtime.context import RankContext, recorded_columns
 from hpc_rl.storage.trajectories import Recorder
 from hpc_rl.types import Array, Schema, Tree
 
 
-class Records:
+class Recording:
     """Sends each fragment to the writer of its columns."""
 
-    def __init__(self, seat: Seat, schema: Schema, shares: Sequence[Array], names: Sequence[str]) -> None:
+    def __init__(self, context: RankContext, schema: Schema, shares: Sequence[Array], names: Sequence[str]) -> None:
         self.writers = {
-            int(columns[0]): _recorder(seat, schema, columns, name)
+            int(columns[0]): _recorder(context, schema, columns, name)
             for columns, name in zip(shares, names, strict=True)
             if len(columns)
         }
@@ -23,7 +23,7 @@ class Records:
         if len(tree["column"]):
             self.writers[int(tree["column"][0])].write(tree)
 
-    def note(self, tree: Tree, roll: bool) -> None:
+    def write_and_mark(self, tree: Tree, roll: bool) -> None:
         """Write a fragment that is sent on, ``roll`` where asked, and say in it how far its columns are closed."""
         self.write(tree)
         if roll:
@@ -44,17 +44,17 @@ class Records:
             writer.close()
 
 
-def _recorder(seat: Seat, schema: Schema, columns: Array, name: str) -> Recorder:
-    output = seat.job.output
+def _recorder(context: RankContext, schema: Schema, columns: Array, name: str) -> Recorder:
+    output = context.job.output
     return Recorder(
-        seat.run.trajectories / f"a{seat.attempt}-{name}",
+        context.run.trajectories / f"a{context.attempt}-{name}",
         schema,
-        seat.spec,
+        context.spec,
         columns,
-        recorded_columns(columns, seat.job.environment.columns, output.record),
-        seat.attempt,
+        recorded_columns(columns, context.job.environment.columns, output.record),
+        context.attempt,
         output.segment_bytes,
         output.segment_s,
         output.compression,  # type: ignore[arg-type]  # job.py checked it
-        {"job": seat.job.name, "environment": seat.job.environment.id, "seed": seat.job.seed},
+        {"job": context.job.name, "environment": context.job.environment.id, "seed": context.job.seed},
     )

@@ -1,4 +1,4 @@
-"""What the batch script asks Python before and after the ranks: `python -m hpc_rl.launchers.batch begin|end|… RUN`.
+"""What the batch script asks Python before and after the ranks: `python -m hpc_rl.launchers.attempt begin|end|… RUN`.
 
 `begin` prints how often the run was restarted since somebody sent it, or ``done``. `end` prints one word for the
 script: ``again`` (requeue or chain), ``done``, ``stopped``, ``failed``, or ``superseded`` where another attempt owns
@@ -19,9 +19,9 @@ from typing import Any
 from hpc_rl import job as jobs
 from hpc_rl.job import BadJob
 from hpc_rl.launchers import causes
-from hpc_rl.launchers.blame import blame
 from hpc_rl.launchers.causes import Ending
 from hpc_rl.launchers.leftovers import clean_up, processes
+from hpc_rl.launchers.postmortem import first_failure
 from hpc_rl.storage.rank_records import all_records, rank_records
 from hpc_rl.storage.run_dir import BadRun, RunDir, create, open_run, refuse_done, write_json
 from hpc_rl.storage.untrusted import Unreadable, appended, read_end, read_json, read_text
@@ -146,7 +146,7 @@ def _why(run: RunDir, reason: str | None, said: str, code: int, ending: Ending) 
         cause, why = causes.stop(run, "", ending, said)
         return cause, f"{why}; the ranks had not started"
     certain = any(record.get("ended") == "error" for record in all_records(run))
-    return causes.failure(blame(run, said, code, {}), certain, ending, said)
+    return causes.failure(first_failure(run, said, code, {}), certain, ending, said)
 
 
 def stuck(run: RunDir, token: str) -> None:
@@ -251,7 +251,7 @@ def _said(run: RunDir, started: dict[str, Any]) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m hpc_rl.launchers.batch", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m hpc_rl.launchers.attempt", description=__doc__)
     parser.add_argument("what", choices=("begin", "end", "note", "stuck"))
     parser.add_argument("run", type=Path)
     parser.add_argument("--job", default="0")

@@ -11,24 +11,24 @@ from torch import Tensor
 
 from hpc_rl.algorithms.base import Policy
 from hpc_rl.devices import to_host
-from hpc_rl.roles.base import Seat
-from hpc_rl.roles.messages import ALIVE, SCORES, WEIGHTS, parameters_layout, score_layout
-from hpc_rl.roles.orders import Command
+from hpc_rl.runtime.context import RankContext
+from hpc_rl.runtime.control import ControlServer
 from hpc_rl.runtime.judge import Judgement
+from hpc_rl.runtime.messages import ALIVE, SCORES, WEIGHTS, score_layout, weights_layout
 from hpc_rl.transport.base import Inbox, Outbox
 from hpc_rl.transport.waiting import Heartbeat, Stopped
 
 
-class EvaluatorRank:
+class EvaluatorClient:
     """The evaluator as rank 0 has it at hand. Nothing waits for it while the run goes on."""
 
-    def __init__(self, seat: Seat, policy: Policy) -> None:
-        link, self.waiting, peer = seat.ports.link, seat.ports.waiting, seat.plan.of("evaluator")[0]
-        sets = max(1, len(seat.job.evaluate.arguments))
+    def __init__(self, context: RankContext, policy: Policy) -> None:
+        link, self.waiting, peer = context.ports.link, context.ports.waiting, context.plan.of("evaluator")[0]
+        sets = max(1, len(context.job.evaluate.arguments))
         numbers = sum(p.numel() for p in policy.net.parameters() if p.requires_grad)
-        self.weights = Outbox(link, peer, WEIGHTS, parameters_layout(4 * numbers), self.waiting, slots=1)
+        self.weights = Outbox(link, peer, WEIGHTS, weights_layout(4 * numbers), self.waiting, slots=1)
         self.scores = Inbox(link, [peer], SCORES, score_layout(sets), self.waiting)
-        self.command, self.beat = Command(seat, [peer]), Heartbeat(self.waiting.deadline_s / 4)
+        self.command, self.beat = ControlServer(context, [peer]), Heartbeat(self.waiting.deadline_s / 4)
         pulse = self.waiting.pulse
 
         def and_alive() -> None:
@@ -53,7 +53,7 @@ class EvaluatorRank:
             if message.version != ALIVE:
                 judgement = Judgement(*(tuple(message.tree[name][0].tolist()) for name in ("returns", "success")))
             self.scores.release(message)
-        self.scores.miss()
+        self.scores.check_peers()
         return judgement
 
     def wait(self, give_up: Callable[[], bool]) -> None:
@@ -64,7 +64,7 @@ class EvaluatorRank:
     def release(self) -> list[dict[str, Any]]:
         """Have it leave; its last words."""
         self.command.order(0, stop=True)
-        return self.command.last_words(self.scores)
+        return self.command.final_reports(self.scores)
 
     def _alive(self) -> None:
         if self.beat.due() and self.command.control[0].ready():

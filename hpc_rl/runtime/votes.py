@@ -10,12 +10,12 @@ import numpy as np
 
 from hpc_rl.devices import to_device, to_host
 from hpc_rl.optim.group import Group
-from hpc_rl.roles.base import Seat
-from hpc_rl.roles.snapshots import Snapshots, Wanted
-from hpc_rl.roles.summary import steady
-from hpc_rl.roles.training import Training
+from hpc_rl.runtime.checkpoint_scheduler import CheckpointScheduler, Due
+from hpc_rl.runtime.context import RankContext
+from hpc_rl.runtime.counters import RECENT, Counters, ended
 from hpc_rl.runtime.learner_state import check_identical
-from hpc_rl.runtime.tally import RECENT, Tally, ended
+from hpc_rl.runtime.summary import steady
+from hpc_rl.runtime.training import Training
 from hpc_rl.storage.run_dir import BUDGET_SPENT, OUT_OF_TIME
 from hpc_rl.types import Array, Tree
 
@@ -32,28 +32,30 @@ class Votes:
     closed: Array  # [B] int64, env step up to which each column lies in closed segments
 
 
-def settled(training: Training, snapshots: Snapshots, version: int) -> Votes:
+def settled(training: Training, scheduler: CheckpointScheduler, version: int) -> Votes:
     """What follows the updates of a round on every rank that learns in a group: count, vote, compare.
 
     ``version`` is the update that the round began with. Collective.
     """
-    seat, tally, store, group = training.seat, training.tally, training.store, training.learner.group
-    votes = booked(group, tally, store.arrivals(), seat, snapshots.wanted(), version)
+    context, counters, store, group = training.context, training.counters, training.store, training.learner.group
+    votes = reduce_counters(group, counters, store.arrivals(), context, scheduler.wanted(), version)
     store.release()
-    steady(tally, seat.started)
-    if tally.updates // CHECK_EVERY > version // CHECK_EVERY:
+    steady(counters, context.started)
+    if counters.updates // CHECK_EVERY > version // CHECK_EVERY:
         check_identical(training.learner)
     return votes
 
 
-def booked(group: Group, tally: Tally, trees: Sequence[Tree], seat: Seat, wanted: Wanted, version: int) -> Votes:
-    """Add every learner's counters to ``tally`` and reduce the votes to stop, save and judge, in one all-reduce.
+def reduce_counters(
+    group: Group, counters: Counters, trees: Sequence[Tree], context: RankContext, wanted: Due, version: int
+) -> Votes:
+    """Add every learner's counters to ``counters`` and reduce the votes to stop, save and judge, in one all-reduce.
 
     ``trees`` were learned from at update ``version``. Its size depends on columns and ranks and not on T: every member
     fills its own block of columns and its own rows of ended episodes, so that a sum puts them side by side, in the same
     order for any layout. Of the episodes that ended only the last `RECENT` matter.
     """
-    plan, limit = seat.plan, seat.job.budget.time_limit_s
+    plan, limit = context.plan, context.job.budget.time_limit_s
     share = plan.batch_columns // group.size
     mine = slice(group.rank * share, (group.rank + 1) * share)
     heads, games = np.zeros((5, plan.batch_columns)), np.zeros((group.size, min(RECENT, plan.steps * share), 3))
@@ -63,16 +65,16 @@ def booked(group: Group, tally: Tally, trees: Sequence[Tree], seat: Seat, wanted
     heads[3, mine] = version - _together(trees, "version", lambda x: x.mean(0))
     heads[4, mine] = _together(trees, "closed") if "closed" in trees[0] else 0
     episodes = _fill(games[group.rank], trees, group.rank * share)
-    late = bool(limit) and time.monotonic() - seat.started > limit
-    votes = np.array([episodes, seat.stop(), late, seat.out_of_time(), *astuple(wanted)], float)
+    late = bool(limit) and time.monotonic() - context.started > limit
+    votes = np.array([episodes, context.stop(), late, context.out_of_time(), *astuple(wanted)], float)
     reduced = to_host(group.sum(to_device(np.concatenate([heads.ravel(), games.ravel(), votes]), "cpu")))
     columns, moves, through, lags, closed = reduced[: heads.size].reshape(heads.shape)
     order = columns.astype(np.int64)
-    tally.count(int(moves.sum()), order, through.astype(np.int64), float(lags.mean()))
-    tally.ended(int(reduced[-7]), _in_order(reduced[heads.size : -7].reshape(-1, 3)))
-    asked, late, over, save, judge, tally.reached = (bool(x) for x in reduced[-6:] > 0)
+    counters.count(int(moves.sum()), order, through.astype(np.int64), float(lags.mean()))
+    counters.ended(int(reduced[-7]), _in_order(reduced[heads.size : -7].reshape(-1, 3)))
+    asked, late, over, save, judge, counters.reached = (bool(x) for x in reduced[-6:] > 0)
     stop = "stopped: asked to stop" if asked else f"{BUDGET_SPENT} {limit:.0f} s" if late else None
-    reached = np.zeros(tally.columns, np.int64)
+    reached = np.zeros(counters.columns, np.int64)
     reached[order] = closed
     return Votes(OUT_OF_TIME if over else stop, save, judge, reached)
 

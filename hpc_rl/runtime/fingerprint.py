@@ -8,7 +8,7 @@ from hpc_rl.job import Job
 from hpc_rl.types import Spec
 
 
-def fit(job: Job, spec: Spec) -> dict[str, Any]:
+def fingerprint(job: Job, spec: Spec) -> dict[str, Any]:
     """Values to be compared by `storage.checkpoint.fit`."""
     bounds = [list(span) if span else None for span in spec.actions.scaled_to]
     scaled = {"scaled_to": bounds} if spec.actions.kind == "box" else {}

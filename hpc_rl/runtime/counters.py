@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from hpc_rl.job import Job
-from hpc_rl.roles.base import Seat
-from hpc_rl.roles.fit import fit
-from hpc_rl.roles.schedule import schedule
+from hpc_rl.runtime.context import RankContext
+from hpc_rl.runtime.fingerprint import fingerprint
+from hpc_rl.runtime.schedule import schedule
 from hpc_rl.storage.run_dir import BUDGET_SPENT, OUT_OF_TIME
 from hpc_rl.types import Array, Tree
 
@@ -20,7 +20,7 @@ RECENT = 100  # training episodes whose mean return is reported
 
 
 @dataclass
-class Tally:
+class Counters:
     """Counters of the whole job, kept where learning happens. ``columns`` is B of the job."""
 
     columns: int
@@ -68,7 +68,7 @@ class Tally:
     def score(self, job: Job) -> float | None:
         """What picks the best checkpoint now: the mean of 100 training games; None: no say.
 
-        A job that asks for evaluations is judged by them alone, each policy later than now: snapshots.py.
+        A job that asks for evaluations is judged by them alone, each policy later than now: scheduler.py.
         """
         if job.evaluate.every_steps:
             return None
@@ -81,7 +81,7 @@ class Tally:
             return f"the mean of {job.evaluate.episodes} greedy games during training"
         return "the mean of the last 100 training games, which sample actions"
 
-    def meta(self, seat: Seat) -> dict[str, Any]:
+    def meta(self, context: RankContext) -> dict[str, Any]:
         """What a checkpoint says about itself besides the learner's state."""
         return {
             "env_steps": self.env_steps,
@@ -89,17 +89,17 @@ class Tally:
             "episodes": self.episodes,
             "recent": list(self.recent),
             "best": None if self.best == -np.inf else self.best,
-            "score": self.score(seat.job),
-            "scored_by": self.scored_by(seat.job),
+            "score": self.score(context.job),
+            "scored_by": self.scored_by(context.job),
             "evaluated": self.evaluated,
             "judged_at": self.judged_at,
-            "schedule": asdict(schedule(seat)),
+            "schedule": asdict(schedule(context)),
             "steps": {str(column): step for column, step in enumerate(self.through.tolist())},
-            "attempt": seat.attempt,
-            "fit": fit(seat.job, seat.spec),
+            "attempt": context.attempt,
+            "fingerprint": fingerprint(context.job, context.spec),
         }
 
-    def take_up(self, meta: dict[str, Any]) -> None:
+    def restore(self, meta: dict[str, Any]) -> None:
         """Go on from a checkpoint's figures."""
         self.env_steps, self.updates, self.episodes = meta["env_steps"], meta["updates"], meta["episodes"]
         self.recent.extend(meta["recent"])
@@ -114,31 +114,31 @@ def ended(tree: Tree) -> Array:
     return np.stack([t, k, tree["episode_return"][t, k]], 1).astype(float)
 
 
-def complete(job: Job, tally: Tally) -> str | None:
+def complete(job: Job, counters: Counters) -> str | None:
     """One sentence once the budget is used or the target reached; the same on every rank with the same counters."""
     budget = job.budget
-    if tally.env_steps >= budget.env_steps:
+    if counters.env_steps >= budget.env_steps:
         return f"done: budget of {budget.env_steps} env steps used"
-    if budget.updates and tally.updates >= budget.updates:
+    if budget.updates and counters.updates >= budget.updates:
         return f"done: budget of {budget.updates} updates used"
     if budget.stop_at_return is None:
         return None
     if job.evaluate.every_steps:
-        score = "" if tally.evaluated is None else f", with {tally.evaluated:.2f}"  # only rank 0 has it
+        score = "" if counters.evaluated is None else f", with {counters.evaluated:.2f}"  # only rank 0 has it
         sentence = f"done: greedy games reached a mean return of {budget.stop_at_return:g}{score}"
-        return sentence if tally.reached else None
-    if len(tally.recent) == RECENT and tally.mean_return >= budget.stop_at_return:
-        return f"done: mean return of 100 episodes reached {tally.mean_return:.2f}"
+        return sentence if counters.reached else None
+    if len(counters.recent) == RECENT and counters.mean_return >= budget.stop_at_return:
+        return f"done: mean return of 100 episodes reached {counters.mean_return:.2f}"
     return None
 
 
-def reason_to_stop(seat: Seat, tally: Tally) -> str | None:
+def reason_to_stop(context: RankContext, counters: Counters) -> str | None:
     """A sentence: "done …" when the job is complete, "stopped …" when it should be resumed later; None to go on."""
-    if reason := complete(seat.job, tally):
+    if reason := complete(context.job, counters):
         return reason
-    budget = seat.job.budget
-    if budget.time_limit_s and time.monotonic() - seat.started > budget.time_limit_s:
+    budget = context.job.budget
+    if budget.time_limit_s and time.monotonic() - context.started > budget.time_limit_s:
         return f"{BUDGET_SPENT} {budget.time_limit_s:.0f} s"
-    if seat.out_of_time():
+    if context.out_of_time():
         return OUT_OF_TIME
-    return "stopped: asked to stop" if seat.stop() else None
+    return "stopped: asked to stop" if context.stop() else None

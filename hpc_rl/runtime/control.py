@@ -7,19 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from hpc_rl.roles.base import Seat
-from hpc_rl.roles.messages import CONTROL, CONTROL_SCHEMA, REPLIES, REPLY_SCHEMA
-from hpc_rl.roles.reporter import Reporter
-from hpc_rl.samplers.base import ACTIVITIES, Split
+from hpc_rl.runtime.context import RankContext
+from hpc_rl.runtime.messages import CONTROL, CONTROL_SCHEMA, REPLIES, REPLY_SCHEMA
+from hpc_rl.runtime.reporter import Reporter
+from hpc_rl.samplers.base import ACTIVITIES, Timings
 from hpc_rl.transport.base import Inbox, Outbox
 from hpc_rl.transport.layout import Layout
 
 
-class Command:
+class ControlServer:
     """The learning side."""
 
-    def __init__(self, seat: Seat, peers: Sequence[int]) -> None:
-        link, waiting = seat.ports.link, seat.ports.waiting
+    def __init__(self, context: RankContext, peers: Sequence[int]) -> None:
+        link, waiting = context.ports.link, context.ports.waiting
         self.peers = list(peers)
         self.control = [Outbox(link, peer, CONTROL, Layout(CONTROL_SCHEMA, 1, 1), waiting) for peer in peers]
         self.replies = Inbox(link, peers, REPLIES, Layout(REPLY_SCHEMA, 1, 1), waiting, credits=1)
@@ -29,7 +29,7 @@ class Command:
         for outbox in self.control:
             outbox.put({"stop": np.array([int(stop)]), "roll": np.array([roll])}, 0)
 
-    def last_words(self, *inboxes: Inbox) -> list[dict[str, Any]]:
+    def final_reports(self, *inboxes: Inbox) -> list[dict[str, Any]]:
         """Every rank's number, seconds by activity and largest memory.
 
         What is still on its way to ``inboxes`` is dropped, so that no send is left.
@@ -49,11 +49,11 @@ class Command:
         return found
 
 
-class Orders:
+class ControlClient:
     """The collecting side. ``pulse`` is what else this rank must keep going while it waits."""
 
-    def __init__(self, seat: Seat, chief: int, pulse: Callable[[], None] = lambda: None) -> None:
-        link, waiting = seat.ports.link, seat.ports.waiting
+    def __init__(self, context: RankContext, chief: int, pulse: Callable[[], None] = lambda: None) -> None:
+        link, waiting = context.ports.link, context.ports.waiting
         self.control = Inbox(link, [chief], CONTROL, Layout(CONTROL_SCHEMA, 1, 1), waiting)
         self.replies = Outbox(link, chief, REPLIES, Layout(REPLY_SCHEMA, 1, 1), waiting)
         self.pulse = pulse
@@ -77,8 +77,8 @@ class Orders:
         due, self.rolled = self.roll > self.rolled, self.roll
         return due
 
-    def last_word(self, split: Split, reporter: Reporter) -> None:
+    def send_final_report(self, timings: Timings, reporter: Reporter) -> None:
         """What the summary tells of this rank."""
-        seconds = np.array([split.seconds[name] for name in ACTIVITIES])
+        seconds = np.array([timings.seconds[name] for name in ACTIVITIES])
         self.replies.put({"split_s": seconds, "peak_rss_bytes": np.array([reporter.peak])}, 0)
         self.replies.flush()

@@ -12,8 +12,8 @@ from hpc_rl.devices import to_device, to_host
 from hpc_rl.optim.flat import Flat, StateDict
 from hpc_rl.optim.group import finish
 from hpc_rl.optim.optimizers import Optimizer, load_optimizer, optimizer_state
-from hpc_rl.roles.base import Seat
-from hpc_rl.roles.update import in_a_row
+from hpc_rl.runtime.context import RankContext
+from hpc_rl.runtime.update import in_a_row
 from hpc_rl.transport.base import Inbox, Message, Outbox
 from hpc_rl.transport.parameters import GRADIENTS, PARAMETERS, gradient_layout, parameter_layout
 from hpc_rl.types import Tree
@@ -21,7 +21,7 @@ from hpc_rl.types import Tree
 _OVERFLOW = "Workers' gradients were finite, their sum or its norm was not: lower the learning rate, or clip rewards"
 
 
-class Share:
+class ParameterShard:
     """Parameters ``part`` and their optimiser, whose steps make versions.
 
     Without a quorum every gradient is a step, however old (A3C). With one, the first ``quorum`` gradients of the newest
@@ -86,7 +86,7 @@ def only_optimizer(learner: Learner) -> Optimizer:
     return optimizers[0]
 
 
-def joined(learner: Learner, parts: list[StateDict]) -> StateDict:
+def concatenate_shards(learner: Learner, parts: list[StateDict]) -> StateDict:
     """The state of a learner (see runtime/learner_state.py) with all servers' parts for its weights and optimizer.
 
     The statistics of a server that has not stepped yet are zeros.
@@ -105,14 +105,14 @@ def _spread(x: object) -> bool:
     return isinstance(x, torch.Tensor) and x.dim() > 0
 
 
-class Desk:
+class ShardServer:
     """A server's channels to its workers, each of whom first hears the parameters that training begins with."""
 
-    def __init__(self, seat: Seat, share: Share) -> None:
+    def __init__(self, context: RankContext, share: ParameterShard) -> None:
         link, waiting, workers, size = (
-            seat.ports.link,
-            seat.ports.waiting,
-            seat.place.peers,
+            context.ports.link,
+            context.ports.waiting,
+            context.rank_spec.peers,
             share.flat.parameter.numel(),
         )
         self.share, self.env_steps = share, 0

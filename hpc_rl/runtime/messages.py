@@ -23,9 +23,9 @@ REPLY_SCHEMA = {
 
 
 def report_schema(sent: Schema, kept: int) -> Schema:
-    """Those leaves of a fragment that a `Tally` books, and ``kept`` numbers of the worker's own learner: kept.py."""
-    booked = {name: sent[name] for name in ("first", "version", "episode_return", "column", "start", "closed")}
-    return {**booked, "kept": Leaf((kept,), "float64", "fragment")} if kept else booked
+    """Those leaves of a fragment that a `Counters` books, and ``kept`` numbers of the worker's own learner: kept.py."""
+    reduce_counters = {name: sent[name] for name in ("first", "version", "episode_return", "column", "start", "closed")}
+    return {**reduce_counters, "kept": Leaf((kept,), "float64", "fragment")} if kept else reduce_counters
 
 
 def score_layout(sets: int) -> Layout:
@@ -35,7 +35,7 @@ def score_layout(sets: int) -> Layout:
     return Layout({"returns": returns, "success": success}, 1, 1)
 
 
-def parameters_layout(nbytes: int) -> Layout:
+def weights_layout(nbytes: int) -> Layout:
     """One version of all parameters, and the env steps of the job when it was made."""
     steps = Leaf((), "int64", "fragment", "env step", "of the whole job, for what actors anneal")
     return Layout({"parameters": Leaf((nbytes,), "uint8", "fragment"), "env_steps": steps}, 1, 1)

@@ -17,7 +17,7 @@ from hpc_rl.job import Job
 from hpc_rl.optim.flat import StateDict
 from hpc_rl.plan import Plan, RankSpec
 from hpc_rl.runtime.judge import MakeEvaluation
-from hpc_rl.samplers.base import Split, episode_seeds, streams
+from hpc_rl.samplers.base import Timings, episode_seeds, streams
 from hpc_rl.samplers.central import Central, Remote
 from hpc_rl.samplers.lanes import Lane
 from hpc_rl.samplers.vector import Vector
@@ -29,7 +29,7 @@ LEAST_LEAD_S = 20.0  # before the end of the allocation; SLURM's signal usually 
 
 
 @dataclass
-class Seat:
+class RankContext:
     """One rank's part of one attempt: everything that startup.py settled before the role begins."""
 
     job: Job
@@ -83,34 +83,42 @@ def learned_columns(plan: Plan, place: RankSpec) -> list[int]:
     return [column for p in [*sending, *serving] for column in p.columns]
 
 
-def sampler(seat: Seat, policy: Policy, split: Split, pulse: Callable[[], None], threads: int) -> Vector:
+def make_sampler(
+    context: RankContext, policy: Policy, timings: Timings, pulse: Callable[[], None], threads: int
+) -> Vector:
     """This rank's columns, in one lane or, alternating, in two."""
-    halves = np.array_split(np.array(seat.place.columns, np.int32), 2 if seat.job.sampler == "alternating" else 1)
-    made = [lane(seat, policy, seat.make_environment(len(half), threads), half) for half in halves]
-    return Vector(made, split, pulse)
+    halves = np.array_split(
+        np.array(context.rank_spec.columns, np.int32), 2 if context.job.sampler == "alternating" else 1
+    )
+    made = [make_lane(context, policy, context.make_environment(len(half), threads), half) for half in halves]
+    return Vector(made, timings, pulse)
 
 
-def lane(seat: Seat, policy: Policy, environment: Environment, columns: Array) -> Lane:
+def make_lane(context: RankContext, policy: Policy, environment: Environment, columns: Array) -> Lane:
     """Columns with their own streams, started; resumed, steps are counted from where the checkpoint ends."""
-    seed, attempt, numbers = seat.job.seed, seat.attempt, columns.tolist()
+    seed, attempt, numbers = context.job.seed, context.attempt, columns.tolist()
     made = Lane(environment, policy, columns, streams(seed, "act", numbers, attempt))
     made.attempt = attempt
     made.start(episode_seeds(seed, "episode", numbers, attempt))
-    if seat.resume:
-        steps = seat.resume[1]["steps"]
+    if context.resume:
+        steps = context.resume[1]["steps"]
         made.steps = np.array([steps.get(str(column), 0) for column in numbers], np.int64)
     return made
 
 
-def central(seat: Seat, policy: Policy, schema: Schema, split: Split, pulse: Callable[[], None]) -> Central:
+def make_central_sampler(
+    context: RankContext, policy: Policy, schema: Schema, timings: Timings, pulse: Callable[[], None]
+) -> Central:
     """One lane for each environment rank that this one serves."""
-    ports, spec = seat.ports, seat.spec
-    served = [rank for rank in seat.plan.ranks if rank.role == "env_worker" and rank.peers[0] == seat.place.rank]
+    ports, spec = context.ports, context.spec
+    served = [
+        rank for rank in context.plan.ranks if rank.role == "env_worker" and rank.peers[0] == context.rank_spec.rank
+    ]
     remotes = [Remote(ports.link, ports.waiting, rank.rank, spec, len(rank.columns)) for rank in served]
     pairs = zip(remotes, served, strict=True)
-    lanes = [lane(seat, policy, remote, np.array(rank.columns, np.int32)) for remote, rank in pairs]
+    lanes = [make_lane(context, policy, remote, np.array(rank.columns, np.int32)) for remote, rank in pairs]
 
     def fragment(lane: Lane) -> Tree:
-        return allocate(schema, seat.plan.steps, len(lane.columns), spec.stack)
+        return allocate(schema, context.plan.steps, len(lane.columns), spec.stack)
 
-    return Central(lanes, remotes, fragment, ports.waiting, split, pulse)
+    return Central(lanes, remotes, fragment, ports.waiting, timings, pulse)

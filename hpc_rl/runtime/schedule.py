@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from hpc_rl.roles.base import Seat
+from hpc_rl.runtime.context import RankContext
 from hpc_rl.types import Array
 
 
@@ -26,13 +26,13 @@ class Schedule:
         return self.reached + (1.0 - self.reached) * ((now - self.begin) / (self.budget - self.begin))
 
 
-def schedule(seat: Seat) -> Schedule:
+def schedule(context: RankContext) -> Schedule:
     """The schedule of this attempt: by updates where the budget has any, else by env steps.
 
     A run that is resumed with another budget goes on from where its annealed values are, and spreads what is left of
     them over what is left.
     """
-    budget, meta = seat.job.budget, seat.resume[1] if seat.resume else {}
+    budget, meta = context.job.budget, context.resume[1] if context.resume else {}
     unit, total = ("updates", budget.updates) if budget.updates else ("env_steps", budget.env_steps)
     kept: dict[str, Any] | None = meta.get("schedule")
     if kept is None:
@@ -43,7 +43,7 @@ def schedule(seat: Seat) -> Schedule:
     return Schedule(total, meta[unit], before.progress(meta["env_steps"], meta["updates"]), unit)
 
 
-def exploration(seat: Seat, columns: Array, env_steps: int, updates: int) -> Array:
+def exploration(context: RankContext, columns: Array, env_steps: int, updates: int) -> Array:
     """[b] what training passes to ``act`` in each of ``columns`` [b] after so many env steps and updates of the job."""
-    total, progress = seat.job.environment.columns, schedule(seat).progress(env_steps, updates)
-    return seat.algorithm.exploration(seat.config, columns, total, progress)
+    total, progress = context.job.environment.columns, schedule(context).progress(env_steps, updates)
+    return context.algorithm.exploration(context.config, columns, total, progress)

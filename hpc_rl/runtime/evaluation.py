@@ -12,10 +12,10 @@ from torch import Tensor
 
 from hpc_rl.algorithms.base import Policy
 from hpc_rl.optim.flat import StateDict
-from hpc_rl.roles.base import Seat
-from hpc_rl.roles.evaluator_rank import EvaluatorRank
+from hpc_rl.runtime.context import RankContext
+from hpc_rl.runtime.counters import Counters
+from hpc_rl.runtime.evaluator_client import EvaluatorClient
 from hpc_rl.runtime.judge import Judge, Judgement
-from hpc_rl.runtime.tally import Tally
 from hpc_rl.samplers.base import EVALUATED_TOGETHER
 
 SLICE_S, SLICE_ROWS = 0.2, 64  # the longest slice, in seconds (free-running ranks) and moves of all columns
@@ -30,27 +30,27 @@ def weights_of(state: StateDict) -> Tensor:
 class Evaluation:
     """Of one learning rank; all but rank 0 never find one due."""
 
-    def __init__(self, seat: Seat, policy: Policy, tally: Tally) -> None:
-        self.seat, self.policy, self.tally = seat, policy, tally
-        self.every = seat.job.evaluate.every_steps if seat.place.rank == 0 else 0
-        self.evaluator = EvaluatorRank(seat, policy) if self.every and seat.plan.evaluator is not None else None
+    def __init__(self, context: RankContext, policy: Policy, counters: Counters) -> None:
+        self.context, self.policy, self.counters = context, policy, counters
+        self.every = context.job.evaluate.every_steps if context.rank_spec.rank == 0 else 0
+        self.evaluator = EvaluatorClient(context, policy) if self.every and context.plan.evaluator is not None else None
         self.judge: Judge | None = None
         self.begun: tuple[int, float] | None = None  # (env steps, time) of the evaluation under way
         self.reached = False  # the target of the budget, by the last evaluation
 
     def due(self) -> bool:
         """A policy is to be judged now. Does not depend on the clock."""
-        if not self.every or self.begun or self.tally.env_steps < self.tally.judged_at + self.every:
+        if not self.every or self.begun or self.counters.env_steps < self.counters.judged_at + self.every:
             return False
         return self.evaluator is None or self.evaluator.ready()
 
     def begin(self, weights: Tensor) -> None:
         """Judge ``weights``, which are copied, from now on."""
-        self.begun = (self.tally.env_steps, time.monotonic())
+        self.begun = (self.counters.env_steps, time.monotonic())
         if self.evaluator is not None:
             self.evaluator.begin(weights, self.begun[0])
         else:
-            self.own_judge().begin(weights, self.seat.job.evaluate.episodes, "evaluate")
+            self.own_judge().begin(weights, self.context.job.evaluate.episodes, "evaluate")
 
     def step(self) -> Judgement | None:
         """Go on with the evaluation under way; its judgement at the end. Once after every update.
@@ -62,8 +62,12 @@ class Evaluation:
         if judgement is None or self.begun is None:
             return None
         (env_steps, begin), self.begun = self.begun, None
-        tally, target, games = self.tally, self.seat.job.budget.stop_at_return, self.seat.job.evaluate.episodes
-        tally.evaluated, tally.judged_at, tally.greedy = judgement.score, env_steps, judgement.figures()
+        counters, target, games = (
+            self.counters,
+            self.context.job.budget.stop_at_return,
+            self.context.job.evaluate.episodes,
+        )
+        counters.evaluated, counters.judged_at, counters.greedy = judgement.score, env_steps, judgement.figures()
         self.reached = target is not None and judgement.score >= target
         took = f"{games * len(judgement.returns)} games, {time.monotonic() - begin:.1f} s"
         print(f"evaluation at {env_steps} env steps: {judgement.score:.2f} in {took}", flush=True)
@@ -72,15 +76,15 @@ class Evaluation:
     def own_judge(self) -> Judge:
         """Made when it is first needed: it holds a copy of the weights."""
         if self.judge is None:
-            job = self.seat.job
-            self.judge = Judge(self.policy, self.seat.make_evaluation, job.evaluate.arguments, job.seed)
+            job = self.context.job
+            self.judge = Judge(self.policy, self.context.make_evaluation, job.evaluate.arguments, job.seed)
         return self.judge
 
     def _slice(self) -> Judgement | None:
         """About as many moves as an update learns from: then an evaluation costs at most as much as the training."""
-        plan, seat = self.seat.plan, self.seat
+        plan, context = self.context.plan, self.context
         moves = plan.steps * plan.learning_columns
-        rows = moves // min(EVALUATED_TOGETHER, seat.job.evaluate.episodes)
-        free, end = not seat.place.columns and seat.job.schedule == "free", time.monotonic() + SLICE_S
-        give_up = (lambda: seat.stop() or time.monotonic() > end) if free else seat.stop
+        rows = moves // min(EVALUATED_TOGETHER, context.job.evaluate.episodes)
+        free, end = not context.rank_spec.columns and context.job.schedule == "free", time.monotonic() + SLICE_S
+        give_up = (lambda: context.stop() or time.monotonic() > end) if free else context.stop
         return self.own_judge().advance(max(1, min(SLICE_ROWS, rows)), give_up)

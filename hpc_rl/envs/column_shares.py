@@ -15,7 +15,7 @@ class Processes:
     deadline_s: float = 60.0
 
 
-def shares(id: str, columns: int, count: int) -> list[range]:
+def split_columns(id: str, columns: int, count: int) -> list[range]:
     """The columns of each of ``count`` processes, as even as can be; none for 0.
 
     Raises:

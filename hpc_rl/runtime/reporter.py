@@ -9,9 +9,9 @@ import time
 import numpy as np
 import psutil
 
-from hpc_rl.roles.base import Seat
-from hpc_rl.runtime.tally import Tally
-from hpc_rl.samplers.base import Split
+from hpc_rl.runtime.context import RankContext
+from hpc_rl.runtime.counters import Counters
+from hpc_rl.samplers.base import Timings
 from hpc_rl.storage.metrics import Metrics
 
 TALK_S = 60.0  # between lines of progress in the log of the ranks
@@ -29,21 +29,23 @@ class Reporter:
     ``begin`` are the env steps that `report` would have been given before this attempt.
     """
 
-    def __init__(self, seat: Seat, split: Split, begin: int = 0) -> None:
-        self.seat, self.split = seat, split
-        self.metrics = Metrics(seat.run.metrics, seat.place.name, seat.place.rank == 0, seat.attempt, begin)
+    def __init__(self, context: RankContext, timings: Timings, begin: int = 0) -> None:
+        self.context, self.timings = context, timings
+        self.metrics = Metrics(
+            context.run.metrics, context.rank_spec.name, context.rank_spec.rank == 0, context.attempt, begin
+        )
         self.process = psutil.Process(os.getpid())
-        self.time, self.before, self.steps = time.monotonic(), dict(split.seconds), begin
+        self.time, self.before, self.steps = time.monotonic(), dict(timings.seconds), begin
         self.peak, self.said = 0, self.time
 
     def due(self) -> bool:
-        return time.monotonic() - self.time >= self.seat.job.output.metrics_s
+        return time.monotonic() - self.time >= self.context.job.output.metrics_s
 
     def report(self, env_steps: int, values: dict[str, float]) -> None:
         """One line: ``env_steps`` of this rank, its rate, time split, memory, and ``values``."""
         now = time.monotonic()
         span = max(now - self.time, 1e-9)
-        share = {f"time/{k}": (v - self.before[k]) / span for k, v in self.split.seconds.items()}
+        share = {f"time/{k}": (v - self.before[k]) / span for k, v in self.timings.seconds.items()}
         share["time/other"] = max(0.0, 1 - sum(v for k, v in share.items() if k != "time/other"))
         rss = self.process.memory_info().rss
         self.peak = peak_rss_bytes()
@@ -52,22 +54,22 @@ class Reporter:
         self.metrics.write(env_steps, {**line, **share, **values})
         if "mean_return_100" in values and now - self.said > TALK_S:
             mean, self.said = values["mean_return_100"], now
-            done = f"{(now - self.seat.started) / 60:.0f} min: {env_steps:,} env steps, {rate:,.0f}/s"
+            done = f"{(now - self.context.started) / 60:.0f} min: {env_steps:,} env steps, {rate:,.0f}/s"
             print(f"{done}, {'no episode yet' if math.isnan(mean) else f'mean return {mean:.2f}'}", flush=True)
-        self.time, self.before, self.steps = now, dict(self.split.seconds), env_steps
+        self.time, self.before, self.steps = now, dict(self.timings.seconds), env_steps
 
     def close(self) -> None:
         self.metrics.close()
 
 
-def figures(tally: Tally) -> dict[str, float]:
+def figures(counters: Counters) -> dict[str, float]:
     """The running figures that the screen shows."""
-    lags = np.array(tally.lags or [0.0])
+    lags = np.array(counters.lags or [0.0])
     return {
-        "mean_return_100": tally.mean_return,
-        "episodes": float(tally.episodes),
-        "updates": float(tally.updates),
+        "mean_return_100": counters.mean_return,
+        "episodes": float(counters.episodes),
+        "updates": float(counters.updates),
         "policy_lag": float(lags.mean()),
         "policy_lag_max": float(lags.max()),
-        **tally.greedy,
+        **counters.greedy,
     }

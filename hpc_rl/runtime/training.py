@@ -17,11 +17,11 @@ from hpc_rl.fragments import trajectory
 from hpc_rl.optim.group import Group
 from hpc_rl.replay.base import Store
 from hpc_rl.replay.fresh import Fresh
-from hpc_rl.roles.base import Seat
-from hpc_rl.roles.update import update
+from hpc_rl.runtime.context import RankContext
+from hpc_rl.runtime.counters import Counters
 from hpc_rl.runtime.learner_state import load_columns, load_learner
-from hpc_rl.runtime.tally import Tally
-from hpc_rl.samplers.base import Split
+from hpc_rl.runtime.update import update
+from hpc_rl.samplers.base import Timings
 from hpc_rl.types import Clock
 
 
@@ -29,16 +29,16 @@ from hpc_rl.types import Clock
 class Training:
     """What one rank learns with: its learner, its experience, the counters, and the seconds by activity."""
 
-    seat: Seat
+    context: RankContext
     learner: Learner
     store: Store
-    tally: Tally
-    split: Split
+    counters: Counters
+    timings: Timings
 
     @property
     def clock(self) -> Clock:
         """Of the present weights."""
-        return Clock(self.tally.updates, self.tally.env_steps)
+        return Clock(self.counters.updates, self.counters.env_steps)
 
 
 Metrics = dict[str, float]
@@ -53,12 +53,12 @@ def train(training: Training, fill: Callable[[], str | None], settle: Callable[[
     Raises:
         Diverged: see `roles.update.update`.
     """
-    tally = training.tally
+    counters = training.counters
     reason = None
     while reason is None:
         if reason := fill():
             break
-        begin, version, metrics = time.perf_counter(), tally.updates, Metrics()
+        begin, version, metrics = time.perf_counter(), counters.updates, Metrics()
         _announce(training)
         for _ in range(_due(training)):
             metrics = _update(training)
@@ -67,16 +67,16 @@ def train(training: Training, fill: Callable[[], str | None], settle: Callable[[
     return reason
 
 
-def restored(seat: Seat, group: Group, columns: list[int]) -> tuple[Learner, Tally]:
+def restored(context: RankContext, group: Group, columns: list[int]) -> tuple[Learner, Counters]:
     """A learner and the counters, as they were saved where the run is resumed; ``columns`` are those it learns from."""
-    learner = seat.algorithm.learner(seat.config, seat.spec, seat.make_policy(), group)
-    tally = Tally(seat.job.environment.columns)
-    if seat.resume:
-        state, meta = seat.resume
+    learner = context.algorithm.learner(context.config, context.spec, context.make_policy(), group)
+    counters = Counters(context.job.environment.columns)
+    if context.resume:
+        state, meta = context.resume
         load_learner(learner, state)
         load_columns(learner, state["columns"], columns)
-        tally.take_up(meta)
-    return learner, tally
+        counters.restore(meta)
+    return learner, counters
 
 
 def _due(training: Training) -> int:
@@ -91,11 +91,11 @@ def _due(training: Training) -> int:
 
 
 def _update(training: Training) -> Metrics:
-    seat, tally = training.seat, training.tally
-    samples = training.store.sample(tally.updates)
-    batches = {name: trajectory(trees, seat.spec, seat.device) for name, (trees, _) in samples.items()}
-    result = update(seat, training.learner, batches, tally)
-    tally.updates += 1
+    context, counters = training.context, training.counters
+    samples = training.store.sample(counters.updates)
+    batches = {name: trajectory(trees, context.spec, context.device) for name, (trees, _) in samples.items()}
+    result = update(context, training.learner, batches, counters)
+    counters.updates += 1
     keys = next((keys for _, keys in samples.values() if keys is not None), None)
     if result.priorities is not None and keys is not None:
         training.store.reprioritize(keys, to_host(result.priorities))
@@ -104,6 +104,6 @@ def _update(training: Training) -> Metrics:
 
 def _announce(training: Training) -> None:
     """Show the learner those leaves of new fragments that its method asks for."""
-    seat, names = training.seat, training.seat.experience.arrivals
+    context, names = training.context, training.context.experience.arrivals
     for tree in training.store.arrivals() if names else []:
-        training.learner.arrived({name: to_device(tree[name], seat.device) for name in names})
+        training.learner.arrived({name: to_device(tree[name], context.device) for name in names})

@@ -10,28 +10,30 @@ from torch import Tensor
 
 from hpc_rl.algorithms.base import Learner
 from hpc_rl.optim.group import Diverged
-from hpc_rl.roles.base import Seat
-from hpc_rl.roles.schedule import schedule
-from hpc_rl.runtime.tally import Tally
-from hpc_rl.types import Trajectory, Update
+from hpc_rl.runtime.context import RankContext
+from hpc_rl.runtime.counters import Counters
+from hpc_rl.runtime.schedule import schedule
+from hpc_rl.types import Trajectory, UpdateResult
 
 MOST_BAD_UPDATES = 10  # in a row, each with a step that was dropped or without any, before a run is given up
 HUGE = 1e4  # rewards or observations of this size are likelier to blame than the learning rate
 _LIKELY = "The gradient was not finite. Likely cause: "
 
 
-def update(seat: Seat, learn: Learner, batches: Mapping[str, Trajectory], tally: Tally) -> Update:
+def update(context: RankContext, learn: Learner, batches: Mapping[str, Trajectory], counters: Counters) -> UpdateResult:
     """The learner's update; metrics also count the steps that were dropped so far, "dropped_steps".
 
     Raises:
         Diverged: the tenth update in a row that dropped a step or took none; names update, columns, env steps, cause.
     """
     taken, dropped = learn.group.taken, learn.group.dropped
-    done = learn.update(batches, schedule(seat).progress(tally.env_steps, tally.updates))
+    done = learn.update(batches, schedule(context).progress(counters.env_steps, counters.updates))
     stuck = bool(learn.optimizers) and learn.group.taken == taken
     bad = learn.group.dropped > dropped or stuck
-    what = f"{seat.job.algorithm}, update {tally.updates}"
-    tally.bad_updates = in_a_row(tally.bad_updates, bad, what, lambda: _cause(learn, next(iter(batches.values()))))
+    what = f"{context.job.algorithm}, update {counters.updates}"
+    counters.bad_updates = in_a_row(
+        counters.bad_updates, bad, what, lambda: _cause(learn, next(iter(batches.values())))
+    )
     return replace(done, metrics={**done.metrics, "dropped_steps": float(learn.group.dropped)})
 
 

@@ -12,7 +12,7 @@ from hpc_rl.storage.run_dir import RunDir
 _ENDS = "Killed|Out Of Memory|Aborted|Bus error|Illegal instruction|[A-Z][a-z]+ fault|Floating point exception"
 
 
-def blame(run: RunDir, said: str, code: int, dead: dict[int, float], lone: bool = False) -> str:
+def first_failure(run: RunDir, said: str, code: int, dead: dict[int, float], lone: bool = False) -> str:
     """Which rank failed first, in which role, and how; ``dead`` are the processes seen to end first, if any.
 
     ``lone``: the exit code is that of the only rank, negative after a signal; else it is that of its launcher.
