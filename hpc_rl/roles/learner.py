@@ -38,14 +38,12 @@ from hpc_rl.transport.layout import Layout
 
 def learner(context: RankContext) -> None:
     """Learn until the budget, the target or a signal says stop; then collect the actors and save."""
-    link, waiting, plan, actors = context.ports.link, context.ports.waiting, context.plan, list(context.rank_spec.peers)
-    group = learners(
-        context.ports, plan.learners, context.job.resources.reduction, context.device, context.token, context.stop
-    )
+    ports, waiting, plan, actors = context.ports, context.ports.waiting, context.plan, list(context.rank_spec.peers)
+    group = learners(ports, plan.learners, context.job.resources.reduction, context.device, context.token, context.stop)
     learn, counters = restored(context, group, learned_columns(plan, context.rank_spec))
     timings, free, count = Timings(), context.job.schedule == "free", plan.learning_columns // plan.fragment_columns
     layout = Layout(schemas(learn.policy, context.spec)[1], plan.steps, plan.fragment_columns, context.spec.stack)
-    inbox = Inbox(link, actors, TRAJECTORIES, layout, waiting, credits=max(2, -(-2 * count // len(actors))))
+    inbox = Inbox(ports.link, actors, TRAJECTORIES, layout, waiting, credits=max(2, -(-2 * count // len(actors))))
     arriving, store = Arriving(inbox, count, in_turn=not free), Fresh(context.experience.items[0].name)
     training = Training(context, learn, store, counters, timings)
     command = ControlServer(context, actors)
@@ -86,7 +84,7 @@ def learner(context: RankContext) -> None:
     words = command.final_reports(inbox)
     if beside:
         beside.join()
-    parts = context.ports.gather(json.dumps(words).encode(), plan.learners)
+    parts = ports.gather(json.dumps(words).encode(), plan.learners)
     publisher.close()
     reporter.report(counters.env_steps, figures(counters))
     state = _state(training)

@@ -59,12 +59,8 @@ def _chief(context: RankContext, learn: Learner, desk: ShardServer, counters: Co
 
     def state(stop: bool = False) -> StateDict:
         others.order(scheduler.rolls + (not stop), stop)  # who leaves reports by itself
-        parts = context.ports.gather(to_bytes(share.state()), servers)
-        return {
-            **concatenate_shards(learn, [from_bytes(part) for part in parts]),
-            "columns": {},
-            "workers": ledger.state(),
-        }
+        parts = [from_bytes(part) for part in context.ports.gather(to_bytes(share.state()), servers)]
+        return {**concatenate_shards(learn, parts), "columns": {}, "workers": ledger.state()}
 
     reason = None
     while reason is None:
@@ -112,13 +108,9 @@ def _other(context: RankContext, learn: Learner, desk: ShardServer, counters: Co
 def _serve(context: RankContext, desk: ShardServer, timings: Timings, give_up: Done, *more: Inbox) -> float:
     """Wait for a gradient, or a message of ``more``; take every gradient that is here. Returns when that began."""
     begin = time.perf_counter()
-    boxes, waiting = (desk.gradients, *more), context.ports.waiting
+    boxes, waiting, peers = (desk.gradients, *more), context.ports.waiting, context.rank_spec.peers
     with suppress(Stopped):
-        waiting.until(
-            lambda: any(box.ready() for box in boxes),
-            lambda: f"gradients of {waiting.who(context.rank_spec.peers)}",
-            give_up,
-        )
+        waiting.until(lambda: any(box.ready() for box in boxes), lambda: f"gradients of {waiting.who(peers)}", give_up)
     now = timings.timed("wait", begin)
     while (message := desk.gradients.poll()) is not None:
         desk.serve(message)
