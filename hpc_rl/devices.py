@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpc_rl.types import Array, Trajectory
 
-if TYPE_CHECKING:  # `show`, `list` and `submit` must start without torch
+if TYPE_CHECKING:  # `list` and `submit` must start without torch
     import torch
     from torch import Tensor
 

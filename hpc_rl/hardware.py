@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from hpc_rl.job import BadJob, Job, with_resources
-from hpc_rl.nets.sizes import images
 from hpc_rl.plan import Plan, RankSpec
 from hpc_rl.transport.ports import Ports
 from hpc_rl.types import Spec
@@ -98,10 +97,10 @@ def settled(ports: Ports, job: Job, spec: Spec, names: Sequence[str], where: str
     Raises:
         Deadline: a rank did not answer.
     """
-    from hpc_rl.nets.precision import faster_precision
+    from hpc_rl.nets.precision import faster_precision, is_image
 
     wanted = job.resources.precision
-    if wanted != "auto" or not images(spec):
+    if wanted != "auto" or not is_image(spec):
         return dict.fromkeys(filter(None, names), "fp32" if wanted == "auto" else wanted)
     known = dict(job.resources.precisions)
     mine = names[ports.link.rank]
@@ -116,9 +115,11 @@ def settled(ports: Ports, job: Job, spec: Spec, names: Sequence[str], where: str
 
 def kept(job: Job, spec: Spec, precisions: dict[str, str]) -> Job:
     """The job with what `settled` found for "auto", for the attempts to come."""
+    from hpc_rl.nets.precision import is_image
+
     if job.resources.precision != "auto":
         return job
-    return with_resources(job, precisions=precisions) if images(spec) else with_resources(job, precision="fp32")
+    return with_resources(job, precisions=precisions) if is_image(spec) else with_resources(job, precision="fp32")
 
 
 def cpu_name() -> str:

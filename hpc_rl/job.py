@@ -11,19 +11,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from hpc_rl import methods, toml
-from hpc_rl.config import (
-    BadJob,
-    Fraction,
-    NonNegative,
-    NonNegativeInt,
-    Positive,
-    PositiveInt,
-    Range,
-    build,
-    convert,
-    hints_of,
-    nearest,
-)
+from hpc_rl.checking import build, convert, hints_of, nearest
+from hpc_rl.config import BadJob, Fraction, NonNegative, NonNegativeInt, Positive, PositiveInt, Range
 from hpc_rl.experience import Experience
 from hpc_rl.methods import (
     PACKAGE,

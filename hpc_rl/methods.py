@@ -16,14 +16,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpc_rl.config import BadJob, check_defaults, shown
+from hpc_rl.checking import check_defaults, shown
+from hpc_rl.config import BadJob
 from hpc_rl.experience import Experience
 
 if TYPE_CHECKING:  # login-node commands read jobs and must start without torch
     from _typeshed import DataclassInstance
 
     from hpc_rl.algorithms.base import Algorithm
-    from hpc_rl.types import Leaf
 
 PACKAGE = Path(__file__).parent
 FOLDER = PACKAGE / "algorithms"
@@ -83,19 +83,6 @@ def allowed_topologies(name: str) -> tuple[str, ...]:
             f"choose from {', '.join(known)}"
         )
     return names
-
-
-def extras(name: str) -> dict[str, Leaf]:
-    """EXTRAS of a method, without importing its file. Raises BadMethod where that is no literal table of Leafs."""
-    from hpc_rl.types import Leaf
-
-    value = _assigned(name, "EXTRAS")
-    leaves = value.values if isinstance(value, ast.Dict) else [None]
-    calls = [leaf for leaf in leaves if isinstance(leaf, ast.Call)]
-    if not isinstance(value, ast.Dict) or len(calls) < len(leaves):
-        raise BadMethod(f"algorithms/{name}.py, line {value.lineno}: EXTRAS must be a literal table of Leaf(…)")
-    names = [ast.literal_eval(key) for key in value.keys if key]
-    return {key: Leaf(*map(ast.literal_eval, call.args)) for key, call in zip(names, calls, strict=True)}
 
 
 def _assigned(name: str, constant: str) -> ast.expr:

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:  # `show`, `list` and `submit` read this file and must start without torch
+if TYPE_CHECKING:  # `list` and `submit` read this file and must start without torch
     from torch import Tensor
 
 Array = NDArray[Any]

@@ -13,20 +13,8 @@ from typing import Annotated, Any, Literal
 import pytest
 
 from hpc_rl import job as jobs
-from hpc_rl.config import (
-    BadJob,
-    BelowOne,
-    Fraction,
-    NonNegative,
-    NonNegativeInt,
-    Positive,
-    PositiveInt,
-    Range,
-    build,
-    check_defaults,
-    convert,
-    hints_of,
-)
+from hpc_rl.checking import build, check_defaults, convert, hints_of
+from hpc_rl.config import BadJob, BelowOne, Fraction, NonNegative, NonNegativeInt, Positive, PositiveInt, Range
 
 
 @dataclass(frozen=True)

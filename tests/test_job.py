@@ -15,8 +15,8 @@ import pytest
 from click.testing import CliRunner
 
 from hpc_rl import job as jobs
+from hpc_rl.checking import hints_of
 from hpc_rl.cli import cli
-from hpc_rl.config import hints_of
 from hpc_rl.job import BadJob
 from hpc_rl.launchers import options
 from hpc_rl.methods import config_class

@@ -87,7 +87,7 @@ def test_a_config_is_read_with_its_methods_and_imports(folder: Path) -> None:
     assert methods.algorithms() == ["foo"]
     assert methods.config_class("foo")().double() == 10  # type: ignore[attr-defined]
     assert methods.config_class("foo") is methods.config_class("foo")
-    assert methods.allowed_topologies("foo") == ("solo", "allreduce") and methods.extras("foo") == {}
+    assert methods.allowed_topologies("foo") == ("solo", "allreduce")
     assert methods.algorithm("foo") == "a value"
     assert methods.experience("foo", {"unroll": 7}) == Experience(7, (Items("items", 0),))
     job = jobs.parse({"algorithm": "foo", "topology": "solo", "environment": {"id": "toy/catch"}, "foo": {"rate": 2}})

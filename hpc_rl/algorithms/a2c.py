@@ -39,9 +39,8 @@ from hpc_rl.algorithms import base
 from hpc_rl.config import BelowOne, Fraction, NonNegative, NonNegativeInt, Positive, PositiveInt
 from hpc_rl.devices import to_device
 from hpc_rl.experience import Experience, Items
-from hpc_rl.formulas.policy_gradient import guarded, policy_gradient
+from hpc_rl.formulas.losses import guarded, half_squared, policy_gradient
 from hpc_rl.formulas.returns import gae
-from hpc_rl.formulas.value import half_squared
 from hpc_rl.nets.actions import ActionDistribution
 from hpc_rl.nets.actor_critic import ActorCritic, StochasticPolicy
 from hpc_rl.nets.normalizers import Normalizers

@@ -35,15 +35,13 @@ from hpc_rl.algorithms import base
 from hpc_rl.config import BelowOne, Fraction, NonNegative, NonNegativeInt, Positive, PositiveInt, Range
 from hpc_rl.devices import moved, to_device
 from hpc_rl.experience import Experience, Items
-from hpc_rl.formulas.policy_gradient import clipped_surrogate, policy_gradient
+from hpc_rl.formulas.losses import clipped_surrogate, half_squared, policy_gradient
 from hpc_rl.formulas.returns import vtrace
-from hpc_rl.formulas.value import half_squared
 from hpc_rl.fragments import batch_of, concatenate, rows_of
 from hpc_rl.nets.actions import ActionDistribution
 from hpc_rl.nets.actor_critic import ActorCritic, StochasticPolicy
 from hpc_rl.optim.flat import StateDict, flatten
-from hpc_rl.optim.group import Group, means
-from hpc_rl.optim.minibatches import consecutive_columns
+from hpc_rl.optim.group import Group, consecutive_columns, means
 from hpc_rl.optim.optimizers import annealed, make_optimizer
 from hpc_rl.types import Leaf, Schema, Spec, Trajectory, UpdateResult
 

@@ -36,15 +36,22 @@ from hpc_rl.algorithms import base
 from hpc_rl.config import Fraction, NonNegative, NonNegativeInt, Positive, PositiveInt
 from hpc_rl.devices import to_device
 from hpc_rl.experience import Experience, Items
-from hpc_rl.formulas.policy_gradient import approximate_kl, clipped_surrogate, kl_slope, surrogate
+from hpc_rl.formulas.losses import (
+    approximate_kl,
+    clipped_half_squared,
+    clipped_surrogate,
+    explained_variance,
+    half_squared,
+    kl_slope,
+    standardized,
+    surrogate,
+)
 from hpc_rl.formulas.returns import gae
-from hpc_rl.formulas.value import clipped_half_squared, explained_variance, half_squared, standardized
 from hpc_rl.nets.actions import ActionDistribution
 from hpc_rl.nets.actor_critic import ActorCritic, StochasticPolicy
 from hpc_rl.nets.normalizers import Normalizers
 from hpc_rl.optim.flat import StateDict, flatten
-from hpc_rl.optim.group import Group, means
-from hpc_rl.optim.minibatches import shuffled_columns, shuffled_moves
+from hpc_rl.optim.group import Group, means, shuffled_columns, shuffled_moves
 from hpc_rl.optim.optimizers import annealed, make_optimizer
 from hpc_rl.types import Leaf, Schema, Spec, Trajectory, UpdateResult
 

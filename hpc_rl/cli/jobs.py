@@ -41,7 +41,7 @@ def list_jobs(as_json: bool) -> None:
 @job_options
 @click.option("--nodes", default=1, show_default=True, type=click.IntRange(min=1), help="Nodes that the ranks fill.")
 def show(job: str, ranks: int | None, overrides: tuple[str, ...], nodes: int) -> None:
-    """Who is which rank, message sizes, memory and files of JOB, before anything starts."""
+    """Networks, ranks, message sizes, memory and files of JOB, before anything starts."""
     from hpc_rl.show import render
 
     chosen = load_job(job, ranks, overrides)

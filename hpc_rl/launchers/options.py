@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from hpc_rl.config import BadJob, convert, hints_of, nearest
+from hpc_rl.checking import convert, hints_of, nearest
+from hpc_rl.config import BadJob
 from hpc_rl.job import data_folder
 from hpc_rl.storage.untrusted import Unreadable, read_json, read_toml
 

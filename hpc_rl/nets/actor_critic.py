@@ -9,10 +9,8 @@ from torch import Tensor, nn
 
 from hpc_rl.nets.actions import ActionDistribution
 from hpc_rl.nets.normalizers import Standardize
-from hpc_rl.nets.recurrent import Lstm
-from hpc_rl.nets.sizes import carried, image, lstms, remembered
-from hpc_rl.nets.torsos import ConvTorso, MlpTorso, orthogonal
-from hpc_rl.types import ActOutput, Schema, Spec, Step
+from hpc_rl.nets.torsos import ConvTorso, Lstm, MlpTorso, image, orthogonal
+from hpc_rl.types import ActOutput, Leaf, Schema, Spec, Step
 
 
 class ActorCritic(nn.Module):
@@ -41,7 +39,8 @@ class ActorCritic(nn.Module):
         self.torso = MlpTorso(self.shape, hidden) if self.planes is None else ConvTorso(self.planes, network)
         self.critic = MlpTorso(self.shape, hidden) if vector else None
         self.units = lstm
-        self.lstms = nn.ModuleList(Lstm(self.torso.features, lstm) for _ in range(lstms(spec) if lstm else 0))
+        torsos = 2 if vector else 1
+        self.lstms = nn.ModuleList(Lstm(self.torso.features, lstm) for _ in range(torsos if lstm else 0))
         features = lstm or self.torso.features
         head = ActionDistribution(spec.actions)
         box = spec.actions.kind == "box"
@@ -49,6 +48,10 @@ class ActorCritic(nn.Module):
         self.log_std = nn.Parameter(torch.full((head.outputs // 2,), log(std))) if box else None
         self.value = orthogonal(nn.Linear(features, values), 1.0)
         self.values = values
+        self.text = f"σ begins at {std:g}" if box else ""
+
+    def extra_repr(self) -> str:
+        return self.text
 
     def forward(
         self, observation: Tensor, first: Tensor | None = None, carry: Tensor | None = None
@@ -70,6 +73,19 @@ class ActorCritic(nn.Module):
         return output, value.reshape(lead if self.values == 1 else (*lead, self.values)), carry
 
 
+FILTERED: Schema = {
+    "filtered_return": Leaf((), "float32", "step", "", "discounted sum of the episode's rewards so far")
+}
+
+
+def _carry(net: ActorCritic, filtered: bool) -> Schema:
+    """What goes from row to row, so that a fragment can be replayed from its start."""
+    shape, text = (2 * len(net.lstms), net.units), "hidden and cell state of each LSTM before row 0"
+    state = {"lstm": Leaf(shape, "float32", "fragment", "", text)} if net.units else {}
+    text = "the discounted sum of rewards of the row before row 0"
+    return {**state, **({"filtered_return": Leaf((), "float32", "fragment", "", text)} if filtered else {})}
+
+
 class StochasticPolicy:
     """Acts by sampling π(a|x); remembers those of log π(a|x) and V(x) that ``extras`` names.
 
@@ -80,8 +96,8 @@ class StochasticPolicy:
     def __init__(self, net: ActorCritic, spec: Spec, extras: Schema, filter_discount: float | None = None) -> None:
         self.net, self.head, self.filter_discount = net, ActionDistribution(spec.actions), filter_discount
         self.noise, self.fragment_noise = self.head.noise, 0
-        self.extras = remembered(extras, filter_discount is not None)
-        self.carry = carried(spec, net.units, filter_discount is not None)
+        self.extras = {**extras, **(FILTERED if filter_discount is not None else {})}
+        self.carry = _carry(net, filter_discount is not None)
 
     def initial_carry(self, columns: int) -> dict[str, Tensor]:
         device = next(self.net.parameters()).device

@@ -7,8 +7,7 @@ import time
 import torch
 from torch import nn
 
-from hpc_rl.nets.sizes import image
-from hpc_rl.nets.torsos import ConvTorso
+from hpc_rl.nets.torsos import ConvTorso, image
 from hpc_rl.types import Spec
 
 _MIN_GAIN = 1.1  # bf16 loses digits, so it has to be worth it
@@ -19,6 +18,11 @@ def set_precision(module: nn.Module, precision: str) -> None:
     for child in module.modules():
         if isinstance(child, ConvTorso):
             child.compute = torch.bfloat16 if precision == "bf16" else torch.float32
+
+
+def is_image(spec: Spec) -> bool:
+    """Whether the observations go through a convolutional network, whose precision may be chosen."""
+    return image(spec.observation, spec.dtype) is not None
 
 
 def faster_precision(spec: Spec, device: str, batch: int = 128) -> str:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from hpc_rl.nets.sizes import image
-from hpc_rl.nets.torsos import ConvTorso, MlpTorso, orthogonal
+from hpc_rl.nets.torsos import ConvTorso, MlpTorso, image, orthogonal
 from hpc_rl.types import Spec
 
 

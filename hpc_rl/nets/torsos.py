@@ -1,7 +1,8 @@
-"""What turns observations into features: convolutions for images (sizes.py lists them), plain layers for vectors."""
+"""What turns observations into features: convolutions for images, plain layers for vectors, an LSTM behind either."""
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from math import prod
 from typing import Any
 
@@ -9,7 +10,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hpc_rl.nets.sizes import NETWORKS, SMALLEST
+SMALLEST = 36  # pixels a side that the strides leave something of; smaller images are taken as vectors
+NETWORKS = {  # (channels, kernel, stride) of each convolution, then units of the dense layer
+    "nature": (((32, 8, 4), (64, 4, 2), (64, 3, 1)), 512),  # Mnih et al. 2015, Nature 518
+    "shallow": (((16, 8, 4), (32, 4, 2)), 256),  # Mnih et al. 2013 and 2016; IMPALA's small network without its LSTM
+}
+
+
+def image(shape: tuple[int, ...], dtype: str) -> tuple[int, int, int] | None:
+    """[C, H, W] of observations that go through a convolutional network: bytes of SMALLEST pixels or more a side.
+
+    All axes before the last two are channels, a stack for example; none is one channel.
+    """
+    if dtype != "uint8" or len(shape) < 2 or min(shape[-2:]) < SMALLEST:
+        return None
+    return prod(shape[:-2]), shape[-2], shape[-1]
 
 
 def orthogonal(layer: nn.Linear | nn.Conv2d, gain: float) -> nn.Module:
@@ -34,6 +49,7 @@ class ConvTorso(nn.Module):
     def __init__(self, shape: tuple[int, ...], network: str = "nature") -> None:
         super().__init__()
         table, features = NETWORKS[network]
+        self.text = f"images of {'×'.join(map(str, shape))} through the {network} network"
         self.stride = table[0][2]
         self.rows = (-1, *shape[1:], shape[0])
         channels, *size = shape
@@ -52,8 +68,14 @@ class ConvTorso(nn.Module):
         self.features = features
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
+    def extra_repr(self) -> str:
+        return self.text
+
     def forward(self, image: Tensor) -> Tensor:
-        with torch.autocast(image.device.type, dtype=torch.bfloat16, enabled=self.compute == torch.bfloat16):
+        precision: AbstractContextManager[Any] = nullcontext()
+        if self.compute == torch.bfloat16:
+            precision = torch.autocast(image.device.type, dtype=torch.bfloat16)
+        with precision:
             # Channels innermost is how the convolutions want them; images that already lie so are not copied.
             x = image.movedim(-3, -1).reshape(self.rows).type(self.compute).movedim(-1, 1)
             first: Any = self.convolutions[0]
@@ -72,13 +94,43 @@ class MlpTorso(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         width = self.inputs = prod(shape)
+        small = f" (images are bytes, {SMALLEST} pixels or more a side)" if len(shape) > 1 else ""
+        self.text = f"{self.inputs:,} numbers{small}"
         for units in hidden:
             layers += [orthogonal(nn.Linear(width, units), 2**0.5), squash()]
             width = units
         self.layers = nn.Sequential(*layers)
         self.features = width
 
+    def extra_repr(self) -> str:
+        return self.text
+
     def forward(self, x: Tensor) -> Tensor:
         flat = x.reshape(-1, self.inputs).float()
         out: Tensor = self.layers(flat / 255 if x.dtype == torch.uint8 else flat)
         return out
+
+
+class Lstm(nn.Module):
+    """Long short-term memory (Hochreiter and Schmidhuber 1997; gates as in Gers et al. 2000) over time-major features.
+
+    ``first`` opens an episode: the state before such a row is zero.
+    """
+
+    def __init__(self, inputs: int, units: int) -> None:
+        super().__init__()
+        self.input = orthogonal(nn.Linear(inputs, 4 * units), 1.0)
+        self.hidden = orthogonal(nn.Linear(units, 4 * units, bias=False), 1.0)
+
+    def forward(self, x: Tensor, first: Tensor, carry: Tensor) -> tuple[Tensor, Tensor]:
+        """x [T, b, F], first [T, b] bool, carry [b, 2, H] before row 0 -> [T, b, H], carry after the last row."""
+        gates = self.input(x)  # for all rows at once: only the hidden half has to wait for its predecessor
+        keep = (~first).unsqueeze(-1).float()
+        h, c = carry.unbind(1)
+        rows = []
+        for t in range(len(x)):
+            into, forget, cell, out = (gates[t] + self.hidden(keep[t] * h)).chunk(4, -1)
+            c = forget.sigmoid() * keep[t] * c + into.sigmoid() * cell.tanh()
+            h = out.sigmoid() * c.tanh()
+            rows.append(h)
+        return torch.stack(rows), torch.stack([h, c], 1)

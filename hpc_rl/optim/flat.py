@@ -17,11 +17,12 @@ class Flat:
     Optimiser, reduction, clipping, weight messages and checkpoints then each touch one array.
     """
 
-    def __init__(self, data: Tensor) -> None:
+    def __init__(self, data: Tensor, whole: Flat | None = None) -> None:
         self.parameter = nn.Parameter(data)
         self.reduction = data.new_zeros(len(data) + 2)  # gradient, sample count, stop flag
         self.parameter.grad = self.reduction[:-2]
         self.leaves: list[nn.Parameter] = []  # the networks' own parameters, views of this buffer
+        self.whole = whole  # the Flat that this is a part of
 
     @property
     def data(self) -> Tensor:
@@ -45,13 +46,13 @@ class Flat:
                     f"a part must be contiguous; a parameter {tuple(p.shape)} lies elsewhere in the buffer"
                 )
             position += p.numel()
-        part = Flat(self.data[low : low + size])
+        part = Flat(self.data[low : low + size], self)
         part._adopt(leaves)
         return part
 
     def inside(self, whole: Flat) -> bool:
-        """Whether these parameters are memory of ``whole``, whose copy then holds them."""
-        return self.data.untyped_storage().data_ptr() == whole.data.untyped_storage().data_ptr()
+        """Whether these parameters are ``whole`` or a part of it, whose copy then holds them."""
+        return self is whole or (self.whole is not None and self.whole.inside(whole))
 
     def _adopt(self, leaves: list[nn.Parameter]) -> None:
         """Let these parameters, in this order, be views of this buffer and their gradients of this reduction."""

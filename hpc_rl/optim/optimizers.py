@@ -55,7 +55,8 @@ def make_optimizer(
 ) -> Optimizer:
     """ "adam" (β₁ = momentum, β₂ = decay), "rmsprop" (α = decay), both with ε outside the root, or "rmsprop_inside"."""
     if kind == "adam":
-        adam = torch.optim.Adam([flat.parameter], learning_rate, (momentum, decay), epsilon, fused=True)
+        fused = not flat.data.is_meta  # where nothing is computed there are no fused kernels
+        adam = torch.optim.Adam([flat.parameter], learning_rate, (momentum, decay), epsilon, fused=fused)
         return Optimizer(flat, adam)
     if kind == "rmsprop_inside":
         return Optimizer(flat, RmsPropInside([flat.parameter], learning_rate, decay, epsilon, momentum))

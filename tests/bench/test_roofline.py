@@ -10,7 +10,12 @@ import pytest
 import torch
 
 from hpc_rl import job as jobs
-from hpc_rl.bench.roofline import Roofline, _random, measure, render
+from hpc_rl.bench.batches import batch_shapes, random_actions, reuse
+from hpc_rl.bench.roofline import Counting, Roofline, measure, render
+from hpc_rl.experience import Experience, Items
+from hpc_rl.optim.flat import Flat
+from hpc_rl.optim.optimizers import make_optimizer
+from hpc_rl.plan import Plan, RankSpec
 from hpc_rl.types import Actions
 
 CATCH = {"algorithm": "impala", "topology": "solo", "environment": {"id": "toy/catch"}, "impala": {"minibatches": 2}}
@@ -25,10 +30,12 @@ CARTPOLE = {
 
 
 def test_arithmetic() -> None:
-    roofline = Roofline(env_per_s=100.0, infer_per_s=200.0, learn_per_s=400.0, passes=2, cores=4)
+    roofline = Roofline(env_per_s=100.0, infer_per_s=200.0, learn_per_s=400.0, reuse=2.0, cores=4)
     assert roofline.env_steps_per_s == pytest.approx(4 / (0.01 + 0.005 + 2 / 400))
     text = render(roofline)
-    assert "50% of an env step" in text and "2 passes" in text and text.endswith("4 core(s): 200 env steps/s")
+    assert (
+        "50% of an env step" in text and "2 moves per env step" in text and text.endswith("4 core(s): 200 env steps/s")
+    )
 
 
 @pytest.mark.parametrize(
@@ -38,15 +45,45 @@ def test_measured_terms(table: dict[str, Any], passes: int) -> None:
     mask, threads = os.sched_getaffinity(0), torch.get_num_threads()
     roofline = measure(jobs.parse(table), seconds=0.15)
     assert min(roofline.env_per_s, roofline.infer_per_s, roofline.learn_per_s) > 0
-    assert (roofline.passes, roofline.cores) == (passes, len(mask))
+    assert (roofline.reuse, roofline.cores) == (passes, len(mask))
     assert os.sched_getaffinity(0) == mask and torch.get_num_threads() == threads
 
 
 def test_random_actions_lie_in_their_space() -> None:
     generator = np.random.default_rng(0)
-    discrete = _random(Actions("discrete", (3,)), (5, 40), generator)
+    discrete = random_actions(Actions("discrete", (3,)), (5, 40), generator)
     assert discrete.shape == (5, 40) and set(discrete.ravel().tolist()) == {0, 1, 2}
-    several = _random(Actions("multidiscrete", (2, 5)), (60,), generator)
+    several = random_actions(Actions("multidiscrete", (2, 5)), (60,), generator)
     assert several.shape == (60, 2) and several.max(0).tolist() == [1, 4]
-    box = _random(Actions("box", (2,), (0.0, -np.inf), (0.5, np.inf)), (60,), generator)
+    box = random_actions(Actions("box", (2,), (0.0, -np.inf), (0.5, np.inf)), (60,), generator)
     assert box.shape == (60, 2) and (abs(box) <= 1).all() and (box.min(0) < -0.8).all()  # as the policy counts
+
+
+def test_what_a_replay_draws_for_each_env_step() -> None:
+    fresh = Experience(20, (Items("items", 0),), passes=4)
+    assert reuse(fresh) == 4.0
+    drawn = Items("items", 32, 3, samples_per_insert=8.0)
+    assert reuse(Experience(4, (drawn,), 100_000)) == 24.0  # 8 items of 3 moves
+    goals = Items("goals", 64, 10, samples_per_insert=4.0)  # 1/16 update an env step, so 2 of the others
+    assert reuse(Experience(4, (drawn, goals), 100_000)) == 4 * 10 + 2 * 3
+    assert reuse(Experience(10, (Items("items", 0, complete="episode"),))) == 1.0
+
+
+def test_batches_are_those_of_one_learning_rank() -> None:
+    places = tuple(RankSpec(r, "worker", r, range(4 * r, 4 * r + 4), 1, True, peers=(0, 1)) for r in range(2))
+    plan = Plan("allreduce", places, 5, 8, 4)
+    experience = Experience(5, (Items("a", 32, 3), Items("b", 0), Items("c", 0, complete="episode")), 1000)
+    assert batch_shapes(experience, plan) == {"a": (3, 16), "b": (5, 4), "c": (5, 4)}
+    server = RankSpec(2, "parameter_server", 0, range(0), 1, False, peers=(0, 1))
+    assert batch_shapes(experience, Plan("parameter_server", (*places, server), 5, 4, 4))["a"] == (3, 32)
+
+
+def test_an_early_end_of_a_round_is_less_work() -> None:
+    group, experience = Counting(), Experience(16, (Items("items", 0),), passes=4, minibatches=2)
+    optimizers = [make_optimizer(Flat(torch.zeros(3)), "adam", 0.1, 1e-8, 0.9) for _ in range(2)]
+    for optimizer in [*optimizers, *optimizers]:  # one pass of two minibatches, by two optimisers
+        group.apply_gradients(optimizer, None, 0, 1.0)
+    assert group.passes(experience) == 1.0
+    assert group.passes(experience) == 4.0  # a method that steps nothing makes all of its passes
+    group.apply_gradients(optimizers[0], None, 0, 1.0)
+    assert group.passes(Experience(4, (Items("items", 32, 1),), 1000)) == 1.0

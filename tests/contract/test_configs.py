@@ -14,7 +14,7 @@ import pytest
 from batches import NAMES, config_of, sampled
 
 from hpc_rl import job as jobs
-from hpc_rl.config import hints_of
+from hpc_rl.checking import hints_of
 from hpc_rl.methods import config_class
 from hpc_rl.optim.group import Alone
 

@@ -28,8 +28,9 @@ from hpc_rl.envs.column_shares import Processes, split_columns
 from hpc_rl.envs.make import make
 from hpc_rl.launchers.base import TOKEN_VARIABLE
 from hpc_rl.launchers.leftovers import processes as marked
+from hpc_rl.memory import budget, gather
 from hpc_rl.resume import resumed
-from hpc_rl.show import budget, gather, render
+from hpc_rl.show import render
 from hpc_rl.storage.run_dir import create
 
 TASKS = '''

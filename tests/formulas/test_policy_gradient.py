@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hpc_rl.formulas.policy_gradient import (
+from hpc_rl.formulas.losses import (
     approximate_kl,
     clipped_surrogate,
     guarded,

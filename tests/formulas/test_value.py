@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hpc_rl.formulas.value import clipped_half_squared, explained_variance, half_squared, standardized
+from hpc_rl.formulas.losses import clipped_half_squared, explained_variance, half_squared, standardized
 
 CLIP = 0.3
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from hpc_rl.nets.actor_critic import ActorCritic
-from hpc_rl.nets.recurrent import Lstm
+from hpc_rl.nets.torsos import Lstm
 from hpc_rl.types import Actions, Spec
 
 T, B, F, H = 7, 3, 4, 5

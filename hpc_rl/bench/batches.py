@@ -1,0 +1,67 @@
+"""Random experience in batches as large as a job's: what the roofline learns from, and `hpc-rl show` counts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from hpc_rl.algorithms.base import Algorithm, Policy
+from hpc_rl.experience import Experience
+from hpc_rl.fragments import allocate, trajectory_schema
+from hpc_rl.plan import Plan
+from hpc_rl.types import Actions, Array, Leaf, Schema, Spec, Tree
+
+
+def batch_shapes(experience: Experience, plan: Plan) -> dict[str, tuple[int, int]]:
+    """Items name -> (moves, columns) of one learning rank's part of an update.
+
+    Whole episodes are as long as it happens: they are taken to be as long as a fragment, one in each column.
+    """
+    together = 1 if plan.of("parameter_server") else len(plan.learners)
+    shapes = {}
+    for items in experience.items:
+        drawn = max(1, items.batch_size // together) if items.length and items.batch_size else plan.learning_columns
+        shapes[items.name] = (items.length or plan.steps, drawn)
+    return shapes
+
+
+def reuse(experience: Experience) -> float:
+    """How many moves are learned from for each env step: the passes over fresh ones, or what a replay draws."""
+    replayed = [items for items in experience.items if items.length]
+    if not replayed:
+        return float(experience.passes)
+    updates = min(items.samples_per_insert / items.batch_size for items in replayed)  # for each env step
+    return experience.passes * updates * sum(items.batch_size * items.length for items in replayed)
+
+
+def items_schema(algorithm: Algorithm, config: Any, policy: Policy, spec: Spec, steps: int) -> Schema:
+    """The leaves of items of ``steps`` moves, with those that the method's ``annotate`` adds in a store."""
+    schema = dict(trajectory_schema(spec, policy.extras, policy.carry, policy.fragment_noise))
+    if algorithm.annotate is not None:
+        rows = allocate({name: leaf for name, leaf in schema.items() if name != "observation"}, steps, 1, spec.stack)
+        notes = algorithm.annotate(config, rows) or {}
+        schema |= {f"extras/{name}": Leaf(x.shape[1:], str(x.dtype)) for name, x in notes.items() if name != "priority"}
+    return schema
+
+
+def random_tree(schema: Schema, spec: Spec, steps: int, columns: int, generator: np.random.Generator) -> Tree:
+    """One fragment of random moves whose observations and actions lie in their ranges, as every uniform does."""
+    tree = allocate(schema, steps, columns, spec.stack)
+    shape, pixels = tree["observation"].shape, spec.dtype == "uint8"
+    tree["observation"][:] = generator.integers(0, 256, shape) if pixels else generator.standard_normal(shape)
+    tree["action"][:] = random_actions(spec.actions, (steps, columns), generator)
+    tree["reward"][:] = generator.standard_normal((steps, columns))
+    tree["discount"][:] = 1
+    tree["column"][:] = np.arange(columns)
+    if "noise" in tree:
+        tree["noise"][:] = generator.random(tree["noise"].shape)
+    return tree
+
+
+def random_actions(actions: Actions, lead: tuple[int, ...], generator: np.random.Generator) -> Array:
+    """Uniform actions [*lead, *A]; of a box between -1 and 1."""
+    if actions.kind == "box":
+        return np.asarray(generator.uniform(-1, 1, (*lead, *actions.shape)), np.float32)
+    chosen = generator.integers(0, actions.sizes, (*lead, len(actions.sizes)))
+    return np.asarray(chosen[..., 0] if actions.kind == "discrete" else chosen)

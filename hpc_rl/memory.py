@@ -1,0 +1,126 @@
+"""What a job needs: its plan, environment and method as figures, and each rank's memory by purpose."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hpc_rl import job as jobs
+from hpc_rl.envs.column_shares import split_columns
+from hpc_rl.envs.make import describe
+from hpc_rl.experience import Experience
+from hpc_rl.footprint import Footprint, footprint
+from hpc_rl.fragments import fragment_bytes
+from hpc_rl.job import Job
+from hpc_rl.plan import Plan, RankSpec
+from hpc_rl.runtime.messages import weights_layout
+from hpc_rl.samplers.base import EVALUATED_TOGETHER
+from hpc_rl.transport.layout import Layout
+from hpc_rl.types import Spec
+
+MIB = 1 << 20
+
+# Resident memory of processes with torch 2.13 for the CPU on Linux. A learning rank with CUDA needs some GiB more.
+CODE_BYTES = 284 * MIB  # an actor with next to no data: Python, torch, mpi4py, h5py
+OPTIMIZER_CODE_BYTES = 72 * MIB  # what torch.optim and TensorBoard import on top
+ATARI_CODE_BYTES = 8 * MIB
+SERVER_BYTES = 46 * MIB  # the fork server of environment processes, and Python's tracker beside it
+CHILD_BYTES = 7 * MIB  # what one of those processes does not share with the server
+GAME_BYTES = int(1.7 * MIB)  # one emulator with its frames
+BUFFER_BYTES = 32 * MIB  # the most that a recorder holds back of one leaf
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Everything that `hpc-rl show` is computed from; sizes in bytes."""
+
+    job: Job
+    plan: Plan
+    spec: Spec
+    experience: Experience
+    method: Footprint
+    columns: int  # of one stepping rank
+
+    @property
+    def weights_bytes(self) -> int:
+        """What actors copy."""
+        return 4 * self.method.weights
+
+    @property
+    def weights_message_bytes(self) -> int:
+        return weights_layout(self.weights_bytes).nbytes
+
+    @property
+    def message_bytes(self) -> int:
+        """One fragment between two ranks: what is recorded, and how far each column's segments are closed."""
+        return Layout(self.method.sent, self.plan.steps, self.columns, self.spec.stack).nbytes
+
+    @property
+    def step_bytes(self) -> float:
+        """One env step on disk before compression, and in a replay: its observation is a single frame."""
+        longer, shorter = (fragment_bytes(self.method.recorded, t, 1, self.spec.stack) for t in (1001, 1))
+        return (longer - shorter) / 1000
+
+    @property
+    def replay_bytes(self) -> float:
+        """The newest env steps that one learning rank replays from."""
+        together = 1 if self.plan.of("parameter_server") else len(self.plan.learners)
+        return self.experience.capacity * self.step_bytes / together
+
+
+def gather(job: Job) -> Figures:
+    """Plan, environment and method of a job.
+
+    Raises:
+        BadJob, BadEnvironment, Unsuited: it cannot be planned, the environment not be made, or not be learned.
+    """
+    plan = jobs.topology(job.topology).plan(job)
+    spec = describe(job.environment.id, job.environment.arguments)
+    columns = next(len(rank.columns) for rank in plan.ranks if rank.columns)
+    shares(spec.id, columns, job.environment.processes)  # refuses those that do not fit
+    config = jobs.method_config(job)
+    method = footprint(jobs.algorithm(job.algorithm), config, spec, plan, columns)
+    return Figures(job, plan, spec, config.experience(), method, columns)
+
+
+def budget(figures: Figures, rank: RankSpec) -> dict[str, float]:
+    """Bytes of one rank by purpose: its largest resident memory, within 15 % of the runs that were measured."""
+    plan, method, weights = figures.plan, figures.method, figures.weights_bytes
+    actors, workers = plan.of("actor"), plan.of("worker")
+    width, atari = len(rank.columns), figures.spec.id.startswith("ALE/")
+    parts: dict[str, float] = {"code": CODE_BYTES + ATARI_CODE_BYTES * atari}
+    serving, judging = rank.role == "parameter_server", rank.role == "evaluator"
+    if rank.learns or serving:
+        parts["code"] += OPTIMIZER_CODE_BYTES
+        parts["weights and optimiser"] = method.learner_bytes + method.checkpoint_bytes  # and a checkpoint's copy
+    if rank.learns:
+        parts["learning"] = method.batch_bytes + method.update_bytes
+        parts["replay"] = figures.replay_bytes
+    elif rank.role == "actor" or judging:
+        parts["weights"] = 3 * weights  # with a gradient buffer, and a copy while new ones are taken
+    if actors and rank.role not in ("env_worker", "evaluator"):
+        parts["shared weights"] = 2 * weights
+        parts["messages"] = 2 * figures.message_bytes * (len(actors) if rank.learns else 1)
+    if (servers := plan.of("parameter_server")) and not judging:
+        parts["messages"] = 4 * weights * (len(workers) / len(servers) if serving else 1)
+    if width and rank.role != "env_worker":
+        parts["recorder"] = _recorder_bytes(figures, width)
+        parts["inference"] = width * method.act_bytes
+        if rank.learns:
+            parts["rollout"] = fragment_bytes(method.recorded, plan.steps, width, figures.spec.stack)
+    if judging or (rank.rank == 0 and plan.evaluator is None and figures.job.evaluate.every_steps):
+        games = min(EVALUATED_TOGETHER, figures.job.evaluate.episodes)
+        parts["evaluation"] = games * ((GAME_BYTES if atari else 16 << 10) + method.act_bytes)
+    if width and (rank.role != "actor" or not plan.of("env_worker")):
+        parts["environments"] = width * (GAME_BYTES if atari else 16 << 10)
+        if processes := figures.job.environment.processes:
+            parts["environment processes"] = SERVER_BYTES + processes * CHILD_BYTES
+    return parts
+
+
+def _recorder_bytes(figures: Figures, width: int) -> float:
+    """Rows that wait until a chunk is full: 128 of large leaves, about 1 MiB of small ones."""
+    if not figures.job.output.record:
+        return 0.0
+    leaves = [leaf for leaf in figures.method.recorded.values() if leaf.rows != "fragment"]
+    rows = (128 * width * fragment_bytes({"": leaf}, 1, 1, 0) for leaf in leaves)
+    return float(sum(min(BUFFER_BYTES, max(MIB // 2, count)) for count in rows))

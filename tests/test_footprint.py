@@ -1,0 +1,209 @@
+"""What the meta device counts of a method, against the same method with numbers, and a small one by hand.
+
+Mutations seen to fail: views, or what was there before, counted as new; freed memory counted on; the update ended at
+its first optimiser; the state of an optimiser left out; an own Flat taken for a part of the weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from batches import NAMES, SPECS, WHOLE, config_of, learner_of
+from torch import Tensor, nn
+
+from hpc_rl import job as jobs
+from hpc_rl.algorithms import base
+from hpc_rl.experience import Experience, Items, Unsuited
+from hpc_rl.footprint import Footprint, Layer, LiveBytes, footprint, most_at_once, nbytes
+from hpc_rl.nets.actor_critic import ActorCritic
+from hpc_rl.optim.flat import StateDict, flatten
+from hpc_rl.optim.group import Group
+from hpc_rl.optim.optimizers import make_optimizer
+from hpc_rl.plan import Plan, RankSpec
+from hpc_rl.runtime.learner_state import learner_state
+from hpc_rl.types import Actions, ActOutput, Schema, Spec, Step, Trajectory, UpdateResult
+
+PLAN = Plan("solo", (RankSpec(0, "worker", 0, range(4), 1, True, peers=(0,)),), 6, 4, 4)
+VECTOR = SPECS["discrete"]
+
+
+def counted(name: str, spec: Spec, config: Any) -> Footprint:
+    try:
+        return footprint(jobs.algorithm(name), config, spec, PLAN, 4)
+    except Unsuited as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.parametrize("changes", [{}, WHOLE, {"optimizer": "rmsprop_inside", "momentum": 0.5}], ids=str)
+@pytest.mark.parametrize("kind", SPECS)
+@pytest.mark.parametrize("name", NAMES)
+def test_sizes_are_those_of_the_objects_with_numbers(name: str, kind: str, changes: dict[str, Any]) -> None:
+    spec, config = SPECS[kind], config_of(name, **changes)
+    method = counted(name, spec, config)
+    learner = learner_of(name, spec, config)
+    for optimizer in learner.optimizers.values():
+        optimizer.torch.step()
+    assert method.parameters == sum(p.numel() for p in learner.policy.net.parameters()) == method.layers[0].parameters
+    assert method.weights == learner.weights.data.numel()
+    assert method.checkpoint_bytes == nbytes(learner_state(learner))
+    assert method.uncounted == ()
+    assert method.act_bytes > 0 and (method.update_bytes > method.batch_bytes or not learner.optimizers)
+
+
+def test_memory_grows_with_the_batch() -> None:
+    ppo, twice = config_of("ppo"), Plan("solo", PLAN.ranks, 6, 8, 8)
+    small, large = (footprint(jobs.algorithm("ppo"), ppo, VECTOR, plan, 4) for plan in (PLAN, twice))
+    assert large.batch_bytes == 2 * small.batch_bytes
+    assert large.update_bytes == pytest.approx(2 * small.update_bytes, rel=0.3)
+
+
+# ---- a method with everything that is rare, by hand -----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Config:
+    read: bool = False  # the update reads a number that only data can give
+    gradients: bool = True
+
+    def experience(self) -> Experience:
+        return Experience(6, (Items("items", 8, 3, samples_per_insert=2.0),), capacity=100)
+
+
+@dataclass
+class Policy:
+    """An actor of 3 × 2 weights and a critic of 3, which act; 2 uniforms."""
+
+    net: nn.Module
+    noise: int = 2
+    fragment_noise: int = 0
+    extras: Schema = field(default_factory=dict)
+    carry: Schema = field(default_factory=dict)
+
+    def initial_carry(self, columns: int) -> dict[str, Tensor]:
+        return {}
+
+    def act(self, step: Step, carry: dict[str, Tensor], exploration: Tensor, noise: Tensor) -> ActOutput:
+        return ActOutput((self.net[0](step.observation) + noise).argmax(-1), {}, {})  # type: ignore[index]
+
+
+class Learner(base.Learner):
+    def __init__(self, config: Config, spec: Spec, policy: Policy, group: Group) -> None:
+        self.config, self.policy, self.group = config, policy, group
+        self.weights = flatten(policy.net)
+        device = self.weights.data.device
+        self.temperature = nn.Linear(1, 1).to(device)
+        flats = {"actor": self.weights.part(policy.net[0]), "temperature": flatten(self.temperature)}  # type: ignore[index]
+        self.optimizers = {name: make_optimizer(x, "adam", 0.1, 1e-8, 0.9) for name, x in flats.items()}
+        self.optimizers = self.optimizers if config.gradients else {}
+        self.target = self.weights.data.clone()
+
+    def update(self, batches: Mapping[str, Trajectory], progress: float) -> UpdateResult:
+        batch = batches["items"]
+        x = batch.observation[:-1]
+        if self.config.read:
+            [float(row) for row in x.flatten().tolist()]
+        for optimizer in self.optimizers.values():
+            loss = self.temperature(self.policy.net[0](x).square().sum()[None]).sum()  # type: ignore[index]
+            self.group.apply_gradients(optimizer, loss, int(batch.valid.sum()), 1.0)
+        return UpdateResult({})
+
+    def state(self) -> StateDict:
+        return {"target": self.target, "rounds": 3}
+
+    def load(self, state: StateDict) -> None: ...
+
+
+def rare(**changes: Any) -> Footprint:
+    spec = Spec("rare", (3,), "float32", Actions("discrete", (2,)))
+    algorithm = base.Algorithm(
+        Config, lambda config, spec: Policy(nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1))), Learner
+    )
+    return footprint(algorithm, Config(**changes), spec, PLAN, 4)
+
+
+def test_several_flats_by_hand() -> None:
+    method = rare()
+    assert (method.parameters, method.weights) == (8 + 3, 8 + 3)
+    assert method.optimizers == {"actor": ("Adam", 8), "temperature": ("Adam", 2)}
+    assert method.own == {"target": 11}
+    moments = 4 * (2 * 8 + 1) + 4 * (2 * 2 + 1)  # both of Adam, and its count of steps
+    saved = 4 * 11 + moments + 4 * 2 + 4 * 11  # weights, moments, the temperature, the target
+    assert method.checkpoint_bytes == saved
+    assert method.learner_bytes == saved + 4 * (11 + 2) + 4 * (8 + 2) + 4 * (2 + 2)  # three gradients
+    rows, items = 4, 8
+    observation, moves = 4 * 3 * rows * items, 3 * items  # [4, 8, 3] and [3, 8]
+    per_move = 8 + 4 + 4 + 8 + 1  # action, reward, discount, version, finite
+    assert method.batch_bytes == observation + rows * items + per_move * moves + (4 + 8 + 4) * items
+    assert method.layers == (
+        Layer("", "Sequential", 11),
+        Layer("0", "Linear: in_features=3, out_features=2, bias=True", 8),
+        Layer("1", "Linear: in_features=2, out_features=1, bias=True", 3),
+    )
+    assert method.uncounted == ()
+
+
+def test_a_method_without_optimizers() -> None:
+    method = rare(gradients=False)
+    assert method.optimizers == {} and method.checkpoint_bytes == 4 * 11 + 4 * 11
+
+
+def test_a_method_that_needs_numbers_is_counted_up_to_there() -> None:
+    (sentence,) = rare(read=True).uncounted
+    assert sentence.startswith("memory of an update is counted up to where it needs numbers (")
+    assert rare(read=True).checkpoint_bytes == rare().checkpoint_bytes
+
+
+# ---- the counter ----------------------------------------------------------------------------------------------------
+
+
+def test_what_is_alive_at_once() -> None:
+    x = torch.empty(1000, device="meta")
+
+    def work() -> None:
+        y = x + 1  # 4000
+        z = y.view(10, 100).t()  # a view
+        z.add_(1)  # in place
+        w = torch.cat([y, y])  # 8000 beside 4000
+        del y, z
+        v = w * 2  # 8000 beside 8000
+        del w
+        v.sum()
+
+    assert most_at_once(work) == (16_000, "")
+
+
+def test_what_an_update_keeps_for_its_gradients_is_alive() -> None:
+    net, batch = ActorCritic(SPECS["pixel"], ()), 16
+    net.to("meta")
+    kept: dict[int, int] = {}
+    owned = {p.untyped_storage()._cdata for p in net.parameters()}
+
+    def keep(x: Tensor) -> Tensor:
+        if (key := x.untyped_storage()._cdata) not in owned:
+            kept[key] = x.untyped_storage().nbytes()
+        return x
+
+    live = LiveBytes()
+    images = torch.empty(batch, 4, 36, 36, dtype=torch.uint8, device="meta")
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x), live:
+        output, value, _ = net(images)
+    assert sum(kept.values()) <= live.alive <= live.most <= 1.5 * sum(kept.values())
+    del output, value
+    assert live.alive == 0
+
+
+def test_numbers_that_are_read_are_one_and_copies_hold_zeros() -> None:
+    found: list[Any] = []
+    x = torch.empty(3, device="meta")
+
+    def work() -> None:
+        found.extend([float(x.sum()), int(x.long().sum()), bool(x.isfinite().all()), x.to("cpu").tolist()])
+        host = torch.ones(3)
+        host.copy_(x)
+
+    assert most_at_once(work)[1] == ""
+    assert found == [1.0, 1, True, [0.0, 0.0, 0.0]]
