@@ -76,7 +76,7 @@ def gather(job: Job) -> Figures:
     plan = jobs.topology(job.topology).plan(job)
     spec = describe(job.environment.id, job.environment.arguments)
     columns = next(len(rank.columns) for rank in plan.ranks if rank.columns)
-    shares(spec.id, columns, job.environment.processes)  # refuses those that do not fit
+    split_columns(spec.id, columns, job.environment.processes)  # refuses those that do not fit
     config = jobs.method_config(job)
     method = footprint(jobs.algorithm(job.algorithm), config, spec, plan, columns)
     return Figures(job, plan, spec, config.experience(), method, columns)
