@@ -1,4 +1,4 @@
-"""One rank of a run: take the seat that the plan gives this rank, and become its role.
+"""One rank of a run: make the context that the plan gives this rank, and become its role.
 
 Started by a launcher as ``python -m hpc_rl.run RUN RANKS``; the job, the attempt and the checkpoint are found in RUN.
 """

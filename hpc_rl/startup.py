@@ -42,42 +42,42 @@ def make_context(folder: Path, link: Any, stop: StopFlag) -> RankContext:
     ports = Ports(link, Waiting(job.resources.deadline_s))
     _agree(ports, job, run.job_file)
     plan = jobs.topology(job.topology).plan(job)
-    place = plan.ranks[link.rank]
-    write_record(folder, link.rank, {"role": place.name, "host": _host(), **_traces()})
-    if place.rank in place.peers:  # its inference server is a thread of this process
+    rank_spec = plan.ranks[link.rank]
+    write_record(folder, link.rank, {"role": rank_spec.name, "host": _host(), **_traces()})
+    if rank_spec.rank in rank_spec.peers:  # its inference server is a thread of this process
         from hpc_rl.transport import mpi
 
         mpi.need_threads()
-    if place.device == "cpu":
+    if rank_spec.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    return _seat(job, plan, place, ports, run, stop)
+    return _rank_context(job, plan, rank_spec, ports, run, stop)
 
 
-def _seat(job: Any, plan: Any, place: Any, ports: Ports, run: Any, stop: StopFlag) -> RankContext:
+def _rank_context(job: Any, plan: Any, rank_spec: Any, ports: Ports, run: Any, stop: StopFlag) -> RankContext:
     from hpc_rl import job as jobs
     from hpc_rl.envs.column_shares import split_columns
     from hpc_rl.envs.make import describe, describe_sets
     from hpc_rl.runtime.context import RankContext
 
-    if place.rank in plan.learners:
+    if rank_spec.rank in plan.learners:
         ports.link.prepare(plan.learners)
     spec = describe(job.environment.id, job.environment.arguments)
     describe_sets(job.environment.id, job.environment.arguments, job.evaluate.arguments, spec)
     nodes = ports.link.nodes()
-    table = _gathered(ports, job, plan, place, nodes)
-    decided = ports.broadcast(decide(job, plan, run, spec, table) if place.rank == 0 else {}, range(len(table)))
+    table = _gathered(ports, job, plan, rank_spec, nodes)
+    decided = ports.broadcast(decide(job, plan, run, spec, table) if rank_spec.rank == 0 else {}, range(len(table)))
     ports.waiting.hosts = tuple(row["host"] for row in table)
-    if place.rank == 0:
+    if rank_spec.rank == 0:
         print(_table(table), flush=True)
-    device, precision = _processor(ports, job, plan, place, run, spec, nodes, table, decided)
-    _seed(job, place, decided["attempt"])
+    device, precision = _processor(ports, job, plan, rank_spec, run, spec, nodes, table, decided)
+    _seed(job, rank_spec, decided["attempt"])
     algorithm, config = jobs.algorithm(job.algorithm), jobs.method_config(job)
-    split_columns(spec.id, len(place.columns) or job.environment.columns, job.environment.processes)
+    split_columns(spec.id, len(rank_spec.columns) or job.environment.columns, job.environment.processes)
     environments: list[Environment] = []
     return RankContext(
         job=job,
         plan=plan,
-        place=place,
+        rank_spec=rank_spec,
         ports=ports,
         run=run,
         attempt=decided["attempt"],
@@ -98,19 +98,19 @@ def _seat(job: Any, plan: Any, place: Any, ports: Ports, run: Any, stop: StopFla
     )
 
 
-def _gathered(ports: Ports, job: Any, plan: Any, place: Any, nodes: list[int]) -> list[dict[str, Any]]:
+def _gathered(ports: Ports, job: Any, plan: Any, rank_spec: Any, nodes: list[int]) -> list[dict[str, Any]]:
     """What every rank says of itself, by rank; the same table on all ranks."""
     from hpc_rl import hardware
 
     everyone = range(ports.link.size)
-    row = {**_row(place), **hardware.sight(job, plan, place, nodes)}
+    row = {**_row(rank_spec), **hardware.sight(job, plan, rank_spec, nodes)}
     rows = [json.loads(text) for text in ports.gather(json.dumps(row).encode(), everyone)]
     table: list[dict[str, Any]] = ports.broadcast(rows, everyone)
     return table
 
 
 def _processor(
-    ports: Ports, job: Any, plan: Any, place: Any, run: Any, spec: Any, nodes: list[int],
+    ports: Ports, job: Any, plan: Any, rank_spec: Any, run: Any, spec: Any, nodes: list[int],
     table: list[dict[str, Any]], decided: dict[str, Any],
 ) -> tuple[str, str]:  # fmt: skip
     """(device, precision) of this rank; the number of its threads is set."""
@@ -118,19 +118,19 @@ def _processor(
 
     from hpc_rl import hardware
 
-    torch.set_num_threads(decided["threads"] if place.learns else place.threads)
-    device = hardware.device(decided["device"], plan, place, nodes, table[place.rank])
+    torch.set_num_threads(decided["threads"] if rank_spec.learns else rank_spec.threads)
+    device = hardware.device(decided["device"], plan, rank_spec, nodes, table[rank_spec.rank])
     return device, settle_precision(ports, job, plan, run, spec, table, decided["device"], device)
 
 
-def _seed(job: Any, place: Any, attempt: int) -> None:
+def _seed(job: Any, rank_spec: Any, attempt: int) -> None:
     """The generators that foreign code may draw from; every stream of this package has a key of its own."""
     import torch
 
     from hpc_rl.envs.generators import seed_shared
 
     torch.manual_seed(job.seed)
-    seed_shared(job.seed, place.columns.start if place.columns else job.environment.columns, attempt)
+    seed_shared(job.seed, rank_spec.columns.start if rank_spec.columns else job.environment.columns, attempt)
 
 
 def _policy_maker(algorithm: Any, config: Any, spec: Any, precision: str, device: str) -> Callable[[], Any]:
@@ -169,7 +169,7 @@ def _environment(
     from hpc_rl.envs.make import make
 
     wanted = job.environment
-    # `_seat` has refused too many for training; an evaluation may well have fewer columns
+    # `_rank_context` has refused too many for training; an evaluation may well have fewer columns
     processes = Processes(min(wanted.processes, columns), job.resources.deadline_s / 2)
     kept.append(make(wanted.id, {**wanted.arguments, **(changes or {})}, columns, threads, processes))
     return kept[-1]
@@ -193,12 +193,12 @@ def _host() -> str:
     return os.environ.get("SLURMD_NODENAME") or os.uname().nodename
 
 
-def _row(place: Any) -> dict[str, Any]:
+def _row(rank_spec: Any) -> dict[str, Any]:
     """What one rank tells about itself; the table of all answers most questions about a slow start."""
     gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "all")
     cores = sorted(os.sched_getaffinity(0))
-    gpu = gpus if place.device == "accelerator" else ""
-    return {"rank": place.rank, "role": place.name, "host": _host(), "cores": cores, "gpu": gpu}
+    gpu = gpus if rank_spec.device == "accelerator" else ""
+    return {"rank": rank_spec.rank, "role": rank_spec.name, "host": _host(), "cores": cores, "gpu": gpu}
 
 
 def _table(rows: list[dict[str, Any]]) -> str:

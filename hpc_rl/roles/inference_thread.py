@@ -18,10 +18,10 @@ class InferenceThread:
         rank, waiting = context.rank_spec.rank, context.ports.waiting
         served = [p for p in context.plan.ranks if p.role == "env_worker" and p.peers[0] == rank]
         columns = range(served[0].columns.start, served[-1].columns.stop)
-        place = replace(context.rank_spec, role="actor", columns=columns, learns=False, device="cpu", peers=(rank,))
+        rank_spec = replace(context.rank_spec, role="actor", columns=columns, learns=False, device="cpu", peers=(rank,))
         ports = Ports(context.ports.link, Waiting(waiting.deadline_s, hosts=waiting.hosts))
         self.error: BaseException | None = None
-        self.context = replace(context, place=place, ports=ports)
+        self.context = replace(context, rank_spec=rank_spec, ports=ports)
         self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()
 

@@ -21,7 +21,7 @@ class Superseded(RuntimeError):
 
 @dataclass
 class CheckpointWriter:
-    """Writes checkpoints for one seat and remembers how long that blocked the learner."""
+    """Writes checkpoints for one rank and remembers how long that blocked the learner."""
 
     context: RankContext
     counters: Counters

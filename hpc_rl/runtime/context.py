@@ -1,4 +1,4 @@
-"""What every role starts from: its seat in the job, the running figures, and the reasons to stop."""
+"""What every role starts from: all that was settled for its rank, and the samplers and schemas made from that."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class RankContext:
 
     job: Job
     plan: Plan
-    place: RankSpec
+    rank_spec: RankSpec
     ports: Ports
     run: RunDir
     attempt: int
@@ -74,12 +74,12 @@ def schemas(policy: Policy, spec: Spec) -> tuple[Schema, Schema]:
     return recorded, {**recorded, "closed": closed}
 
 
-def learned_columns(plan: Plan, place: RankSpec) -> list[int]:
+def learned_columns(plan: Plan, rank_spec: RankSpec) -> list[int]:
     """The global columns whose experience this rank learns from: its own, or those of the ranks that send to it."""
-    if place.role != "learner":
-        return list(place.columns)
-    sending = [p for p in plan.ranks if p.rank in place.peers and p.role == "actor"]
-    serving = [p for p in plan.ranks if p.role == "env_worker" and p.peers == (place.rank,)]
+    if rank_spec.role != "learner":
+        return list(rank_spec.columns)
+    sending = [p for p in plan.ranks if p.rank in rank_spec.peers and p.role == "actor"]
+    serving = [p for p in plan.ranks if p.role == "env_worker" and p.peers == (rank_spec.rank,)]
     return [column for p in [*sending, *serving] for column in p.columns]
 
 

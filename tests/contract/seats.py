@@ -72,8 +72,8 @@ def left_over(ran: Ran) -> list[Path]:
 
 
 def _seat(ran: Ran, link: LocalLink, lock: threading.Lock, gpu: bool, resume: Any) -> RankContext:
-    job, place = ran.job, ran.plan.ranks[link.rank]
-    environment, device = job.environment, f"cuda:{place.index}" if gpu and place.learns else "cpu"
+    job, rank_spec = ran.job, ran.plan.ranks[link.rank]
+    environment, device = job.environment, f"cuda:{rank_spec.index}" if gpu and rank_spec.learns else "cpu"
     algorithm, config = jobs.algorithm(job.algorithm), jobs.method_config(job)
     spec = ran.spec
 
@@ -82,17 +82,17 @@ def _seat(ran: Ran, link: LocalLink, lock: threading.Lock, gpu: bool, resume: An
             torch.manual_seed(job.seed)
             policy = algorithm.policy(config, spec)
             policy.net.to(device)  # type: ignore[attr-defined]
-            ran.policies.setdefault(place.rank, []).append(policy)
+            ran.policies.setdefault(rank_spec.rank, []).append(policy)
             return policy
 
     def make_learner(*arguments: Any) -> Any:
-        ran.learners[place.rank] = algorithm.learner(*arguments)
-        return ran.learners[place.rank]
+        ran.learners[rank_spec.rank] = algorithm.learner(*arguments)
+        return ran.learners[rank_spec.rank]
 
     return RankContext(
         job=job,
         plan=ran.plan,
-        place=place,
+        rank_spec=rank_spec,
         ports=Ports(link, Waiting(DEADLINE_S / 2)),
         run=ran.run,
         attempt=0,

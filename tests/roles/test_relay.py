@@ -27,7 +27,9 @@ def seat_of(link: LocalLink) -> Any:
     ranks = [SimpleNamespace(rank=r, role="learner" if r == 0 else "actor", peers=()) for r in range(3)]
     plan = SimpleNamespace(learners=[0], ranks=ranks)
     ports = Ports(link, Waiting(10.0))
-    return cast(Any, SimpleNamespace(ports=ports, place=ranks[link.rank], plan=plan, nodes=[0, 1, 2], token="t-relay"))
+    return cast(
+        Any, SimpleNamespace(ports=ports, rank_spec=ranks[link.rank], plan=plan, nodes=[0, 1, 2], token="t-relay")
+    )
 
 
 @pytest.mark.parametrize("late", [0, 1, 2])

@@ -47,7 +47,7 @@ class ShardServer:
         run = create(folder, jobs.dumps(job)) if resume is None else checkpoint.RunDir(folder)
         context = SimpleNamespace(
             job=job, run=run, attempt=0, resume=resume, spec=describe("toy/catch", {}), save_s=0.0,
-            place=SimpleNamespace(rank=0, columns=range(0)), stop=lambda: False,
+            rank_spec=SimpleNamespace(rank=0, columns=range(0)), stop=lambda: False,
             plan=SimpleNamespace(ranks=[], evaluator=None, steps=1, learning_columns=2),
         )  # fmt: skip
         self.run, self.counters = run, Counters(2)

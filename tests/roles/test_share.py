@@ -96,7 +96,7 @@ def test_a_worker_without_samples_says_so(quorum: int) -> None:
         if link.rank == 0:
             learn = learner_of("ppo", spec)
             share = ParameterShard(learn, slice(0, learn.weights.data.numel()), quorum, 0)
-            desk = ShardServer(cast(Any, SimpleNamespace(ports=ports, place=SimpleNamespace(peers=(1,)))), share)
+            desk = ShardServer(cast(Any, SimpleNamespace(ports=ports, rank_spec=SimpleNamespace(peers=(1,)))), share)
             desk.open(0)
             for _ in range(16):
                 message = desk.gradients.get()
@@ -153,7 +153,9 @@ def test_one_worker_learns_as_it_would_alone(name: str, servers: int) -> None:
             learn = learners[link.rank]
             load_learner(learn, start)
             share = ParameterShard(learn, shard_slices(learn.weights.data.numel(), servers)[link.rank], 0, 0)
-            desk = ShardServer(cast(Any, SimpleNamespace(ports=ports, place=SimpleNamespace(peers=(servers,)))), share)
+            desk = ShardServer(
+                cast(Any, SimpleNamespace(ports=ports, rank_spec=SimpleNamespace(peers=(servers,)))), share
+            )
             desk.open(0)
             while share.version < steps:
                 desk.serve(desk.gradients.get())
