@@ -23,9 +23,9 @@ REPLY_SCHEMA = {
 
 
 def report_schema(sent: Schema, kept: int) -> Schema:
-    """Those leaves of a fragment that a `Counters` books, and ``kept`` numbers of the worker's own learner: kept.py."""
-    reduce_counters = {name: sent[name] for name in ("first", "version", "episode_return", "column", "start", "closed")}
-    return {**reduce_counters, "kept": Leaf((kept,), "float64", "fragment")} if kept else reduce_counters
+    """Those leaves of a fragment that `Counters` adds up, and ``kept`` numbers of the worker's own learner: worker_numbers.py."""
+    counted = {name: sent[name] for name in ("first", "version", "episode_return", "column", "start", "closed")}
+    return {**counted, "kept": Leaf((kept,), "float64", "fragment")} if kept else counted
 
 
 def score_layout(sets: int) -> Layout:
