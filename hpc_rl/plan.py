@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from hpc_rl.job import BadJob
+from hpc_rl.config import BadJob
 
 
 class WorldTooSmall(BadJob):

@@ -38,6 +38,11 @@ Array = NDArray[Any]
 Tree = dict[str, Array]
 """Leaf name -> array; the fragments that samplers fill, channels carry and segments store."""
 
+
+class NonFinite(ValueError):
+    """A state holds NaN or infinity; nothing of it was written."""
+
+
 Rows = Literal["step", "edge", "frame", "fragment"]
 
 

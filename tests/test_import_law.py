@@ -239,7 +239,16 @@ def test_methods_share_functions_and_not_lines() -> None:
 # Rooms from the ground up: a file imports from its own floor and from those below. What is not named (bench/, show.py,
 # status.py, run.py …) lies on the last floor but one.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("types.py", "config.py", "checking.py", "experience.py", "fragments.py", "devices.py", "launcher_variables.py"),
+    (
+        "types.py",
+        "config.py",
+        "settings.py",
+        "checking.py",
+        "experience.py",
+        "fragments.py",
+        "devices.py",
+        "launcher_variables.py",
+    ),
     ("formulas", "nets"),
     ("optim",),
     ("algorithms", "search"),

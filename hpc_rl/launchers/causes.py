@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 from hpc_rl.job import BadJob
 from hpc_rl.launchers.options import Options, kept
-from hpc_rl.storage.run_dir import BUDGET_SPENT, OUT_OF_TIME, RunDir
+from hpc_rl.settings import BUDGET_SPENT, OUT_OF_TIME
+from hpc_rl.storage.run_dir import RunDir
 from hpc_rl.storage.untrusted import Unreadable
 
 FINAL = ("cancelled", "STOP file", "budget")  # somebody wanted it to end

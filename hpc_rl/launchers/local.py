@@ -28,8 +28,9 @@ from hpc_rl.launchers.display import Display
 from hpc_rl.launchers.leftovers import clean_up, processes
 from hpc_rl.launchers.postmortem import first_failure, unfinished
 from hpc_rl.launchers.requests import Requests
+from hpc_rl.settings import BUDGET_SPENT, OUT_OF_TIME
 from hpc_rl.storage.rank_records import rank_records
-from hpc_rl.storage.run_dir import BUDGET_SPENT, OUT_OF_TIME, BadRun, RunDir
+from hpc_rl.storage.run_dir import BadRun, RunDir
 from hpc_rl.storage.untrusted import Unreadable, appended, read_end
 
 GRACE_S = 120.0  # between being asked to stop and being killed

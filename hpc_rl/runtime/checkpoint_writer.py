@@ -12,7 +12,7 @@ from hpc_rl.runtime.context import RankContext
 from hpc_rl.runtime.counters import Counters
 from hpc_rl.storage import checkpoint
 from hpc_rl.storage.run_dir import RunDir
-from hpc_rl.storage.states import NonFinite
+from hpc_rl.types import NonFinite
 
 
 class Superseded(RuntimeError):

@@ -13,7 +13,7 @@ from hpc_rl.algorithms.base import Algorithm, Policy
 from hpc_rl.envs.base import Environment
 from hpc_rl.experience import Experience
 from hpc_rl.fragments import allocate, trajectory_schema
-from hpc_rl.job import Job
+from hpc_rl.settings import Job
 from hpc_rl.optim.flat import StateDict
 from hpc_rl.plan import Plan, RankSpec
 from hpc_rl.runtime.judge import MakeEvaluation

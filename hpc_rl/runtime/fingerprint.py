@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hpc_rl.job import Job
+from hpc_rl.settings import Job
 from hpc_rl.types import Spec
 
 

@@ -16,7 +16,7 @@ from hpc_rl.runtime.counters import RECENT, Counters, ended
 from hpc_rl.runtime.learner_state import check_identical
 from hpc_rl.runtime.summary import steady
 from hpc_rl.runtime.training import Training
-from hpc_rl.storage.run_dir import BUDGET_SPENT, OUT_OF_TIME
+from hpc_rl.settings import BUDGET_SPENT, OUT_OF_TIME
 from hpc_rl.types import Array, Tree
 
 CHECK_EVERY = 100  # updates between comparisons of all ranks' parameters

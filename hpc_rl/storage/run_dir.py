@@ -15,8 +15,6 @@ from hpc_rl.storage.untrusted import Unreadable, created, read_end, read_json
 
 STATES = ("pending", "running", "stopped", "done", "failed")
 STOP_BYTES = 300  # of a STOP file that are read
-OUT_OF_TIME = "stopped: the allocation ends"  # the reason where the ranks saw by the clock that its end is near
-BUDGET_SPENT = "stopped: time limit of"  # how a reason begins when the job's own time limit ended it
 
 
 STATE_FIELDS = {"state": str, "env_steps": int, "updates": int, "attempt": int, "reason": str, "updated": float,

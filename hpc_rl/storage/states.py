@@ -12,17 +12,13 @@ import numpy as np
 
 from hpc_rl.devices import to_device, to_host
 from hpc_rl.storage.untrusted import Unreadable
-from hpc_rl.types import Array
+from hpc_rl.types import Array, NonFinite
 
 _MARK = "$array"
 _IN_FLIGHT = "state/sampler/"  # what environments returned last, whatever it was: a record, nothing that was learned
 _MAY_BE_NAN = ("episode_return", "episode_success")  # a replayed fragment has NaN where no episode ended
 
 Arrays = dict[str, tuple[Array, str]]  # key -> array, name of its type in torch
-
-
-class NonFinite(ValueError):
-    """The state holds NaN or infinity; nothing was written."""
 
 
 def encode(value: Any, key: str, arrays: Arrays) -> Any:

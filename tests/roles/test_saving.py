@@ -27,7 +27,7 @@ from hpc_rl.runtime.evaluation import Evaluation
 from hpc_rl.runtime.judge import Judgement
 from hpc_rl.storage import checkpoint
 from hpc_rl.storage.run_dir import create
-from hpc_rl.storage.states import NonFinite
+from hpc_rl.types import NonFinite
 
 TABLE = {
     "algorithm": "impala",

@@ -15,7 +15,8 @@ from hpc_rl.job import BadJob
 from hpc_rl.launchers import attempt as batch
 from hpc_rl.launchers.attempt import IDLE_RESTARTS
 from hpc_rl.launchers.causes import Ending, user
-from hpc_rl.storage.run_dir import BUDGET_SPENT, OUT_OF_TIME, BadRun, RunDir, create
+from hpc_rl.settings import BUDGET_SPENT, OUT_OF_TIME
+from hpc_rl.storage.run_dir import BadRun, RunDir, create
 
 RANKS = 3
 

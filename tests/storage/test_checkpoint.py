@@ -16,7 +16,7 @@ from hpc_rl.storage import checkpoint
 from hpc_rl.storage.checkpoint import CorruptCheckpoint, IncompatibleCheckpoint, NoUsableCheckpoint, SaveFailed
 from hpc_rl.storage.packing import from_bytes, to_bytes
 from hpc_rl.storage.run_dir import RunDir, create
-from hpc_rl.storage.states import NonFinite
+from hpc_rl.types import NonFinite
 
 
 @pytest.fixture
