@@ -89,7 +89,7 @@ def evaluate_run(
     film: list[Array] = []
     found = {}
     for name, exploration in (("greedy", 0.0), ("sampled", 1.0)):
-        sets = []
+        sets: list[list[Game]] = []
         for changes in job.evaluate.arguments or ({},):
             watch = film.append if video and name == "greedy" and not sets else None
             make_environment = _maker(job, changes)

@@ -100,4 +100,4 @@ def _weights(
         context.ports.waiting.until(lambda: subscriber.pull(version).version == version, what, orders.stopping)
         return subscriber.clock
 
-    return subscriber.newest if context.job.schedule == "free" else in_turn
+    return subscriber.pull if context.job.schedule == "free" else in_turn

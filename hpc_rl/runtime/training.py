@@ -62,7 +62,7 @@ def train(training: Training, fill: Callable[[], str | None], settle: Callable[[
         _announce(training)
         for _ in range(_due(training)):
             metrics = _update(training)
-        training.split.timed("learn", begin)
+        training.timings.timed("learn", begin)
         reason = settle(metrics, version)
     return reason
 

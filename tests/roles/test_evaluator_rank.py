@@ -54,7 +54,7 @@ def slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     (tmp_path / "slow_games.py").write_text(SLOW)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "slow_games", raising=False)
-    monkeypatch.setattr(seats, "Waiting", lambda deadline_s: Waiting(1.0))
+    monkeypatch.setattr(seats, "Waiting", lambda deadline_s: Waiting(3.0))
     return {
         "algorithm": "a2c",
         "topology": "allreduce",
