@@ -176,8 +176,7 @@ class Learner(base.Learner):
         rate = annealed(config.learning_rate, progress, config.anneal)
         clip = annealed(config.clip, progress, config.anneal_clip)
         self.optimizer.set_learning_rate(rate)
-        samples = self._samples(batch)
-        shuffle = np.random.default_rng([self.seed, self.round])
+        samples, shuffle = self._samples(batch), np.random.default_rng([self.seed, self.round])
         self.round += 1
         steps, kl = 0, 0.0
         for _ in range(config.epochs):
@@ -206,9 +205,8 @@ class Learner(base.Learner):
     def _kl(self, samples: Samples) -> float:
         """KL(π_old ‖ π) of the present weights, over the global batch."""
         output, value, _ = self.policy.net(samples.observation, samples.first, samples.carry)
-        return means(self.group, FIGURES, loss(self.config, output, value, self.policy.head, samples, 1.0, 0.0)[1])[
-            "kl"
-        ]
+        sums = loss(self.config, output, value, self.policy.head, samples, 1.0, 0.0)[1]
+        return means(self.group, FIGURES, sums)["kl"]
 
     def _epoch(
         self, samples: Samples, batch: Trajectory, shuffle: np.random.Generator, clip: float, kl_cost: float
@@ -228,10 +226,9 @@ class Learner(base.Learner):
 
     def _minibatches(self, batch: Trajectory, shuffle: np.random.Generator) -> list[Tensor]:
         """This rank's share of each global minibatch: indices into its flattened [T·b], or columns if recurrent."""
-        steps, columns = batch.action.shape[:2]
         if self.config.lstm:
-            return shuffled_columns(self.group, shuffle, columns, self.config.minibatches)
-        return shuffled_moves(self.group, shuffle, steps, columns, self.config.minibatches)
+            return shuffled_columns(self.group, shuffle, batch.action.shape[1], self.config.minibatches)
+        return shuffled_moves(self.group, shuffle, *batch.action.shape[:2], self.config.minibatches)
 
     def _samples(self, batch: Trajectory) -> Samples:
         """Advantages and targets of this rank's columns, advantages normalised over the global batch."""
