@@ -30,9 +30,9 @@ def measure() -> dict[str, float]:
     alone = _sampler(job, 1, 1e-9)
     move = _mover(alone)
     move()
-    alone.split.seconds["infer"] = 0.0
+    alone.timings.seconds["infer"] = 0.0
     move()
-    infer_s = alone.split.seconds["infer"] / STEPS
+    infer_s = alone.timings.seconds["infer"] / STEPS
     vector, alternating = (_mover(_sampler(job, lanes, infer_s)) for lanes in (1, 2))
     vector(), alternating()
     pairs = [(vector(), alternating()) for _ in range(PAIRS)]

@@ -48,7 +48,7 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
 def context(link: LocalLink, id: str, arguments: dict[str, Any], deadline_s: float = 20.0) -> Any:
     return SimpleNamespace(
         ports=Ports(link, Waiting(deadline_s)),
-        place=SimpleNamespace(peers=(0,), columns=SHARES[link.rank - 1], threads=1),
+        rank_spec=SimpleNamespace(peers=(0,), columns=SHARES[link.rank - 1], threads=1),
         spec=describe(id, arguments),
         job=SimpleNamespace(seed=3),
         resume=None,
