@@ -129,7 +129,7 @@ def _is_a(kind: Any, value: object) -> bool:
     base = _base(kind)
     if isinstance(value, bool):
         return base in (bool, object)
-    accepted = {float: (int, float), tuple: (list, tuple), dict: Mapping}.get(base, base)
+    accepted: Any = {float: (int, float), tuple: (list, tuple), dict: Mapping}.get(base, base)
     return isinstance(value, accepted)
 
 

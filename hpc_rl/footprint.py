@@ -185,14 +185,14 @@ class Rehearsal(Alone):
         return 1.0
 
 
-class LiveBytes(TorchDispatchMode):
+class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Bytes of all tensors that operations on the meta device made: alive now, and the most at once.
 
     Numbers that are read there are 1 (true), and tensors that are brought to the host hold zeros.
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.alive = self.most = 0
         self.given: list[torch.UntypedStorage] = []  # held: their addresses must not be used again
         self.known: set[int] = set()

@@ -102,7 +102,7 @@ def settled(ports: Ports, job: Job, spec: Spec, names: Sequence[str], where: str
     wanted = job.resources.precision
     if wanted != "auto" or not is_image(spec):
         return dict.fromkeys(filter(None, names), "fp32" if wanted == "auto" else wanted)
-    known = dict(job.resources.precisions)
+    known: dict[str, str] = {**job.resources.precisions}
     mine = names[ports.link.rank]
     if mine and mine not in known and names.index(mine) == ports.link.rank:
         known[mine] = faster_precision(spec, where)

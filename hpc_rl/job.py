@@ -112,8 +112,8 @@ def parse(table: Mapping[str, Any], name: str = "job") -> Job:
         if key not in known:
             raise BadJob(f"unknown key {key!r}" + nearest(str(key), known, "key"))
     hints = hints_of(Job)
-    head = {key: convert(key, table[key], hints[key]) for key in _HEAD if key in table}
-    sections = {key: build(kind, table.get(key, {}), key) for key, kind in _SECTIONS.items()}
+    head: dict[str, Any] = {key: convert(key, table[key], hints[key]) for key in _HEAD if key in table}
+    sections: dict[str, Any] = {key: build(kind, table.get(key, {}), key) for key, kind in _SECTIONS.items()}
     values = dataclasses.asdict(build(config_class(method), table.get(method, {}), method))
     job = replace(Job("", "", ""), **head, **sections, method=values)
     if not job.environment.id:

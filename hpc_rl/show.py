@@ -125,8 +125,8 @@ def _messages(figures: Figures) -> str:
             text = "summed over all learners at every optimiser step"
             rows.append((f"gradient{of}", _size(4 * (size + 2)), text))  # with the count, and the vote to stop
     if plan.evaluator is not None:
-        size = _size(figures.weights_message_bytes)
-        rows.append(("weights", size, "rank 0 → evaluator, one an evaluation; the mean return comes back"))
+        message = _size(figures.weights_message_bytes)
+        rows.append(("weights", message, "rank 0 → evaluator, one an evaluation; the mean return comes back"))
     if len(plan.ranks) == 1:
         rows.append(("none", "", "a single rank needs no MPI"))
     return _table(rows)

@@ -84,8 +84,8 @@ class Config:
     initial_std: Positive = 1.0  # σ of a box's actions at the start, in the scale of −1..1
 
     def experience(self) -> Experience:
-        parts = {"minibatches": self.minibatches, "split": "columns"}
-        return Experience(self.unroll, (Items("items", self.batch_columns),), passes=self.passes, **parts)
+        items = (Items("items", self.batch_columns),)
+        return Experience(self.unroll, items, passes=self.passes, minibatches=self.minibatches, split="columns")
 
 
 def loss(

@@ -94,8 +94,9 @@ class Config:
     initial_std: Positive = 1.0  # σ of a box's actions at the start, in the scale of −1..1
 
     def experience(self) -> Experience:
-        parts = {"minibatches": self.minibatches, "split": "columns" if self.lstm else "moves"}
-        return Experience(self.unroll, (Items("items", 0),), passes=self.epochs, **parts)
+        split: Literal["moves", "columns"] = "columns" if self.lstm else "moves"
+        items = (Items("items", 0),)
+        return Experience(self.unroll, items, passes=self.epochs, minibatches=self.minibatches, split=split)
 
 
 @dataclass(frozen=True)
@@ -228,7 +229,8 @@ class Learner(base.Learner):
         """This rank's share of each global minibatch: indices into its flattened [T·b], or columns if recurrent."""
         if self.config.lstm:
             return shuffled_columns(self.group, shuffle, batch.action.shape[1], self.config.minibatches)
-        return shuffled_moves(self.group, shuffle, *batch.action.shape[:2], self.config.minibatches)
+        steps, columns = batch.action.shape[:2]
+        return shuffled_moves(self.group, shuffle, steps, columns, self.config.minibatches)
 
     def _samples(self, batch: Trajectory) -> Samples:
         """Advantages and targets of this rank's columns, advantages normalised over the global batch."""

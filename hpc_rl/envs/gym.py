@@ -152,14 +152,14 @@ class Gym:
 
     def _success(self, info: dict[str, Any]) -> Array:
         known = self._ended & info[f"_{SUCCESS}"]
-        return np.where(known, info[SUCCESS], np.nan).astype(np.float32)  # type: ignore[no-any-return]
+        return np.where(known, info[SUCCESS], np.nan).astype(np.float32)
 
     def _native(self, action: Array) -> Array:
         """What the policy chose, as the environment counts, scales and shapes it."""
         space = self._vector.single_action_space
         if self._scaled is None:
             native = action + getattr(space, "start", 0)  # MultiBinary has no start
-            return native.reshape(self.columns, *space.shape).astype(space.dtype, copy=False)  # type: ignore[no-any-return]
+            return native.reshape(self.columns, *space.shape).astype(space.dtype, copy=False)
         middle, half, low, high = self._scaled
         scaled = middle + half * np.clip(action.reshape(self.columns, *space.shape).astype(space.dtype), low, high)
         return np.clip(scaled, space.low, space.high)  # type: ignore[no-any-return]  # rounding

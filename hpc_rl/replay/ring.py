@@ -177,7 +177,8 @@ class Ring:
         undecided = (begins & ~known & (end == NEVER)).any(1)
         kind.checked = low + int(undecided.argmax()) if undecided.any() else rows.end
         if self.annotate and new.any():
-            self._annotate(kind, *np.nonzero(new), low)
+            row, column = np.nonzero(new)
+            self._annotate(kind, row, column, low)
 
     def _annotate(self, kind: Kind, row: Array, column: Array, low: int) -> None:
         """Store what ``annotate`` says of the items that begin at rows low + ``row`` [n] of ``column`` [n]."""

@@ -13,7 +13,6 @@ from hpc_rl.algorithms.base import Algorithm, Policy
 from hpc_rl.envs.base import Environment
 from hpc_rl.experience import Experience
 from hpc_rl.fragments import allocate, trajectory_schema
-from hpc_rl.settings import Job
 from hpc_rl.optim.flat import StateDict
 from hpc_rl.plan import Plan, RankSpec
 from hpc_rl.runtime.judge import MakeEvaluation
@@ -21,6 +20,7 @@ from hpc_rl.samplers.base import Timings, episode_seeds, streams
 from hpc_rl.samplers.central import Central, Remote
 from hpc_rl.samplers.lanes import Lane
 from hpc_rl.samplers.vector import Vector
+from hpc_rl.settings import Job
 from hpc_rl.storage.run_dir import RunDir
 from hpc_rl.transport.ports import Ports
 from hpc_rl.types import Array, Leaf, Schema, Spec, Tree

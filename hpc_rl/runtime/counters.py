@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from hpc_rl.settings import Job
 from hpc_rl.runtime.context import RankContext
 from hpc_rl.runtime.fingerprint import fingerprint
 from hpc_rl.runtime.schedule import schedule
-from hpc_rl.settings import BUDGET_SPENT, OUT_OF_TIME
+from hpc_rl.settings import BUDGET_SPENT, OUT_OF_TIME, Job
 from hpc_rl.types import Array, Tree
 
 RECENT = 100  # training episodes whose mean return is reported

@@ -23,7 +23,7 @@ REPLY_SCHEMA = {
 
 
 def report_schema(sent: Schema, kept: int) -> Schema:
-    """Those leaves of a fragment that `Counters` adds up, and ``kept`` numbers of the worker's own learner: worker_numbers.py."""
+    """Leaves of a fragment that `Counters` adds up, and ``kept`` numbers of the worker's learner: worker_numbers.py."""
     counted = {name: sent[name] for name in ("first", "version", "episode_return", "column", "start", "closed")}
     return {**counted, "kept": Leaf((kept,), "float64", "fragment")} if kept else counted
 

@@ -55,6 +55,6 @@ def _recorder(context: RankContext, schema: Schema, columns: Array, name: str) -
         context.attempt,
         output.segment_bytes,
         output.segment_s,
-        output.compression,  # type: ignore[arg-type]  # job.py checked it
+        output.compression,
         {"job": context.job.name, "environment": context.job.environment.id, "seed": context.job.seed},
     )

@@ -154,8 +154,8 @@ def act(lanes: Sequence[Lane], version: int, timings: Timings) -> None:
         return to_device(arrays[0] if len(arrays) == 1 else np.concatenate(arrays), device)
 
     names = ("observation", "first", "reward")
-    rows = (together([getattr(lane, name) for lane in lanes]) for name in names)
-    step = Step(*rows, state=_rules_state(lanes, device))
+    observation, first, reward = (together([getattr(lane, name) for lane in lanes]) for name in names)
+    step = Step(observation, first, reward, _rules_state(lanes, device))
     noise = together([lane.noise[lane.row] for lane in lanes])
     carry = {name: torch.cat([lane.carry[name] for lane in lanes]) for name in policy.carry}
     exploration = torch.cat([lane.exploration for lane in lanes])
