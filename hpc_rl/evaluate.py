@@ -74,7 +74,8 @@ def evaluate_run(
     Where the best is damaged, ``warn`` gets a sentence and the newest good one is played.
 
     Raises:
-        BadRun, NoUsableCheckpoint, Torn, Misfit: no run, no checkpoint that can be read, or one of another job.
+        BadRun, NoUsableCheckpoint, CorruptCheckpoint, IncompatibleCheckpoint: no run, no checkpoint that can be read,
+            or one of another job.
     """
     directory = open_run(run)
     job = jobs.load(directory.job_file)

@@ -29,7 +29,7 @@ def make_context(folder: Path, link: Any, stop: StopFlag) -> RankContext:
     """Everything that is decided once per attempt: rank 0 decides, the others hear it as JSON.
 
     Raises:
-        BadJob, BadEnvironment, NoUsableCheckpoint, Misfit: see there; the sentence is for the user.
+        BadJob, BadEnvironment, NoUsableCheckpoint, IncompatibleCheckpoint: see there; the sentence is for the user.
     """
     from hpc_rl import job as jobs
     from hpc_rl.storage.run_dir import open_run
@@ -147,7 +147,7 @@ def _policy_maker(algorithm: Any, config: Any, spec: Any, precision: str, device
 
 
 def _resumed(run: Any, file: str | None, job: Any, spec: Any) -> Any:
-    """State and meta of the checkpoint to go on from, None for none. Raises Misfit: it is another job's."""
+    """State and meta of the checkpoint to go on from, None for none. Raises IncompatibleCheckpoint."""
     from hpc_rl.runtime.fingerprint import fingerprint
     from hpc_rl.storage import checkpoint
 

@@ -33,7 +33,8 @@ def playable(algorithm: Algorithm, config: Any, spec: Spec, expected: Mapping[st
     """A check for `checkpoint.newest` that the weights are those of this job's policy; no learner is needed to play.
 
     The check raises:
-        Torn: weights are missing, or of another shape or kind. Misfit: it was written by another job.
+        CorruptCheckpoint: weights are missing, or of another shape or kind.
+        IncompatibleCheckpoint: it was written by another job.
     """
 
     def check(state: StateDict, meta: Mapping[str, Any]) -> None:
@@ -56,7 +57,8 @@ def usable(
     ``expected`` is what the job must agree on; ``columns`` are those whose samplers the checkpoint has to hold, if any.
 
     The check raises:
-        Torn: something is missing, or has another shape or kind. Misfit: it was written by another job.
+        CorruptCheckpoint: something is missing, or has another shape or kind.
+        IncompatibleCheckpoint: it was written by another job.
     """
 
     def check(state: StateDict, meta: Mapping[str, Any]) -> None:

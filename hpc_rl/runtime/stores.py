@@ -16,7 +16,8 @@ def store_of(context: RankContext, schema: Schema, group: Group) -> Store:
     """Filled from the checkpoint where it has a part for this rank.
 
     Raises:
-        Misfit: what was replayed was saved by another number of ranks, whose columns it cannot be dealt to.
+        IncompatibleCheckpoint: what was replayed was saved by another number of ranks, to whose columns it cannot be
+            dealt.
     """
     annotate = partial(context.algorithm.annotate, context.config) if context.algorithm.annotate else None
     key, columns = (context.job.seed, context.rank_spec.columns.start), len(context.rank_spec.columns)

@@ -97,8 +97,8 @@ def load(path: Path) -> tuple[StateDict, dict[str, Any]]:
     """(state, meta) with every array as a torch tensor in memory.
 
     Raises:
-        Torn: a checksum does not match, or the file is incomplete.
-        Misfit: it was written by a version with another format.
+        CorruptCheckpoint: a checksum does not match, or the file is incomplete.
+        IncompatibleCheckpoint: it was written by a version with another format.
     """
     try:
         with reading(path) as source:
@@ -126,11 +126,11 @@ def newest(
     ``set_aside``: torn ones that are newer get the suffix .torn, for a run that goes on from an older one counts its
     updates from there, and `prune` must not take a torn file with a higher number for the newest.
 
-    ``check`` looks at what was read, and raises Torn where the run could not go on with it.
+    ``check`` looks at what was read, and raises CorruptCheckpoint where the run could not go on with it.
 
     Raises:
         NoUsableCheckpoint: there are some and all are torn.
-        Misfit: the newest intact one has another format, or is of another job.
+        IncompatibleCheckpoint: the newest intact one has another format, or is of another job.
     """
     paths, torn = _numbered(run), list[Path]()
     for path in reversed(paths):
@@ -152,7 +152,10 @@ def newest(
 
 
 def examined(path: Path, check: Callable[[StateDict, Mapping[str, Any]], None]) -> tuple[StateDict, dict[str, Any]]:
-    """`load`, then ``check``; what that refuses is Torn and names the file. Raises Torn, Misfit."""
+    """`load`, then ``check``; what that refuses is a CorruptCheckpoint that names the file.
+
+    Raises CorruptCheckpoint, IncompatibleCheckpoint.
+    """
     state, meta = load(path)
     try:
         check(state, meta)
@@ -204,7 +207,7 @@ def check_compatible(expected: Mapping[str, Any], found: Mapping[str, Any], pref
     """Compare what the job needs (shapes, environment, …) with what the checkpoint's meta says.
 
     Raises:
-        Misfit: names the first key that differs, with both values.
+        IncompatibleCheckpoint: names the first key that differs, with both values.
     """
     for key in [*expected, *(key for key in found if key not in expected)]:
         ours, theirs = _comparable(expected.get(key, "absent")), _comparable(found.get(key, "absent"))

@@ -106,7 +106,7 @@ def test_a_controller_that_is_away_for_a_moment_is_asked_again(box: Box) -> None
 def test_a_job_that_cannot_be_requeued_fails_and_its_run_is_told(box: Box, answers: tuple[str, ...]) -> None:
     box.stub("scontrol", *answers)
     assert box.end("again")[0] == 1
-    assert " batch stuck " in box.calls("py")[-1].replace("hpc_rl.launchers.", "") and not box.calls("sbatch")
+    assert " attempt stuck " in box.calls("py")[-1].replace("hpc_rl.launchers.", "") and not box.calls("sbatch")
 
 
 def test_where_jobs_are_not_requeued_a_new_one_follows(box: Box) -> None:
@@ -115,7 +115,7 @@ def test_where_jobs_are_not_requeued_a_new_one_follows(box: Box) -> None:
     assert box.end("again")[0] == 0
     (sent,) = box.calls("sbatch")
     assert "--dependency=afterany:7" in sent and sent.endswith("job.sbatch a b")
-    assert any("batch note" in call and "--job 13 --token 7-1-" in call for call in box.calls("py"))
+    assert any("attempt note" in call and "--job 13 --token 7-1-" in call for call in box.calls("py"))
 
 
 def test_nothing_is_done_for_an_attempt_that_was_superseded(box: Box) -> None:
@@ -131,7 +131,7 @@ def test_the_end_of_a_chain_takes_its_successor_back(box: Box, verdict: str, cod
     box.stub("sbatch", "0 13")
     assert box.end(verdict, "chain", array=True)[0] == code
     assert box.calls("scancel") == ["scancel 13_4"]
-    assert any("batch note" in call and "--job 13_4 --token" in call for call in box.calls("py"))
+    assert any("attempt note" in call and "--job 13_4 --token" in call for call in box.calls("py"))
     assert "--dependency=afternotok:6_4" in box.calls("sbatch")[0] and "--array=4" in box.calls("sbatch")[0]
 
 
@@ -163,7 +163,7 @@ def test_a_chain_without_successor_fails(box: Box) -> None:
     box.stub("scontrol", "1 ")
     box.stub("sbatch", "1 ")
     assert box.end("again", "chain")[0] == 1
-    assert "batch stuck" in box.calls("py")[-1]
+    assert "attempt stuck" in box.calls("py")[-1]
 
 
 ENDING = "JobId=7 JobState=COMPLETING Reason=None Requeue=1 Restarts=1 BatchFlag=1"

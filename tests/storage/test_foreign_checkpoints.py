@@ -63,7 +63,7 @@ def text(file: Any, tree: Any) -> None:
 
 
 def refused(run: RunDir, change: Callable[[Any], None], match: str) -> None:
-    """A checkpoint after ``change`` is Torn, by itself and as the newest, and the older one is taken."""
+    """A checkpoint after ``change`` is corrupt, by itself and as the newest, and the older one is taken."""
     older = checkpoint.save(run, 1, {"w": torch.from_numpy(WEIGHTS)}, {"n": 1})
     newer = checkpoint.save(run, 2, {"w": torch.from_numpy(WEIGHTS)}, {"n": 2})
     with h5py.File(newer, "r+") as file:
@@ -151,7 +151,7 @@ def peak_bytes(paths: list[Path]) -> int:
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\nbefore = peak()\n"
         "for path in sys.argv[1:]:\n"
         "    try: checkpoint.load(Path(path)); sys.exit(path + ' was taken')\n"
-        "    except checkpoint.Torn: pass\n"
+        "    except checkpoint.CorruptCheckpoint: pass\n"
         "print(peak() - before)"
     )
     done = subprocess.run([sys.executable, "-c", code, *map(str, paths)], capture_output=True, text=True, check=False)
