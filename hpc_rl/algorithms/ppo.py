@@ -124,9 +124,7 @@ class Samples:
 
 def _taken(rows: Tensor, index: Tensor) -> Tensor:
     """Rows ``index`` [m]; images by whole runs of memory, six times faster than element by element."""
-    if rows.dim() < 4:
-        return rows.index_select(0, index)
-    return rows.movedim(1, -1).index_select(0, index).movedim(-1, 1)
+    return rows.index_select(0, index) if rows.dim() < 4 else rows.movedim(1, -1).index_select(0, index).movedim(-1, 1)
 
 
 def loss(
