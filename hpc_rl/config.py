@@ -1,11 +1,11 @@
 """Types of configuration values. A field's type hint states all that is checked (checking.py)::
 
-unroll: PositiveInt = 20                                  a whole number >= 1
-decay: Annotated[float, Range(0, 1, open_high=True)]      a number >= 0 and < 1
-loss: Literal["mean", "sum"] = "mean"                     a choice
-hidden: tuple[PositiveInt, ...] = (64, 64)                a list, each item in its own range
-target: float | None = None                               may be left out; TOML has no word for None
-names: dict[str, str]                                     a table; of dict[str, Any] anything that TOML can hold
+    unroll: PositiveInt = 20                                  a whole number >= 1
+    decay: Annotated[float, Range(0, 1, open_high=True)]      a number >= 0 and < 1
+    loss: Literal["mean", "sum"] = "mean"                     a choice
+    hidden: tuple[PositiveInt, ...] = (64, 64)                a list, each item in its own range
+    target: float | None = None                               may be left out; TOML has no word for None
+    names: dict[str, str]                                     a table; of dict[str, Any] anything that TOML can hold
 """
 
 from __future__ import annotations
