@@ -1,4 +1,6 @@
-"""Types of configuration values. A field's type hint states all that is checked (checking.py)::
+"""Types of configuration values.
+
+A field's type hint states all that checking.py checks::
 
     unroll: PositiveInt = 20                                  a whole number >= 1
     decay: Annotated[float, Range(0, 1, open_high=True)]      a number >= 0 and < 1

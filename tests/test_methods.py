@@ -55,14 +55,11 @@ ALGORITHM = "a value"
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty folder in place of algorithms/; what is imported from there is forgotten again."""
+    """An empty folder of methods; a method foo that is imported from there is forgotten again."""
     monkeypatch.setattr(methods, "FOLDER", tmp_path)
-    monkeypatch.setattr(hpc_rl.algorithms, "__path__", [str(tmp_path)])
-    before = set(sys.modules)
+    monkeypatch.setattr(hpc_rl.algorithms, "__path__", [str(tmp_path), *hpc_rl.algorithms.__path__])
     yield tmp_path
-    for name in set(sys.modules) - before:
-        if name.startswith("hpc_rl.algorithms."):
-            del sys.modules[name]
+    sys.modules.pop("hpc_rl.algorithms.foo", None)
 
 
 def refused(text: str) -> str:

@@ -10,6 +10,7 @@ import sys
 from dataclasses import fields
 from typing import Any, Literal, get_args, get_origin
 
+import numpy as np
 import pytest
 from batches import NAMES, config_of, sampled
 
@@ -50,9 +51,10 @@ def variants(name: str) -> list[dict[str, Any]]:
 def test_every_config_field_is_read(name: str) -> None:
     read: set[str] = set()
     spec, _ = sampled(name, "toy/catch", 0)
-    for values in [*variants(name), {**variants(name)[0], "lstm": 4, "replay": 0.5}]:
+    for values in [*variants(name), {**variants(name)[0], "lstm": 4, "replay": 0.5, "target_every": 1}]:
         config, algorithm = Recording(values, read), jobs.algorithm(name)
         experience = algorithm.config.experience(config)
+        algorithm.exploration(config, np.arange(2), 2, 0.5)
         learner = algorithm.learner(config, spec, algorithm.policy(config, spec), Alone())
         for batch in sampled(name, "toy/catch", 2, config=config)[1]:
             learner.update({items.name: batch for items in experience.items}, 0.5)
