@@ -51,7 +51,7 @@ from hpc_rl.nets.actions import ActionDistribution
 from hpc_rl.nets.actor_critic import ActorCritic, StochasticPolicy
 from hpc_rl.nets.normalizers import Normalizers
 from hpc_rl.optim.flat import StateDict, flatten
-from hpc_rl.optim.group import Group, means, shuffled_columns, shuffled_moves
+from hpc_rl.optim.group import Group, means, shared_seed, shuffled_columns, shuffled_moves
 from hpc_rl.optim.optimizers import annealed, make_optimizer
 from hpc_rl.types import Leaf, Schema, Spec, Trajectory, UpdateResult
 
@@ -166,9 +166,7 @@ class Learner(base.Learner):
         self.optimizer = make_optimizer(self.weights, "adam", config.learning_rate, config.epsilon, 0.999, 0.9)
         self.optimizers = {"weights": self.optimizer}
         self.normalizers = Normalizers(policy.net.standardize, config.normalize_reward)
-        shared = torch.randint(2**31, (1,)).double()
-        group.broadcast_(shared)
-        self.seed, self.round, self.kl_cost = int(shared), 0, config.kl_cost
+        self.seed, self.round, self.kl_cost = shared_seed(group), 0, config.kl_cost
 
     def update(self, batches: Mapping[str, Trajectory], progress: float) -> UpdateResult:
         config, batch = self.config, batches["items"]

@@ -13,6 +13,7 @@ from math import inf
 from typing import Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from hpc_rl.devices import to_device
@@ -99,6 +100,13 @@ class Alone:
         norm, self.stop, taken = finish(optimizer, max_norm, scale)
         self.taken, self.dropped = self.taken + taken, self.dropped + (not norm < inf)
         return norm
+
+
+def shared_seed(group: Group) -> int:
+    """31 bits from the first member's torch generator, the same on every member. Collective."""
+    seed = torch.randint(2**31, (1,), device="cpu").double()
+    group.broadcast_(seed)
+    return int(seed)
 
 
 def means(group: Group, names: Sequence[str], sums: Tensor) -> dict[str, float]:
