@@ -24,7 +24,7 @@ from hpc_rl.transport.ports import Ports
 from hpc_rl.transport.waiting import Waiting
 from hpc_rl.types import Trajectory
 
-JOB = SimpleNamespace(algorithm="ppo", budget=SimpleNamespace(env_steps=1000))
+JOB = SimpleNamespace(algorithm="ppo", budget=SimpleNamespace(env_steps=1000, updates=0))
 SEAT = cast(Any, SimpleNamespace(job=JOB, resume=None))
 
 

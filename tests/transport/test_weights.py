@@ -24,9 +24,9 @@ WRITER = """
 import sys, time
 from pathlib import Path
 import numpy as np
-from hpc_rl.transport.weights import Weights
+from hpc_rl.transport.weights import SharedWeights
 from hpc_rl.types import Clock
-weights = Weights(Path(sys.argv[1]), int(sys.argv[2]), create=False)
+weights = SharedWeights(Path(sys.argv[1]), int(sys.argv[2]), create=False)
 version, end = 0, time.monotonic() + 20
 while time.monotonic() < end:
     version += int(sys.argv[3])
