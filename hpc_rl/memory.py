@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hpc_rl import job as jobs
+from hpc_rl.bench.batches import learning_together
 from hpc_rl.envs.column_shares import split_columns
 from hpc_rl.envs.make import describe
 from hpc_rl.experience import Experience
@@ -12,6 +13,7 @@ from hpc_rl.footprint import Footprint, footprint
 from hpc_rl.fragments import fragment_bytes
 from hpc_rl.job import Job
 from hpc_rl.plan import Plan, RankSpec
+from hpc_rl.replay.stores import store_bytes
 from hpc_rl.runtime.messages import weights_layout
 from hpc_rl.samplers.base import EVALUATED_TOGETHER
 from hpc_rl.transport.layout import Layout
@@ -56,22 +58,22 @@ class Figures:
 
     @property
     def step_bytes(self) -> float:
-        """One env step on disk before compression, and in a replay: its observation is a single frame."""
+        """One env step on disk before compression."""
         longer, shorter = (fragment_bytes(self.method.recorded, t, 1, self.spec.stack) for t in (1001, 1))
         return (longer - shorter) / 1000
 
     @property
-    def replay_bytes(self) -> float:
-        """The newest env steps that one learning rank replays from."""
-        together = 1 if self.plan.of("parameter_server") else len(self.plan.learners)
-        return self.experience.capacity * self.step_bytes / together
+    def replay_bytes(self) -> int:
+        """What one learning rank replays from, in memory and in a checkpoint. Raises Unreplayable."""
+        together = learning_together(self.plan)
+        return store_bytes(self.experience, self.method.recorded, self.spec, self.columns, together)
 
 
 def gather(job: Job) -> Figures:
     """Plan, environment and method of a job.
 
     Raises:
-        BadJob, BadEnvironment, Unsuited: it cannot be planned, the environment not be made, or not be learned.
+        BadJob, BadEnvironment, Unsuited, Unreplayable: no plan, environment, method for it, or replay can be made.
     """
     plan = jobs.topology(job.topology).plan(job)
     spec = describe(job.environment.id, job.environment.arguments)

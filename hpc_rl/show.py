@@ -24,7 +24,7 @@ def render(job: Job, nodes: int = 1) -> str:
     """The page.
 
     Raises:
-        BadJob, BadEnvironment, Unsuited: it cannot be planned, the environment not be made, or not be learned.
+        BadJob, BadEnvironment, Unsuited, Unreplayable: no plan, environment, method for it, or replay can be made.
     """
     figures = gather(job)
     parts = [_head(figures), _network(figures), _ranks(figures.plan, nodes), _messages(figures), _memory(figures)]
@@ -155,7 +155,7 @@ def _files(figures: Figures) -> str:
     size = f"{_size(whole)} uncompressed" + (f", about {_size(whole / ATARI_RATIO)} as written" if atari else "")
     recording = sum(1 for rank in figures.plan.ranks if rank.columns) if output.record else 0
     every = min(output.segment_s, job.checkpoint.interval_s)
-    replay = figures.experience.capacity * figures.step_bytes
+    replay = figures.replay_bytes * len(figures.plan.learners)
     checkpoint = figures.method.checkpoint_bytes + replay
     free = shutil.disk_usage(Path.cwd()).free
     rows = [("files", "", "")]

@@ -105,7 +105,7 @@ class Learner(base.Learner):
         batch = batches["items"]
         x = batch.observation[:-1]
         if self.config.read:
-            [float(row) for row in x.flatten().tolist()]
+            x = x[x > 0]
         for optimizer in self.optimizers.values():
             loss = self.temperature(self.policy.net[0](x).square().sum()[None]).sum()  # type: ignore[index]
             self.group.apply_gradients(optimizer, loss, int(batch.valid.sum()), 1.0)

@@ -128,6 +128,20 @@ def test_message_bytes_by_hand() -> None:
     assert figures.method.checkpoint_bytes == 4 * (3 * parameters + 1)  # Adam's two moments and its count of steps
 
 
+def test_a_replay_by_hand() -> None:
+    """One frame, first, action, reward, discount, version, start and gap of a row, and how long its item is."""
+    table = {"algorithm": "dqn", "topology": "solo", "environment": {"id": "CartPole-v1", "columns": 4}}
+    job = jobs.parse({**table, "dqn": {"unroll": 4, "capacity": 1000, "min_size": 100, "batch_size": 32, "n_step": 3}})
+    figures = gather(job)
+    row = 4 * 4 + 1 + 8 + 4 + 4 + 8 + 8 + 1 + 4
+    assert figures.replay_bytes == (250 + 4 + 2) * 4 * row
+    assert budget(figures, figures.plan.ranks[0])["replay"] == figures.replay_bytes
+    text = render(job)
+    assert "32 items of 3 moves per update, 8 drawn for each env step" in text
+    assert "replay of 1,000 env steps, learning from 100 on" in text and "learner's target" in text
+    assert figures.method.own["target"] == figures.method.parameters
+
+
 # Largest resident memory in MiB of real runs on two cores (torch 2.13 for the CPU, MPICH 5.0).
 MEASURED = [
     (CATCH, "learner", 357),

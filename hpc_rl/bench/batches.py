@@ -18,12 +18,16 @@ def batch_shapes(experience: Experience, plan: Plan) -> dict[str, tuple[int, int
 
     Whole episodes are as long as it happens: they are taken to be as long as a fragment, one in each column.
     """
-    together = 1 if plan.of("parameter_server") else len(plan.learners)
-    shapes = {}
+    together, shapes = learning_together(plan), {}
     for items in experience.items:
         drawn = max(1, items.batch_size // together) if items.length and items.batch_size else plan.learning_columns
         shapes[items.name] = (items.length or plan.steps, drawn)
     return shapes
+
+
+def learning_together(plan: Plan) -> int:
+    """Learners that share out a batch; a parameter server's workers learn alone."""
+    return 1 if plan.of("parameter_server") else len(plan.learners)
 
 
 def reuse(experience: Experience) -> float:

@@ -12,14 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from math import floor
+from math import floor, prod
 
 import numpy as np
 
 from hpc_rl.experience import Experience, Items
 from hpc_rl.optim.flat import StateDict
 from hpc_rl.replay.base import Batches
-from hpc_rl.replay.rows import Rows, Unreplayable
+from hpc_rl.replay.rows import Rows, Unreplayable, row_leaves
 from hpc_rl.samplers.base import PURPOSES
 from hpc_rl.types import Array, Schema, Spec, Tree
 
@@ -66,9 +66,7 @@ class Ring:
     ) -> None:
         self.experience, self.shards, self.annotate = experience, shards, annotate
         self.seed, self.first_column = key
-        self.kept = experience.capacity // (columns * shards)  # moves per column that items may cover
-        _check(experience, columns * shards, self.kept)
-        slots = self.kept + experience.unroll + 2 * spec.stack  # no insertion overwrites what may be drawn before it
+        self.kept, slots = _room(experience, columns * shards, spec.stack)  # moves per column that items may cover
         self.rows = Rows(schema, spec, columns, slots)
         self.kinds = [
             Kind(
@@ -227,6 +225,26 @@ def _part(items: Items, shards: int, shard: int) -> int:
             f"use a batch of at least {shards}, or fewer ranks"
         )
     return items.batch_size * (shard + 1) // shards - items.batch_size * shard // shards
+
+
+def ring_bytes(schema: Schema, spec: Spec, columns: int, experience: Experience, shards: int) -> int:
+    """Memory of such a `Ring`, without what ``annotate`` notes. Raises Unreplayable as it does."""
+    _, slots = _room(experience, columns * shards, spec.stack)
+    for items in experience.items:
+        _part(items, shards, 0)
+    row = sum(prod(shape) * np.dtype(dtype).itemsize for shape, dtype in row_leaves(schema).values())
+    return slots * columns * (row + len(experience.items) * np.dtype(np.int32).itemsize)
+
+
+def _room(experience: Experience, columns: int, stack: int) -> tuple[int, int]:
+    """Moves that items may cover of each of all ``columns``, and slots for them: no insertion overwrites these.
+
+    Raises:
+        Unreplayable: they do not hold an item behind a fragment.
+    """
+    kept = experience.capacity // columns
+    _check(experience, columns, kept)
+    return kept, kept + experience.unroll + 2 * stack
 
 
 def _check(experience: Experience, columns: int, kept: int) -> None:

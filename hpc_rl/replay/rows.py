@@ -21,26 +21,35 @@ class Unreplayable(ValueError):
     """This experience cannot be kept and drawn again; the message names why and the remedy."""
 
 
-class Rows:
-    """The newest rows of b columns that step together.
+def row_leaves(schema: Schema) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Leaf -> (shape, dtype) of what is kept of a row of one column.
 
     Raises:
         Unreplayable: the policy has a carry, which is known before row 0 of a fragment only.
     """
+    if carried := [name for name in schema if name.startswith("carry/")]:
+        raise Unreplayable(
+            f"{carried[0]} cannot be replayed, for an item may begin in the middle of a fragment; "
+            "remember it in the policy's extras"
+        )
+    kept = ["observation", "first", *_moves(schema)]
+    leaves: dict[str, tuple[tuple[int, ...], str]] = {name: (schema[name].shape, schema[name].dtype) for name in kept}
+    return leaves | {"start": ((), "int64"), "gap": ((), "bool")}  # env steps of the column before the row; see above
+
+
+def _moves(schema: Schema) -> list[str]:
+    return [name for name in schema if name in MOVES or name.startswith("extras/")]
+
+
+class Rows:
+    """The newest rows of b columns that step together. Raises Unreplayable as `row_leaves` does."""
 
     def __init__(self, schema: Schema, spec: Spec, columns: int, slots: int) -> None:
-        if carried := [name for name in schema if name.startswith("carry/")]:
-            raise Unreplayable(
-                f"{carried[0]} cannot be replayed, for an item may begin in the middle of a fragment; "
-                "remember it in the policy's extras"
-            )
         self.stack, self.padding, self.width, self.slots = spec.stack, spec.padding, columns, slots
         self.end = -1  # the newest row; the moves before it are complete
         self.column = np.zeros(0, np.int32)  # [b], known from the first fragment on
-        self.moves = [name for name in schema if name in MOVES or name.startswith("extras/")]
-        kinds = {name: (schema[name].shape, schema[name].dtype) for name in ("observation", "first", *self.moves)}
-        kinds |= {"start": ((), "int64"), "gap": ((), "bool")}  # env steps of the column before the row; see above
-        self.data = {name: np.zeros((slots, columns, *shape), dtype) for name, (shape, dtype) in kinds.items()}
+        self.moves, leaves = _moves(schema), row_leaves(schema)
+        self.data = {name: np.zeros((slots, columns, *shape), dtype) for name, (shape, dtype) in leaves.items()}
         self.flat = {name: x.reshape(slots * columns, *x.shape[2:]) for name, x in self.data.items()}
 
     def append(self, tree: Tree) -> int:

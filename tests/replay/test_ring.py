@@ -14,7 +14,7 @@ from columns import EXTRAS, Column, columns_of, fragment, schema_of, spec_of
 
 from hpc_rl.experience import Experience, Items
 from hpc_rl.fragments import trajectory
-from hpc_rl.replay.ring import Ring
+from hpc_rl.replay.ring import Ring, ring_bytes
 from hpc_rl.replay.rows import Unreplayable
 from hpc_rl.storage.packing import from_bytes, to_bytes
 from hpc_rl.types import Array, Leaf, Spec, Trajectory, Tree
@@ -339,3 +339,15 @@ def test_what_cannot_be_replayed_is_refused() -> None:
     with pytest.raises(ValueError, match="do not step together"):
         ring.insert(other)
     assert EXTRAS
+
+
+@pytest.mark.parametrize(("stack", "padding"), STACKS)
+def test_its_memory_is_known_before_it_is_taken(stack: int, padding: Any) -> None:
+    spec = spec_of(stack, padding)
+    ring = ring_of(spec, KINDS["one"], KINDS["three"], shards=2)
+    arrays = [*ring.rows.data.values(), *(kind.lengths for kind in ring.kinds)]
+    assert ring_bytes(schema_of(spec), spec, WIDTH, ring.experience, 2) == sum(x.nbytes for x in arrays)
+    with pytest.raises(Unreplayable, match="a batch of 64 items cannot be shared by 65 learners"):
+        ring_bytes(schema_of(spec), spec, WIDTH, Experience(UNROLL, (KINDS["one"],), 10**6), 65)
+    with pytest.raises(Unreplayable, match="set the capacity to"):
+        ring_bytes(schema_of(spec), spec, WIDTH, Experience(UNROLL, (KINDS["one"],), 9), 1)
