@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx.experimental import _config as assumptions
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -27,6 +28,7 @@ from hpc_rl.runtime.context import schemas
 from hpc_rl.runtime.learner_state import learner_state
 from hpc_rl.types import Leaf, Schema, Spec, Step, Trajectory
 
+MOST_READS = 1000  # of single numbers in one update
 MOST_LAYERS = 16  # rows of a network; of a deeper one its direct children only
 
 
@@ -66,7 +68,9 @@ def footprint(algorithm: Algorithm, config: Any, spec: Spec, plan: Plan, columns
     """
     with torch.device("meta"):
         policy = algorithm.policy(config, spec)
-    learner = algorithm.learner(config, spec, policy, Rehearsal())  # as on a GPU: it follows its policy's device
+    group = Rehearsal()
+    learner = algorithm.learner(config, spec, policy, group)  # as on a GPU: it follows its policy's device
+    group.optimizers = len(learner.optimizers)
     batches = blank_batches(algorithm, config, policy, spec, plan)
     act_bytes, act_fault = most_at_once(lambda: _act(policy, spec, columns))
     update_bytes, update_fault = most_at_once(lambda: learner.update(batches, 0.0))
@@ -165,14 +169,18 @@ def _tensors(learner: Learner) -> dict[str, int]:
 
 
 class Rehearsed(Exception):
-    """Every optimiser of the learner has had a gradient: further minibatches need no more memory."""
+    """The learner's optimisers have had their gradients: further minibatches need no more memory."""
 
 
 class Rehearsal(Alone):
-    """The group of one that takes gradients and makes no step. Raises `Rehearsed` at the second of an optimiser."""
+    """The group of one that takes gradients and makes no step. Raises `Rehearsed` when it has had those it waits for.
+
+    These are one of each of ``optimizers``, or two of one: not every update steps all.
+    """
 
     def __init__(self) -> None:
         super().__init__()
+        self.optimizers = 0
         self.seen: list[Optimizer] = []
 
     def apply_gradients(
@@ -182,18 +190,21 @@ class Rehearsal(Alone):
             raise Rehearsed
         self.seen.append(optimizer)
         accumulate(optimizer.flat, loss_sum, 1, False)
+        if len(self.seen) == self.optimizers:
+            raise Rehearsed
         return 1.0
 
 
 class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Bytes of all tensors that operations on the meta device made: alive now, and the most at once.
 
-    Numbers that are read there are 1 (true), and tensors that are brought to the host hold zeros.
+    Numbers that are read there are 1 (true), masks keep every row, and tensors that are brought to the host hold zeros.
+    Raises RuntimeError where ever more numbers are read, as a loop would that waits for one to become small.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.alive = self.most = 0
+        self.alive = self.most = self.reads = 0
         self.given: list[torch.UntypedStorage] = []  # held: their addresses must not be used again
         self.known: set[int] = set()
 
@@ -203,7 +214,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = dict(kwargs or {})
         inputs = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor) and x.is_meta]
         if inputs and func is torch.ops.aten._local_scalar_dense.default:
-            return {torch.bool: True}.get(inputs[0].dtype, 1.0 if inputs[0].is_floating_point() else 1)
+            return self._number(inputs[0].dtype)
         if inputs and func is torch.ops.aten._to_copy.default and _is_host(kwargs.get("device")):
             return torch.zeros(inputs[0].shape, dtype=kwargs.get("dtype") or inputs[0].dtype)
         if inputs and func is torch.ops.aten.copy_.default and not args[0].is_meta:
@@ -215,6 +226,12 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if isinstance(x, Tensor) and x.is_meta:
                 self._add(x.untyped_storage())
         return out
+
+    def _number(self, dtype: torch.dtype) -> bool | int | float:
+        self.reads += 1
+        if self.reads > MOST_READS:
+            raise RuntimeError(f"more than {MOST_READS} numbers are read")
+        return True if dtype == torch.bool else 1.0 if dtype.is_floating_point else 1
 
     def _take(self, storage: torch.UntypedStorage) -> None:
         """What was there before is not counted."""
@@ -243,7 +260,7 @@ def most_at_once(work: Callable[[], object]) -> tuple[int, str]:
     """The most bytes that ``work`` had at once beside what was there before, and the error that ended it early."""
     live = LiveBytes()
     try:
-        with live:
+        with live, assumptions.patch(meta_nonzero_assume_all_nonzero=True):  # type: ignore[attr-defined]
             work()
     except Rehearsed:
         pass

@@ -55,10 +55,10 @@ def test_sizes_are_those_of_the_objects_with_numbers(name: str, kind: str, chang
 
 
 def test_memory_grows_with_the_batch() -> None:
-    ppo, twice = config_of("ppo"), Plan("solo", PLAN.ranks, 6, 8, 8)
-    small, large = (footprint(jobs.algorithm("ppo"), ppo, VECTOR, plan, 4) for plan in (PLAN, twice))
+    plans = [Plan("solo", PLAN.ranks, 6, columns, columns) for columns in (100, 200)]
+    small, large = (footprint(jobs.algorithm("ppo"), config_of("ppo"), VECTOR, plan, 4) for plan in plans)
     assert large.batch_bytes == 2 * small.batch_bytes
-    assert large.update_bytes == pytest.approx(2 * small.update_bytes, rel=0.3)
+    assert large.update_bytes == pytest.approx(2 * small.update_bytes, rel=0.1)
 
 
 # ---- a method with everything that is rare, by hand -----------------------------------------------------------------
@@ -105,7 +105,8 @@ class Learner(base.Learner):
         batch = batches["items"]
         x = batch.observation[:-1]
         if self.config.read:
-            x = x[x > 0]
+            while float(x.sum()) > 0:
+                x = x / 2
         for optimizer in self.optimizers.values():
             loss = self.temperature(self.policy.net[0](x).square().sum()[None]).sum()  # type: ignore[index]
             self.group.apply_gradients(optimizer, loss, int(batch.valid.sum()), 1.0)
@@ -153,7 +154,8 @@ def test_a_method_without_optimizers() -> None:
 
 def test_a_method_that_needs_numbers_is_counted_up_to_there() -> None:
     (sentence,) = rare(read=True).uncounted
-    assert sentence.startswith("memory of an update is counted up to where it needs numbers (")
+    end = "(RuntimeError: more than 1000 numbers are read)"
+    assert sentence == f"memory of an update is counted up to where it needs numbers {end}"
     assert rare(read=True).checkpoint_bytes == rare().checkpoint_bytes
 
 
@@ -192,8 +194,11 @@ def test_what_an_update_keeps_for_its_gradients_is_alive() -> None:
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x), live:
         output, value, _ = net(images)
     assert sum(kept.values()) <= live.alive <= live.most <= 1.5 * sum(kept.values())
-    del output, value
-    assert live.alive == 0
+    with (again := LiveBytes()):
+        outputs = net(images)
+    assert again.most == live.most
+    del outputs
+    assert again.alive == 0
 
 
 def test_numbers_that_are_read_are_one_and_copies_hold_zeros() -> None:
@@ -202,8 +207,9 @@ def test_numbers_that_are_read_are_one_and_copies_hold_zeros() -> None:
 
     def work() -> None:
         found.extend([float(x.sum()), int(x.long().sum()), bool(x.isfinite().all()), x.to("cpu").tolist()])
+        found.append(len(x[x > 0]))
         host = torch.ones(3)
         host.copy_(x)
 
     assert most_at_once(work)[1] == ""
-    assert found == [1.0, 1, True, [0.0, 0.0, 0.0]]
+    assert found == [1.0, 1, True, [0.0, 0.0, 0.0], 3]

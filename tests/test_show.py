@@ -51,7 +51,7 @@ def test_page_of_an_asynchronous_job() -> None:
         (
             "Pendulum-v1",
             {},
-            ["actions box [1], 1 scaled from −1..1 to -2..2", "ActorCritic: σ begins at 0.5", "MlpTorso: 3 numbers\n"],
+            ["actions box [1], 1 scaled from −1..1 to -2..2", "ActorCritic: σ begins at 0.5", "MlpTorso: 3 numbers  "],
         ),
         (
             "ALE/Pong-v5",
