@@ -1,8 +1,8 @@
 """Rules are pure: the same numbers from NumPy and torch, arguments left as they were, nothing random but ``u``.
 
 Mutations seen to fail: catch writing into ``state["row"]``; its ball drawn by np.random; a mirror that keeps its
-actions; success read while an episode goes on; ``state`` of a Step taken from the last move but one; |discount| in the
-trace of `gae`.
+actions; success read while an episode goes on; what lasts over the counter's episodes begun anew; ``state`` of a Step
+taken from the first lane alone; |discount| in δ or in the trace of `gae`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from hpc_rl.envs.toys import TOYS, catch, chain
 from hpc_rl.formulas.returns import gae
 from hpc_rl.fragments import allocate, trajectory, trajectory_schema
 from hpc_rl.samplers.base import Timings, streams
-from hpc_rl.samplers.lanes import Lane
+from hpc_rl.samplers.lanes import Lane, act
 from hpc_rl.samplers.vector import Vector
 from hpc_rl.storage import trajectories
 from hpc_rl.types import Actions, ActOutput, Rules, Schema, Spec, Step, Tree
@@ -203,6 +203,22 @@ def test_a_policy_searches_with_the_state_of_its_step() -> None:
     assert tree["observation"][:, :, 0].T.tolist() == [[5, 3, 2, 0, 5, 3, 2, 0, 5]] * 4
     assert tree["discount"].T.tolist() == [[-1, -1, 0, 1, -1, -1, 0, 1]] * 4
     assert tree["reward"].T.tolist() == [[0, 0, 1, 0, 0, 0, 1, 0]] * 4
+
+
+def test_lanes_that_are_acted_for_together_each_have_their_state() -> None:
+    made, trees, policy = [], [], Searching()
+    for share, stones in (([0, 1], 5), ([2], 7)):
+        lane = Lane(RulesEnvironment(nim(np, stones), len(share)), policy, np.array(share), streams(3, "act", share, 0))
+        lane.start(np.array(share))
+        trees.append(allocate(trajectory_schema(lane.environment.spec, {}, {}), 4, len(share), 1))
+        lane.begin_fragment(trees[-1])
+        made.append(lane)
+    for _ in range(4):
+        act(made, 0, Timings())
+        for lane in made:
+            lane.receive()
+    assert trees[0]["observation"][:, :, 0].T.tolist() == [[5, 3, 2, 0, 5]] * 2
+    assert trees[1]["observation"][:, :, 0].T.tolist() == [[7, 6, 5, 3, 2]]
 
 
 def test_discounts_of_two_players_reach_learner_and_disk(tmp_path: Path) -> None:
