@@ -70,9 +70,9 @@ def optimizer_state(optimizer: Optimizer) -> StateDict:
 
 
 def load_optimizer(optimizer: Optimizer, state: StateDict) -> None:
-    """The inverse of ``optimizer_state``; an empty state is that of an optimiser which never stepped."""
-    whole = optimizer.torch.state_dict()
-    optimizer.torch.load_state_dict({**whole, "state": {0: state} if state else {}})
+    """The inverse of ``optimizer_state``, of copies; an empty state is that of an optimiser which never stepped."""
+    own = {name: x.clone() if isinstance(x, Tensor) else x for name, x in state.items()}
+    optimizer.torch.load_state_dict({**optimizer.torch.state_dict(), "state": {0: own} if state else {}})
 
 
 def states(weights: Flat, optimizers: Mapping[str, Optimizer]) -> dict[str, StateDict]:

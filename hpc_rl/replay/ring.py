@@ -176,14 +176,14 @@ class Ring:
         kind.checked = low + int(undecided.argmax()) if undecided.any() else rows.end
         if self.annotate and new.any():
             row, column = np.nonzero(new)
-            self._annotate(kind, row, column, low)
+            self._annotate(kind, row + low, column)
 
-    def _annotate(self, kind: Kind, row: Array, column: Array, low: int) -> None:
-        """Store what ``annotate`` says of the items that begin at rows low + ``row`` [n] of ``column`` [n]."""
-        at = self.rows.at(row + low, column)
+    def _annotate(self, kind: Kind, row: Array, column: Array) -> None:
+        """Store what ``annotate`` says of the items that begin at ``row`` [n] of ``column`` [n]."""
+        at = self.rows.at(row, column)
         length = kind.lengths.reshape(-1)[at]
         assert self.annotate is not None
-        notes = self.annotate(self.rows.gather(row + low, column, length, kind.items.length, False))
+        notes = self.annotate(self.rows.gather(row, column, length, kind.items.length, False))
         for name, x in (notes or {}).items():
             if name != "priority":
                 kind.notes.setdefault(name, np.zeros(kind.lengths.shape, x.dtype)).reshape(-1)[at] = x
