@@ -126,6 +126,10 @@ CASES = {
         WHOLE.replace("unroll: PositiveInt = 5", "unroll: PositiveInt"),
         "missing 1 required",
     ),
+    "a mistake that a library finds": (
+        WHOLE.replace("= 0.1", "= field(default=1, default_factory=int)"),
+        "line 20: Config cannot be read (ValueError: ",
+    ),
     "a mistake in two lines": (WHOLE.replace("= 0.1", "= int('a\\nb')"), "line 20: "),
 }
 
