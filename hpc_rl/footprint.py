@@ -24,8 +24,8 @@ from hpc_rl.experience import Experience
 from hpc_rl.optim.group import Alone, accumulate
 from hpc_rl.optim.optimizers import Optimizer
 from hpc_rl.plan import Plan
-from hpc_rl.runtime.context import schemas
-from hpc_rl.runtime.learner_state import learner_state
+from hpc_rl.runtime.checkpoints import learner_state
+from hpc_rl.runtime.messages import schemas
 from hpc_rl.types import Leaf, Schema, Spec, Step, Trajectory
 
 MOST_READS = 1000  # of single numbers in one update

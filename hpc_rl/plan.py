@@ -59,6 +59,14 @@ class Plan:
         """The ranks that may use a GPU, in order."""
         return [spec.rank for spec in self.ranks if spec.device == "accelerator"]
 
+    def learned_columns(self, rank_spec: RankSpec) -> list[int]:
+        """The global columns whose experience a rank learns from: its own, or those of the ranks that send to it."""
+        if rank_spec.role != "learner":
+            return list(rank_spec.columns)
+        sending = [p for p in self.ranks if p.rank in rank_spec.peers and p.role == "actor"]
+        serving = [p for p in self.ranks if p.role == "env_worker" and p.peers == (rank_spec.rank,)]
+        return [column for p in [*sending, *serving] for column in p.columns]
+
     @property
     def evaluator(self) -> int | None:
         """The rank that plays the evaluations; None where rank 0 plays them between its updates."""

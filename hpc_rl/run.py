@@ -37,7 +37,11 @@ def main() -> None:
         context = make_context(folder, link, stop)
         from hpc_rl import job
 
-        job.topology(context.job.topology).run(context)
+        outcome = job.topology(context.job.topology).run(context)
+        if outcome is not None:
+            from hpc_rl.runtime.conclusion import conclude
+
+            conclude(context, outcome)
         _close(context)
         write_record(folder, rank, {"ended": "ok"})
         if ranks > 1:
@@ -62,7 +66,7 @@ def _close(context: RankContext) -> None:
     with contextlib.suppress(Deadline):
         ports.barrier(everyone)
     for environment in context.environments:
-        close(environment, context.spec.id)
+        close(environment, context.method.spec.id)
 
 
 def _keep_memory() -> None:

@@ -55,9 +55,10 @@ def make_context(folder: Path, link: Any, stop: StopFlag) -> RankContext:
 
 def _rank_context(job: Any, plan: Any, rank_spec: Any, ports: Ports, run: Any, stop: StopFlag) -> RankContext:
     from hpc_rl import job as jobs
+    from hpc_rl.assembly import Attempt, assemble
     from hpc_rl.envs.column_shares import split_columns
     from hpc_rl.envs.make import describe, describe_sets
-    from hpc_rl.runtime.context import RankContext
+    from hpc_rl.runtime.counters import Limits
 
     if rank_spec.rank in plan.learners:
         ports.link.prepare(plan.learners)
@@ -74,28 +75,25 @@ def _rank_context(job: Any, plan: Any, rank_spec: Any, ports: Ports, run: Any, s
     algorithm, config = jobs.algorithm(job.algorithm), jobs.method_config(job)
     split_columns(spec.id, len(rank_spec.columns) or job.environment.columns, job.environment.processes)
     environments: list[Environment] = []
-    return RankContext(
+    attempt = Attempt(
         job=job,
         plan=plan,
-        rank_spec=rank_spec,
-        ports=ports,
         run=run,
-        attempt=decided["attempt"],
+        number=decided["attempt"],
         token=decided["token"],
         nodes=nodes,
         device=device,
         spec=spec,
         algorithm=algorithm,
         config=config,
-        experience=config.experience(),
         resume=_resumed(run, decided["checkpoint"], job, spec),
-        stop=stop,
-        end_s=float(os.environ.get(END_VARIABLE) or 0) or None,
-        make_environment=lambda columns, threads: _environment(job, columns, threads, environments),
+        limits=Limits(stop, job.budget.time_limit_s, float(os.environ.get(END_VARIABLE) or 0) or None),
         make_policy=_policy_maker(algorithm, config, spec, precision, device),
+        make_environment=lambda columns, threads: _environment(job, columns, threads, environments),
         make_evaluation=lambda changes, columns: _environment(job, columns, 1, environments, changes),
         environments=environments,
     )
+    return assemble(attempt, rank_spec, ports)
 
 
 def _gathered(ports: Ports, job: Any, plan: Any, rank_spec: Any, nodes: list[int]) -> list[dict[str, Any]]:

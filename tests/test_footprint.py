@@ -24,7 +24,7 @@ from hpc_rl.optim.flat import StateDict, flatten
 from hpc_rl.optim.group import Group
 from hpc_rl.optim.optimizers import make_optimizer
 from hpc_rl.plan import Plan, RankSpec
-from hpc_rl.runtime.learner_state import learner_state
+from hpc_rl.runtime.checkpoints import learner_state
 from hpc_rl.types import Actions, ActOutput, Schema, Spec, Step, Trajectory, UpdateResult
 
 PLAN = Plan("solo", (RankSpec(0, "worker", 0, range(4), 1, True, peers=(0,)),), 6, 4, 4)

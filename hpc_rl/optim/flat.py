@@ -78,6 +78,11 @@ def flatten(*modules: nn.Module) -> Flat:
     return flat
 
 
+def count_trainable(module: nn.Module) -> int:
+    """Parameters that a `Flat` of this module holds."""
+    return sum(p.numel() for p in _trainable((module,)))
+
+
 def _trainable(modules: tuple[nn.Module, ...]) -> list[nn.Parameter]:
     return [p for module in modules for p in module.parameters() if p.requires_grad]
 

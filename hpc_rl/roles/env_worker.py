@@ -16,20 +16,20 @@ from hpc_rl.transport.base import Inbox, Outbox
 def env_worker(context: RankContext) -> None:
     """Answer actions with what the environments show, until asked to leave."""
     link, waiting, server = context.ports.link, context.ports.waiting, context.rank_spec.peers[0]
-    columns, stacked, timings = list(context.rank_spec.columns), context.spec.stack > 1, Timings()
-    answer, action = layouts(context.spec, len(columns))
+    columns, spec, timings = list(context.rank_spec.columns), context.method.spec, Timings()
+    answer, action = layouts(spec, len(columns))
     outbox = Outbox(link, server, OBSERVATIONS, answer, waiting)
     inbox = Inbox(link, [server], ACTIONS, action, waiting)
     steps = context.resume[1]["steps"] if context.resume else {}
     made, asked = sum(int(steps.get(str(column), 0)) for column in columns), 0
-    reporter = Reporter(context, timings, made)
+    reporter = Reporter(context.files, timings, context.limits.started, made)
     environment = context.make_environment(len(columns), context.rank_spec.threads)
     observation = environment.reset(episode_seeds(context.job.seed, "episode", columns, context.attempt))
     still = np.zeros(len(columns), np.float32)
     tree = {"reward": still, "discount": 1 - still, "first": still == 0, "ended": still > 0, "success": still + np.nan}
     while True:
         now = time.perf_counter()
-        outbox.put({"frame": observation[:, -1] if stacked else observation, **tree}, 0)
+        outbox.put({"frame": observation[:, -1] if spec.stack > 1 else observation, **tree}, 0)
         now = timings.timed("send", now)
         message = inbox.get()
         now, asked = timings.timed("wait", now), asked + 1

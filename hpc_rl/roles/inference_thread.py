@@ -3,39 +3,41 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 
-from hpc_rl.roles.actor import actor
 from hpc_rl.runtime.context import RankContext
 from hpc_rl.transport.ports import Ports
 from hpc_rl.transport.waiting import Waiting
 
 
 class InferenceThread:
-    """Runs until the learner tells its actors to stop. ``check`` raises here what was raised there."""
+    """Runs ``actor`` until the learner tells its actors to stop; while the learner waits, what it raised is raised."""
 
-    def __init__(self, context: RankContext) -> None:
+    def __init__(self, context: RankContext, actor: Callable[[RankContext], None]) -> None:
         rank, waiting = context.rank_spec.rank, context.ports.waiting
         served = [p for p in context.plan.ranks if p.role == "env_worker" and p.peers[0] == rank]
         columns = range(served[0].columns.start, served[-1].columns.stop)
         rank_spec = replace(context.rank_spec, role="actor", columns=columns, learns=False, device="cpu", peers=(rank,))
         ports = Ports(context.ports.link, Waiting(waiting.deadline_s, hosts=waiting.hosts))
         self.error: BaseException | None = None
-        self.context = replace(context, rank_spec=rank_spec, ports=ports)
+        self.actor, self.context = actor, context.in_role(rank_spec, ports)
         self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()
+        waiting.pulse = self.check
 
     def _run(self) -> None:
         try:
-            actor(self.context)
+            self.actor(self.context)
         except BaseException as error:  # the learner raises it, in whatever it waits for
             self.error = error
 
     def check(self) -> None:
+        """Raise what was raised in the thread."""
         if self.error is not None:
             raise self.error
 
     def join(self) -> None:
-        """Wait for the end of the thread, which has said its last word already."""
+        """Wait for the end of the thread, which has sent its final report already."""
         self.thread.join(self.context.ports.waiting.deadline_s)
         self.check()

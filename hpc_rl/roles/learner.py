@@ -8,97 +8,110 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 
 import numpy as np
 
+from hpc_rl.algorithms.base import Policy
 from hpc_rl.optim.flat import StateDict
-from hpc_rl.replay.arriving import Arriving
-from hpc_rl.replay.fresh import Fresh
-from hpc_rl.roles.inference_thread import InferenceThread
-from hpc_rl.runtime.checkpoint_scheduler import CheckpointScheduler
-from hpc_rl.runtime.checkpoint_writer import CheckpointWriter
-from hpc_rl.runtime.conclusion import conclude
-from hpc_rl.runtime.context import RankContext, learned_columns, schemas
-from hpc_rl.runtime.control import ControlServer
+from hpc_rl.replay.fresh import Arriving, Fresh
+from hpc_rl.runtime.checkpoints import (
+    CheckpointScheduler,
+    CheckpointWriter,
+    Outcome,
+    joined_columns,
+    learner_state,
+    restored,
+)
+from hpc_rl.runtime.context import RankContext
 from hpc_rl.runtime.counters import complete, reason_to_stop
-from hpc_rl.runtime.evaluation import Evaluation
-from hpc_rl.runtime.learner_state import joined_columns, learner_state
-from hpc_rl.runtime.messages import TRAJECTORIES
-from hpc_rl.runtime.reporter import Reporter, figures
-from hpc_rl.runtime.summary import finish
-from hpc_rl.runtime.training import Metrics, Training, restored, train
-from hpc_rl.runtime.votes import settled
-from hpc_rl.runtime.weights import WeightPublisher
+from hpc_rl.runtime.messages import TRAJECTORIES, ControlServer, FinalReport, schemas
+from hpc_rl.runtime.reporter import Reporter
+from hpc_rl.runtime.training import Metrics, Training, settled, train
+from hpc_rl.runtime.weights import WeightPublisher, weight_routes
 from hpc_rl.samplers.base import Timings
-from hpc_rl.storage.packing import from_bytes, to_bytes
 from hpc_rl.transport.base import Inbox
-from hpc_rl.transport.group import learners
 from hpc_rl.transport.layout import Layout
 
 
-def learner(context: RankContext) -> None:
-    """Learn until the budget, the target or a signal says stop; then collect the actors and save."""
-    ports, waiting, plan, actors = context.ports, context.ports.waiting, context.plan, list(context.rank_spec.peers)
-    group = learners(ports, plan.learners, context.job.resources.reduction, context.device, context.token, context.stop)
-    learn, counters = restored(context, group, learned_columns(plan, context.rank_spec))
-    timings, free, count = Timings(), context.job.schedule == "free", plan.learning_columns // plan.fragment_columns
-    layout = Layout(schemas(learn.policy, context.spec)[1], plan.steps, plan.fragment_columns, context.spec.stack)
-    inbox = Inbox(ports.link, actors, TRAJECTORIES, layout, waiting, credits=max(2, -(-2 * count // len(actors))))
-    arriving, store = Arriving(inbox, count, in_turn=not free), Fresh(context.experience.items[0].name)
-    training = Training(context, learn, store, counters, timings)
-    command = ControlServer(context, actors)
-    publisher = WeightPublisher(context, learn.weights.parameter, every=not free)
+def learner(context: RankContext, serve: Callable[[], Callable[[], None]] | None = None) -> Outcome | None:
+    """Learn until the budget, the target or a signal says stop; then collect the actors and save.
+
+    ``serve`` starts the inference server of this process, if there is one, and returns what waits for its end.
+    """
+    job, plan, method, actors = context.job, context.plan, context.method, list(context.rank_spec.peers)
+    link, waiting, group = context.ports.link, context.ports.waiting, context.make_group()
+    columns = plan.learned_columns(context.rank_spec)
+    learn, counters = restored(method, group, context.resume, job.environment.columns, columns)
+    timings, free, count = Timings(), job.schedule == "free", plan.learning_columns // plan.fragment_columns
+    inbox = _inbox(context, learn.policy, max(2, -(-2 * count // len(actors))))
+    arriving, store = Arriving(inbox, count, in_turn=not free), Fresh(method.items)
+    training = Training(method, learn, store, counters, timings)
+    control = ControlServer(link, waiting, actors)
+    routes = weight_routes(plan, context.nodes, context.token)
+    publisher = WeightPublisher(link, waiting, learn.weights, routes, serves=serve is not None, every=not free)
     publisher.publish(training.clock)
-    beside = InferenceThread(context) if context.rank_spec.rank in actors else None
-    waiting.pulse = beside.check if beside else waiting.pulse
-    writer, reporter = CheckpointWriter(context, counters), Reporter(context, timings, counters.env_steps)
-    evaluation = Evaluation(context, learn.policy, counters)
-    scheduler = CheckpointScheduler(writer, evaluation, command.order)
-    chief, give_up = group.rank == 0, context.stop if group.size == 1 else lambda: False
+    join = serve() if serve else None
+    writer = CheckpointWriter(counters, context.files, job, context.about, context.limits)
+    reporter = Reporter(context.files, timings, context.limits.started, counters.env_steps)
+    evaluation, chief = context.make_evaluation(learn.policy, counters), group.rank == 0
+    scheduler = CheckpointScheduler(writer, evaluation, plan, chief, control.order)
+    give_up = context.limits.requested if group.size == 1 else lambda: False
 
     def fill() -> str | None:
         now, reason = time.perf_counter(), None
         while reason is None and not arriving.receive(store, give_up):
-            reason = reason_to_stop(context, counters)
+            reason = reason_to_stop(job, counters, context.limits)
         timings.timed("wait", now)
         return reason
 
     def settle(metrics: Metrics, version: int) -> str | None:
         now = time.perf_counter()
-        votes = settled(training, scheduler, version)
+        votes = settled(training, plan, context.limits, scheduler.due(), version)
         arriving.release()
         now = timings.timed("learn", now)
         publisher.publish(training.clock)
         timings.timed("send", now)
         if reporter.due():
-            reporter.report(counters.env_steps, figures(counters) | metrics)
+            reporter.report(counters.env_steps, counters.figures() | metrics)
         np.maximum(scheduler.closed, votes.closed, out=scheduler.closed)
         if votes.save or votes.judge:
-            state = _state(training)
+            state = _state(context, training)
             scheduler.begin(state if chief else None)
         scheduler.write()
-        return complete(context.job, counters) or votes.stop
+        return complete(job, counters) or votes.stop
 
     reason = train(training, fill, settle)
-    command.order(scheduler.rolls + 1, stop=True)
-    words = command.final_reports(inbox)
-    if beside:
-        beside.join()
-    parts = ports.gather(json.dumps(words).encode(), plan.learners)
+    control.order(scheduler.rolls + 1, stop=True)
+    reports = control.final_reports(inbox)
+    if join:
+        join()
+    others = _gathered(context, reports)
     publisher.close()
-    reporter.report(counters.env_steps, figures(counters))
-    state = _state(training)
+    reporter.report(counters.env_steps, counters.figures())
+    state = _state(context, training)
+    reporter.close()
     if not chief:
-        reporter.close()
-        return
+        return None
     scheduler.finish(state, reason)
-    greedy, last = conclude(evaluation, reason, state, scheduler.write)
-    others = [word for part in parts for word in json.loads(part)] + last
-    finish(context, counters, reason, reporter, writer, timings, others, greedy)
+    own = FinalReport.of(context.rank_spec.rank, timings, reporter.peak)
+    return Outcome(reason, state, counters, scheduler, own, others)
 
 
-def _state(training: Training) -> StateDict:
+def _inbox(context: RankContext, policy: Policy, credits: int) -> Inbox:
+    """Receives the fragments of this learner's actors."""
+    plan, spec, ports = context.plan, context.method.spec, context.ports
+    layout = Layout(schemas(policy, spec)[1], plan.steps, plan.fragment_columns, spec.stack)
+    return Inbox(ports.link, context.rank_spec.peers, TRAJECTORIES, layout, ports.waiting, credits)
+
+
+def _gathered(context: RankContext, reports: list[FinalReport]) -> list[FinalReport]:
+    """The final reports that all learners received, on the first; elsewhere none."""
+    texts = context.ports.gather(json.dumps([vars(report) for report in reports]).encode(), context.plan.learners)
+    return [FinalReport(**report) for text in texts for report in json.loads(text)]
+
+
+def _state(context: RankContext, training: Training) -> StateDict:
     """What a checkpoint holds of all learners, on the first; every learner sends the rows that only it has."""
-    context = training.context
-    parts = context.ports.gather(to_bytes(training.learner.columns()), context.plan.learners)
-    return {**learner_state(training.learner), "columns": joined_columns([from_bytes(part) for part in parts])}
+    parts = context.gather(training.learner.columns(), context.plan.learners)
+    return {**learner_state(training.learner), "columns": joined_columns(parts)}

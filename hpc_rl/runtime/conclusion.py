@@ -1,52 +1,54 @@
-"""The end of a run on rank 0: the evaluation under way is ended, and the last policy plays games that chose nothing."""
+"""The end of a run on rank 0, after every role: the last games, summary.json, one sentence.
+
+The evaluation under way is ended, and the last policy plays games that chose nothing.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor
-
 from hpc_rl.optim.flat import StateDict
+from hpc_rl.runtime.checkpoints import Outcome
 from hpc_rl.runtime.context import RankContext
-from hpc_rl.runtime.evaluation import Evaluation, weights_of
+from hpc_rl.runtime.counters import Counters, Limits
+from hpc_rl.runtime.evaluation import Evaluation
+from hpc_rl.runtime.messages import FinalReport
+from hpc_rl.samplers.base import ACTIVITIES
+from hpc_rl.transport.ports import Ports
 from hpc_rl.transport.waiting import Heartbeat
 
 REPORT_GAMES, REPORT_S = 20, 300.0  # greedy games of each set of arguments, at least; given up after so long
 SLICE_ROWS = 64  # moves of all columns between two signs of life
 
 
-def conclude(
-    evaluation: Evaluation, reason: str, state: StateDict, write: Callable[[], None]
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """(greedy figures for the summary, the evaluator's last words), once all other ranks have done their work.
-
-    Only where the run is done, and until something asks it to stop. ``write`` is called as after every update. The
-    figures are None where the games were not played, or not to their end.
-    """
-    context, evaluator, done = evaluation.context, evaluation.evaluator, reason.startswith("done")
-    called, hold = _Called(context), _Hold(context)
-    while done and evaluation.begun and not called():
+def conclude(context: RankContext, outcome: Outcome) -> None:
+    """Play the last games where the run is done, until something asks it to stop; write summary.json and state.json."""
+    evaluation, limits, hold = outcome.scheduler.evaluation, context.limits, _Hold(context.ports)
+    evaluator, done = evaluation.evaluator, outcome.reason.startswith("done")
+    while done and evaluation.begun and not limits.reached():
         if evaluator is not None:
-            evaluator.wait(called)
-        write()
+            evaluator.wait(limits.reached)
+        outcome.scheduler.write()
         hold()
-    words = evaluator.release() if evaluator is not None else []
-    figures = _last_games(evaluation, weights_of(state), called, hold) if done and evaluation.counters.episodes else {}
-    return {name: figures.get(name) for name in ("greedy_return", "greedy_success")}, words
+    reports = [*outcome.reports, *(evaluator.release() if evaluator is not None else [])]
+    played = done and outcome.counters.episodes > 0
+    figures = _last_games(evaluation, outcome.state, limits, hold) if played else {}
+    greedy = {name: figures.get(name) for name in ("greedy_return", "greedy_success")}
+    context.files.write_summary(_summary(context, outcome, reports, greedy))
 
 
-def _last_games(evaluation: Evaluation, weights: Tensor, called: _Called, hold: _Hold) -> dict[str, float]:
+def _last_games(evaluation: Evaluation, state: StateDict, limits: Limits, hold: Callable[[], None]) -> dict[str, float]:
     """Figures of the last policy; none where its games end too late, or their environment fails."""
-    episodes, limit = max(REPORT_GAMES, evaluation.context.job.evaluate.episodes), time.monotonic() + REPORT_S
+    episodes, end = max(REPORT_GAMES, evaluation.evaluate.episodes), time.monotonic() + REPORT_S
     judge = evaluation.own_judge()
     judge.close()
     try:
-        judge.begin(weights, episodes, "report")
-        while not called() and time.monotonic() < limit:
-            if (judgement := judge.advance(SLICE_ROWS, called)) is not None:
+        judge.begin(state["weights"], episodes, "report")
+        while not limits.reached() and time.monotonic() < end:
+            if (judgement := judge.advance(SLICE_ROWS, limits.reached)) is not None:
                 print(f"last policy: mean return {judgement.score:.2f} in greedy games", flush=True)
                 return judgement.figures()
             hold()
@@ -58,26 +60,61 @@ def _last_games(evaluation: Evaluation, weights: Tensor, called: _Called, hold: 
 
 
 @dataclass
-class _Called:
-    """Whether something asks the run to end, or its time is over."""
-
-    context: RankContext
-
-    def __call__(self) -> bool:
-        context, limit = self.context, self.context.job.budget.time_limit_s
-        return context.stop() or context.out_of_time() or (bool(limit) and time.monotonic() - context.started > limit)
-
-
-@dataclass
 class _Hold:
     """Keeps the other ranks, which wait for rank 0 to leave with them, from taking it for lost."""
 
-    context: RankContext
+    ports: Ports
     beat: Heartbeat = field(init=False)
 
     def __post_init__(self) -> None:
-        self.beat = Heartbeat(self.context.ports.waiting.deadline_s / 4)
+        self.beat = Heartbeat(self.ports.waiting.deadline_s / 4)
 
     def __call__(self) -> None:
         if self.beat.due():
-            self.context.ports.hold(range(self.context.ports.link.size))
+            self.ports.hold(range(self.ports.link.size))
+
+
+def _summary(
+    context: RankContext, outcome: Outcome, reports: Sequence[FinalReport], greedy: dict[str, float | None]
+) -> dict[str, Any]:
+    """What summary.json holds; ``greedy`` are figures of the games that the last policy played."""
+    counters, rank_spec = outcome.counters, context.rank_spec
+    peaks, splits = {rank_spec.name: outcome.own.peak_rss_bytes}, {rank_spec.name: _split(outcome.own)}
+    for report in reports:
+        rank = context.plan.ranks[report.rank]
+        peaks[rank.name] = report.peak_rss_bytes
+        name = f"{rank.name}/inference" if rank.role == "learner" else rank.name  # a server in its learner's process
+        splits[name] = _split(report)
+    begin = context.resume[1]["env_steps"] if context.resume else 0
+    return {
+        "name": context.job.name,
+        "reason": outcome.reason,
+        "env_steps": counters.env_steps,
+        "frames": counters.env_steps * context.method.spec.action_repeat,
+        "updates": counters.updates,
+        "episodes": counters.episodes,
+        "wall_s": time.monotonic() - context.limits.started,
+        "env_steps_per_s": _rate(counters, context.limits.started, begin),
+        "roofline_share": None,
+        "mean_return_100": counters.mean_return,
+        **greedy,
+        "evaluated_return": counters.evaluated,
+        "best": None if counters.best == float("-inf") else counters.best,
+        "policy_lag": sum(counters.lags) / max(len(counters.lags), 1),
+        "peak_rss_bytes": peaks,
+        "split_s": splits,
+        "checkpoint_longest_s": outcome.scheduler.writer.longest_s,
+        "attempt": context.attempt,
+    }
+
+
+def _split(report: FinalReport) -> dict[str, float]:
+    return dict(zip(ACTIVITIES, report.split_s, strict=True))
+
+
+def _rate(counters: Counters, started: float, begin: int) -> float:
+    """Env steps per second of training; of a run without a steady time, from the start of this attempt on."""
+    until, steps = counters.latest or (started, begin)
+    steady = counters.steady if counters.steady != counters.latest else None
+    since, before = steady or (started, begin)
+    return float((steps - before) / max(until - since, 1e-9))

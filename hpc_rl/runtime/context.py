@@ -1,124 +1,75 @@
-"""What every role starts from: all that was settled for its rank, and the samplers and schemas made from that."""
+"""What every role starts from: the values that were settled for its rank, and the factories of its parts.
+
+Only the role functions hold a RankContext; every part gets the two or three values that it reads. assembly.py fills it.
+"""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
-from hpc_rl.algorithms.base import Algorithm, Policy
+from hpc_rl.algorithms.base import Learner, Policy
 from hpc_rl.envs.base import Environment
-from hpc_rl.experience import Experience
-from hpc_rl.fragments import allocate, trajectory_schema
 from hpc_rl.optim.flat import StateDict
+from hpc_rl.optim.group import Group
 from hpc_rl.plan import Plan, RankSpec
-from hpc_rl.runtime.judge import MakeEvaluation
-from hpc_rl.samplers.base import Timings, episode_seeds, streams
-from hpc_rl.samplers.central import Central, Remote
-from hpc_rl.samplers.lanes import Lane
-from hpc_rl.samplers.vector import Vector
+from hpc_rl.replay.base import Store
+from hpc_rl.runtime.counters import Counters, Limits
+from hpc_rl.runtime.evaluation import Evaluation, Judge
+from hpc_rl.runtime.files import Recording, Resume, RunFiles
+from hpc_rl.samplers.base import Sampler, Timings
 from hpc_rl.settings import Job
-from hpc_rl.storage.run_dir import RunDir
 from hpc_rl.transport.ports import Ports
-from hpc_rl.types import Array, Leaf, Schema, Spec, Tree
+from hpc_rl.types import Array, Schema, Spec
 
-LEAST_LEAD_S = 20.0  # before the end of the allocation; SLURM's signal usually comes long before
+
+@dataclass(frozen=True)
+class Method:
+    """The job's method on this rank: how its parts are made, and how far its annealed values are."""
+
+    name: str
+    spec: Spec
+    device: str
+    arrivals: tuple[str, ...]  # leaves of new fragments that its learner takes before an update
+    items: str  # the name under which it learns from fresh fragments
+    make_policy: Callable[[], Policy]  # its networks on the device
+    make_learner: Callable[[Policy, Group], Learner]
+    progress: Callable[[int, int], float]  # (env steps, updates of the job) -> [0, 1]
+    exploration: Callable[[Array, int, int], Array]  # (columns [b], env steps, updates of the job) -> [b]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """The environments of a rank: what fills fragments, what records them, and their part of a checkpoint."""
+
+    sampler: Sampler
+    recording: Recording
+    state: Callable[[], StateDict]
 
 
 @dataclass
 class RankContext:
-    """One rank's part of one attempt: everything that startup.py settled before the role begins."""
+    """One rank's part of one attempt: everything that was settled before its role begins."""
 
     job: Job
     plan: Plan
     rank_spec: RankSpec
     ports: Ports
-    run: RunDir
+    method: Method
+    files: RunFiles
+    limits: Limits
     attempt: int
+    about: Mapping[str, Any]  # what all checkpoints of this attempt say of it: number, fingerprint, schedule
     token: str  # names this attempt's files in node-shared memory
     nodes: list[int]  # for each rank the lowest rank on its node
-    device: str
-    spec: Spec
-    algorithm: Algorithm
-    config: Any
-    experience: Experience
-    resume: tuple[StateDict, dict[str, Any]] | None  # checkpoint to go on from
-    stop: Callable[[], bool]  # a signal or the STOP file asks this rank to stop
+    resume: Resume
+    gather: Callable[[StateDict, Sequence[int]], list[StateDict]]  # of these ranks, at the first; elsewhere []
+    make_group: Callable[[], Group]  # of the ranks that learn; collective
+    make_store: Callable[[Schema, Group], Store]  # of this rank's own experience
+    make_sampling: Callable[[Policy, Timings, Callable[[], None]], Sampling]  # the last is called while it steps
     make_environment: Callable[[int, int], Environment]  # (columns, threads)
-    make_policy: Callable[[], Policy]
-    make_evaluation: MakeEvaluation  # environments of the games that judge a policy
-    started: float = field(default_factory=time.monotonic)
-    end_s: float | None = None  # unix time at which the allocation ends
-    save_s: float = 0.0  # the longest checkpoint so far
+    make_judge: Callable[[Policy, Timings], Judge]
+    make_evaluation: Callable[[Policy, Counters], Evaluation]
+    in_role: Callable[[RankSpec, Ports], RankContext]  # this rank's context in another role, on other ports
     environments: list[Environment] = field(default_factory=list)  # run.py closes them once every rank has saved
-
-    def out_of_time(self) -> bool:
-        """The allocation leaves just enough time to save and leave."""
-        return self.end_s is not None and time.time() > self.end_s - max(LEAST_LEAD_S, 3 * self.save_s)
-
-
-def recorded_columns(columns: Array, total: int, fraction: float) -> Array:
-    """[b] bool: which ``columns`` belong to the recorded fraction of all; the same whatever rank holds them."""
-    wanted = np.floor((np.arange(total) + 1) * fraction) > np.floor(np.arange(total) * fraction)
-    kept: Array = wanted[columns]
-    return kept
-
-
-def schemas(policy: Policy, spec: Spec) -> tuple[Schema, Schema]:
-    """(what is recorded, what is sent): messages also say how far each column's closed segments reach."""
-    recorded = trajectory_schema(spec, policy.extras, policy.carry, policy.fragment_noise)
-    closed = Leaf((), "int64", "fragment", "env step", "up to here the column lies in closed segments")
-    return recorded, {**recorded, "closed": closed}
-
-
-def learned_columns(plan: Plan, rank_spec: RankSpec) -> list[int]:
-    """The global columns whose experience this rank learns from: its own, or those of the ranks that send to it."""
-    if rank_spec.role != "learner":
-        return list(rank_spec.columns)
-    sending = [p for p in plan.ranks if p.rank in rank_spec.peers and p.role == "actor"]
-    serving = [p for p in plan.ranks if p.role == "env_worker" and p.peers == (rank_spec.rank,)]
-    return [column for p in [*sending, *serving] for column in p.columns]
-
-
-def make_sampler(
-    context: RankContext, policy: Policy, timings: Timings, pulse: Callable[[], None], threads: int
-) -> Vector:
-    """This rank's columns, in one lane or, alternating, in two."""
-    halves = np.array_split(
-        np.array(context.rank_spec.columns, np.int32), 2 if context.job.sampler == "alternating" else 1
-    )
-    made = [make_lane(context, policy, context.make_environment(len(half), threads), half) for half in halves]
-    return Vector(made, timings, pulse)
-
-
-def make_lane(context: RankContext, policy: Policy, environment: Environment, columns: Array) -> Lane:
-    """Columns with their own streams, started; resumed, steps are counted from where the checkpoint ends."""
-    seed, attempt, numbers = context.job.seed, context.attempt, columns.tolist()
-    made = Lane(environment, policy, columns, streams(seed, "act", numbers, attempt))
-    made.attempt = attempt
-    made.start(episode_seeds(seed, "episode", numbers, attempt))
-    if context.resume:
-        steps = context.resume[1]["steps"]
-        made.steps = np.array([steps.get(str(column), 0) for column in numbers], np.int64)
-    return made
-
-
-def make_central_sampler(
-    context: RankContext, policy: Policy, schema: Schema, timings: Timings, pulse: Callable[[], None]
-) -> Central:
-    """One lane for each environment rank that this one serves."""
-    ports, spec = context.ports, context.spec
-    served = [
-        rank for rank in context.plan.ranks if rank.role == "env_worker" and rank.peers[0] == context.rank_spec.rank
-    ]
-    remotes = [Remote(ports.link, ports.waiting, rank.rank, spec, len(rank.columns)) for rank in served]
-    pairs = zip(remotes, served, strict=True)
-    lanes = [make_lane(context, policy, remote, np.array(rank.columns, np.int32)) for remote, rank in pairs]
-
-    def fragment(lane: Lane) -> Tree:
-        return allocate(schema, context.plan.steps, len(lane.columns), spec.stack)
-
-    return Central(lanes, remotes, fragment, ports.waiting, timings, pulse)

@@ -1,21 +1,55 @@
-"""Training counters: env steps, updates, episode returns, policy lag; and the stopping criteria."""
+"""Training counters: env steps, updates, episode returns, policy lag; the stopping criteria; and the votes of a group.
+
+Ranks that learn together reduce counters and votes in one all-reduce, so that all of them stop and save at the same
+update.
+"""
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple, dataclass, field
 from typing import Any
 
 import numpy as np
 
-from hpc_rl.runtime.context import RankContext
-from hpc_rl.runtime.fingerprint import fingerprint
-from hpc_rl.runtime.schedule import schedule
+from hpc_rl.devices import to_device, to_host
+from hpc_rl.optim.group import Group
+from hpc_rl.plan import Plan
 from hpc_rl.settings import BUDGET_SPENT, OUT_OF_TIME, Job
 from hpc_rl.types import Array, Tree
 
 RECENT = 100  # training episodes whose mean return is reported
+WARM_UP_S = 20.0  # of a run is left out of the steady rate
+LEAST_LEAD_S = 20.0  # before the end of the allocation; SLURM's signal usually comes long before
+
+
+@dataclass
+class Limits:
+    """What ends an attempt besides its budget: the job's time limit, the end of the allocation, a request to stop."""
+
+    requested: Callable[[], bool]  # a signal or the STOP file asks this rank to stop
+    time_limit_s: float = 0.0  # of this attempt; 0 is none
+    end_s: float | None = None  # unix time at which the allocation ends
+    started: float = field(default_factory=time.monotonic)
+    save_s: float = 0.0  # the longest checkpoint so far
+
+    def late(self) -> bool:
+        """The job's own time limit is over."""
+        return bool(self.time_limit_s) and time.monotonic() - self.started > self.time_limit_s
+
+    def out_of_time(self) -> bool:
+        """The allocation leaves just enough time to save and leave."""
+        return self.end_s is not None and time.time() > self.end_s - max(LEAST_LEAD_S, 3 * self.save_s)
+
+    def reached(self) -> bool:
+        """Any of the three."""
+        return self.requested() or self.out_of_time() or self.late()
+
+    def time_limit(self) -> str:
+        """The sentence where the job's time limit ended the attempt."""
+        return f"{BUDGET_SPENT} {self.time_limit_s:.0f} s"
 
 
 @dataclass
@@ -80,22 +114,20 @@ class Counters:
             return f"the mean of {job.evaluate.episodes} greedy games during training"
         return "the mean of the last 100 training games, which sample actions"
 
-    def meta(self, context: RankContext) -> dict[str, Any]:
-        """What a checkpoint says about itself besides the learner's state."""
+    def meta(self, job: Job, attempt: Mapping[str, Any]) -> dict[str, Any]:
+        """What a checkpoint says about itself besides the learner's state; ``attempt`` is what never changes of it."""
         return {
             "env_steps": self.env_steps,
             "updates": self.updates,
             "episodes": self.episodes,
             "recent": list(self.recent),
             "best": None if self.best == -np.inf else self.best,
-            "score": self.score(context.job),
-            "scored_by": self.scored_by(context.job),
+            "score": self.score(job),
+            "scored_by": self.scored_by(job),
             "evaluated": self.evaluated,
             "judged_at": self.judged_at,
-            "schedule": asdict(schedule(context)),
             "steps": {str(column): step for column, step in enumerate(self.through.tolist())},
-            "attempt": context.attempt,
-            "fingerprint": fingerprint(context.job, context.spec),
+            **attempt,
         }
 
     def restore(self, meta: dict[str, Any]) -> None:
@@ -105,6 +137,24 @@ class Counters:
         for column, step in meta["steps"].items():
             self.through[int(column)] = step
         self.evaluated, self.judged_at = meta.get("evaluated"), meta.get("judged_at", self.env_steps)
+
+    def mark_steady(self, started: float) -> None:
+        """Mark this update: the steady rate is counted from the first after the warm-up to the last."""
+        self.latest = (time.monotonic(), self.env_steps)
+        if self.steady is None and self.latest[0] - started > WARM_UP_S:
+            self.steady = self.latest
+
+    def figures(self) -> dict[str, float]:
+        """The running figures that the screen shows."""
+        lags = np.array(self.lags or [0.0])
+        return {
+            "mean_return_100": self.mean_return,
+            "episodes": float(self.episodes),
+            "updates": float(self.updates),
+            "policy_lag": float(lags.mean()),
+            "policy_lag_max": float(lags.max()),
+            **self.greedy,
+        }
 
 
 def ended(tree: Tree) -> Array:
@@ -131,13 +181,87 @@ def complete(job: Job, counters: Counters) -> str | None:
     return None
 
 
-def reason_to_stop(context: RankContext, counters: Counters) -> str | None:
+def reason_to_stop(job: Job, counters: Counters, limits: Limits) -> str | None:
     """A sentence: "done …" when the job is complete, "stopped …" when it should be resumed later; None to go on."""
-    if reason := complete(context.job, counters):
+    if reason := complete(job, counters):
         return reason
-    budget = context.job.budget
-    if budget.time_limit_s and time.monotonic() - context.started > budget.time_limit_s:
-        return f"{BUDGET_SPENT} {budget.time_limit_s:.0f} s"
-    if context.out_of_time():
+    if limits.late():
+        return limits.time_limit()
+    if limits.out_of_time():
         return OUT_OF_TIME
-    return "stopped: asked to stop" if context.stop() else None
+    return "stopped: asked to stop" if limits.requested() else None
+
+
+@dataclass(frozen=True)
+class Due:
+    """What the rank that keeps the checkpoints has to do now; nothing on all others."""
+
+    save: bool = False  # a checkpoint is due
+    judge: bool = False  # an evaluation is due
+    reached: bool = False  # the last one reached the target of the budget
+
+
+@dataclass(frozen=True)
+class Votes:
+    """The same on every rank; clocks and signals differ between ranks, so they are reduced and never read alone."""
+
+    stop: str | None
+    save: bool  # a checkpoint is to be written
+    judge: bool  # a policy is to be judged
+    closed: Array  # [B] int64, env step up to which each column lies in closed segments
+
+
+def reduce_counters(
+    group: Group, counters: Counters, trees: Sequence[Tree], plan: Plan, limits: Limits, due: Due, version: int
+) -> Votes:
+    """Add every learner's counters to ``counters`` and reduce the votes to stop, save and judge, in one all-reduce.
+
+    ``trees`` were learned from at update ``version``. Its size depends on columns and ranks and not on T: every member
+    fills its own block of columns and its own rows of ended episodes, so that a sum puts them side by side, in the same
+    order for any layout. Of the episodes that ended only the last `RECENT` matter.
+    """
+    share = plan.batch_columns // group.size
+    mine = slice(group.rank * share, (group.rank + 1) * share)
+    heads, games = np.zeros((5, plan.batch_columns)), np.zeros((group.size, min(RECENT, plan.steps * share), 3))
+    moves = _together(trees, "first", lambda x: (~x[1:]).sum(0))
+    heads[0, mine], heads[1, mine] = _together(trees, "column"), moves
+    heads[2, mine] = _together(trees, "start") + moves
+    heads[3, mine] = version - _together(trees, "version", lambda x: x.mean(0))
+    heads[4, mine] = _together(trees, "closed") if "closed" in trees[0] else 0
+    episodes = _fill(games[group.rank], trees, group.rank * share)
+    votes = np.array([episodes, limits.requested(), limits.late(), limits.out_of_time(), *astuple(due)], float)
+    reduced = to_host(group.sum(to_device(np.concatenate([heads.ravel(), games.ravel(), votes]), "cpu")))
+    columns, moves, through, lags, closed = reduced[: heads.size].reshape(heads.shape)
+    order = columns.astype(np.int64)
+    counters.count(int(moves.sum()), order, through.astype(np.int64), float(lags.mean()))
+    counters.ended(int(reduced[-7]), _in_order(reduced[heads.size : -7].reshape(-1, 3)))
+    asked, late, over, save, judge, counters.reached = (bool(x) for x in reduced[-6:] > 0)
+    stop = "stopped: asked to stop" if asked else limits.time_limit() if late else None
+    reached = np.zeros(counters.columns, np.int64)
+    reached[order] = closed
+    return Votes(OUT_OF_TIME if over else stop, save, judge, reached)
+
+
+def _together(trees: Sequence[Tree], name: str, of: Callable[[Array], Array] = lambda x: x) -> Array:
+    """A number per column of all fragments side by side, [b]."""
+    return np.concatenate([of(tree[name]) for tree in trees])
+
+
+def _fill(rows: Array, trees: Sequence[Tree], low: int) -> int:
+    """The last episodes that ended go into ``rows`` [n, 3]: 1 + row t, place in the batch, return. How many ended."""
+    places = np.cumsum([low, *(len(tree["column"]) for tree in trees)])
+    tables = [ended(tree) + np.array([1, place, 0]) for tree, place in zip(trees, places, strict=False)]
+    table = _sorted(np.concatenate(tables))
+    last = table[-len(rows) :]
+    rows[: len(last)] = last
+    return len(table)
+
+
+def _sorted(table: Array) -> Array:
+    """Rows (t, place, return) by time, then place."""
+    return table[np.lexsort((table[:, 1], table[:, 0]))]
+
+
+def _in_order(table: Array) -> Array:
+    """The returns [n] of all members' rows, those that hold an episode, by time and then place in the batch."""
+    return _sorted(table[table[:, 0] > 0])[:, 2]

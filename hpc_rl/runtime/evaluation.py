@@ -1,46 +1,150 @@
 """Evaluation during training: which policy is judged when, by whom, and what its greedy games returned.
 
-Rank 0 judges itself, a slice of moves after each of its updates, or has the evaluator rank do it. A slice is a fixed
-number of moves where ranks step their columns in lock-step, so that a run repeats itself bit for bit.
+Rank 0 plays the games itself, a slice of moves after each of its updates, or has the evaluator rank play them. A slice
+is a fixed number of moves where ranks step their columns in lock-step, so that a run repeats itself bit for bit.
 """
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 
+import numpy as np
 from torch import Tensor
 
-from hpc_rl.algorithms.base import Policy
-from hpc_rl.optim.flat import StateDict
-from hpc_rl.runtime.context import RankContext
+from hpc_rl.devices import to_host
 from hpc_rl.runtime.counters import Counters
-from hpc_rl.runtime.evaluator_client import EvaluatorClient
-from hpc_rl.runtime.judge import Judge, Judgement
-from hpc_rl.samplers.base import EVALUATED_TOGETHER
+from hpc_rl.runtime.messages import ALIVE, SCORES, WEIGHTS, ControlServer, FinalReport, score_layout, weights_layout
+from hpc_rl.settings import Evaluate
+from hpc_rl.transport.base import Inbox, Link, Outbox
+from hpc_rl.transport.waiting import Done, Heartbeat, Stopped, Waiting
 
-SLICE_S, SLICE_ROWS = 0.2, 64  # the longest slice, in seconds (free-running ranks) and moves of all columns
+
+@dataclass(frozen=True)
+class Judgement:
+    """What greedy games say of one policy, set by set."""
+
+    returns: tuple[float, ...]  # mean raw return
+    success: tuple[float, ...]  # part of the games that reached their goal; NaN where the environment does not tell
+
+    @property
+    def score(self) -> float:
+        """Mean raw return over the sets: what picks the best checkpoint."""
+        return float(np.mean(self.returns))
+
+    def figures(self) -> dict[str, float]:
+        """As metrics: greedy_return, greedy_success where it is known, and each set's own where there are several."""
+        figures = {"greedy_return": self.score}
+        if not math.isnan(success := float(np.mean(self.success))):
+            figures["greedy_success"] = success
+        for k, (mean, reached) in enumerate(zip(self.returns, self.success, strict=True)):
+            if len(self.returns) > 1:
+                figures[f"greedy_return/{k}"] = mean
+                figures |= {} if math.isnan(reached) else {f"greedy_success/{k}": reached}
+        return figures
 
 
-def weights_of(state: StateDict) -> Tensor:
-    """The weights that act, of a checkpoint's state: what is judged is what is saved."""
-    weights: Tensor = state["weights"]
-    return weights
+@dataclass(frozen=True)
+class Judge:
+    """Plays greedy games with a copy of the weights, a few moves at a time; runtime/judge.py."""
+
+    begin: Callable[[Tensor, int, str], None]  # weights, games of each set of arguments, purpose of their seeds
+    advance: Callable[[int, Done], Judgement | None]  # so many moves of all columns, fewer once the other is true
+    close: Callable[[], None]  # gives up the games under way
+
+
+class EvaluatorClient:
+    """Rank 0's side of the evaluator: weights go there, judgements come back, and signs of life go both ways.
+
+    ``parameters`` is the number of those that act, ``sets`` that of the sets of arguments. Nothing waits for the
+    evaluator while the run goes on.
+    """
+
+    def __init__(self, link: Link, waiting: Waiting, peer: int, parameters: int, sets: int) -> None:
+        self.waiting = waiting
+        self.weights = Outbox(link, peer, WEIGHTS, weights_layout(4 * parameters), waiting, slots=1)
+        self.scores = Inbox(link, [peer], SCORES, score_layout(sets), waiting)
+        self.control, self.beat = ControlServer(link, waiting, [peer]), Heartbeat(waiting.deadline_s / 4)
+        pulse = waiting.pulse
+
+        def and_alive() -> None:
+            pulse()
+            self._alive()
+
+        waiting.pulse = and_alive  # also while rank 0 waits for others
+
+    def ready(self) -> bool:
+        """It has taken the last weights, and could take new ones without a wait."""
+        return self.weights.ready()
+
+    def begin(self, weights: Tensor, env_steps: int) -> None:
+        tree = {"parameters": to_host(weights).view(np.uint8)[None], "env_steps": np.array([env_steps])}
+        self.weights.put(tree, env_steps)
+
+    def poll(self) -> Judgement | None:
+        """A judgement that has arrived. Raises Deadline: the evaluator has been silent for too long."""
+        self._alive()
+        judgement = None
+        while (message := self.scores.poll()) is not None:
+            if message.version != ALIVE:
+                judgement = Judgement(*(tuple(message.tree[name][0].tolist()) for name in ("returns", "success")))
+            self.scores.release(message)
+        self.scores.check_peers()
+        return judgement
+
+    def wait(self, give_up: Done) -> None:
+        """Return once `poll` finds something, be it a sign of life, or ``give_up()``. Raises Deadline."""
+        with suppress(Stopped):
+            self.waiting.until(self.scores.ready, "the evaluator's judgement", give_up)
+
+    def release(self) -> Sequence[FinalReport]:
+        """Have it leave; its final report."""
+        self.control.order(0, stop=True)
+        return self.control.final_reports(self.scores)
+
+    def _alive(self) -> None:
+        if self.beat.due() and self.control.control[0].ready():
+            self.control.order(0)
+
+
+@dataclass(frozen=True)
+class Slice:
+    """How much of its own games a rank plays at a time."""
+
+    rows: int  # moves of all columns
+    seconds: float = math.inf
 
 
 class Evaluation:
-    """Of one learning rank; all but rank 0 never find one due."""
+    """Of one learning rank; where ``evaluate`` has no ``every_steps``, as on all ranks but 0, none is ever due.
 
-    def __init__(self, context: RankContext, policy: Policy, counters: Counters) -> None:
-        self.context, self.policy, self.counters = context, policy, counters
-        self.every = context.job.evaluate.every_steps if context.rank_spec.rank == 0 else 0
-        self.evaluator = EvaluatorClient(context, policy) if self.every and context.plan.evaluator is not None else None
+    ``target`` is the mean return that ends the run, ``make_judge`` makes what plays the games on this rank, and
+    ``stop`` gives a slice of them up. With an ``evaluator`` the games are played there.
+    """
+
+    def __init__(
+        self,
+        evaluate: Evaluate,
+        target: float | None,
+        counters: Counters,
+        make_judge: Callable[[], Judge],
+        piece: Slice,
+        stop: Done,
+        evaluator: EvaluatorClient | None = None,
+    ) -> None:
+        self.evaluate, self.target, self.counters, self.make_judge = evaluate, target, counters, make_judge
+        self.piece, self.stop, self.evaluator = piece, stop, evaluator
         self.judge: Judge | None = None
         self.begun: tuple[int, float] | None = None  # (env steps, time) of the evaluation under way
         self.reached = False  # the target of the budget, by the last evaluation
 
     def due(self) -> bool:
         """A policy is to be judged now. Does not depend on the clock."""
-        if not self.every or self.begun or self.counters.env_steps < self.counters.judged_at + self.every:
+        every = self.evaluate.every_steps
+        if not every or self.begun or self.counters.env_steps < self.counters.judged_at + every:
             return False
         return self.evaluator is None or self.evaluator.ready()
 
@@ -50,7 +154,7 @@ class Evaluation:
         if self.evaluator is not None:
             self.evaluator.begin(weights, self.begun[0])
         else:
-            self.own_judge().begin(weights, self.context.job.evaluate.episodes, "evaluate")
+            self.own_judge().begin(weights, self.evaluate.episodes, "evaluate")
 
     def step(self) -> Judgement | None:
         """Go on with the evaluation under way; its judgement at the end. Once after every update.
@@ -62,29 +166,19 @@ class Evaluation:
         if judgement is None or self.begun is None:
             return None
         (env_steps, begin), self.begun = self.begun, None
-        counters, target, games = (
-            self.counters,
-            self.context.job.budget.stop_at_return,
-            self.context.job.evaluate.episodes,
-        )
+        counters = self.counters
         counters.evaluated, counters.judged_at, counters.greedy = judgement.score, env_steps, judgement.figures()
-        self.reached = target is not None and judgement.score >= target
-        took = f"{games * len(judgement.returns)} games, {time.monotonic() - begin:.1f} s"
+        self.reached = self.target is not None and judgement.score >= self.target
+        took = f"{self.evaluate.episodes * len(judgement.returns)} games, {time.monotonic() - begin:.1f} s"
         print(f"evaluation at {env_steps} env steps: {judgement.score:.2f} in {took}", flush=True)
         return judgement
 
     def own_judge(self) -> Judge:
         """Made when it is first needed: it holds a copy of the weights."""
         if self.judge is None:
-            job = self.context.job
-            self.judge = Judge(self.policy, self.context.make_evaluation, job.evaluate.arguments, job.seed)
+            self.judge = self.make_judge()
         return self.judge
 
     def _slice(self) -> Judgement | None:
-        """About as many moves as an update learns from: then an evaluation costs at most as much as the training."""
-        plan, context = self.context.plan, self.context
-        moves = plan.steps * plan.learning_columns
-        rows = moves // min(EVALUATED_TOGETHER, context.job.evaluate.episodes)
-        free, end = not context.rank_spec.columns and context.job.schedule == "free", time.monotonic() + SLICE_S
-        give_up = (lambda: context.stop() or time.monotonic() > end) if free else context.stop
-        return self.own_judge().advance(max(1, min(SLICE_ROWS, rows)), give_up)
+        end = time.monotonic() + self.piece.seconds
+        return self.own_judge().advance(self.piece.rows, lambda: self.stop() or time.monotonic() > end)

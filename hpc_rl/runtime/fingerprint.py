@@ -9,7 +9,7 @@ from hpc_rl.types import Spec
 
 
 def fingerprint(job: Job, spec: Spec) -> dict[str, Any]:
-    """Values to be compared by `storage.checkpoint.fit`."""
+    """Values to be compared by `storage.checkpoint.check_compatible`."""
     bounds = [list(span) if span else None for span in spec.actions.scaled_to]
     scaled = {"scaled_to": bounds} if spec.actions.kind == "box" else {}
     return {

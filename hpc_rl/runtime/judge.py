@@ -1,11 +1,9 @@
-"""The judge of a policy: greedy games with a copy of its weights, over all sets of arguments, a few moves at a time."""
+"""The games of an evaluation: greedy, with a copy of the weights, over all sets of arguments, a few moves at a time."""
 
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,6 +12,7 @@ from torch import Tensor
 from hpc_rl.algorithms.base import Policy
 from hpc_rl.envs.base import Environment
 from hpc_rl.optim.flat import flatten
+from hpc_rl.runtime.evaluation import Judge, Judgement
 from hpc_rl.runtime.games import Games
 from hpc_rl.samplers.base import Timings
 
@@ -21,31 +20,7 @@ MakeEvaluation = Callable[[Mapping[str, Any], int], Environment]
 """(arguments that override the job's, columns) -> environments that only the judge steps."""
 
 
-@dataclass(frozen=True)
-class Judgement:
-    """What greedy games say of one policy, set by set."""
-
-    returns: tuple[float, ...]  # mean raw return
-    success: tuple[float, ...]  # part of the games that reached their goal; NaN where the environment does not tell
-
-    @property
-    def score(self) -> float:
-        """Mean raw return over the sets: what picks the best checkpoint."""
-        return float(np.mean(self.returns))
-
-    def figures(self) -> dict[str, float]:
-        """As metrics: greedy_return, greedy_success where it is known, and each set's own where there are several."""
-        figures = {"greedy_return": self.score}
-        if not math.isnan(success := float(np.mean(self.success))):
-            figures["greedy_success"] = success
-        for k, (mean, reached) in enumerate(zip(self.returns, self.success, strict=True)):
-            if len(self.returns) > 1:
-                figures[f"greedy_return/{k}"] = mean
-                figures |= {} if math.isnan(reached) else {f"greedy_success/{k}": reached}
-        return figures
-
-
-class Judge:
+class GreedyGames:
     """Plays ``episodes`` greedy games of each set of arguments; ``purpose`` names their seeds (games.py).
 
     The weights are its own from `begin` on, so that training may go on meanwhile. Nothing is drawn from generators that
@@ -90,6 +65,10 @@ class Judge:
         """Give up the games under way."""
         for games in self.games:
             games.close()
+
+    def judge(self) -> Judge:
+        """These games as an evaluation uses them."""
+        return Judge(self.begin, self.advance, self.close)
 
 
 def _mean(values: Iterable[float]) -> float:

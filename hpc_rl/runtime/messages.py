@@ -1,29 +1,46 @@
-"""The small messages between ranks, and the tags of all their channels (each also uses the next tag).
+"""The messages between ranks of a run: tags, layouts, and the control channel that closes segments and ends the run.
 
-Tags from 60 on belong to the transport: parameters.py, ports.py.
+Each channel also uses the tag after its own. Tags from 60 on belong to the transport: parameters.py, ports.py.
 """
 
 from __future__ import annotations
 
-from hpc_rl.samplers.base import ACTIVITIES
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hpc_rl.algorithms.base import Policy
+from hpc_rl.fragments import trajectory_schema
+from hpc_rl.samplers.base import ACTIVITIES, Timings
+from hpc_rl.transport.base import Inbox, Link, Outbox
 from hpc_rl.transport.layout import Layout
-from hpc_rl.types import Leaf, Schema
+from hpc_rl.transport.waiting import Waiting
+from hpc_rl.types import Leaf, Schema, Spec
 
 TRAJECTORIES, WEIGHTS, CONTROL, REPLIES, REPORTS, SCORES = 10, 20, 30, 40, 50, 56
 ALIVE = -1  # the version of a message that only says that its sender is at work
 
-CONTROL_SCHEMA = {
+_CONTROL_SCHEMA = {
     "stop": Leaf((), "int64", "fragment", "", "1: finish, close files, reply"),
     "roll": Leaf((), "int64", "fragment", "", "number of the checkpoint that wants segments closed"),
 }
-REPLY_SCHEMA = {
+_REPLY_SCHEMA = {
     "split_s": Leaf((len(ACTIVITIES),), "float64", "fragment", "s", "time spent in each activity"),
     "peak_rss_bytes": Leaf((), "int64", "fragment", "byte", "largest resident memory"),
 }
+_CONTROL, _REPLY = Layout(_CONTROL_SCHEMA, 1, 1), Layout(_REPLY_SCHEMA, 1, 1)
+
+
+def schemas(policy: Policy, spec: Spec) -> tuple[Schema, Schema]:
+    """(what is recorded, what is sent): messages also say how far each column's closed segments reach."""
+    recorded = trajectory_schema(spec, policy.extras, policy.carry, policy.fragment_noise)
+    closed = Leaf((), "int64", "fragment", "env step", "up to here the column lies in closed segments")
+    return recorded, {**recorded, "closed": closed}
 
 
 def report_schema(sent: Schema, kept: int) -> Schema:
-    """Leaves of a fragment that `Counters` adds up, and ``kept`` numbers of the worker's learner: worker_numbers.py."""
+    """Those leaves of a fragment that `Counters` adds up, and ``kept`` numbers of the worker's learner, if any."""
     counted = {name: sent[name] for name in ("first", "version", "episode_return", "column", "start", "closed")}
     return {**counted, "kept": Leaf((kept,), "float64", "fragment")} if kept else counted
 
@@ -39,3 +56,81 @@ def weights_layout(nbytes: int) -> Layout:
     """One version of all parameters, and the env steps of the job when it was made."""
     steps = Leaf((), "int64", "fragment", "env step", "of the whole job, for what actors anneal")
     return Layout({"parameters": Leaf((nbytes,), "uint8", "fragment"), "env_steps": steps}, 1, 1)
+
+
+@dataclass(frozen=True)
+class FinalReport:
+    """What the summary tells of one rank."""
+
+    rank: int
+    split_s: list[float]  # seconds by activity, in the order of ACTIVITIES
+    peak_rss_bytes: int
+
+    @staticmethod
+    def of(rank: int, timings: Timings, peak_rss_bytes: int) -> FinalReport:
+        return FinalReport(rank, [timings.seconds[name] for name in ACTIVITIES], peak_rss_bytes)
+
+
+class ControlServer:
+    """The learning side."""
+
+    def __init__(self, link: Link, waiting: Waiting, peers: Sequence[int]) -> None:
+        self.peers, self.waiting = list(peers), waiting
+        self.control = [Outbox(link, peer, CONTROL, _CONTROL, waiting) for peer in peers]
+        self.replies = Inbox(link, peers, REPLIES, _REPLY, waiting, credits=1)
+
+    def order(self, roll: int, stop: bool = False) -> None:
+        """Have segments closed for checkpoint number ``roll``, or everything closed and the ranks leave."""
+        for outbox in self.control:
+            outbox.put({"stop": np.array([int(stop)]), "roll": np.array([roll])}, 0)
+
+    def final_reports(self, *inboxes: Inbox) -> list[FinalReport]:
+        """Wait for every rank's report. What is still on its way to ``inboxes`` is dropped, so that no send is left."""
+        reports: list[FinalReport] = []
+
+        def complete() -> bool:
+            for inbox in inboxes:
+                if (message := inbox.poll()) is not None:
+                    inbox.release(message)
+            if (reply := self.replies.poll()) is not None:
+                seconds, peak = reply.tree["split_s"][0], reply.tree["peak_rss_bytes"][0]
+                reports.append(FinalReport(reply.peer, seconds.tolist(), int(peak)))
+            return len(reports) == len(self.peers)
+
+        count = len(self.peers)
+        self.waiting.until(complete, lambda: f"the final reports of {count - len(reports)} of {count} ranks")
+        return reports
+
+
+class ControlClient:
+    """The collecting side. ``pulse`` is what else this rank must keep going while it waits."""
+
+    def __init__(self, link: Link, waiting: Waiting, chief: int, pulse: Callable[[], None] = lambda: None) -> None:
+        self.control = Inbox(link, [chief], CONTROL, _CONTROL, waiting)
+        self.replies = Outbox(link, chief, REPLIES, _REPLY, waiting)
+        self.pulse = pulse
+        self.stop, self.roll, self.rolled = False, 0, 0
+
+    def stopping(self) -> bool:
+        """Receive new orders; True once one was to stop."""
+        self.pulse()
+        for message in iter(self.control.poll, None):
+            self.stop |= bool(message.tree["stop"][0])
+            self.roll = max(self.roll, int(message.tree["roll"][0]))
+            self.control.release(message)
+        return self.stop
+
+    def called(self) -> bool:
+        """Receive new orders; True while one is not carried out. Ends a wait for ranks that may wait for the chief."""
+        return self.stopping() or self.roll > self.rolled
+
+    def due(self) -> bool:
+        """Whether segments are to be closed; once for every order."""
+        due, self.rolled = self.roll > self.rolled, self.roll
+        return due
+
+    def send_final_report(self, timings: Timings, peak_rss_bytes: int) -> None:
+        """What the summary tells of this rank."""
+        seconds = np.array([timings.seconds[name] for name in ACTIVITIES])
+        self.replies.put({"split_s": seconds, "peak_rss_bytes": np.array([peak_rss_bytes])}, 0)
+        self.replies.flush()

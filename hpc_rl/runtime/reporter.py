@@ -6,13 +6,10 @@ import math
 import os
 import time
 
-import numpy as np
 import psutil
 
-from hpc_rl.runtime.context import RankContext
-from hpc_rl.runtime.counters import Counters
+from hpc_rl.runtime.files import RunFiles
 from hpc_rl.samplers.base import Timings
-from hpc_rl.storage.metrics import Metrics
 
 TALK_S = 60.0  # between lines of progress in the log of the ranks
 
@@ -26,20 +23,18 @@ def peak_rss_bytes() -> int:
 class Reporter:
     """Writes this rank's metric line every few seconds; shares of time are those since the last line.
 
-    ``begin`` are the env steps that `report` would have been given before this attempt.
+    ``started`` is when the attempt began, on the clock of time.monotonic; ``begin`` are the env steps that `report`
+    would have been given before it.
     """
 
-    def __init__(self, context: RankContext, timings: Timings, begin: int = 0) -> None:
-        self.context, self.timings = context, timings
-        self.metrics = Metrics(
-            context.run.metrics, context.rank_spec.name, context.rank_spec.rank == 0, context.attempt, begin
-        )
+    def __init__(self, files: RunFiles, timings: Timings, started: float, begin: int = 0) -> None:
+        self.metrics, self.timings, self.started = files.metrics(begin), timings, started
         self.process = psutil.Process(os.getpid())
         self.time, self.before, self.steps = time.monotonic(), dict(timings.seconds), begin
         self.peak, self.said = 0, self.time
 
     def due(self) -> bool:
-        return time.monotonic() - self.time >= self.context.job.output.metrics_s
+        return time.monotonic() - self.time >= self.metrics.interval_s
 
     def report(self, env_steps: int, values: dict[str, float]) -> None:
         """One line: ``env_steps`` of this rank, its rate, time split, memory, and ``values``."""
@@ -54,22 +49,9 @@ class Reporter:
         self.metrics.write(env_steps, {**line, **share, **values})
         if "mean_return_100" in values and now - self.said > TALK_S:
             mean, self.said = values["mean_return_100"], now
-            done = f"{(now - self.context.started) / 60:.0f} min: {env_steps:,} env steps, {rate:,.0f}/s"
+            done = f"{(now - self.started) / 60:.0f} min: {env_steps:,} env steps, {rate:,.0f}/s"
             print(f"{done}, {'no episode yet' if math.isnan(mean) else f'mean return {mean:.2f}'}", flush=True)
         self.time, self.before, self.steps = now, dict(self.timings.seconds), env_steps
 
     def close(self) -> None:
         self.metrics.close()
-
-
-def figures(counters: Counters) -> dict[str, float]:
-    """The running figures that the screen shows."""
-    lags = np.array(counters.lags or [0.0])
-    return {
-        "mean_return_100": counters.mean_return,
-        "episodes": float(counters.episodes),
-        "updates": float(counters.updates),
-        "policy_lag": float(lags.mean()),
-        "policy_lag_max": float(lags.max()),
-        **counters.greedy,
-    }

@@ -14,7 +14,7 @@ import torch
 from hpc_rl.algorithms.base import Algorithm, Learner, Policy
 from hpc_rl.optim.flat import StateDict, flatten
 from hpc_rl.optim.group import Alone
-from hpc_rl.runtime.learner_state import learner_state, load_columns, load_learner
+from hpc_rl.runtime.checkpoints import learner_state, load_columns, load_learner
 from hpc_rl.storage import checkpoint
 from hpc_rl.storage.checkpoint import CorruptCheckpoint
 from hpc_rl.storage.untrusted import checked

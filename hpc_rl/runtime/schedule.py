@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hpc_rl.runtime.context import RankContext
-from hpc_rl.types import Array
+from hpc_rl.settings import Budget
 
 
 @dataclass(frozen=True)
@@ -26,24 +26,16 @@ class Schedule:
         return self.reached + (1.0 - self.reached) * ((now - self.begin) / (self.budget - self.begin))
 
 
-def schedule(context: RankContext) -> Schedule:
+def schedule(budget: Budget, meta: Mapping[str, Any] | None = None) -> Schedule:
     """The schedule of this attempt: by updates where the budget has any, else by env steps.
 
-    A run that is resumed with another budget goes on from where its annealed values are, and spreads what is left of
-    them over what is left.
+    ``meta`` is that of the checkpoint that a run is resumed from. With another budget the run goes on from where its
+    annealed values are, and spreads what is left of them over what is left.
     """
-    budget, meta = context.job.budget, context.resume[1] if context.resume else {}
     unit, total = ("updates", budget.updates) if budget.updates else ("env_steps", budget.env_steps)
-    kept: dict[str, Any] | None = meta.get("schedule")
-    if kept is None:
+    if meta is None or (kept := meta.get("schedule")) is None:
         return Schedule(total, unit=unit)
     before = Schedule(**kept)
     if (total, unit) == (before.budget, before.unit):
         return before
     return Schedule(total, meta[unit], before.progress(meta["env_steps"], meta["updates"]), unit)
-
-
-def exploration(context: RankContext, columns: Array, env_steps: int, updates: int) -> Array:
-    """[b] what training passes to ``act`` in each of ``columns`` [b] after so many env steps and updates of the job."""
-    total, progress = context.job.environment.columns, schedule(context).progress(env_steps, updates)
-    return context.algorithm.exploration(context.config, columns, total, progress)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -12,10 +13,10 @@ from hpc_rl.devices import to_device, to_host
 from hpc_rl.optim.flat import Flat, StateDict
 from hpc_rl.optim.group import finish
 from hpc_rl.optim.optimizers import Optimizer, load_optimizer, optimizer_state
-from hpc_rl.runtime.context import RankContext
-from hpc_rl.runtime.update import in_a_row
-from hpc_rl.transport.base import Inbox, Message, Outbox
+from hpc_rl.runtime.divergence import in_a_row
+from hpc_rl.transport.base import Inbox, Link, Message, Outbox
 from hpc_rl.transport.parameters import GRADIENTS, PARAMETERS, gradient_layout, parameter_layout
+from hpc_rl.transport.waiting import Waiting
 from hpc_rl.types import Tree
 
 _OVERFLOW = "Workers' gradients were finite, their sum or its norm was not: lower the learning rate, or clip rewards"
@@ -87,7 +88,7 @@ def only_optimizer(learner: Learner) -> Optimizer:
 
 
 def concatenate_shards(learner: Learner, parts: list[StateDict]) -> StateDict:
-    """The state of a learner (see runtime/learner_state.py) with all servers' parts for its weights and optimizer.
+    """The state of a learner (see `checkpoints.learner_state`) with all servers' parts for its weights and optimizer.
 
     The statistics of a server that has not stepped yet are zeros.
     """
@@ -106,16 +107,11 @@ def _spread(x: object) -> bool:
 
 
 class ShardServer:
-    """A server's channels to its workers, each of whom first hears the parameters that training begins with."""
+    """A server's channels to its workers, each of which first receives the parameters that training begins with."""
 
-    def __init__(self, context: RankContext, share: ParameterShard) -> None:
-        link, waiting, workers, size = (
-            context.ports.link,
-            context.ports.waiting,
-            context.rank_spec.peers,
-            share.flat.parameter.numel(),
-        )
-        self.share, self.env_steps = share, 0
+    def __init__(self, link: Link, waiting: Waiting, workers: Sequence[int], shard: ParameterShard) -> None:
+        size = shard.flat.parameter.numel()
+        self.shard, self.env_steps = shard, 0
         self.gradients = Inbox(link, workers, GRADIENTS, gradient_layout(size), waiting)
         self.answers = {w: Outbox(link, w, PARAMETERS, parameter_layout(size), waiting) for w in workers}
 
@@ -124,12 +120,12 @@ class ShardServer:
         self._answer(list(self.answers))
 
     def serve(self, message: Message) -> None:
-        """Take one gradient, and answer everybody who need not wait any more."""
-        workers = self.share.take(message.tree, message.version, message.peer)
+        """Take one gradient, and answer every worker that need not wait any more."""
+        workers = self.shard.take(message.tree, message.version, message.peer)
         self.gradients.release(message)
         self._answer(workers)
 
     def _answer(self, workers: list[int]) -> None:
-        tree = {"parameters": to_host(self.share.flat.parameter)[None], "env_steps": np.array([self.env_steps])}
+        tree = {"parameters": to_host(self.shard.flat.parameter)[None], "env_steps": np.array([self.env_steps])}
         for worker in workers:
-            self.answers[worker].put(tree, self.share.version)
+            self.answers[worker].put(tree, self.shard.version)

@@ -6,30 +6,32 @@ Worker, learner and gradient worker differ in where experience comes from, in th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from hpc_rl.algorithms.base import Learner
 from hpc_rl.devices import to_device, to_host
 from hpc_rl.fragments import trajectory
-from hpc_rl.optim.group import Group
+from hpc_rl.plan import Plan
 from hpc_rl.replay.base import Store
 from hpc_rl.replay.fresh import Fresh
-from hpc_rl.runtime.context import RankContext
-from hpc_rl.runtime.counters import Counters
-from hpc_rl.runtime.learner_state import load_columns, load_learner
-from hpc_rl.runtime.update import update
+from hpc_rl.runtime.checkpoints import check_identical
+from hpc_rl.runtime.context import Method
+from hpc_rl.runtime.counters import Counters, Due, Limits, Votes, reduce_counters
+from hpc_rl.runtime.divergence import cause_of, in_a_row
 from hpc_rl.samplers.base import Timings
-from hpc_rl.types import Clock
+from hpc_rl.types import Clock, Trajectory, UpdateResult
+
+CHECK_EVERY = 100  # updates between comparisons of all ranks' parameters
 
 
 @dataclass
 class Training:
     """What one rank learns with: its learner, its experience, the counters, and the seconds by activity."""
 
-    context: RankContext
+    method: Method
     learner: Learner
     store: Store
     counters: Counters
@@ -51,7 +53,7 @@ def train(training: Training, fill: Callable[[], str | None], settle: Callable[[
     there was none, and the version that the round began with.
 
     Raises:
-        Diverged: see `roles.update.update`.
+        Diverged: see `update`.
     """
     counters = training.counters
     reason = None
@@ -67,18 +69,6 @@ def train(training: Training, fill: Callable[[], str | None], settle: Callable[[
     return reason
 
 
-def restored(context: RankContext, group: Group, columns: list[int]) -> tuple[Learner, Counters]:
-    """A learner and the counters, as they were saved where the run is resumed; ``columns`` are those it learns from."""
-    learner = context.algorithm.learner(context.config, context.spec, context.make_policy(), group)
-    counters = Counters(context.job.environment.columns)
-    if context.resume:
-        state, meta = context.resume
-        load_learner(learner, state)
-        load_columns(learner, state["columns"], columns)
-        counters.restore(meta)
-    return learner, counters
-
-
 def _due(training: Training) -> int:
     """Updates to make now, the same number on every member: the least that any member's experience allows.
 
@@ -91,10 +81,10 @@ def _due(training: Training) -> int:
 
 
 def _update(training: Training) -> Metrics:
-    context, counters = training.context, training.counters
+    method, counters = training.method, training.counters
     samples = training.store.sample(counters.updates)
-    batches = {name: trajectory(trees, context.spec, context.device) for name, (trees, _) in samples.items()}
-    result = update(context, training.learner, batches, counters)
+    batches = {name: trajectory(trees, method.spec, method.device) for name, (trees, _) in samples.items()}
+    result = update(method, training.learner, batches, counters)
     counters.updates += 1
     keys = next((keys for _, keys in samples.values() if keys is not None), None)
     if result.priorities is not None and keys is not None:
@@ -102,8 +92,38 @@ def _update(training: Training) -> Metrics:
     return result.metrics
 
 
+def update(method: Method, learner: Learner, batches: Mapping[str, Trajectory], counters: Counters) -> UpdateResult:
+    """The learner's update; metrics also count the steps that were dropped so far, "dropped_steps".
+
+    Raises:
+        Diverged: the tenth update in a row that dropped a step or took none; names update, columns, env steps, cause.
+    """
+    group, taken, dropped = learner.group, learner.group.taken, learner.group.dropped
+    result = learner.update(batches, method.progress(counters.env_steps, counters.updates))
+    bad = group.dropped > dropped or (bool(learner.optimizers) and group.taken == taken)
+    what = f"{method.name}, update {counters.updates}"
+    counters.bad_updates = in_a_row(
+        counters.bad_updates, bad, what, lambda: cause_of(group, next(iter(batches.values())))
+    )
+    return replace(result, metrics={**result.metrics, "dropped_steps": float(group.dropped)})
+
+
 def _announce(training: Training) -> None:
     """Show the learner those leaves of new fragments that its method asks for."""
-    context, names = training.context, training.context.experience.arrivals
+    names, device = training.method.arrivals, training.method.device
     for tree in training.store.arrivals() if names else []:
-        training.learner.arrived({name: to_device(tree[name], context.device) for name in names})
+        training.learner.arrived({name: to_device(tree[name], device) for name in names})
+
+
+def settled(training: Training, plan: Plan, limits: Limits, due: Due, version: int) -> Votes:
+    """What follows the updates of a round on every rank that learns in a group: count, vote, compare.
+
+    ``due`` is what this rank calls for, ``version`` the update that the round began with. Collective.
+    """
+    learner, counters, store = training.learner, training.counters, training.store
+    votes = reduce_counters(learner.group, counters, store.arrivals(), plan, limits, due, version)
+    store.release()
+    counters.mark_steady(limits.started)
+    if counters.updates // CHECK_EVERY > version // CHECK_EVERY:
+        check_identical(learner)
+    return votes

@@ -11,7 +11,7 @@ import torch
 
 from hpc_rl.algorithms.base import Learner
 from hpc_rl.optim.flat import StateDict
-from hpc_rl.runtime.context import RankContext
+from hpc_rl.runtime.files import Resume
 from hpc_rl.types import Array, Tree
 
 
@@ -21,10 +21,10 @@ def numbers(learner: Learner) -> dict[str, int | float]:
     return {name: x for name, x in state.items() if isinstance(x, int | float) and not isinstance(x, bool)}
 
 
-def restore(context: RankContext, learner: Learner) -> None:
-    """Give a worker's learner the numbers that belonged to its first column; older checkpoints have none."""
-    saved: dict[str, torch.Tensor] = context.resume[0].get("workers", {}) if context.resume else {}
-    own, column = numbers(learner), context.rank_spec.columns[0]
+def restore(learner: Learner, resume: Resume, column: int) -> None:
+    """Give a worker's learner the numbers that belonged to its first ``column``; older checkpoints have none."""
+    saved: dict[str, torch.Tensor] = resume[0].get("workers", {}) if resume else {}
+    own = numbers(learner)
     found = {name: type(x)(saved[name][column].item()) for name, x in own.items() if name in saved}
     if found:
         learner.load({**learner.state(), **found})
@@ -33,9 +33,8 @@ def restore(context: RankContext, learner: Learner) -> None:
 class WorkerNumbers:
     """What all workers keep, where server 0 saves it."""
 
-    def __init__(self, context: RankContext, learner: Learner) -> None:
-        columns, own = context.job.environment.columns, numbers(learner)
-        saved = context.resume[0].get("workers", {}) if context.resume else {}
+    def __init__(self, learner: Learner, resume: Resume, columns: int) -> None:
+        own, saved = numbers(learner), resume[0].get("workers", {}) if resume else {}
         self.names = list(own)
         self.table = np.zeros((columns, len(own)))  # float64 holds seeds and counters exactly
         for k, (name, x) in enumerate(own.items()):

@@ -23,6 +23,7 @@ from hpc_rl.topologies.base import (
 )
 
 if TYPE_CHECKING:
+    from hpc_rl.runtime.checkpoints import Outcome
     from hpc_rl.runtime.context import RankContext
 
 
@@ -93,12 +94,17 @@ def _whole(job: Job, specs: list[RankSpec], sends: dict[int, int], width: int) -
     return Plan(job.topology, tuple(ranks), experience.unroll, batch, width)
 
 
-def run(context: RankContext) -> None:
-    """Become this rank's role."""
+def run(context: RankContext) -> Outcome | None:
+    """Become this rank's role; on rank 0 the outcome of the run."""
     from hpc_rl.roles.actor import actor
     from hpc_rl.roles.env_worker import env_worker
     from hpc_rl.roles.evaluator import evaluator
+    from hpc_rl.roles.inference_thread import InferenceThread
     from hpc_rl.roles.learner import learner
 
-    roles = {"learner": learner, "actor": actor, "env_worker": env_worker, "evaluator": evaluator}
-    roles[context.rank_spec.role](context)
+    rank_spec = context.rank_spec
+    if rank_spec.role == "learner":
+        serves = rank_spec.rank in rank_spec.peers
+        return learner(context, (lambda: InferenceThread(context, actor).join) if serves else None)
+    {"actor": actor, "env_worker": env_worker, "evaluator": evaluator}[rank_spec.role](context)
+    return None

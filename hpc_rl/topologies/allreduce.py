@@ -13,6 +13,7 @@ from hpc_rl.plan import Plan, RankSpec
 from hpc_rl.topologies.base import check_minibatches, evaluators, in_process, need, share_columns
 
 if TYPE_CHECKING:
+    from hpc_rl.runtime.checkpoints import Outcome
     from hpc_rl.runtime.context import RankContext
 
 
@@ -30,9 +31,12 @@ def plan(job: Job) -> Plan:
     return Plan(job.topology, (*workers, *judges), experience.unroll, job.environment.columns, len(shares[0]))
 
 
-def run(context: RankContext) -> None:
-    """Become this rank's worker or evaluator."""
+def run(context: RankContext) -> Outcome | None:
+    """Become this rank's worker or evaluator; on rank 0 the outcome of the run."""
     from hpc_rl.roles.evaluator import evaluator
     from hpc_rl.roles.worker import worker
 
-    {"worker": worker, "evaluator": evaluator}[context.rank_spec.role](context)
+    if context.rank_spec.role == "worker":
+        return worker(context)
+    evaluator(context)
+    return None

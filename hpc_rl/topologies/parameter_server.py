@@ -14,6 +14,7 @@ from hpc_rl.plan import Plan, RankSpec
 from hpc_rl.topologies.base import check_minibatches, evaluators, in_process, need, share_columns
 
 if TYPE_CHECKING:
+    from hpc_rl.runtime.checkpoints import Outcome
     from hpc_rl.runtime.context import RankContext
 
 
@@ -55,11 +56,13 @@ def _check(job: Job, servers: int, quorum: int, workers: int) -> None:
             )
 
 
-def run(context: RankContext) -> None:
-    """Become this rank's server, worker or evaluator."""
+def run(context: RankContext) -> Outcome | None:
+    """Become this rank's server, worker or evaluator; on rank 0 the outcome of the run."""
     from hpc_rl.roles.evaluator import evaluator
     from hpc_rl.roles.gradient_worker import gradient_worker
     from hpc_rl.roles.parameter_server import parameter_server
 
-    roles = {"parameter_server": parameter_server, "worker": gradient_worker, "evaluator": evaluator}
-    roles[context.rank_spec.role](context)
+    if context.rank_spec.role == "parameter_server":
+        return parameter_server(context)
+    {"worker": gradient_worker, "evaluator": evaluator}[context.rank_spec.role](context)
+    return None

@@ -1,4 +1,4 @@
-"""All ranks of a job as threads of this process, each in a Seat made as run.py makes it; no launcher, no MPI."""
+"""All ranks of a job as threads of this process, each with a context that assembly.py made; no launcher, no MPI."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ import torch
 from fake_gpu import FakeGpu
 
 from hpc_rl import job as jobs
+from hpc_rl.assembly import Attempt, assemble
 from hpc_rl.envs.make import describe, make
-from hpc_rl.roles import inference_thread as beside
+from hpc_rl.roles.inference_thread import InferenceThread
+from hpc_rl.runtime.conclusion import conclude
 from hpc_rl.runtime.context import RankContext
+from hpc_rl.runtime.counters import Limits
 from hpc_rl.storage import run_dir
 from hpc_rl.transport.local import LocalLink, run_threads
 from hpc_rl.transport.ports import Ports
@@ -52,14 +55,12 @@ def run_job(
             body(argument)
 
     def rank(link: LocalLink) -> None:
-        entered(jobs.topology(job.topology).run, _seat(ran, link, lock, gpu, resume))
+        entered(_run, _context(ran, link, lock, gpu, resume))
 
-    threads, inference = torch.get_num_threads(), beside.actor
+    threads, serve = torch.get_num_threads(), InferenceThread._run
     torch.set_num_threads(1)
     try:
-        with mock.patch.object(
-            beside, "actor", lambda context: entered(inference, context)
-        ):  # it has a thread of its own
+        with mock.patch.object(InferenceThread, "_run", lambda server: entered(serve, server)):  # has its own thread
             run_threads(len(ran.plan.ranks), rank, DEADLINE_S)
     finally:
         torch.set_num_threads(threads)
@@ -71,7 +72,13 @@ def left_over(ran: Ran) -> list[Path]:
     return list(Path("/dev/shm").glob(f"hpc_rl-{ran.token}-*"))
 
 
-def _seat(ran: Ran, link: LocalLink, lock: threading.Lock, gpu: bool, resume: Any) -> RankContext:
+def _run(context: RankContext) -> None:
+    """As run.py does."""
+    if (outcome := jobs.topology(context.job.topology).run(context)) is not None:
+        conclude(context, outcome)
+
+
+def _context(ran: Ran, link: LocalLink, lock: threading.Lock, gpu: bool, resume: Any) -> RankContext:
     job, rank_spec = ran.job, ran.plan.ranks[link.rank]
     environment, device = job.environment, f"cuda:{rank_spec.index}" if gpu and rank_spec.learns else "cpu"
     algorithm, config = jobs.algorithm(job.algorithm), jobs.method_config(job)
@@ -89,23 +96,21 @@ def _seat(ran: Ran, link: LocalLink, lock: threading.Lock, gpu: bool, resume: An
         ran.learners[rank_spec.rank] = algorithm.learner(*arguments)
         return ran.learners[rank_spec.rank]
 
-    return RankContext(
+    attempt = Attempt(
         job=job,
         plan=ran.plan,
-        rank_spec=rank_spec,
-        ports=Ports(link, Waiting(DEADLINE_S / 2)),
         run=ran.run,
-        attempt=0,
+        number=0,
         token=ran.token,
         nodes=link.nodes(),
         device=device,
         spec=spec,
         algorithm=replace(algorithm, learner=make_learner),
         config=config,
-        experience=config.experience(),
         resume=resume,
-        stop=lambda: False,
-        make_environment=lambda columns, n: make(environment.id, environment.arguments, columns, n),
+        limits=Limits(lambda: False, job.budget.time_limit_s),
         make_policy=make_policy,
+        make_environment=lambda columns, n: make(environment.id, environment.arguments, columns, n),
         make_evaluation=lambda changes, n: make(environment.id, {**environment.arguments, **changes}, n),
     )
+    return assemble(attempt, rank_spec, Ports(link, Waiting(DEADLINE_S / 2)))

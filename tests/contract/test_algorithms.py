@@ -36,7 +36,7 @@ from hpc_rl import job as jobs
 from hpc_rl.fragments import trajectory
 from hpc_rl.optim.flat import StateDict
 from hpc_rl.optim.group import Alone
-from hpc_rl.runtime.learner_state import check_identical, learner_state, load_columns, load_learner
+from hpc_rl.runtime.checkpoints import check_identical, learner_state, load_columns, load_learner
 from hpc_rl.transport.group import AllReduce
 from hpc_rl.transport.local import LocalLink, run_threads
 from hpc_rl.transport.ports import Ports

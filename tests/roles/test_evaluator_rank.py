@@ -10,18 +10,15 @@ import json
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import seats
 import torch
 from seats import run_job
-from torch import nn
 
-from hpc_rl.runtime.control import ControlClient
-from hpc_rl.runtime.evaluator_client import EvaluatorClient
-from hpc_rl.runtime.messages import SCORES, WEIGHTS, score_layout, weights_layout
+from hpc_rl.runtime.evaluation import EvaluatorClient
+from hpc_rl.runtime.messages import SCORES, WEIGHTS, ControlClient, score_layout, weights_layout
 from hpc_rl.transport.base import Inbox, Outbox
 from hpc_rl.transport.local import LocalLink, run_threads
 from hpc_rl.transport.ports import Ports
@@ -82,16 +79,13 @@ def test_a_silent_evaluator_is_named() -> None:
     found: list[str] = []
 
     def rank(link: LocalLink) -> None:
-        plan = SimpleNamespace(of=lambda role: [1])
-        job = SimpleNamespace(evaluate=SimpleNamespace(arguments=()))
         waiting = Waiting(0.4, hosts=("here", "there"))
-        context = cast(Any, SimpleNamespace(ports=Ports(link, waiting), plan=plan, job=job))
         if link.rank == 1:  # as the evaluator begins, and then nothing
             Inbox(link, [0], WEIGHTS, weights_layout(12), waiting, credits=1)
             Outbox(link, 0, SCORES, score_layout(1), waiting)
-            ControlClient(context, 0)
+            ControlClient(link, waiting, 0)
             return
-        evaluator = EvaluatorClient(context, cast(Any, SimpleNamespace(net=nn.Linear(2, 1))))
+        evaluator = EvaluatorClient(link, waiting, 1, parameters=3, sets=1)
         evaluator.begin(torch.zeros(3), 10)
         with pytest.raises(Deadline, match="rank 1 on there") as error:
             while True:

@@ -14,7 +14,7 @@ import pytest
 import seats
 from test_witness import check_column, column_of, table_of
 
-from hpc_rl.runtime.control import ControlServer
+from hpc_rl.runtime.messages import ControlServer
 from hpc_rl.storage import checkpoint
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -19,12 +18,11 @@ import torch
 
 from hpc_rl import job as jobs
 from hpc_rl.envs.make import describe
-from hpc_rl.runtime.checkpoint_scheduler import CheckpointScheduler
-from hpc_rl.runtime.checkpoint_writer import CheckpointWriter
-from hpc_rl.runtime.context import RankContext
-from hpc_rl.runtime.counters import Counters
-from hpc_rl.runtime.evaluation import Evaluation
-from hpc_rl.runtime.judge import Judgement
+from hpc_rl.plan import Plan, RankSpec
+from hpc_rl.run_files import run_files
+from hpc_rl.runtime.checkpoints import CheckpointScheduler, CheckpointWriter
+from hpc_rl.runtime.counters import Counters, Limits
+from hpc_rl.runtime.evaluation import Evaluation, Judgement, Slice
 from hpc_rl.storage import checkpoint
 from hpc_rl.storage.run_dir import create
 from hpc_rl.types import NonFinite
@@ -45,17 +43,15 @@ class ShardServer:
         changes = {"evaluate": {"every_steps": every}, "checkpoint": {"interval_s": interval_s, "keep": keep}}
         job = jobs.parse({**TABLE, **changes}, "test")
         run = create(folder, jobs.dumps(job)) if resume is None else checkpoint.RunDir(folder)
-        context = SimpleNamespace(
-            job=job, run=run, attempt=0, resume=resume, spec=describe("toy/catch", {}), save_s=0.0,
-            rank_spec=SimpleNamespace(rank=0, columns=range(0)), stop=lambda: False,
-            plan=SimpleNamespace(ranks=[], evaluator=None, steps=1, learning_columns=2),
-        )  # fmt: skip
+        plan = Plan("actor_learner", (), 1, 2, 2)
+        files = run_files(run, job, describe("toy/catch", {}), RankSpec(0, "learner", 0, range(0), 1), 0)
+        limits = Limits(lambda: False)
         self.run, self.counters = run, Counters(2)
         if resume:
             self.counters.restore(resume[1])
-        self.saver = CheckpointWriter(cast(RankContext, context), self.counters)
-        self.evaluation = Evaluation(cast(RankContext, context), cast(Any, None), self.counters)
-        self.snapshots = CheckpointScheduler(self.saver, self.evaluation, lambda number: None)
+        self.saver = CheckpointWriter(self.counters, files, job, {"attempt": 0}, limits)
+        self.evaluation = Evaluation(job.evaluate, None, self.counters, cast(Any, None), Slice(1), limits.requested)
+        self.snapshots = CheckpointScheduler(self.saver, self.evaluation, plan, True, lambda number: None)
 
     def state(self) -> dict[str, Any]:
         return {"weights": torch.tensor([float(self.counters.updates)])}
@@ -63,7 +59,7 @@ class ShardServer:
     def update(self, closed: bool = False) -> None:
         """Ten env steps, as the learner's loop goes; with ``closed`` every segment is closed."""
         self.counters.env_steps += 10
-        wanted = self.snapshots.wanted()
+        wanted = self.snapshots.due()
         self.counters.updates += 1
         self.counters.through[:] = self.counters.env_steps // 2
         if wanted.save or wanted.judge:
@@ -157,7 +153,7 @@ def test_without_evaluations_the_mean_of_a_hundred_games_decides(tmp_path: Path)
 
 def test_after_a_state_that_is_not_finite_the_next_try_waits(tmp_path: Path, scores: Scores) -> None:
     desk, scores[:] = ShardServer(tmp_path / "run", every=10), [7.0, 5.0]
-    desk.saver.context.job.checkpoint.__dict__["interval_s"] = 1e9
+    desk.saver.job.checkpoint.__dict__["interval_s"] = 1e9
     desk.saver.last -= 2e9
     good, desk.state = desk.state, lambda: {"weights": torch.tensor([math.nan])}  # type: ignore[method-assign]
     desk.update(closed=True)
@@ -208,7 +204,7 @@ def test_saved_is_the_policy_that_was_judged_and_not_the_one_at_the_end_of_its_g
     for _ in range(4):
         desk.update(closed=True)
     assert desk.best() is None and desk.counters.evaluated is None
-    assert desk.counters.meta(desk.saver.context)["judged_at"] == 0, "a resumed run would think that it was judged"
+    assert desk.saver.meta()["judged_at"] == 0, "a resumed run would think that it was judged"
     desk.update(closed=True)
     assert desk.best() == (2.0, 7.0) and desk.counters.judged_at == 20
     meta = checkpoint.load(desk.run.checkpoints / "best.h5")[1]

@@ -5,13 +5,12 @@ Mutations seen to fail: progress as env steps over the budget of today; by env s
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
-from hpc_rl.runtime.context import RankContext
 from hpc_rl.runtime.schedule import Schedule, schedule
+from hpc_rl.settings import Budget
 
 
 def attempt(budget: int, env_steps: int = 0, before: Schedule | None = None, updates: int = 0) -> Schedule:
@@ -19,9 +18,7 @@ def attempt(budget: int, env_steps: int = 0, before: Schedule | None = None, upd
     meta: dict[str, Any] = {"env_steps": env_steps, "updates": env_steps // 10}
     if before is not None:
         meta["schedule"] = vars(before)
-    resume = ({}, meta) if env_steps else None
-    budgets = SimpleNamespace(budget=SimpleNamespace(env_steps=budget, updates=updates))
-    return schedule(cast(RankContext, SimpleNamespace(job=budgets, resume=resume)))
+    return schedule(Budget(env_steps=budget, updates=updates), meta if env_steps else None)
 
 
 def test_one_budget_is_a_straight_line_bit_for_bit() -> None:

@@ -9,8 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +21,7 @@ from test_witness import check_column, column_of, table_of
 from hpc_rl import job as jobs
 from hpc_rl.optim.group import Alone, Diverged
 from hpc_rl.optim.optimizers import Optimizer, optimizer_state
-from hpc_rl.runtime.learner_state import learner_state, load_learner
+from hpc_rl.runtime.checkpoints import learner_state, load_learner
 from hpc_rl.runtime.shards import ParameterShard, ShardServer, concatenate_shards
 from hpc_rl.transport.local import LocalLink, run_threads
 from hpc_rl.transport.parameters import ParameterClient, shard_slices
@@ -96,7 +95,7 @@ def test_a_worker_without_samples_says_so(quorum: int) -> None:
         if link.rank == 0:
             learn = learner_of("ppo", spec)
             share = ParameterShard(learn, slice(0, learn.weights.data.numel()), quorum, 0)
-            desk = ShardServer(cast(Any, SimpleNamespace(ports=ports, rank_spec=SimpleNamespace(peers=(1,)))), share)
+            desk = ShardServer(link, ports.waiting, [1], share)
             desk.open(0)
             for _ in range(16):
                 message = desk.gradients.get()
@@ -153,9 +152,7 @@ def test_one_worker_learns_as_it_would_alone(name: str, servers: int) -> None:
             learn = learners[link.rank]
             load_learner(learn, start)
             share = ParameterShard(learn, shard_slices(learn.weights.data.numel(), servers)[link.rank], 0, 0)
-            desk = ShardServer(
-                cast(Any, SimpleNamespace(ports=ports, rank_spec=SimpleNamespace(peers=(servers,)))), share
-            )
+            desk = ShardServer(link, ports.waiting, [servers], share)
             desk.open(0)
             while share.version < steps:
                 desk.serve(desk.gradients.get())

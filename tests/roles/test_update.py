@@ -17,15 +17,15 @@ from batches import COLUMNS, STEPS, config_of, learner_of, sampled
 
 from hpc_rl.optim.group import Diverged
 from hpc_rl.runtime.counters import Counters
-from hpc_rl.runtime.update import update
+from hpc_rl.runtime.schedule import Schedule
+from hpc_rl.runtime.training import update
 from hpc_rl.transport.group import AllReduce
 from hpc_rl.transport.local import LocalLink, run_threads
 from hpc_rl.transport.ports import Ports
 from hpc_rl.transport.waiting import Waiting
 from hpc_rl.types import Trajectory
 
-JOB = SimpleNamespace(algorithm="ppo", budget=SimpleNamespace(env_steps=1000, updates=0))
-SEAT = cast(Any, SimpleNamespace(job=JOB, resume=None))
+METHOD = cast(Any, SimpleNamespace(name="ppo", progress=Schedule(1000).progress))
 
 
 def ppo() -> tuple[Any, Trajectory]:
@@ -43,13 +43,13 @@ def test_ten_bad_updates_end_the_run_and_nine_do_not() -> None:
     learn, batch = ppo()
     bad, counters = huge(batch, 7, 1, 3e38), Counters(COLUMNS, updates=40)
     for _ in range(9):
-        metrics = update(SEAT, learn, {"items": bad}, counters).metrics
+        metrics = update(METHOD, learn, {"items": bad}, counters).metrics
     assert metrics["dropped_steps"] >= 9, "counted in the metrics"
-    assert update(SEAT, learn, {"items": batch}, counters).metrics["dropped_steps"] == metrics["dropped_steps"]
+    assert update(METHOD, learn, {"items": batch}, counters).metrics["dropped_steps"] == metrics["dropped_steps"]
     for _ in range(9):
-        update(SEAT, learn, {"items": bad}, counters)
+        update(METHOD, learn, {"items": bad}, counters)
     with pytest.raises(Diverged) as told:
-        update(SEAT, learn, {"items": bad}, counters)
+        update(METHOD, learn, {"items": bad}, counters)
     step = int(batch.start[1]) + int((~batch.first[1:8, 1]).sum())
     assert str(told.value).startswith(
         "ppo, update 40: 10 updates in a row dropped a step or took none. The gradient was not finite. "
@@ -63,9 +63,9 @@ def test_ten_updates_without_a_row_to_learn_from_end_the_run() -> None:
     before, counters = learn.weights.data.clone(), Counters(COLUMNS, updates=3)
     bad = replace(batch, finite=torch.zeros_like(batch.finite))
     for _ in range(9):
-        update(SEAT, learn, {"items": bad}, counters)
+        update(METHOD, learn, {"items": bad}, counters)
     with pytest.raises(Diverged, match=r"No move of the last batch could be learned from.* columns 0-3 are not finite"):
-        update(SEAT, learn, {"items": bad}, counters)
+        update(METHOD, learn, {"items": bad}, counters)
     assert torch.equal(learn.weights.data, before)
 
 
@@ -84,7 +84,7 @@ def test_a_large_observation_and_else_the_learning_rate_are_blamed() -> None:
         counters = Counters(COLUMNS)
         with pytest.raises(Diverged, match="Likely cause: ") as told:
             for _ in range(10):
-                update(SEAT, learn, {"items": bad}, counters)
+                update(METHOD, learn, {"items": bad}, counters)
         assert words in str(told.value)
 
 
@@ -99,7 +99,7 @@ def test_every_rank_blames_the_same_column() -> None:
         mine = bad.columns(slice(2 * link.rank, 2 * link.rank + 2))
         try:
             for _ in range(10):
-                update(SEAT, learn, {"items": mine}, counters)
+                update(METHOD, learn, {"items": mine}, counters)
         except Diverged as error:
             told[link.rank] = str(error)
 
@@ -115,4 +115,4 @@ def test_the_step_is_counted_from_the_columns_start() -> None:
         counters, step = Counters(COLUMNS), 100 + int((~batch.first[1 : t + 1, column].numpy()).astype(np.int64).sum())
         with pytest.raises(Diverged, match=f"column {column} at env step {step};"):
             for _ in range(10):
-                update(SEAT, learn, {"items": huge(batch, t, column, 3e38)}, counters)
+                update(METHOD, learn, {"items": huge(batch, t, column, 3e38)}, counters)

@@ -19,9 +19,9 @@ from hpc_rl import job as jobs
 from hpc_rl.envs import make as environments
 from hpc_rl.envs.make import describe
 from hpc_rl.optim.group import Alone
+from hpc_rl.runtime.checkpoints import learner_state
 from hpc_rl.runtime.counters import Counters
 from hpc_rl.runtime.fingerprint import fingerprint
-from hpc_rl.runtime.learner_state import learner_state
 from hpc_rl.samplers.base import episode_seeds
 from hpc_rl.storage import checkpoint
 from hpc_rl.storage.run_dir import create

@@ -20,8 +20,9 @@ import torch
 from hpc_rl import job as jobs
 from hpc_rl.envs.make import describe, make
 from hpc_rl.optim.flat import flatten
+from hpc_rl.runtime.evaluation import Judgement
 from hpc_rl.runtime.games import Game, Games
-from hpc_rl.runtime.judge import Judge, Judgement
+from hpc_rl.runtime.judge import GreedyGames
 
 DICE = """
 import random
@@ -106,7 +107,7 @@ def test_long_games_are_cut() -> None:
     assert len(cut) == 4 and all(game.total < 3 for game in cut)
 
 
-def judged(judge: Judge, weights: torch.Tensor, rows: int = 1_000_000) -> Judgement:
+def judged(judge: GreedyGames, weights: torch.Tensor, rows: int = 1_000_000) -> Judgement:
     judge.begin(weights, 6, "report")
     while (found := judge.advance(rows)) is None:
         pass
@@ -121,7 +122,7 @@ def test_the_judge_keeps_the_weights_of_the_beginning() -> None:
     acting = policy()
     flat = flatten(acting.net)
     state = torch.get_rng_state()
-    judge = Judge(acting, maker, [], seed=5)
+    judge = GreedyGames(acting, maker, [], seed=5)
     assert torch.equal(torch.get_rng_state(), state)
     first = judged(judge, flat.data)
     judge.begin(flat.data, 6, "report")
@@ -136,7 +137,7 @@ def test_the_judge_keeps_the_weights_of_the_beginning() -> None:
 def test_sets_are_judged_each_by_itself() -> None:
     acting = policy()
     flat = flatten(acting.net)
-    judge = Judge(acting, maker, [{"goal": 0.0}, {"goal": 2.0}], seed=5)
+    judge = GreedyGames(acting, maker, [{"goal": 0.0}, {"goal": 2.0}], seed=5)
     found = judged(judge, flat.data, rows=7)
     assert found.returns[1] > found.returns[0] + 2 and found.score == pytest.approx(sum(found.returns) / 2)
     figures = found.figures()

@@ -49,7 +49,9 @@ def context(link: LocalLink, id: str, arguments: dict[str, Any], deadline_s: flo
     return SimpleNamespace(
         ports=Ports(link, Waiting(deadline_s)),
         rank_spec=SimpleNamespace(peers=(0,), columns=SHARES[link.rank - 1], threads=1),
-        spec=describe(id, arguments),
+        method=SimpleNamespace(spec=describe(id, arguments)),
+        files=None,
+        limits=SimpleNamespace(started=0.0),
         job=SimpleNamespace(seed=3),
         resume=None,
         attempt=0,

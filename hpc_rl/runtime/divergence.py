@@ -1,40 +1,18 @@
-"""One update with the figures around it: the progress that annealing needs, and who is to blame for divergence."""
+"""Divergence: how many bad updates in a row end a run, and what their likely cause is."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from hpc_rl.algorithms.base import Learner
-from hpc_rl.optim.group import Diverged
-from hpc_rl.runtime.context import RankContext
-from hpc_rl.runtime.counters import Counters
-from hpc_rl.runtime.schedule import schedule
-from hpc_rl.types import Trajectory, UpdateResult
+from hpc_rl.optim.group import Diverged, Group
+from hpc_rl.types import Trajectory
 
 MOST_BAD_UPDATES = 10  # in a row, each with a step that was dropped or without any, before a run is given up
 HUGE = 1e4  # rewards or observations of this size are likelier to blame than the learning rate
 _LIKELY = "The gradient was not finite. Likely cause: "
-
-
-def update(context: RankContext, learn: Learner, batches: Mapping[str, Trajectory], counters: Counters) -> UpdateResult:
-    """The learner's update; metrics also count the steps that were dropped so far, "dropped_steps".
-
-    Raises:
-        Diverged: the tenth update in a row that dropped a step or took none; names update, columns, env steps, cause.
-    """
-    taken, dropped = learn.group.taken, learn.group.dropped
-    done = learn.update(batches, schedule(context).progress(counters.env_steps, counters.updates))
-    stuck = bool(learn.optimizers) and learn.group.taken == taken
-    bad = learn.group.dropped > dropped or stuck
-    what = f"{context.job.algorithm}, update {counters.updates}"
-    counters.bad_updates = in_a_row(
-        counters.bad_updates, bad, what, lambda: _cause(learn, next(iter(batches.values())))
-    )
-    return replace(done, metrics={**done.metrics, "dropped_steps": float(learn.group.dropped)})
 
 
 def in_a_row(before: int, bad: bool, what: str, cause: Callable[[], str]) -> int:
@@ -45,9 +23,9 @@ def in_a_row(before: int, bad: bool, what: str, cause: Callable[[], str]) -> int
     return count
 
 
-def _cause(learn: Learner, batch: Trajectory) -> str:
+def cause_of(group: Group, batch: Trajectory) -> str:
     """Why, by the numbers in the last batch of all learners: each of them says the same."""
-    group, table = learn.group, torch.zeros((learn.group.size, 9), dtype=torch.float64)
+    table = torch.zeros((group.size, 9), dtype=torch.float64)
     numbers = (*_largest(batch, batch.reward), *_largest(batch, _sizes(batch)), *_extent(batch))
     table[group.rank] = torch.tensor([*numbers, float(batch.valid.sum())])
     table = group.sum(table)

@@ -1,0 +1,188 @@
+"""A rank's context from what was settled for its attempt: where the parts of runtime/ get their environments and files.
+
+Roles see the factories only, so that none of them depends on how a sampler, a store or a file format is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+from hpc_rl.algorithms.base import Algorithm, Learner, Policy
+from hpc_rl.envs.base import Environment
+from hpc_rl.experience import Experience
+from hpc_rl.optim.flat import StateDict, count_trainable
+from hpc_rl.optim.group import Group
+from hpc_rl.plan import Plan, RankSpec
+from hpc_rl.replay.base import Store
+from hpc_rl.replay.stores import own_store
+from hpc_rl.run_files import run_files
+from hpc_rl.runtime.context import Method, RankContext, Sampling
+from hpc_rl.runtime.counters import Counters, Limits
+from hpc_rl.runtime.evaluation import Evaluation, EvaluatorClient, Judge, Slice
+from hpc_rl.runtime.files import Recording, Resume, RunFiles
+from hpc_rl.runtime.fingerprint import fingerprint
+from hpc_rl.runtime.judge import GreedyGames, MakeEvaluation
+from hpc_rl.runtime.messages import schemas
+from hpc_rl.runtime.sampling import Lanes, central_sampler, own_sampler
+from hpc_rl.runtime.schedule import schedule
+from hpc_rl.runtime.stores import load_store
+from hpc_rl.samplers.base import EVALUATED_TOGETHER, Timings
+from hpc_rl.settings import Job
+from hpc_rl.storage.packing import from_bytes, to_bytes
+from hpc_rl.storage.run_dir import RunDir
+from hpc_rl.transport.group import learners
+from hpc_rl.transport.ports import Ports
+from hpc_rl.types import Array, Schema, Spec
+
+SLICE_S, SLICE_ROWS = 0.2, 64  # the longest slice of an evaluation: seconds (free-running ranks), moves of all columns
+
+
+@dataclass
+class Attempt:
+    """What was settled for one rank of an attempt, whatever role it takes."""
+
+    job: Job
+    plan: Plan
+    run: RunDir
+    number: int
+    token: str
+    nodes: list[int]
+    device: str
+    spec: Spec
+    algorithm: Algorithm
+    config: Any  # the method's own Config
+    resume: Resume
+    limits: Limits
+    make_policy: Callable[[], Policy]
+    make_environment: Callable[[int, int], Environment]  # (columns, threads)
+    make_evaluation: MakeEvaluation  # environments of the games that judge a policy
+    environments: list[Environment] = field(default_factory=list)
+
+
+def assemble(attempt: Attempt, rank_spec: RankSpec, ports: Ports) -> RankContext:
+    """The context of a rank in this role, on these ports."""
+    job, plan, spec, resume = attempt.job, attempt.plan, attempt.spec, attempt.resume
+    files = run_files(attempt.run, job, spec, rank_spec, attempt.number)
+    experience: Experience = attempt.config.experience()
+    annealing = schedule(job.budget, resume[1] if resume else None)
+    about = {"schedule": vars(annealing), "attempt": attempt.number, "fingerprint": fingerprint(job, spec)}
+
+    def exploration(columns: Array, env_steps: int, updates: int) -> Array:
+        progress = annealing.progress(env_steps, updates)
+        return attempt.algorithm.exploration(attempt.config, columns, job.environment.columns, progress)
+
+    def make_learner(policy: Policy, group: Group) -> Learner:
+        return attempt.algorithm.learner(attempt.config, spec, policy, group)
+
+    def gather(state: StateDict, members: Sequence[int]) -> list[StateDict]:
+        return [from_bytes(part) for part in ports.gather(to_bytes(state), members)]
+
+    def make_group() -> Group:
+        reduction, stop = job.resources.reduction, attempt.limits.requested
+        return learners(ports, plan.learners, reduction, attempt.device, attempt.token, stop)
+
+    def make_judge(policy: Policy, timings: Timings) -> Judge:
+        return GreedyGames(policy, attempt.make_evaluation, job.evaluate.arguments, job.seed, timings).judge()
+
+    return RankContext(
+        job=job,
+        plan=plan,
+        rank_spec=rank_spec,
+        ports=ports,
+        method=Method(
+            name=job.algorithm,
+            spec=spec,
+            device=attempt.device,
+            arrivals=experience.arrivals,
+            items=experience.items[0].name,
+            make_policy=attempt.make_policy,
+            make_learner=make_learner,
+            progress=annealing.progress,
+            exploration=exploration,
+        ),
+        files=files,
+        limits=attempt.limits,
+        attempt=attempt.number,
+        about=about,
+        token=attempt.token,
+        nodes=attempt.nodes,
+        resume=resume,
+        gather=gather,
+        make_group=make_group,
+        make_store=partial(_store, attempt, rank_spec),
+        make_sampling=partial(_sampling, attempt, rank_spec, ports, files),
+        make_environment=attempt.make_environment,
+        make_judge=make_judge,
+        make_evaluation=partial(_evaluation, attempt, rank_spec, ports, make_judge),
+        in_role=partial(assemble, attempt),
+        environments=attempt.environments,
+    )
+
+
+def _store(attempt: Attempt, rank_spec: RankSpec, schema: Schema, group: Group) -> Store:
+    """The store of this rank's own columns. Raises IncompatibleCheckpoint."""
+    algorithm, config = attempt.algorithm, attempt.config
+    annotate = partial(algorithm.annotate, config) if algorithm.annotate else None
+    key, columns = (attempt.job.seed, rank_spec.columns.start), len(rank_spec.columns)
+    store = own_store(config.experience(), schema, attempt.spec, columns, group.size, key, annotate)
+    load_store(store, attempt.resume[0].get("stores", []) if attempt.resume else [], group.rank, group.size)
+    return store
+
+
+def _sampling(
+    attempt: Attempt,
+    rank_spec: RankSpec,
+    ports: Ports,
+    files: RunFiles,
+    policy: Policy,
+    timings: Timings,
+    pulse: Callable[[], None],
+) -> Sampling:
+    """The sampler of the job, and a writer for all columns or for each of its lanes."""
+    job, plan, spec, resume = attempt.job, attempt.plan, attempt.spec, attempt.resume
+    lanes = Lanes(job.seed, attempt.number, resume[1]["steps"] if resume else {})
+    recorded = schemas(policy, spec)[0]
+    if job.sampler == "central":
+        central = central_sampler(lanes, policy, rank_spec, plan, ports, spec, timings, pulse)
+        names = [plan.ranks[remote.peer].name for remote in central.remotes]
+        return Sampling(central, Recording(files, recorded, [lane.columns for lane in central.lanes], names), dict)
+    count = 2 if job.sampler == "alternating" else 1
+    vector = own_sampler(lanes, policy, rank_spec, count, attempt.make_environment, timings, pulse)
+    if resume and "sampler" in resume[0]:
+        vector.load(resume[0]["sampler"])
+    return Sampling(vector, Recording(files, recorded, [vector.columns], [rank_spec.name]), vector.state)
+
+
+def _evaluation(
+    attempt: Attempt,
+    rank_spec: RankSpec,
+    ports: Ports,
+    make_judge: Callable[[Policy, Timings], Judge],
+    policy: Policy,
+    counters: Counters,
+) -> Evaluation:
+    """Rank 0's evaluation: by the evaluator, or in slices of about as many moves as an update learns from.
+
+    Then an evaluation costs at most as much as the training.
+    """
+    job, plan = attempt.job, attempt.plan
+    evaluate = job.evaluate if rank_spec.rank == 0 else replace(job.evaluate, every_steps=0)
+    evaluator = None
+    if evaluate.every_steps and plan.evaluator is not None:
+        size, sets = count_trainable(policy.net), max(1, len(evaluate.arguments))
+        evaluator = EvaluatorClient(ports.link, ports.waiting, plan.evaluator, size, sets)
+    rows = plan.steps * plan.learning_columns // min(EVALUATED_TOGETHER, evaluate.episodes)
+    rows = max(1, min(SLICE_ROWS, rows))
+    free = not rank_spec.columns and job.schedule == "free"
+    return Evaluation(
+        evaluate,
+        job.budget.stop_at_return,
+        counters,
+        lambda: make_judge(policy, Timings()),
+        Slice(rows, SLICE_S) if free else Slice(rows),
+        attempt.limits.requested,
+        evaluator,
+    )

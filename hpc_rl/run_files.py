@@ -1,0 +1,91 @@
+"""The files of a run as one attempt writes them: runtime/files.py filled with what storage/ offers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpc_rl.optim.flat import StateDict
+from hpc_rl.plan import RankSpec
+from hpc_rl.runtime.files import MetricsWriter, RunFiles, SegmentWriter
+from hpc_rl.settings import Job
+from hpc_rl.storage import checkpoint
+from hpc_rl.storage.metrics import Metrics
+from hpc_rl.storage.run_dir import RunDir, write_json
+from hpc_rl.storage.trajectories import Recorder
+from hpc_rl.types import Array, Schema, Spec
+
+
+class Superseded(RuntimeError):
+    """The controller gave this attempt up, for its node was out of reach, and another one has begun."""
+
+
+def run_files(run: RunDir, job: Job, spec: Spec, rank_spec: RankSpec, attempt: int) -> RunFiles:
+    """What this rank writes in this attempt."""
+
+    def save_checkpoint(state: StateDict, meta: Mapping[str, Any], best: bool) -> None:
+        _refuse_superseded(run, attempt)
+        path = checkpoint.save(run, meta["updates"], state, meta)
+        if best:
+            checkpoint.mark_best(run, path, meta["score"])
+        checkpoint.prune(run, job.checkpoint.keep)
+        run.write_state(state="running", env_steps=meta["env_steps"], updates=meta["updates"], attempt=attempt)
+
+    def save_best(state: StateDict, meta: Mapping[str, Any]) -> None:
+        _refuse_superseded(run, attempt)
+        checkpoint.save_best(run, state, meta, meta["score"])
+
+    def write_summary(summary: dict[str, Any]) -> None:
+        write_json(run.summary_file, summary)
+        state = summary["reason"].split(":", maxsplit=1)[0]
+        run.write_state(state=state, **{name: summary[name] for name in ("reason", "env_steps", "updates", "attempt")})
+
+    def metrics(begin: int) -> MetricsWriter:
+        writer = Metrics(run.metrics, rank_spec.name, rank_spec.rank == 0, attempt, begin)
+        return MetricsWriter(job.output.metrics_s, writer.write, writer.close)
+
+    return RunFiles(
+        save_checkpoint=save_checkpoint,
+        save_best=save_best,
+        best_score=lambda: checkpoint.best_score(run),
+        write_summary=write_summary,
+        metrics=metrics,
+        segments=lambda schema, columns, name: _segments(
+            run.trajectories / f"a{attempt}-{name}", job, spec, attempt, schema, columns
+        ),
+    )
+
+
+def recorded_columns(columns: Array, total: int, fraction: float) -> Array:
+    """[b] bool: which ``columns`` belong to the recorded fraction of all; the same whatever rank holds them."""
+    chosen = np.floor((np.arange(total) + 1) * fraction) > np.floor(np.arange(total) * fraction)
+    kept: Array = chosen[columns]
+    return kept
+
+
+def _segments(folder: Path, job: Job, spec: Spec, attempt: int, schema: Schema, columns: Array) -> SegmentWriter:
+    output = job.output
+    recorder = Recorder(
+        folder,
+        schema,
+        spec,
+        columns,
+        recorded_columns(columns, job.environment.columns, output.record),
+        attempt,
+        output.segment_bytes,
+        output.segment_s,
+        output.compression,
+        {"job": job.name, "environment": job.environment.id, "seed": job.seed},
+    )
+    return SegmentWriter(
+        recorder.write, recorder.roll, recorder.close, lambda: recorder.closed, lambda: recorder.bytes_written
+    )
+
+
+def _refuse_superseded(run: RunDir, attempt: int) -> None:
+    """Raise Superseded where the run is no longer this attempt's."""
+    if (newest := run.read_state()["attempt"]) > attempt:
+        raise Superseded(f"attempt {newest} of {run.path} has begun; attempt {attempt} writes no more")

@@ -1,0 +1,256 @@
+"""Checkpoints of a run: what they hold of a learner, when one is due, and the copies that wait to be written.
+
+A checkpoint is a copy of the state, written once its steps lie in closed segments of every column. A copy that is being
+judged is written only where it is the best so far: saved is the policy that was judged.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hpc_rl.algorithms.base import Learner
+from hpc_rl.devices import to_device
+from hpc_rl.optim.flat import StateDict
+from hpc_rl.optim.group import Group
+from hpc_rl.optim.optimizers import load_states, optimizer_state, states
+from hpc_rl.plan import Plan
+from hpc_rl.runtime.context import Method
+from hpc_rl.runtime.counters import Counters, Due, Limits
+from hpc_rl.runtime.evaluation import Evaluation, Judgement
+from hpc_rl.runtime.files import Resume, RunFiles
+from hpc_rl.runtime.messages import FinalReport
+from hpc_rl.settings import Job
+from hpc_rl.transport.waiting import Deadline
+from hpc_rl.types import Array, NonFinite
+
+
+def learner_state(learner: Learner) -> StateDict:
+    """{"weights": [parameters], "learner": {"optimizers": …, "own": …}}: copies, alike on all learners of a group."""
+    optimizers = states(learner.weights, learner.optimizers)
+    return {"weights": learner.weights.data.clone(), "learner": {"optimizers": optimizers, "own": learner.state()}}
+
+
+def load_learner(learner: Learner, state: StateDict) -> None:
+    """The inverse of `learner_state`. Raises KeyError, ValueError, RuntimeError where the state is another method's."""
+    learner.weights.data.copy_(state["weights"])
+    load_states(learner.weights, learner.optimizers, state["learner"]["optimizers"])
+    learner.load(state["learner"]["own"])
+
+
+def load_columns(learner: Learner, rows: Mapping[str, Tensor], columns: Collection[int]) -> None:
+    """Give the learner the rows of those global ``columns`` that it learns from."""
+    if rows:
+        kept = torch.isin(rows["column"], to_device(torch.tensor(sorted(columns)), rows["column"].device))
+        if kept.any():
+            learner.load_columns({name: x[kept] for name, x in rows.items()})
+
+
+def restored(
+    method: Method, group: Group, resume: Resume, total: int, columns: Collection[int]
+) -> tuple[Learner, Counters]:
+    """A learner and the counters of ``total`` columns, as they were saved where the run is resumed.
+
+    ``columns`` are those that it learns from.
+    """
+    learner, counters = method.make_learner(method.make_policy(), group), Counters(total)
+    if resume:
+        state, meta = resume
+        load_learner(learner, state)
+        load_columns(learner, state["columns"], columns)
+        counters.restore(meta)
+    return learner, counters
+
+
+def joined_columns(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The rows of several learners as one set; those without any are passed over."""
+    some = [part for part in parts if part]
+    return {name: torch.cat([part[name] for part in some]) for name in some[0]} if some else {}
+
+
+def check_identical(learner: Learner) -> None:
+    """Raise RuntimeError where a member's weights, parameters or moments are not the first's to the bit. Collective."""
+    tensors = [learner.weights.data]
+    for optimizer in learner.optimizers.values():
+        if not optimizer.flat.inside(learner.weights):
+            tensors.append(optimizer.flat.data)
+        tensors += [x for x in optimizer_state(optimizer).values() if isinstance(x, Tensor)]
+    learner.group.check_identical(tensors)
+
+
+@dataclass
+class CheckpointWriter:
+    """Writes checkpoints for one rank and remembers how long that blocked the learner.
+
+    ``attempt`` is what every checkpoint of this attempt says of it: number, fingerprint, schedule.
+    """
+
+    counters: Counters
+    files: RunFiles
+    job: Job
+    attempt: Mapping[str, Any]
+    limits: Limits
+    last: float = field(default_factory=time.monotonic)
+    longest_s: float = 0.0
+    written: int = 0
+    marked: float = -math.inf  # score of the best checkpoint on disk
+
+    def __post_init__(self) -> None:
+        self.marked = self.counters.best = self.files.best_score()
+
+    def due(self) -> bool:
+        return time.monotonic() - self.last >= self.job.checkpoint.interval_s
+
+    def meta(self) -> dict[str, Any]:
+        """What a checkpoint that is taken now says of itself. If it is the best, later ones must beat it already."""
+        score = self.counters.score(self.job)
+        self.counters.best = max(self.counters.best, -math.inf if score is None else score)
+        return self.counters.meta(self.job, self.attempt)
+
+    def save(self, state: StateDict, meta: dict[str, Any], last: bool = False) -> None:
+        """Write, mark the best, prune. A state that is not finite is never written: warns, or raises if ``last``."""
+        begin, score = time.monotonic(), meta["score"]
+        best = score is not None and score > self.marked
+        try:
+            self.files.save_checkpoint(state, meta, best)
+        except NonFinite as error:
+            if last:
+                raise
+            print(f"warning: {error}", flush=True)
+            self.counters.best, self.last = self.marked, time.monotonic()  # the next try comes after the usual interval
+            return
+        self.marked = score if best else self.marked
+        self.last, self.written = time.monotonic(), self.written + 1
+        self.longest_s = self.limits.save_s = max(self.longest_s, self.last - begin)
+
+    def save_best(self, state: StateDict, meta: dict[str, Any]) -> None:
+        """Write a policy that was judged, while the run has gone on; one that is not finite is warned of."""
+        try:
+            self.files.save_best(state, meta)
+            self.marked = meta["score"]
+        except NonFinite as error:
+            print(f"warning: {error}", flush=True)
+            self.counters.best = self.marked
+
+
+@dataclass
+class PendingCheckpoint:
+    """A copy of the state that waits to be written."""
+
+    state: StateDict
+    meta: dict[str, Any]
+    begun: float = field(default_factory=time.monotonic)
+
+    def missing(self, closed: Array) -> set[int]:
+        """The columns whose steps do not lie in closed segments yet."""
+        return {column for column, step in enumerate(self.meta["steps"].values()) if closed[column] < step}
+
+
+@dataclass
+class CheckpointScheduler:
+    """One checkpoint at a time, and one policy that is being judged.
+
+    ``chief`` is true on rank 0, which keeps them. ``order`` has the other ranks close their segments, for the k-th
+    time. Without it all ranks close their own before they call `begin` together.
+    """
+
+    writer: CheckpointWriter
+    evaluation: Evaluation
+    plan: Plan
+    chief: bool
+    order: Callable[[int], None] | None = None
+    rolls: int = 0
+    pending: PendingCheckpoint | None = None
+    judged: PendingCheckpoint | None = None  # under judgement
+    best: PendingCheckpoint | None = None  # the best so far, not written yet
+    needs: Due = field(default_factory=Due)  # what the next copy is for
+    closed: Array = field(init=False)  # [B] int64, env step up to which each column lies in closed segments
+
+    def __post_init__(self) -> None:
+        self.closed = np.zeros(self.writer.counters.columns, np.int64)
+
+    def due(self) -> Due:
+        """What is due now, by this rank alone: nothing on all but rank 0."""
+        if self.chief:
+            save = self.pending is None and self.writer.due()
+            self.needs = Due(save, self.evaluation.due(), self.evaluation.reached)
+        return self.needs
+
+    def begin(self, state: StateDict | None) -> None:
+        """Order segments closed; a ``state``, a copy that nobody changes, is what `due` called for."""
+        self.rolls += 1
+        if state is not None:
+            meta = self.writer.meta()
+            if self.needs.save:
+                self.pending = PendingCheckpoint(state, meta)
+            if self.needs.judge:
+                self._judge(state, meta)
+        if self.order is not None:
+            self.order(self.rolls)
+
+    def write(self) -> None:
+        """Once after every update: go on with the evaluation, write what is ready.
+
+        Raises:
+            Deadline: a rank does not close its segments, or the evaluator is silent.
+        """
+        if self.pending is not None and self._covered(self.pending):
+            pending, self.pending = self.pending, None
+            self.writer.save(pending.state, pending.meta)
+        if (judgement := self.evaluation.step()) is not None:
+            self._judged(judgement)
+        if self.best is not None and self._covered(self.best):
+            best, self.best = self.best, None
+            self.writer.save_best(best.state, best.meta)
+
+    def finish(self, state: StateDict, reason: str) -> None:
+        """Write the last state, with all segments closed, and begin to judge it where that is due."""
+        self.order, self.pending, meta = None, None, self.writer.meta()
+        self.writer.save(state, meta, last=True)
+        if self.best is not None:
+            best, self.best = self.best, None
+            self.writer.save_best(best.state, best.meta)
+        if reason.startswith("done") and self.evaluation.due():
+            self._judge(state, meta)
+
+    def _covered(self, pending: PendingCheckpoint) -> bool:
+        """All columns have come that far. Raises Deadline, naming the ranks that have not, once that takes too long."""
+        missing = pending.missing(self.closed) if self.order is not None else set()
+        limit = self.writer.job.resources.deadline_s
+        if missing and time.monotonic() - pending.begun > limit:
+            late = [f"rank {p.rank} ({p.name})" for p in self.plan.ranks if not missing.isdisjoint(p.columns)]
+            raise Deadline(f"waited {limit:.0f} s for {', '.join(late)} to close its segments; is that rank alive?")
+        return not missing
+
+    def _judge(self, state: StateDict, meta: dict[str, Any]) -> None:
+        kept = {name: x for name, x in state.items() if name != "stores"}  # large, and no policy plays by it
+        self.judged = PendingCheckpoint(kept, meta)
+        self.evaluation.begin(state["weights"])  # what is judged is what is saved
+
+    def _judged(self, judgement: Judgement) -> None:
+        """Keep the policy that was judged where it is the best so far."""
+        judged, self.judged, counters = self.judged, None, self.writer.counters
+        score = judgement.score if math.isfinite(judgement.score) else -math.inf
+        if judged is not None and score > counters.best:
+            counters.best = score
+            about = {"score": score, "best": score, "evaluated": score, "judged_at": judged.meta["env_steps"]}
+            self.best = PendingCheckpoint(judged.state, {**judged.meta, **about}, judged.begun)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a role returns on rank 0: its last state is written, and all other ranks have done their work."""
+
+    reason: str
+    state: StateDict
+    counters: Counters
+    scheduler: CheckpointScheduler
+    own: FinalReport
+    reports: Sequence[FinalReport]  # of the other ranks, and of an inference server in this process
