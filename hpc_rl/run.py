@@ -39,7 +39,7 @@ def main() -> None:
 
         outcome = job.topology(context.job.topology).run(context)
         if outcome is not None:
-            from hpc_rl.runtime.conclusion import conclude
+            from hpc_rl.conclusion import conclude
 
             conclude(context, outcome)
         _close(context)

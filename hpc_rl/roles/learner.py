@@ -51,11 +51,11 @@ def learner(context: RankContext, serve: Callable[[], Callable[[], None]] | None
     routes = weight_routes(plan, context.nodes, context.token)
     publisher = WeightPublisher(link, waiting, learn.weights, routes, serves=serve is not None, every=not free)
     publisher.publish(training.clock)
-    join = serve() if serve else None
+    join = serve() if serve else lambda: None
     writer = CheckpointWriter(counters, context.files, job, context.about, context.limits)
     reporter = Reporter(context.files, timings, context.limits.started, counters.env_steps)
-    evaluation, chief = context.make_evaluation(learn.policy, counters), group.rank == 0
-    scheduler = CheckpointScheduler(writer, evaluation, plan, chief, control.order)
+    evaluation = context.make_evaluation(learn.policy, counters)
+    scheduler = CheckpointScheduler(writer, evaluation, plan, group.rank == 0, control.order)
     give_up = context.limits.requested if group.size == 1 else lambda: False
 
     def fill() -> str | None:
@@ -76,22 +76,20 @@ def learner(context: RankContext, serve: Callable[[], Callable[[], None]] | None
             reporter.report(counters.env_steps, counters.figures() | metrics)
         np.maximum(scheduler.closed, votes.closed, out=scheduler.closed)
         if votes.save or votes.judge:
-            state = _state(context, training)
-            scheduler.begin(state if chief else None)
+            scheduler.begin(_state(context, training))
         scheduler.write()
         return complete(job, counters) or votes.stop
 
     reason = train(training, fill, settle)
     control.order(scheduler.rolls + 1, stop=True)
     reports = control.final_reports(inbox)
-    if join:
-        join()
+    join()
     others = _gathered(context, reports)
     publisher.close()
     reporter.report(counters.env_steps, counters.figures())
     state = _state(context, training)
     reporter.close()
-    if not chief:
+    if state is None:
         return None
     scheduler.finish(state, reason)
     own = FinalReport.of(context.rank_spec.rank, timings, reporter.peak)
@@ -111,7 +109,7 @@ def _gathered(context: RankContext, reports: list[FinalReport]) -> list[FinalRep
     return [FinalReport(**report) for text in texts for report in json.loads(text)]
 
 
-def _state(context: RankContext, training: Training) -> StateDict:
+def _state(context: RankContext, training: Training) -> StateDict | None:
     """What a checkpoint holds of all learners, on the first; every learner sends the rows that only it has."""
     parts = context.gather(training.learner.columns(), context.plan.learners)
-    return {**learner_state(training.learner), "columns": joined_columns(parts)}
+    return {**learner_state(training.learner), "columns": joined_columns(parts)} if parts else None

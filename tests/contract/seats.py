@@ -15,9 +15,9 @@ from fake_gpu import FakeGpu
 
 from hpc_rl import job as jobs
 from hpc_rl.assembly import Attempt, assemble
+from hpc_rl.conclusion import conclude
 from hpc_rl.envs.make import describe, make
 from hpc_rl.roles.inference_thread import InferenceThread
-from hpc_rl.runtime.conclusion import conclude
 from hpc_rl.runtime.context import RankContext
 from hpc_rl.runtime.counters import Limits
 from hpc_rl.storage import run_dir
