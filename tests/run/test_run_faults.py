@@ -63,7 +63,7 @@ def test_an_exception_in_one_environment_ends_the_job(python: str, tmp_path: Pat
     assert_failed(run, done, "(actor-", "RuntimeError: toy/faulty fails at move 200", "traceback is in")
     assert done.at - (time.monotonic() - time.time() + struck.stat().st_mtime) < END_S
     guilty = [record for record in records(run) if record.get("ended") == "error"]
-    assert f"rank {done.last.timings('rank ')[1].split()[0]} " in done.last and "toys.py" in guilty[0]["trace"]
+    assert f"rank {done.last.split('rank ')[1].split()[0]} " in done.last and "toys.py" in guilty[0]["trace"]
 
 
 def assert_named_when_killed(run: Path, process: subprocess.Popen[str], role: str) -> None:

@@ -16,7 +16,8 @@ from hpc_rl.storage import checkpoint, trajectories
 def test_a_run_needs_no_locks(number: int, without_locks: Callable[[int], None], tmp_path: Path) -> None:
     job, run = write_job(tmp_path, "ppo", 1, env_steps=500, topology="solo"), tmp_path / "run"
     without_locks(number)
-    first = hpc_rl("run", job, "--out", run)
+    one_segment = ("--set", "checkpoint.interval_s=100")  # each checkpoint would begin another
+    first = hpc_rl("run", job, "--out", run, *one_segment)
     assert first.code == 0, first.err
     again = hpc_rl("run", job, "--out", run, "--resume", "--set", "budget.env_steps=1000")
     assert again.code == 0, again.err
