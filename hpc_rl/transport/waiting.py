@@ -6,11 +6,12 @@ in a sentence that names who has not arrived.
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 Done = Callable[[], bool]
 """Tests one request without blocking; True once it is complete, and from then on."""
@@ -29,7 +30,7 @@ class Heartbeat:
     """When to send a sign of life to a rank that waits, and that is not owed any message for long."""
 
     every_s: float
-    last: float = field(default_factory=time.monotonic)
+    last: float = -math.inf  # the first one is due at once
 
     def due(self) -> bool:
         """``every_s`` have passed since the last time that this was true."""
