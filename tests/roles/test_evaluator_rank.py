@@ -71,9 +71,7 @@ def test_an_idle_evaluator_hears_that_training_goes_on(slow: dict[str, Any], tmp
     assert found["wall_s"] > 4 and found["greedy_return"] == 4.0 and found["evaluated_return"] is None
 
 
-def test_a_long_evaluation_is_waited_for(
-    slow: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_long_evaluation_is_waited_for(slow: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conclusion, "REPORT_GAMES", 6)
     evaluate = {"every_steps": 400, "episodes": 6, "arguments": [{"moves": 70}]}  # 4.2 s
     ran = run_job({**slow, "evaluate": evaluate}, tmp_path / "run")
