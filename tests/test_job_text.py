@@ -61,7 +61,7 @@ def comes_back(job: jobs.Job) -> bool:
 
 
 @given(TABLES)
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_an_accepted_table_comes_back_from_its_text(table: dict[str, Any]) -> None:
     try:
         job = parsed(table)
