@@ -1,10 +1,11 @@
 """The import law and the brakes of the house plan, read from the source.
 
 Mutations seen to fail: mpi4py, pickle or a room above imported in nets/; a method named outside methods.py, ``ast`` or
-``exec`` in another file; h5py in cli/; ``isend`` in transport/mpi.py; ``.cpu()``, ``.numpy()``, ``.to(device=…)``, ``torch.from_numpy`` in a role; a file
-of storage/ that imports job.py inside a function; two files of nets/ that import each other inside functions; a file of
-301 lines; a method of 17 files; a line more that a2c, ppo and impala share; a line of OVER that is no longer needed; a
-recorder imported in roles/worker.py; a `Reporter` that takes the context; 20 lines more in transport/base.py.
+``exec`` in another file; h5py in cli/; ``isend`` in transport/mpi.py; ``.cpu()``, ``.numpy()``, ``.to(device=…)``,
+``torch.from_numpy`` in a role; a file of storage/ that imports job.py inside a function; two files of nets/ that import
+each other inside functions; a file of 301 lines; a method of 17 files; a line more that a2c, ppo and impala share; a
+line of OVER that is no longer needed; a recorder imported in roles/worker.py; a `Reporter` that takes the context; 20
+lines more in transport/base.py.
 """
 
 from __future__ import annotations
