@@ -7,28 +7,25 @@ a solver say, is counted up to there, and the page says so.
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx.experimental import _config as assumptions
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from hpc_rl.algorithms.base import Algorithm, Learner, Policy
-from hpc_rl.bench.batches import batch_shapes, items_schema
+from hpc_rl.bench.batches import Shapes, batch_shapes, items_schema
 from hpc_rl.experience import Experience
-from hpc_rl.optim.group import Alone, accumulate
-from hpc_rl.optim.optimizers import Optimizer
+from hpc_rl.optim.group import Alone
 from hpc_rl.plan import Plan
+from hpc_rl.rehearsal import Rehearsal, most_at_once
 from hpc_rl.runtime.checkpoints import learner_state
 from hpc_rl.runtime.messages import schemas
 from hpc_rl.types import Leaf, Schema, Spec, Step, Trajectory
 
-MOST_READS = 1000  # of single numbers in one update
+SHORT = 16  # rows that are enough to count a recurrent network
 MOST_LAYERS = 16  # rows of a network; of a deeper one its direct children only
 
 
@@ -68,12 +65,15 @@ def footprint(algorithm: Algorithm, config: Any, spec: Spec, plan: Plan, columns
     """
     with torch.device("meta"):
         policy = algorithm.policy(config, spec)
-    group = Rehearsal()
-    learner = algorithm.learner(config, spec, policy, group)  # as on a GPU: it follows its policy's device
-    group.optimizers = len(learner.optimizers)
-    batches = blank_batches(algorithm, config, policy, spec, plan)
+    learner = algorithm.learner(config, spec, policy, Alone())  # as on a GPU: it follows its policy's device
+    shapes = batch_shapes(config.experience(), plan)
+
+    def batches(shapes: Shapes) -> dict[str, Trajectory]:
+        schemas = {name: items_schema(algorithm, config, policy, spec, steps) for name, (steps, _) in shapes.items()}
+        return {name: blank(schemas[name], spec, *shape) for name, shape in shapes.items()}
+
     act_bytes, act_fault = most_at_once(lambda: _act(policy, spec, columns))
-    update_bytes, update_fault = most_at_once(lambda: learner.update(batches, 0.0))
+    update_bytes, update_fault = _update(learner, config.experience(), shapes, batches)
     for optimizer in learner.optimizers.values():
         optimizer.torch.step()  # its state exists from the first step on
     state = learner_state(learner)
@@ -89,7 +89,7 @@ def footprint(algorithm: Algorithm, config: Any, spec: Spec, plan: Plan, columns
         own=_tensors(learner),
         learner_bytes=nbytes(state) + sum(flat.reduction.nbytes for flat in flats.values()),
         checkpoint_bytes=nbytes(state),
-        batch_bytes=sum(nbytes(vars(batch)) for batch in batches.values()),
+        batch_bytes=sum(nbytes(vars(batch)) for batch in batches(shapes).values()),
         act_bytes=act_bytes / columns,
         update_bytes=update_bytes,
         uncounted=tuple(
@@ -105,13 +105,25 @@ def nbytes(tree: Any) -> int:
     return sum(x.nbytes for x in tree_leaves(tree) if isinstance(x, Tensor))
 
 
-def blank_batches(algorithm: Algorithm, config: Any, policy: Policy, spec: Spec, plan: Plan) -> dict[str, Trajectory]:
-    """The batches of one update on the meta device."""
-    experience: Experience = config.experience()
-    return {
-        name: blank(items_schema(algorithm, config, policy, spec, steps), spec, steps, columns)
-        for name, (steps, columns) in batch_shapes(experience, plan).items()
-    }
+def _update(
+    learner: Learner, experience: Experience, shapes: Shapes, batches: Callable[[Shapes], dict[str, Trajectory]]
+) -> tuple[int, str]:
+    """`most_at_once` of an update.
+
+    A recurrent network takes row after row, which takes long to count: it is counted for two short batches, and what
+    the second needs more is what every further row needs.
+    """
+
+    def of(rows: int) -> tuple[int, str]:
+        cut = batches({name: (min(steps, rows), columns) for name, (steps, columns) in shapes.items()})
+        learner.group = Rehearsal(len(learner.optimizers))
+        return most_at_once(lambda: learner.update(cut, 0.0))
+
+    longest, least = max(steps for steps, _ in shapes.values()), max(SHORT, experience.minibatches)
+    if not learner.policy.carry or longest <= 2 * least:
+        return of(longest)
+    (once, _), (twice, fault) = of(least), of(2 * least)
+    return twice + (twice - once) * (longest - 2 * least) // least, fault
 
 
 def blank(schema: Schema, spec: Spec, steps: int, columns: int) -> Trajectory:
@@ -163,107 +175,3 @@ def _tensors(learner: Learner) -> dict[str, int]:
         for name, value in learner.state().items()
     }
     return {name: count for name, count in counts.items() if count}
-
-
-# ---- an update without numbers --------------------------------------------------------------------------------------
-
-
-class Rehearsed(Exception):
-    """The learner's optimisers have had their gradients: further minibatches need no more memory."""
-
-
-class Rehearsal(Alone):
-    """The group of one that takes gradients and makes no step. Raises `Rehearsed` when it has had those it waits for.
-
-    These are one of each of ``optimizers``, or two of one: not every update steps all.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.optimizers = 0
-        self.seen: list[Optimizer] = []
-
-    def apply_gradients(
-        self, optimizer: Optimizer, loss_sum: Tensor | None, count: int, max_norm: float, scale: float = 1.0
-    ) -> float:
-        if any(optimizer is other for other in self.seen):
-            raise Rehearsed
-        self.seen.append(optimizer)
-        accumulate(optimizer.flat, loss_sum, 1, False)
-        if len(self.seen) == self.optimizers:
-            raise Rehearsed
-        return 1.0
-
-
-class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Bytes of all tensors that operations on the meta device made: alive now, and the most at once.
-
-    Numbers that are read there are 1 (true), masks keep every row, and tensors that are brought to the host hold zeros.
-    Raises RuntimeError where ever more numbers are read, as a loop would that waits for one to become small.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.alive = self.most = self.reads = 0
-        self.given: list[torch.UntypedStorage] = []  # held: their addresses must not be used again
-        self.known: set[int] = set()
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        kwargs = dict(kwargs or {})
-        inputs = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor) and x.is_meta]
-        if inputs and func is torch.ops.aten._local_scalar_dense.default:
-            return self._number(inputs[0].dtype)
-        if inputs and func is torch.ops.aten._to_copy.default and _is_host(kwargs.get("device")):
-            return torch.zeros(inputs[0].shape, dtype=kwargs.get("dtype") or inputs[0].dtype)
-        if inputs and func is torch.ops.aten.copy_.default and not args[0].is_meta:
-            return args[0]
-        for x in inputs:
-            self._take(x.untyped_storage())
-        out = func(*args, **kwargs)
-        for x in tree_leaves(out):
-            if isinstance(x, Tensor) and x.is_meta:
-                self._add(x.untyped_storage())
-        return out
-
-    def _number(self, dtype: torch.dtype) -> bool | int | float:
-        self.reads += 1
-        if self.reads > MOST_READS:
-            raise RuntimeError(f"more than {MOST_READS} numbers are read")
-        return True if dtype == torch.bool else 1.0 if dtype.is_floating_point else 1
-
-    def _take(self, storage: torch.UntypedStorage) -> None:
-        """What was there before is not counted."""
-        if storage._cdata not in self.known:
-            self.known.add(storage._cdata)
-            self.given.append(storage)
-
-    def _add(self, storage: torch.UntypedStorage) -> None:
-        if (key := storage._cdata) not in self.known:
-            size = storage.nbytes()
-            self.known.add(key)
-            self.alive += size
-            self.most = max(self.most, self.alive)
-            weakref.finalize(storage, self._free, key, size)
-
-    def _free(self, key: int, size: int) -> None:
-        self.known.discard(key)
-        self.alive -= size
-
-
-def _is_host(device: Any) -> bool:
-    return device is not None and torch.device(device).type == "cpu"
-
-
-def most_at_once(work: Callable[[], object]) -> tuple[int, str]:
-    """The most bytes that ``work`` had at once beside what was there before, and the error that ended it early."""
-    live = LiveBytes()
-    try:
-        with live, assumptions.patch(meta_nonzero_assume_all_nonzero=True):  # type: ignore[attr-defined]
-            work()
-    except Rehearsed:
-        pass
-    except Exception as error:  # a method's code may do anything with numbers that are not there
-        return live.most, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-    return live.most, ""

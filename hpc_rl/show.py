@@ -65,7 +65,7 @@ def _batch(figures: Figures) -> str:
             moves = plan.steps * plan.batch_columns
             kinds.append(f"{plan.batch_columns} columns per update ({moves:,} samples)")
         elif items.length:
-            drawn = f"{items.batch_size} {items.name} of {items.length} moves per update"
+            drawn = f"{items.batch_size} {items.name} of {items.length} move{'s' * (items.length > 1)} per update"
             kinds.append(f"{drawn}, {items.samples_per_insert:g} drawn for each env step")
         else:
             kinds.append("an update takes whole episodes")
@@ -124,6 +124,8 @@ def _messages(figures: Figures) -> str:
             of = f" of {name}" if len(method.optimizers) > 1 else ""
             text = "summed over all learners at every optimiser step"
             rows.append((f"gradient{of}", _size(4 * (size + 2)), text))  # with the count, and the vote to stop
+        if not method.optimizers:
+            rows.append(("sums", "", "the method's own, over all learners at every update"))
     if plan.evaluator is not None:
         message = _size(figures.weights_message_bytes)
         rows.append(("weights", message, "rank 0 → evaluator, one an evaluation; the mean return comes back"))

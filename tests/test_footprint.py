@@ -1,7 +1,7 @@
 """What the meta device counts of a method, against the same method with numbers, and a small one by hand.
 
-Mutations seen to fail: views, or what was there before, counted as new; freed memory counted on; the update ended at
-its first optimiser; the state of an optimiser left out; an own Flat taken for a part of the weights.
+Mutations seen to fail: views, or what was there before, counted as new; freed memory counted on; an update without its
+backward pass; the state of an optimiser left out; an own Flat taken for a part of the weights; half of the further rows.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from torch import Tensor, nn
 from hpc_rl import job as jobs
 from hpc_rl.algorithms import base
 from hpc_rl.experience import Experience, Items, Unsuited
-from hpc_rl.footprint import Footprint, Layer, LiveBytes, footprint, most_at_once, nbytes
+from hpc_rl.footprint import Footprint, Layer, footprint, nbytes
 from hpc_rl.nets.actor_critic import ActorCritic
 from hpc_rl.optim.flat import StateDict, flatten
 from hpc_rl.optim.group import Group
 from hpc_rl.optim.optimizers import make_optimizer
 from hpc_rl.plan import Plan, RankSpec
+from hpc_rl.rehearsal import LiveBytes, most_at_once
 from hpc_rl.runtime.checkpoints import learner_state
 from hpc_rl.types import Actions, ActOutput, Schema, Spec, Step, Trajectory, UpdateResult
 
@@ -59,6 +60,23 @@ def test_memory_grows_with_the_batch() -> None:
     small, large = (footprint(jobs.algorithm("ppo"), config_of("ppo"), VECTOR, plan, 4) for plan in plans)
     assert large.batch_bytes == 2 * small.batch_bytes
     assert large.update_bytes == pytest.approx(2 * small.update_bytes, rel=0.1)
+
+
+def test_the_backward_pass_is_counted() -> None:
+    spec, columns = SPECS["pixel"], 40
+    method = footprint(jobs.algorithm("a2c"), config_of("a2c"), spec, Plan("solo", PLAN.ranks, 6, columns, columns), 4)
+    images = torch.empty(7, columns, *spec.observation, dtype=torch.uint8, device="meta")
+    net = ActorCritic(spec, ()).to("meta")
+    forward, _ = most_at_once(lambda: net(images))
+    assert method.update_bytes > 1.15 * forward
+
+
+def test_long_batches_of_recurrent_networks_are_counted_by_short_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    config, plan = config_of("ppo", lstm=6), Plan("solo", PLAN.ranks, 60, 4, 4)
+    short = footprint(jobs.algorithm("ppo"), config, VECTOR, plan, 4)
+    monkeypatch.setattr("hpc_rl.footprint.SHORT", 60)
+    whole = footprint(jobs.algorithm("ppo"), config, VECTOR, plan, 4)
+    assert short.update_bytes == pytest.approx(whole.update_bytes, rel=0.03)
 
 
 # ---- a method with everything that is rare, by hand -----------------------------------------------------------------

@@ -12,9 +12,12 @@ from hpc_rl.fragments import allocate, trajectory_schema
 from hpc_rl.plan import Plan
 from hpc_rl.types import Actions, Array, Leaf, Schema, Spec, Tree
 
+Shapes = dict[str, tuple[int, int]]
+"""Items name -> (moves, columns)."""
 
-def batch_shapes(experience: Experience, plan: Plan) -> dict[str, tuple[int, int]]:
-    """Items name -> (moves, columns) of one learning rank's part of an update.
+
+def batch_shapes(experience: Experience, plan: Plan) -> Shapes:
+    """What one learning rank takes of each kind for an update.
 
     Whole episodes are as long as it happens: they are taken to be as long as a fragment, one in each column.
     """
