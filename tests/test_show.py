@@ -1,4 +1,7 @@
-"""The page of `hpc-rl show`: its numbers by hand, and the memory budget against measured runs."""
+"""The page of `hpc-rl show`: its numbers by hand, and the memory budget against measured runs.
+
+Mutation seen to fail: a ring's slots without the stack of its next fragment.
+"""
 
 from __future__ import annotations
 

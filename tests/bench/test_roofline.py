@@ -1,4 +1,7 @@
-"""The roofline as a function; no timing is asserted."""
+"""The roofline as a function; no timing is asserted.
+
+Mutations seen to fail: the steps of two optimisers added up; the most updates that some kind of items would allow.
+"""
 
 from __future__ import annotations
 
