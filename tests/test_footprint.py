@@ -1,7 +1,7 @@
 """What the meta device counts of a method, against the same method with numbers, and a small one by hand.
 
 Mutations seen to fail: views, or what was there before, counted as new; freed memory counted on; an update without its
-backward pass; the state of an optimiser left out; an own Flat taken for a part of the weights; half of the further rows.
+backward pass; the state of an optimiser left out; an own Flat taken for a part of the weights; half the further rows.
 """
 
 from __future__ import annotations
