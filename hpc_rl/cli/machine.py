@@ -80,3 +80,13 @@ def samplers(as_json: bool) -> None:
 
     found = measure()
     click.echo(json.dumps(found) if as_json else render(found))
+
+
+@bench.command()
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
+def counters(as_json: bool) -> None:
+    """What counting one update costs, by columns and moves per fragment."""
+    from hpc_rl.bench.counters import measure, render
+
+    rows = measure()
+    click.echo(json.dumps(rows) if as_json else render(rows))

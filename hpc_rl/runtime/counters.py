@@ -77,10 +77,11 @@ class Counters:
 
     def add(self, tree: Tree, version: int) -> None:
         """Count one fragment that was learned from at update ``version``."""
-        moves = (~tree["first"][1:]).sum(0)
-        self.count(int(moves.sum()), tree["column"], tree["start"] + moves, float(version - tree["version"].mean()))
-        table = ended(tree)
-        self.ended(len(table), table[:, 2])
+        moves = env_steps_of(tree)
+        lag = float(version - _acting_version(tree).mean())
+        self.count(int(moves.sum()), tree["column"], tree["start"] + moves, lag)
+        episodes, last = ended(tree)
+        self.ended(episodes, last[:, 2])
 
     def count(self, moves: int, columns: Array, through: Array, lag: float) -> None:
         """``through`` [n]: how far each of ``columns`` [n] was learned from; ``lag`` in updates."""
@@ -157,10 +158,11 @@ class Counters:
         }
 
 
-def ended(tree: Tree) -> Array:
-    """[n, 3] float64 (row t, column of the fragment, raw return) of the episodes that ended in it, in that order."""
+def ended(tree: Tree) -> tuple[int, Array]:
+    """How many episodes ended in a fragment; of the last `RECENT` [n, 3] float64: row t, column, raw return."""
     t, k = np.nonzero(np.isfinite(tree["episode_return"]))
-    return np.stack([t, k, tree["episode_return"][t, k]], 1).astype(float)
+    episodes, t, k = len(t), t[-RECENT:], k[-RECENT:]
+    return episodes, np.stack([t, k, tree["episode_return"][t, k]], 1).astype(float)
 
 
 def complete(job: Job, counters: Counters) -> str | None:
@@ -223,10 +225,10 @@ def reduce_counters(
     share = plan.batch_columns // group.size
     mine = slice(group.rank * share, (group.rank + 1) * share)
     heads, games = np.zeros((5, plan.batch_columns)), np.zeros((group.size, min(RECENT, plan.steps * share), 3))
-    moves = _together(trees, "first", lambda x: (~x[1:]).sum(0))
+    moves = np.concatenate([env_steps_of(tree) for tree in trees])
     heads[0, mine], heads[1, mine] = _together(trees, "column"), moves
     heads[2, mine] = _together(trees, "start") + moves
-    heads[3, mine] = version - _together(trees, "version", lambda x: x.mean(0))
+    heads[3, mine] = version - np.concatenate([_acting_version(tree) for tree in trees])
     heads[4, mine] = _together(trees, "closed") if "closed" in trees[0] else 0
     episodes = _fill(games[group.rank], trees, group.rank * share)
     votes = np.array([episodes, limits.requested(), limits.late(), limits.out_of_time(), *astuple(due)], float)
@@ -242,19 +244,33 @@ def reduce_counters(
     return Votes(OUT_OF_TIME if over else stop, save, judge, reached)
 
 
-def _together(trees: Sequence[Tree], name: str, of: Callable[[Array], Array] = lambda x: x) -> Array:
+def _together(trees: Sequence[Tree], name: str) -> Array:
     """A number per column of all fragments side by side, [b]."""
-    return np.concatenate([of(tree[name]) for tree in trees])
+    return np.concatenate([tree[name] for tree in trees])
+
+
+def env_steps_of(tree: Tree) -> Array:
+    """[b] valid moves of a fragment."""
+    episodes: Array = np.add.reduce(tree["first"][1:], 0, np.int32)
+    return len(tree["first"]) - 1 - episodes
+
+
+def _acting_version(tree: Tree) -> Array:
+    """[b] the mean version of the weights that acted; most fragments have one for all their moves."""
+    version = tree["version"]
+    constant = np.array_equal(version[0], version[-1])  # versions only grow
+    mean: Array = version[0] if constant else version.mean(0)
+    return mean
 
 
 def _fill(rows: Array, trees: Sequence[Tree], low: int) -> int:
     """The last episodes that ended go into ``rows`` [n, 3]: 1 + row t, place in the batch, return. How many ended."""
     places = np.cumsum([low, *(len(tree["column"]) for tree in trees)])
-    tables = [ended(tree) + np.array([1, place, 0]) for tree, place in zip(trees, places, strict=False)]
-    table = _sorted(np.concatenate(tables))
-    last = table[-len(rows) :]
+    counts, tables = zip(*(ended(tree) for tree in trees), strict=True)
+    shifted = [table + np.array([1, place, 0]) for table, place in zip(tables, places, strict=False)]
+    last = _sorted(np.concatenate(shifted))[-len(rows) :]
     rows[: len(last)] = last
-    return len(table)
+    return sum(counts)
 
 
 def _sorted(table: Array) -> Array:
