@@ -17,7 +17,8 @@ Published settings, in the fields of Config:
     Atari     Mnih 2015: capacity 1e6, min_size 5e4, batch_size 32, one update in 4 env steps (samples_per_insert 8),
               target_every 1e4, RMSProp 2.5e-4, ε 1 -> 0.1 over 1e6 frames. Here: Adam
     CartPole  CleanRL: error_clip 0, capacity 1e4, min_size 1e4, batch_size 128, one update in 10 env steps
-              (samples_per_insert 12.8), a copy every 500 env steps (target_every 50), Adam 2.5e-4, ε 1 -> 0.05 over half of 500 k env steps
+              (samples_per_insert 12.8), a copy every 500 env steps (target_every 50), Adam 2.5e-4, ε 1 -> 0.05 over
+              half of 500 k env steps
 
 κ = 1 belongs to rewards clipped to ±1. Where values are tens, h fits medians rather than means, rare terminations lose
 their weight, and Q grows without bound (CartPole: 1e5 after 9 000 updates).
