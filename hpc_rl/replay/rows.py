@@ -117,28 +117,29 @@ class Rows:
             length: [n] moves >= 1; behind them the last row is repeated as one that opens an episode, so not valid.
         """
         offset = np.arange(longest + 1)[:, None]
-        edge = row + np.minimum(offset, length)
+        edge = self.at(row + np.minimum(offset, length), column)
         move = self.at(row + np.minimum(offset[:-1], length - 1), column)
         tree = {name: self.flat[name].take(move, 0) for name in self.moves}
-        tree["first"] = self.flat["first"].take(self.at(edge, column))
+        tree["first"] = self.flat["first"].take(edge)
         tree["first"] |= offset > length
-        tree["start"] = self.flat["start"].take(self.at(row, column))
+        tree["start"] = self.flat["start"].take(edge[0])
         tree["column"] = self.column.take(column)
         if observations:
             tree["observation"] = self._frames(row, column, edge)
         return tree
 
     def _frames(self, row: Array, column: Array, edge: Array) -> Array:
-        """Frames [stack - 1 + longest + 1, n, …]; those before an episode's first one are what the environment pads."""
+        """Frames [stack - 1 + longest + 1, n, …], the newest ones at ``edge``; those from before the episode's first
+        row are what the environment pads with."""
         if self.stack == 1:
-            return self.flat["observation"].take(self.at(edge, column), 0)
+            return self.flat["observation"].take(edge, 0)
         place = np.arange(self.stack)[:, None]
         before = row + place + 1 - self.stack
         opens = self.flat["first"].take(self.at(before, column))
         opened = np.where(opens, place, 0).max(0)  # the place of the newest frame that opens an episode
         if self.padding == "repeat":
             before = row + np.maximum(place, opened) + 1 - self.stack
-        frames = self.flat["observation"].take(self.at(np.concatenate([before[:-1], edge]), column), 0)
+        frames = self.flat["observation"].take(np.concatenate([self.at(before[:-1], column), edge]), 0)
         if self.padding == "zeros":
             frames[: self.stack - 1][place[:-1] < opened] = 0
         return frames
