@@ -1,6 +1,7 @@
 """Evaluation during training on every topology: between updates and by an evaluator rank.
 
-Mutations seen to fail: weights of the present instead of the copy judged; no copy at all; slices by the clock; an
+Written against these mutations, not tried yet:
+weights of the present instead of the copy judged; no copy at all; slices by the clock; an
 evaluation that draws from training's generators; the target compared with training games; no games at the end;
 the evaluator's silence overlooked.
 """

@@ -1,6 +1,7 @@
 """An evaluator rank and rank 0 know of each other that they are alive, however long the one has nothing for the other.
 
-Mutations seen to fail: no sign of life from rank 0 to an idle evaluator; none from an evaluator at its games; a silent
+Written against these mutations, not tried yet:
+no sign of life from rank 0 to an idle evaluator; none from an evaluator at its games; a silent
 evaluator not missed; other ranks that do not wait for the last games.
 """
 

@@ -1,6 +1,7 @@
 """What is annealed never goes back where a resumed run has another budget.
 
-Mutations seen to fail: progress as env steps over the budget of today; by env steps where there is a budget of updates.
+Mutation seen to fail: progress as env steps over the budget of today. Not tried yet: by env steps where there
+is a budget of updates.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What `hpc-rl eval` says of a policy: games of its own, greedy beside sampled, how many of them differ.
 
-Mutations seen to fail: the evaluator's seeds; the digest of returns alone; greedy games under both names; every set
-played with the job's own arguments; success of the first set for all.
+Mutations seen to fail: the evaluator's seeds; the digest of returns alone; greedy games under both names. Not tried
+yet: every set played with the job's own arguments; success of the first set for all.
 """
 
 from __future__ import annotations

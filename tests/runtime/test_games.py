@@ -1,6 +1,7 @@
 """Games that judge a policy: in slices they are the games that they are at once, and training notices nothing.
 
-Mutations seen to fail: generators shared with training not swapped; the second batch of columns seeded like the first;
+Written against these mutations, not tried yet:
+generators shared with training not swapped; the second batch of columns seeded like the first;
 a game that goes on after its slice taken for its end; weights read at the end of the games; sets played alike.
 """
 

@@ -1,6 +1,7 @@
 """What a plan refuses before any rank is there, and what an evaluator takes from the others.
 
-Mutations seen to fail: the evaluator counted as a worker; columns shared by all ranks; its minimum left out.
+Written against these mutations, not tried yet:
+the evaluator counted as a worker; columns shared by all ranks; its minimum left out.
 """
 
 from __future__ import annotations
