@@ -1,9 +1,9 @@
 """Which checkpoint is the best, and when one is written.
 
-Mutations seen to fail: the score of the last evaluation for any later policy; a policy that was judged saved whenever it
-beats what is on disk; the best policy dropped at the end; no new interval after a checkpoint that was not finite; the
-first evaluation counted from 0 again; the best score taken from the checkpoint. Not tried yet: the state at the end of
-the games saved for the one at their begin; state.json set back by the best policy.
+Mutations seen to fail: the score of the last evaluation for any later policy; a policy that was judged saved whenever
+it beats what is on disk; the best policy dropped at the end; no new interval after a checkpoint that was not finite;
+the first evaluation counted from 0 again; the best score taken from the checkpoint. Not tried yet: the state at the
+end of the games saved for the one at their begin; state.json set back by the best policy.
 """
 
 from __future__ import annotations
