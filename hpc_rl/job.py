@@ -166,7 +166,7 @@ def _check_meant(job: Job) -> None:
 
 
 def _refuse(key: str, value: Any, where: str) -> None:
-    raise BadJob(f"{key} = {value!r} means nothing here, it belongs to {where}; leave it out")
+    raise BadJob(f"{key} = {value!r} has no effect here: it applies to {where} only; remove it")
 
 
 def check_reduction(reduction: str, device: str) -> None:

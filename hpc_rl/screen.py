@@ -28,7 +28,7 @@ Line = dict[str, Any]
 
 
 class Screen:
-    """Talks on stderr. Only metric lines of this attempt count: those written since the screen was made."""
+    """Writes to stderr. Only metric lines of this attempt count: those written since the screen was made."""
 
     def __init__(self, run: RunDir, job: Job, plan: Plan) -> None:
         self.run, self.job, self.plan = run, job, plan

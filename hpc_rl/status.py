@@ -28,7 +28,7 @@ _TASK = {"run": str, "changes": list[str]}
 
 @dataclass(frozen=True)
 class Status:
-    """One line. ``state`` is the run's own word, or lost: SLURM ended the job and nobody could write down why.
+    """One line. ``state`` is what the run recorded, or lost: SLURM ended the job and no rank could record why.
 
     ``changes`` are what tells this task of an array from the others; ``mean_return`` is that of the last 100 episodes;
     ``waits`` is SLURM's reason in plain words; ``elapsed_s`` and ``left_s`` are of this start of its job; ``end`` is
@@ -63,7 +63,7 @@ def status(paths: Sequence[Path], warn: Callable[[str], None]) -> list[Status]:
 
 
 def states(found: Sequence[RunDir], warn: Callable[[str], None]) -> list[Status]:
-    """State of every run; where SLURM does not answer, ``warn`` gets that and the runs' own word stands.
+    """State of every run; where SLURM does not answer, ``warn`` gets that and what the runs recorded stands.
 
     A chain has two jobs of interest, its waiting successor and the one that runs.
     """

@@ -84,7 +84,7 @@ def _wait(folder: Path, folders: Sequence[Path]) -> int:
 @click.option("--watch", is_flag=True, help="Again every 5 s, later every minute, until all are over.")
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 def status(runs: tuple[Path, ...], watch: bool, as_json: bool) -> None:
-    """State of RUNS, or of every run up to two folders below: their own word, then SLURM's.
+    """State of RUNS, or of every run up to two folders below: what each recorded, then SLURM's.
 
     RUNS are folders or ids of jobs [default: the folder runs].
     """

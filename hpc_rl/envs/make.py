@@ -92,7 +92,7 @@ def describe_sets(id: str, arguments: dict[str, Any], sets: Sequence[Mapping[str
 
 @contextmanager
 def _told(id: str, arguments: dict[str, Any]) -> Iterator[None]:
-    """Whatever goes wrong inside somebody's constructor is said in one sentence that names the id."""
+    """Any exception in a constructor becomes a one-sentence BadEnvironment that names the id."""
     try:
         yield
     except BadEnvironment:
@@ -104,14 +104,14 @@ def _told(id: str, arguments: dict[str, Any]) -> Iterator[None]:
 
 def _options(id: str, arguments: dict[str, Any]) -> atari.Options:
     if id not in (games := atari.games()):
-        raise BadEnvironment(f"{id} is no game of ale_py; {_nearest(id, games)} (written ALE/<Game>-v5)")
+        raise BadEnvironment(f"{id} is not an ALE game; {_nearest(id, games)} (written ALE/<Game>-v5)")
     _check(id, arguments, atari.Options)
     return atari.options_of(id, arguments)
 
 
 def _toy(id: str, arguments: dict[str, Any]) -> toys.Toy:
     if id not in toys.TOYS:
-        raise BadEnvironment(f"{id} is no toy; {_nearest(id, toys.TOYS)}")
+        raise BadEnvironment(f"{id} is not a built-in toy environment; {_nearest(id, toys.TOYS)}")
     _check(id, arguments, toys.TOYS[id])
     return toys.TOYS[id](np, **arguments)
 

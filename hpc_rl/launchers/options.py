@@ -62,7 +62,7 @@ class Options:
     sbatch: tuple[str, ...] = _option("Any other sbatch option, KEY=VALUE or KEY.", ())
     layout: str = _option("one: roles by rank; het: learners and the others as two components.", "one")
     learners: tuple[str, ...] = _option("sbatch option of the learners' component, KEY=VALUE (layout het).", ())
-    lead_s: int = _option("Seconds before the time limit at which ranks are told to save.", 120)
+    lead_s: int = _option("Seconds before the time limit at which ranks begin to save.", 120)
     resume_mode: str = _option("When time is up: requeue, chain (a new job that waits) or none.", "requeue")
     max_restarts: int = _option("Restarts after which the run is left stopped.", 100)
     launcher: str = _option("What starts the ranks: auto, srun, mpiexec or a command.", "auto")

@@ -32,7 +32,7 @@ def first_failure(run: RunDir, said: str, code: int, dead: dict[int, float], lon
     how = re.search(r"signal[: ]+\(?(\d+)|\(signal (\d+)\)", said, re.IGNORECASE)
     for text in [*re.findall(r"PID[ :]+(\d+)", said, re.IGNORECASE), *map(str, dead)]:
         if int(text) in silent:
-            end = f"was killed by signal {how[1] or how[2]}" if how else "ended without a word"
+            end = f"was killed by signal {how[1] or how[2]}" if how else "exited without an error message"
             return f"{_whose(silent[int(text)])} {end}"
     if code < 0:
         return f"the launcher of the ranks was killed by {_signal(-code)}; see {run.logs}/ranks.log"

@@ -1,4 +1,4 @@
-"""SLURM's commands: sbatch, squeue, sacct, scancel, and what their answers mean. All versions are survived."""
+"""SLURM's commands: sbatch, squeue, sacct, scancel, and what their answers mean, whatever the version of SLURM."""
 
 from __future__ import annotations
 

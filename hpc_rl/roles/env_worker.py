@@ -1,4 +1,4 @@
-"""The environment rank of central inference: steps its columns as it is told, holds no weights, records nothing."""
+"""The environment rank of central inference: steps its columns by actions that it receives. It holds no weights."""
 
 from __future__ import annotations
 

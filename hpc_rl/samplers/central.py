@@ -1,7 +1,7 @@
 """Central inference: the environments are other ranks', the weights are here (SEED, Espeholt et al. 2020; GA3C).
 
 Each remote rank is a lane with a fragment of its own. Whoever has answered is acted for together, so the batch is as
-large as the traffic, and nobody waits for anybody else. A lane whose rank is lost never fills its fragment.
+large as the traffic, and lanes do not wait for each other. A lane whose rank is lost never fills its fragment.
 """
 
 from __future__ import annotations

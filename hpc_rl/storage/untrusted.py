@@ -173,7 +173,7 @@ def checked(value: Any, fields: Mapping[str, Any], needed: Collection[str], name
         raise Unreadable(f"{name} has no {missing[0]!r}")
     for key, kind in fields.items():
         if key in value and not _is(value[key], kind):
-            raise Unreadable(f"{name}: {key} is {_shown(value[key])}, which is of the wrong kind")
+            raise Unreadable(f"{name}: {key} is {_shown(value[key])}, which has another type")
     return value
 
 

@@ -50,12 +50,12 @@ class Ports:
             payload = np.frombuffer(json.dumps(value).encode(), np.uint8)
             size = np.array([payload.size], np.int64)
             sends = [link.isend(x, m, t) for m in members if m != root for x, t in ((size, tag), (payload, tag + 1))]
-            self._finish(sends, "the other ranks to listen")
+            self._finish(sends, "the other ranks to receive a broadcast")
             return value
         size = np.zeros(1, np.int64)
-        self._finish([link.irecv(size, root, tag)], f"{self.waiting.who([root])} to speak")
+        self._finish([link.irecv(size, root, tag)], f"{self.waiting.who([root])} to broadcast")
         payload = np.empty(int(size[0]), np.uint8)
-        self._finish([link.irecv(payload, root, tag + 1)], f"{self.waiting.who([root])} to speak")
+        self._finish([link.irecv(payload, root, tag + 1)], f"{self.waiting.who([root])} to broadcast")
         return json.loads(payload.tobytes())
 
     def hold(self, members: Sequence[int]) -> None:

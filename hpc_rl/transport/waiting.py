@@ -57,7 +57,7 @@ class Waiting:
     def until(
         self, done: Done, what: Callable[[], str] | str, give_up: Done = lambda: False, spin_s: float = 0.0
     ) -> None:
-        """Return once ``done()``. For ``spin_s`` it does not sleep, but lets others have this core.
+        """Return once ``done()``. For the first ``spin_s`` it yields the core instead of sleeping.
 
         Raises:
             Stopped: ``give_up()`` became true first.

@@ -121,11 +121,14 @@ REFUSED = [
     ({"schedule": "deterministic", "sampler": "central", "resources": {"ranks": 3}}, 'sampler = "vector"'),
     ({"topology": "allreduce", "sampler": "central", "resources": {"ranks": 2}}, "no place on topology allreduce"),
     ({"topology": "allreduce", "resources": {"ranks": 3}}, "columns = 4 cannot be shared by 3 ranks"),
-    ({"topology": "allreduce", "resources": {"ranks": 2, "learners": 2}}, "learners = 2 means nothing here"),
-    ({"resources": {"ranks": 3, "quorum": 2}}, "quorum = 2 .*belongs to topology parameter_server"),
-    ({"resources": {"ranks": 3, "inference": "actor"}}, "inference = 'actor' .*belongs to sampler = \"central\""),
-    ({"resources": {"ranks": 3, "servers": 2}}, "servers = 2 .*leave it out"),
-    ({"topology": "solo", "resources": {"ranks": 1}, "schedule": "deterministic"}, "schedule = 'deterministic' means"),
+    ({"topology": "allreduce", "resources": {"ranks": 2, "learners": 2}}, "learners = 2 has no effect here"),
+    ({"resources": {"ranks": 3, "quorum": 2}}, "quorum = 2 .*applies to topology parameter_server only"),
+    ({"resources": {"ranks": 3, "inference": "actor"}}, "inference = 'actor' .*applies to sampler = \"central\""),
+    ({"resources": {"ranks": 3, "servers": 2}}, "servers = 2 .*remove it"),
+    (
+        {"topology": "solo", "resources": {"ranks": 1}, "schedule": "deterministic"},
+        "schedule = 'deterministic' has no effect",
+    ),
 ]
 
 

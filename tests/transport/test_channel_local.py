@@ -175,7 +175,7 @@ def test_deadlines_name_who_is_missing() -> None:
         Inbox(link, [3, 5], TAG, LAYOUT, Waiting(0.05)).get()
     with pytest.raises(Deadline, match=r"rank 1 to join a reduction; is that rank alive"):
         ports.reduce(np.zeros(2), [0, 1])
-    with pytest.raises(Deadline, match="rank 1 to speak"):
+    with pytest.raises(Deadline, match="rank 1 to broadcast"):
         ports.broadcast(None, [1, 0])
 
 
