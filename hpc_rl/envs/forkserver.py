@@ -2,8 +2,8 @@
 
 A process forked from a rank would inherit the threads, locks and mapped memory of MPI and CUDA, and one that carries
 the variables of a launcher takes itself for a rank as soon as anything in it initialises MPI. Python's fork server is
-neither. Here it is only started right: without those variables, with one thread for each numerical library, ignoring the
-signals by which a run is asked to stop, which SLURM sends to every process of a step.
+neither. Here it is only started right: without those variables, with one thread for each numerical library, ignoring
+the signals by which a run is asked to stop, which SLURM sends to every process of a step.
 """
 
 from __future__ import annotations
