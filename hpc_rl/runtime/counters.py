@@ -102,7 +102,7 @@ class Counters:
     def score(self, job: Job) -> float | None:
         """What picks the best checkpoint now: the mean of 100 training games; None: no say.
 
-        A job that asks for evaluations is judged by them alone, each policy later than now: scheduler.py.
+        A job that asks for evaluations is judged by them alone, each policy later than now: checkpoints.py.
         """
         if job.evaluate.every_steps:
             return None
