@@ -57,7 +57,7 @@ def test_two_halves_equal_the_whole_bitwise(halves: tuple[Path, Path, Path]) -> 
         other_meta.pop("schedule"),
     )  # progress, which this job reads nowhere
     assert mine_along["begin"] >= 1000 and mine_along["reached"] == 1.0 and mine_along["budget"] == 2000
-    assert other_along == {"budget": 2000, "begin": 0, "reached": 0.0}
+    assert other_along == {"budget": 2000, "begin": 0, "reached": 0.0, "unit": "env_steps"}
     for meta in (my_meta, other_meta):
         del meta["best"]  # of the checkpoints that were written, and when they are is a matter of seconds
     assert_equal(my_meta, other_meta)
