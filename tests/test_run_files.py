@@ -41,7 +41,7 @@ def test_an_attempt_writes_nothing_once_another_has_begun(attempt: tuple[RunDir,
     assert run.read_state()["updates"] == 4 and files.best_score() == 1.0
     run.write_state(attempt=1)
     before = sorted(path.name for path in run.checkpoints.iterdir())
-    with pytest.raises(Superseded, match="attempt 1 .* attempt 0 writes no more"):
+    with pytest.raises(Superseded, match=r"attempt 1 .* attempt 0 writes no more"):
         files.save_checkpoint(STATE, {**META, "updates": 5}, False)
     with pytest.raises(Superseded):
         files.save_best(STATE, {**META, "score": 2.0})
