@@ -12,11 +12,11 @@ import numpy as np
 from hpc_rl import job as jobs
 from hpc_rl.algorithms.base import Policy
 from hpc_rl.envs.make import describe, describe_sets, make
-from hpc_rl.job import Job
 from hpc_rl.optim.flat import StateDict, flatten
 from hpc_rl.runtime.fingerprint import fingerprint
 from hpc_rl.runtime.games import MAX_MOVES, Game, Games, MakeEnvironment
 from hpc_rl.runtime.restoring import Check, playable
+from hpc_rl.settings import Job
 from hpc_rl.storage import checkpoint
 from hpc_rl.storage.run_dir import BadRun, RunDir, open_run
 from hpc_rl.types import Array, Spec

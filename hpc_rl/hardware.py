@@ -14,8 +14,10 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from hpc_rl.job import BadJob, Job, with_resources
+from hpc_rl.config import BadJob
+from hpc_rl.job import with_resources
 from hpc_rl.plan import Plan, RankSpec
+from hpc_rl.settings import Job
 from hpc_rl.transport.ports import Ports
 from hpc_rl.types import Spec
 

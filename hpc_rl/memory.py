@@ -11,11 +11,11 @@ from hpc_rl.envs.make import describe
 from hpc_rl.experience import Experience
 from hpc_rl.footprint import Footprint, footprint
 from hpc_rl.fragments import fragment_bytes
-from hpc_rl.job import Job
 from hpc_rl.plan import Plan, RankSpec
 from hpc_rl.replay.stores import store_bytes
 from hpc_rl.runtime.messages import weights_layout
 from hpc_rl.samplers.base import EVALUATED_TOGETHER
+from hpc_rl.settings import Job
 from hpc_rl.transport.layout import Layout
 from hpc_rl.types import Spec
 

@@ -6,7 +6,8 @@ import tomllib
 from collections.abc import Iterable
 
 from hpc_rl import job as jobs
-from hpc_rl.job import BadJob, Job
+from hpc_rl.config import BadJob
+from hpc_rl.settings import Job
 from hpc_rl.storage.run_dir import BadRun, RunDir, refuse_done
 
 CHANGEABLE_ON_RESUME = (

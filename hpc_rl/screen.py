@@ -14,9 +14,9 @@ from collections import deque
 from datetime import timedelta
 from typing import Any
 
-from hpc_rl.job import Job
 from hpc_rl.plan import Plan
 from hpc_rl.samplers.base import ACTIVITIES
+from hpc_rl.settings import Job
 from hpc_rl.storage.metrics import last
 from hpc_rl.storage.run_dir import RunDir
 

@@ -19,8 +19,8 @@ from hpc_rl.storage.rank_records import write_record
 
 if TYPE_CHECKING:
     from hpc_rl.envs.base import Environment
-    from hpc_rl.job import Job
     from hpc_rl.runtime.context import RankContext
+    from hpc_rl.settings import Job
     from hpc_rl.stop_flag import StopFlag
     from hpc_rl.transport.ports import Ports
 
@@ -175,7 +175,8 @@ def _environment(
 
 def _agree(ports: Ports, job: Job, file: Path) -> None:
     """Raise BadJob on rank 0, which ends all, where a rank has read another job: a folder that is not shared, say."""
-    from hpc_rl.job import BadJob, dumps
+    from hpc_rl.config import BadJob
+    from hpc_rl.job import dumps
 
     digest = hashlib.sha256(dumps(job).encode()).hexdigest()
     rows = [json.loads(row) for row in ports.gather(json.dumps([_host(), digest]).encode(), range(ports.link.size))]

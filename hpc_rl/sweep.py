@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hpc_rl import job as jobs
-from hpc_rl.job import BadJob, Job
+from hpc_rl.config import BadJob
+from hpc_rl.settings import Job
 
 MOST_TASKS = 100_000
 

@@ -29,11 +29,11 @@ from hpc_rl.envs.make import describe, make
 from hpc_rl.experience import Experience
 from hpc_rl.fragments import trajectory
 from hpc_rl.hardware import cpu_name
-from hpc_rl.job import Job
 from hpc_rl.nets.precision import faster_precision, set_precision
 from hpc_rl.optim.group import Alone
 from hpc_rl.optim.optimizers import Optimizer
 from hpc_rl.plan import Plan
+from hpc_rl.settings import Job
 from hpc_rl.types import Array, Spec, Step
 
 ROUNDS = 5  # each measures every term once, so that a drifting clock hits all of them alike

@@ -12,8 +12,8 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hpc_rl.job import Job
     from hpc_rl.samplers.vector import Vector
+    from hpc_rl.settings import Job
 
 COLUMNS, STEPS, PAIRS = 256, 20, 7
 HIDDEN = (512,) * 8  # inference is then bound by arithmetic, and weights stay in the cache

@@ -14,7 +14,7 @@ from hpc_rl.cli.diagnostics import note
 from hpc_rl.launchers.options import Options
 
 if TYPE_CHECKING:
-    from hpc_rl.job import Job
+    from hpc_rl.settings import Job
 
 
 def job_options(command: Callable[..., Any]) -> Callable[..., Any]:

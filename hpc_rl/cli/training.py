@@ -13,8 +13,8 @@ from hpc_rl.cli.diagnostics import note, warn
 from hpc_rl.cli.options import job_options, load_job, name_code, with_ranks
 
 if TYPE_CHECKING:
-    from hpc_rl.job import Job
     from hpc_rl.plan import Plan
+    from hpc_rl.settings import Job
     from hpc_rl.storage.run_dir import RunDir
 
 SUMMARY_FIELDS = {

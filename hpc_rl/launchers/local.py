@@ -21,14 +21,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hpc_rl.job import Job
 from hpc_rl.launchers import causes, mpiexec, shared_memory
 from hpc_rl.launchers.base import TOKEN_VARIABLE, Outcome, rank_command
 from hpc_rl.launchers.display import Display
 from hpc_rl.launchers.leftovers import clean_up, processes
 from hpc_rl.launchers.postmortem import first_failure, unfinished
 from hpc_rl.launchers.requests import Requests
-from hpc_rl.settings import BUDGET_SPENT, OUT_OF_TIME
+from hpc_rl.settings import BUDGET_SPENT, OUT_OF_TIME, Job
 from hpc_rl.storage.rank_records import rank_records
 from hpc_rl.storage.run_dir import BadRun, RunDir
 from hpc_rl.storage.untrusted import Unreadable, appended, read_end

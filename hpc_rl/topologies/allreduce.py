@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hpc_rl import job as jobs
-from hpc_rl.job import Job
 from hpc_rl.plan import Plan, RankSpec
+from hpc_rl.settings import Job
 from hpc_rl.topologies.base import check_minibatches, evaluators, in_process, need, share_columns
 
 if TYPE_CHECKING:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from hpc_rl.config import BadJob
 from hpc_rl.experience import Experience
-from hpc_rl.job import BadJob, Job
 from hpc_rl.plan import RankSpec, WorldTooSmall
+from hpc_rl.settings import Job
 
 
 def share_columns(job: Job, parts: int, what: str, empty: bool = False) -> list[range]:

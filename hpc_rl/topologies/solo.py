@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from hpc_rl.job import BadJob, Job
+from hpc_rl.config import BadJob
 from hpc_rl.plan import Plan
+from hpc_rl.settings import Job
 from hpc_rl.topologies import allreduce
 
 run = allreduce.run
