@@ -1,7 +1,4 @@
-"""CEM's own numbers against a slow twin; the same generation on every layout, to the bit.
-
-Mutations seen to fail: (filled in below)
-"""
+"""CEM's own numbers against a slow twin; the same generation on every layout, to the bit."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """DQN's own numbers against a slow twin of a linear Q function, its target network, its exploration.
 
-Mutations seen to fail: (filled in below)
+Mutations seen to fail: items without a valid move counted; Huber's κ left out; the value taken at the item's last row
+instead of the row behind its last valid move; ``rounds`` left out of the state.
 """
 
 from __future__ import annotations
