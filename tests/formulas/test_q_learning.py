@@ -1,7 +1,7 @@
 """n-step targets, double Q-learning and the Huber loss against slow twins in the papers' notation.
 
-Mutations seen to fail: a reward discounted by its own γ; moves behind a cut counted again; the discount of a move that is
-not valid; double Q-learning that chooses by the target; Huber's offset left out.
+Mutations seen to fail: a reward discounted by its own γ; moves behind a cut counted again; the discount of a move
+that is not valid; double Q-learning that chooses by the target; Huber's offset left out.
 """
 
 from __future__ import annotations
