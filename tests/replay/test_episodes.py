@@ -1,8 +1,8 @@
 """Whole episodes against the history of their columns.
 
 Mutations seen to fail: episodes of two versions kept; a lost fragment taken as the next one; the first stack not
-padded; one frame instead of a stack dropped where two parts meet; ``start`` of the fragment, not of the episode; complete
-episodes or the expected env step left out of ``state``.
+padded; one frame instead of a stack dropped where two parts meet; ``start`` of the fragment, not of the episode;
+complete episodes or the expected env step left out of ``state``.
 """
 
 from __future__ import annotations
