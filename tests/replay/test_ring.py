@@ -2,7 +2,7 @@
 
 Mutations seen to fail: a stack that reaches over an episode's first row, with zeros or repeats; a lost fragment taken
 as the next one; a gap that items cross; one padded row left valid; ``start`` off by one; an item drawn a move too soon,
-annotated twice, kept after its rows were overwritten, closed a move late or given an end that was never seen; draws of
+annotated twice, kept after its rows were overwritten, closed a move early or given an end that was never seen; draws of
 the older half only; the limiter without shards or without the updates made; draws that forget the update or the column;
 lengths left out of ``load``; the priority among the extras.
 """
