@@ -72,14 +72,3 @@ class Plan:
         """The rank that plays the evaluations; None where rank 0 plays them between its updates."""
         ranks = self.of("evaluator")
         return ranks[0] if ranks else None
-
-
-def nodes_of(ranks: int, nodes: int) -> list[int]:
-    """For each rank the number of its node, as SLURM's block distribution lays 10 tasks on 3 nodes: 4, 3, 3.
-
-    Raises BadJob where a node would have no rank.
-    """
-    if nodes > ranks:
-        raise BadJob(f"nodes = {nodes} for {ranks} rank(s); use fewer nodes, or -n for more ranks")
-    least, more = divmod(ranks, nodes)
-    return [node for node in range(nodes) for _ in range(least + (node < more))]

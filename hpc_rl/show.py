@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
+from hpc_rl.launchers.options import nodes_of
 from hpc_rl.memory import MIB, Figures, budget, gather
-from hpc_rl.plan import Plan, nodes_of
+from hpc_rl.plan import Plan
 from hpc_rl.settings import Job
 from hpc_rl.transport.parameters import gradient_layout, parameter_layout
 

@@ -232,3 +232,14 @@ def _one_line(options: Options) -> None:
             inside = item.metadata["directive"] or item.name in ("sbatch", "learners", "modules")
             if isinstance(text, str) and inside and not text.isprintable():
                 raise BadJob(f"{item.name} = {text!r} holds a line break or control character; remove it")
+
+
+def nodes_of(ranks: int, nodes: int) -> list[int]:
+    """For each rank the number of its node, as SLURM's block distribution lays 10 tasks on 3 nodes: 4, 3, 3.
+
+    Raises BadJob where a node would have no rank.
+    """
+    if nodes > ranks:
+        raise BadJob(f"nodes = {nodes} for {ranks} rank(s); use fewer nodes, or -n for more ranks")
+    least, more = divmod(ranks, nodes)
+    return [node for node in range(nodes) for _ in range(least + (node < more))]

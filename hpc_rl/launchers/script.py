@@ -16,8 +16,8 @@ from hpc_rl.config import BadJob
 from hpc_rl.job import data_folder
 from hpc_rl.launcher_variables import RANK, SLURM
 from hpc_rl.launchers import environment
-from hpc_rl.launchers.options import Options, dependency
-from hpc_rl.plan import Plan, nodes_of
+from hpc_rl.launchers.options import Options, dependency, nodes_of
+from hpc_rl.plan import Plan
 from hpc_rl.settings import Job
 from hpc_rl.storage.untrusted import Unreadable, read_text
 

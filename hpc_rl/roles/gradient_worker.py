@@ -8,10 +8,10 @@ from hpc_rl.fragments import allocate
 from hpc_rl.optim.flat import count_trainable
 from hpc_rl.runtime.context import RankContext
 from hpc_rl.runtime.counters import Counters
-from hpc_rl.runtime.messages import REPORTS, ControlClient, report_schema, schemas
+from hpc_rl.runtime.messages import REPORTS, ControlClient, schemas
 from hpc_rl.runtime.reporter import Reporter
 from hpc_rl.runtime.training import Metrics, Training, train
-from hpc_rl.runtime.worker_numbers import numbers, restore, rows
+from hpc_rl.runtime.worker_numbers import numbers, report_schema, restore, rows
 from hpc_rl.samplers.base import Timings
 from hpc_rl.transport.base import Outbox
 from hpc_rl.transport.layout import Layout

@@ -17,10 +17,10 @@ from hpc_rl.optim.group import Alone
 from hpc_rl.runtime.checkpoints import CheckpointScheduler, CheckpointWriter, Outcome, restored
 from hpc_rl.runtime.context import RankContext
 from hpc_rl.runtime.counters import Counters, reason_to_stop
-from hpc_rl.runtime.messages import REPORTS, ControlClient, ControlServer, FinalReport, report_schema, schemas
+from hpc_rl.runtime.messages import REPORTS, ControlClient, ControlServer, FinalReport, schemas
 from hpc_rl.runtime.reporter import Reporter
 from hpc_rl.runtime.shards import ParameterShard, ShardServer, concatenate_shards
-from hpc_rl.runtime.worker_numbers import WorkerNumbers
+from hpc_rl.runtime.worker_numbers import WorkerNumbers, report_schema
 from hpc_rl.samplers.base import Timings
 from hpc_rl.transport.base import Inbox
 from hpc_rl.transport.layout import Layout

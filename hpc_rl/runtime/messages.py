@@ -39,12 +39,6 @@ def schemas(policy: Policy, spec: Spec) -> tuple[Schema, Schema]:
     return recorded, {**recorded, "closed": closed}
 
 
-def report_schema(sent: Schema, kept: int) -> Schema:
-    """Those leaves of a fragment that `Counters` adds up, and ``kept`` numbers of the worker's learner, if any."""
-    counted = {name: sent[name] for name in ("first", "version", "episode_return", "column", "start", "closed")}
-    return {**counted, "kept": Leaf((kept,), "float64", "fragment")} if kept else counted
-
-
 def score_layout(sets: int) -> Layout:
     """What an evaluator found, of each set of arguments; its version is the env steps of the weights, or ALIVE."""
     returns = Leaf((sets,), "float64", "fragment", "reward", "mean raw return of the greedy games")

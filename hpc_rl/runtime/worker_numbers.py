@@ -12,7 +12,7 @@ import torch
 from hpc_rl.algorithms.base import Learner
 from hpc_rl.optim.flat import StateDict
 from hpc_rl.runtime.files import Resume
-from hpc_rl.types import Array, Tree
+from hpc_rl.types import Array, Leaf, Schema, Tree
 
 
 def numbers(learner: Learner) -> dict[str, int | float]:
@@ -28,6 +28,12 @@ def restore(learner: Learner, resume: Resume, column: int) -> None:
     found = {name: type(x)(saved[name][column].item()) for name, x in own.items() if name in saved}
     if found:
         learner.load({**learner.state(), **found})
+
+
+def report_schema(sent: Schema, kept: int) -> Schema:
+    """Those leaves of a fragment that `Counters` adds up, and ``kept`` numbers of the worker's learner, if any."""
+    counted = {name: sent[name] for name in ("first", "version", "episode_return", "column", "start", "closed")}
+    return {**counted, "kept": Leaf((kept,), "float64", "fragment")} if kept else counted
 
 
 class WorkerNumbers:
