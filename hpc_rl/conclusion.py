@@ -21,11 +21,15 @@ from hpc_rl.transport.ports import Ports
 from hpc_rl.transport.waiting import Heartbeat
 
 REPORT_GAMES, REPORT_S = 20, 300.0  # greedy games of each set of arguments, at least; given up after so long
+GREEDY = ("greedy_return", "greedy_success")  # of the last policy; null where it played no games to their end
 SLICE_ROWS = 64  # moves of all columns between two signs of life
 
 
 def conclude(context: RankContext, outcome: Outcome) -> None:
-    """Play the last games where the run is done, until something asks it to stop; write summary.json and state.json."""
+    """Write summary.json and state.json; where the run is done, play the last games and add what they returned.
+
+    The run is written as ended before they are played: foreign code that crashes in them must not cost it that.
+    """
     evaluation, limits, hold = outcome.scheduler.evaluation, context.limits, _Hold(context.ports)
     evaluator, done = evaluation.evaluator, outcome.reason.startswith("done")
     while done and evaluation.begun and not limits.reached():
@@ -34,10 +38,11 @@ def conclude(context: RankContext, outcome: Outcome) -> None:
         outcome.scheduler.write()
         hold()
     reports = [*outcome.reports, *(evaluator.release() if evaluator is not None else [])]
-    played = done and outcome.counters.episodes > 0
-    figures = _last_games(evaluation, outcome.state, limits, hold) if played else {}
-    greedy = {name: figures.get(name) for name in ("greedy_return", "greedy_success")}
-    context.files.write_summary(_summary(context, outcome, reports, greedy))
+    summary = _summary(context, outcome, reports)
+    context.files.write_summary(summary)
+    if done and outcome.counters.episodes > 0:
+        figures = _last_games(evaluation, outcome.state, limits, hold)
+        context.files.write_summary(summary | {name: figures.get(name) for name in GREEDY})
 
 
 def _last_games(evaluation: Evaluation, state: StateDict, limits: Limits, hold: Callable[[], None]) -> dict[str, float]:
@@ -74,10 +79,8 @@ class _Hold:
             self.ports.hold(range(self.ports.link.size))
 
 
-def _summary(
-    context: RankContext, outcome: Outcome, reports: Sequence[FinalReport], greedy: dict[str, float | None]
-) -> dict[str, Any]:
-    """What summary.json holds; ``greedy`` are figures of the games that the last policy played."""
+def _summary(context: RankContext, outcome: Outcome, reports: Sequence[FinalReport]) -> dict[str, Any]:
+    """What summary.json holds before the last games."""
     counters, rank_spec = outcome.counters, context.rank_spec
     peaks, splits = {rank_spec.name: outcome.own.peak_rss_bytes}, {rank_spec.name: _split(outcome.own)}
     for report in reports:
@@ -97,7 +100,7 @@ def _summary(
         "env_steps_per_s": _rate(counters, context.limits.started, begin),
         "roofline_share": None,
         "mean_return_100": counters.mean_return,
-        **greedy,
+        **dict.fromkeys(GREEDY),
         "evaluated_return": counters.evaluated,
         "best": None if counters.best == float("-inf") else counters.best,
         "policy_lag": sum(counters.lags) / max(len(counters.lags), 1),
