@@ -47,7 +47,7 @@ def learner(context: RankContext, serve: Callable[[], Callable[[], None]] | None
     inbox = _inbox(context, learn.policy, max(2, -(-2 * count // len(actors))))
     arriving, store = Arriving(inbox, count, in_turn=not free), Fresh(method.items)
     training = Training(method, learn, store, counters, timings)
-    control = ControlServer(link, waiting, actors)
+    control = ControlServer(link, waiting, actors, inbox.watch)
     routes = weight_routes(plan, context.nodes, context.token)
     publisher = WeightPublisher(link, waiting, learn.weights, routes, serves=serve is not None, every=not free)
     publisher.publish(training.clock)

@@ -66,17 +66,20 @@ class FinalReport:
 
 
 class ControlServer:
-    """The learning side."""
+    """The learning side. ``watch`` raises Deadline where a peer has been silent for too long before an order, too."""
 
-    def __init__(self, link: Link, waiting: Waiting, peers: Sequence[int]) -> None:
-        self.peers, self.waiting = list(peers), waiting
+    def __init__(
+        self, link: Link, waiting: Waiting, peers: Sequence[int], watch: Callable[[], bool] = lambda: False
+    ) -> None:
+        self.peers, self.waiting, self.watch = list(peers), waiting, watch
         self.control = [Outbox(link, peer, CONTROL, _CONTROL, waiting) for peer in peers]
         self.replies = Inbox(link, peers, REPLIES, _REPLY, waiting, credits=1)
 
     def order(self, roll: int, stop: bool = False) -> None:
         """Have segments closed for checkpoint number ``roll``, or everything closed and the ranks leave."""
+        give_up = self.watch if not stop else lambda: False  # a peer that leaves is silent, and rightly so
         for outbox in self.control:
-            outbox.put({"stop": np.array([int(stop)]), "roll": np.array([roll])}, 0)
+            outbox.put({"stop": np.array([int(stop)]), "roll": np.array([roll])}, 0, give_up)
 
     def final_reports(self, *inboxes: Inbox) -> list[FinalReport]:
         """Wait for every rank's report. What is still on its way to ``inboxes`` is dropped, so that no send is left."""

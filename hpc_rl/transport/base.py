@@ -178,6 +178,12 @@ class Inbox:
         if lost:
             raise Deadline(f"waited {limit:.0f} s for a message from {self.waiting.who(lost)}; is that rank alive?")
 
+    def watch(self) -> bool:
+        """`check_peers`, as the ``give_up`` of another wait: silence does not begin anew with it. Always False."""
+        self._look()
+        self.check_peers()
+        return False
+
     def _look(self) -> float:
         """The present; a long pause of this rank's own is nobody else's silence."""
         now = time.monotonic()

@@ -306,3 +306,32 @@ def test_a_pause_of_ones_own_is_nobody_elses_silence() -> None:
 
     back = threading.Event()
     run_threads(3, body, 20.0)
+
+
+def test_silence_before_a_wait_counts_in_it() -> None:
+    """Rank 0 waits for a credit of a rank that has been lost for a while: its silence does not begin anew."""
+
+    def body(link: LocalLink) -> None:
+        if link.rank:
+            box, control = (
+                Outbox(link, 0, TAG, LAYOUT, Waiting(5.0)),
+                Inbox(link, [0], TAG + 2, LAYOUT, Waiting(5.0), 1),
+            )
+            box.put(message(0), 0)
+            lost.wait(5.0)
+            assert control.peers == [0]
+            return
+        waiting = Waiting(1.0)
+        box, control = Inbox(link, [1], TAG, LAYOUT, waiting), Outbox(link, 1, TAG + 2, LAYOUT, waiting)
+        box.release(box.get())
+        control.put(message(1), 0)  # the only credit
+        end = time.monotonic() + 0.6
+        while time.monotonic() < end:
+            box.watch()
+            time.sleep(0.01)
+        with pytest.raises(Deadline, match="for a message from rank 1"):
+            control.put(message(2), 0, box.watch)
+        lost.set()
+
+    lost = threading.Event()
+    run_threads(2, body, 20.0)
