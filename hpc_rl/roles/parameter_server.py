@@ -51,10 +51,8 @@ def _chief(
     kept = WorkerNumbers(learn, context.resume, job.environment.columns)
     schema = report_schema(schemas(learn.policy, context.method.spec)[1], len(kept.names))
     reports = Inbox(link, workers, REPORTS, Layout(schema, plan.steps, plan.fragment_columns), waiting)
-    control, others = (
-        ControlServer(link, waiting, workers, server.gradients.watch),
-        ControlServer(link, waiting, servers[1:]),
-    )
+    control = ControlServer(link, waiting, workers, server.gradients.watch)
+    others = ControlServer(link, waiting, servers[1:])
     writer = CheckpointWriter(counters, context.files, job, context.about, context.limits)
     reporter = Reporter(context.files, timings, context.limits.started, counters.env_steps)
     evaluation = context.make_evaluation(learn.policy, counters)
