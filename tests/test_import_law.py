@@ -217,7 +217,7 @@ def test_only_programs_hold_the_context_of_a_rank() -> None:
     names = {
         x for x, tree in TREES.items() if "RankContext" in {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)}
     }
-    programs = {"run.py", "startup.py", "assembly.py", "conclusion.py", "runtime/context.py"}
+    programs = {"rank.py", "startup.py", "assembly.py", "conclusion.py", "runtime/context.py"}
     assert {x for x in names if room_of(x) not in ("roles", "topologies")} <= programs
 
 
@@ -247,7 +247,7 @@ def test_methods_share_functions_and_not_lines() -> None:
 # ---- no circle, no arrow up -----------------------------------------------------------------------------------------
 
 # Rooms from the ground up: a file imports from its own floor and from those below. What is not named (bench/, show.py,
-# status.py, run.py …) lies on the last floor but one.
+# status.py, rank.py …) lies on the last floor but one.
 FLOORS: tuple[tuple[str, ...], ...] = (
     (
         "types.py",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hpc_rl.evaluate import mean_interval
+from hpc_rl.evaluation import mean_interval
 
 
 def test_the_interval_holds_the_truth_as_often_as_it_promises() -> None:

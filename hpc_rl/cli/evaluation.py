@@ -23,7 +23,7 @@ def evaluate(run: Path, episodes: int, checkpoint: Path | None, video: Path | No
 
     Their seeds were used by neither training nor the evaluations that chose the best.
     """
-    from hpc_rl.evaluate import evaluate_run, told
+    from hpc_rl.evaluation import evaluate_run, told
     from hpc_rl.storage.run_dir import open_run
 
     name_code(jobs.load(open_run(run).job_file))

@@ -20,4 +20,4 @@ class Outcome:
 
 def rank_command(folder: Path, ranks: int) -> list[str]:
     """The command of one rank."""
-    return [sys.executable, "-m", "hpc_rl.run", str(folder), str(ranks)]
+    return [sys.executable, "-m", "hpc_rl.rank", str(folder), str(ranks)]

@@ -167,7 +167,7 @@ def _start(options: Options, groups: Sequence[int]) -> str:
 
     Components of a heterogeneous job are one step, and one MPI world, each with its own CPUs per task.
     """
-    rank = '"${python[@]}" -m hpc_rl.run "$run" "$ranks"'
+    rank = '"${python[@]}" -m hpc_rl.rank "$run" "$ranks"'
     if options.launcher == "srun":
         pmi = "" if options.mpi in ("none", "auto") else f" --mpi={options.mpi}"
         usual = f"{pmi} --kill-on-bad-exit=1 --wait=60"

@@ -72,4 +72,4 @@ class RankContext:
     make_judge: Callable[[Policy, Timings], Judge]
     make_evaluation: Callable[[Policy, Counters], Evaluation]
     in_role: Callable[[RankSpec, Ports], RankContext]  # this rank's context in another role, on other ports
-    environments: list[Environment] = field(default_factory=list)  # run.py closes them once every rank has saved
+    environments: list[Environment] = field(default_factory=list)  # rank.py closes them once every rank has saved

@@ -73,7 +73,7 @@ def left_over(ran: Ran) -> list[Path]:
 
 
 def _run(context: RankContext) -> None:
-    """As run.py does."""
+    """As rank.py does."""
     if (outcome := jobs.topology(context.job.topology).run(context)) is not None:
         conclude(context, outcome)
 

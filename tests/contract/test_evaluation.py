@@ -22,7 +22,7 @@ from seats import Ran, left_over, run_job
 from hpc_rl import job as jobs
 from hpc_rl.checking import hints_of
 from hpc_rl.envs.make import make
-from hpc_rl.evaluate import greedy_returns
+from hpc_rl.evaluation import greedy_returns
 from hpc_rl.methods import allowed_topologies, config_class
 from hpc_rl.optim.flat import flatten
 from hpc_rl.storage import checkpoint

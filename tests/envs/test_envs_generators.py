@@ -15,7 +15,7 @@ from hpc_rl.envs.base import TimeSteps
 from hpc_rl.envs.column_shares import Processes
 from hpc_rl.envs.generators import seed_shared, shared_kept
 from hpc_rl.envs.make import describe, make
-from hpc_rl.evaluate import greedy_returns
+from hpc_rl.evaluation import greedy_returns
 
 DICE = """
 import random

@@ -5,7 +5,7 @@ or their block left on, or neither; another column named; the first column's mov
 closed pipe not forgiven; CUDA_VISIBLE_DEVICES as of the server's start. In the server MPI's variables, threads or stop
 signals let through, its tracker started along with it, its folder kept; the rank's variables not put back. In the rank
 no deadline for answers, for half a message or for the server; work begun in recv; answers in another order;
-one column's clone for all; no atexit; a dead pipe raised by send; a failed start passed over. In run.py
+one column's clone for all; no atexit; a dead pipe raised by send; a failed start passed over. In rank.py
 no server, always one, no processes; one too many; ALE let in; show unchecked or without memory; no range in job.py.
 """
 
@@ -313,7 +313,7 @@ from multiprocessing.forkserver import _forkserver
 
 forkserver.start()
 server = _forkserver._forkserver_pid
-os.environ["CUDA_VISIBLE_DEVICES"] = "5"  # as run.py does for ranks that learn nothing
+os.environ["CUDA_VISIBLE_DEVICES"] = "5"  # as rank.py does for ranks that learn nothing
 environment = make(f"my_tasks:{sys.argv[1]}", {}, 3, 1, Processes(2))
 environment.reset(np.arange(3))
 environment.send(np.zeros((3, 2), np.float32))
@@ -391,15 +391,15 @@ def test_children_are_no_ranks_and_outlive_the_stop_signals():
 RUN = """
 import os, sys
 from multiprocessing import forkserver
-from hpc_rl import run
+from hpc_rl import rank
 
 def link(ranks):
     heavy = [name for name in ("torch", "mpi4py") if name in sys.modules]
     print(forkserver._forkserver._forkserver_pid is not None, heavy, flush=True)
     os._exit(0)
 
-run._link = link
-run.main()
+rank._link = link
+rank.main()
 """
 
 
@@ -416,7 +416,7 @@ def test_a_run_ends_with_the_sentence(tmp_path):
     changes = ["environment.processes=2", "resources.ranks=1", "topology=solo", "environment.id=toy/faulty"]
     job = jobs.load("ppo_cartpole", [*changes, "environment.columns=4", "environment.arguments={ at = 20 }"])
     run = create(tmp_path / "run", jobs.dumps(job))
-    script = "import runpy; runpy.run_module('hpc_rl.run', run_name='__main__')"
+    script = "import runpy; runpy.run_module('hpc_rl.rank', run_name='__main__')"
     rank, token = begin(script, str(run.path), "1", OMP_NUM_THREADS="1")
     _, err = rank.communicate(timeout=60)
     assert rank.returncode == 1

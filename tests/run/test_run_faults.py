@@ -118,7 +118,7 @@ def test_ranks_that_read_another_job_are_named(tmp_path: Path) -> None:
     for name, columns in (("one", 4), ("other", 8)):
         job = jobs.load(write_job(tmp_path, "ppo", 2), [f"environment.columns={columns}"])
         create(tmp_path / name, jobs.dumps(job))
-        parts += [":", "-n", "1", sys.executable, "-m", "hpc_rl.run", str(tmp_path / name), "2"]
+        parts += [":", "-n", "1", sys.executable, "-m", "hpc_rl.rank", str(tmp_path / name), "2"]
     mpiexec = str(Path(sys.executable).parent / "mpiexec")
     done = run_to_end([mpiexec, *parts[1:]], 60)
     assert done.returncode != 0
@@ -376,7 +376,7 @@ def test_a_read_only_disk_is_said_in_one_sentence(small_disk: Path, tmp_path: Pa
 
 def test_singletons_instead_of_a_world(finished: tuple[Path, Path], tmp_path: Path) -> None:
     shutil.copytree(finished[1], tmp_path / "run")
-    rank = [sys.executable, "-m", "hpc_rl.run", str(tmp_path / "run"), "3"]
+    rank = [sys.executable, "-m", "hpc_rl.rank", str(tmp_path / "run"), "3"]
     done = run_to_end(rank, 60, environment())
     assert done.returncode == 1
     told = next(line for line in done.stderr.splitlines() if line.startswith("rank 0: "))

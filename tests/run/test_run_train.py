@@ -13,7 +13,7 @@ from program import Ended, checkpoints, hpc_rl, leftovers, state, summary, write
 from hpc_rl import job as jobs
 from hpc_rl.envs.base import Environment
 from hpc_rl.envs.make import describe, make
-from hpc_rl.evaluate import greedy_returns
+from hpc_rl.evaluation import greedy_returns
 from hpc_rl.optim.flat import flatten
 from hpc_rl.storage import checkpoint, trajectories
 from hpc_rl.storage.metrics import rows

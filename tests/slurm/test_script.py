@@ -130,8 +130,8 @@ def test_nothing_in_a_name_runs_or_breaks(
     assert not list(tmp_path.rglob("canary"))
     said = _calls(box / "said")
     assert ["module", "load", module] in said
-    started = next(words for words in said if words[0] == "srun" and "hpc_rl.run" in words)
-    assert started[-5:] == [str(python), "-m", "hpc_rl.run", str(run), "3"]
+    started = next(words for words in said if words[0] == "srun" and "hpc_rl.rank" in words)
+    assert started[-5:] == [str(python), "-m", "hpc_rl.rank", str(run), "3"]
     begin = next(words for words in said if words[:4] == [program, "-m", "hpc_rl.launchers.attempt", "begin"])
     assert begin[4:6] == [str(run), "--job"]
     assert (box / "value").read_bytes().decode() == value
@@ -145,7 +145,7 @@ def _calls(file: Path) -> list[list[str]]:
 BOX_STUB = """#!/bin/bash
 printf '%s\\0' "${{0##*/}}" "$@" >> {box}/said; printf '\\n' >> {box}/said
 case "${{0##*/}} $*" in
-srun*hpc_rl.run* | mpiexec*) export -p > {box}/ranks.environment ;;
+srun*hpc_rl.rank* | mpiexec*) export -p > {box}/ranks.environment ;;
 srun*" mkdir "* | srun*" rm "*) while case $1 in mkdir | rm) false ;; esac; do shift; done; exec "$@" ;;
 apptainer*) exec "${{@:3}}" ;;
 scontrol*) echo "JobId=7 JobState=RUNNING Reason=None Requeue=1 Restarts=0 EndTime=2099-01-01T00:00:00 x" ;;

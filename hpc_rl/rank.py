@@ -1,6 +1,6 @@
 """One rank of a run: make the context that the plan gives this rank, and become its role.
 
-Started by a launcher as ``python -m hpc_rl.run RUN RANKS``; the job, the attempt and the checkpoint are found in RUN.
+Started by a launcher as ``python -m hpc_rl.rank RUN RANKS``; the job, the attempt and the checkpoint are found in RUN.
 """
 
 from __future__ import annotations
