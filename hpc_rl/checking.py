@@ -80,7 +80,7 @@ def convert(key: str, value: object, hint: object) -> object:
     for kind in kinds:
         if _is_a(kind, value):
             return _converted(key, value, kind)
-    raise BadJob(f"{key} = {shown(value)} must be {' or '.join(map(_word, kinds))}")
+    raise BadJob(f"{key} = {shown(value)} must be {' or '.join(map(word, kinds))}")
 
 
 def nearest(name: str, known: Iterable[str], what: str) -> str:
@@ -210,9 +210,11 @@ def _quoted(name: object) -> str:
     return str(name) if plain else repr(name)
 
 
-def _word(kind: Any) -> str:
+def word(kind: Any) -> str:
     """In words: "a whole number", "a list of whole numbers"."""
     base = _base(kind)
+    if get_origin(kind) is Annotated:
+        return word(get_args(kind)[0])
     if base is tuple:
         return f"a list of {_PLURALS.get(_base(get_args(kind)[0]), 'values')}"
     return _WORDS.get(base, "a value")

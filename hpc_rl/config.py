@@ -7,6 +7,7 @@ A field's type hint states all that checking.py checks::
     loss: Literal["mean", "sum"] = "mean"                     a choice
     hidden: tuple[PositiveInt, ...] = (64, 64)                a list, each item in its own range
     target: float | None = None                               may be left out; TOML has no word for None
+    tau: Annotated[Positive, "of the softmax, nat"] = 0.03    any of them with what it means, for docs/job-file.md
     names: dict[str, str]                                     a table; of dict[str, Any] anything that TOML can hold
 """
 

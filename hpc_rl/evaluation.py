@@ -83,10 +83,7 @@ def evaluate_run(
     describe_sets(job.environment.id, job.environment.arguments, job.evaluate.arguments, spec)
     if video:
         check_video(video, spec)
-    algorithm, config = jobs.algorithm(job.algorithm), jobs.method_config(job)
-    path, state, meta = _checkpoint(directory, file, playable(algorithm, config, spec, fingerprint(job, spec)), warn)
-    policy = algorithm.policy(config, spec)
-    flatten(policy.net).data.copy_(state["weights"])
+    policy, path, meta = saved_policy(directory, job, spec, file, warn)
     film: list[Array] = []
     found = {}
     for name, exploration in (("greedy", 0.0), ("sampled", 1.0)):
@@ -101,6 +98,21 @@ def evaluate_run(
     chosen = "named" if file is not None else "best" if path.name == checkpoint.BEST else "newest"
     about = {name: meta.get(name) for name in ("env_steps", "score", "scored_by")}
     return {"checkpoint": str(path), "chosen": chosen, **about, "level": LEVEL, **found}
+
+
+def saved_policy(
+    run: RunDir, job: Job, spec: Spec, file: Path | None, warn: Callable[[str], None]
+) -> tuple[Policy, Path, dict[str, Any]]:
+    """The policy of the best (else newest) checkpoint of a run, or of ``file``; that file, and what it says of itself.
+
+    Raises:
+        BadRun, NoUsableCheckpoint, CorruptCheckpoint, IncompatibleCheckpoint: as `evaluate_run`.
+    """
+    algorithm, config = jobs.algorithm(job.algorithm), jobs.method_config(job)
+    path, state, meta = _checkpoint(run, file, playable(algorithm, config, spec, fingerprint(job, spec)), warn)
+    policy = algorithm.policy(config, spec)
+    flatten(policy.net).data.copy_(state["weights"])
+    return policy, path, meta
 
 
 def mean_interval(values: Sequence[float], level: float) -> tuple[float, float | None, float | None]:

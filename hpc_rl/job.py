@@ -32,7 +32,7 @@ __all__ = [
     "method_config", "parse", "shipped_jobs", "topologies", "topology", "with_resources",
 ]  # fmt: skip
 
-_VALID_ON: dict[str, tuple[Any, tuple[str, ...]]] = {  # key -> its neutral value, topologies where another one is valid
+VALID_ON: dict[str, tuple[Any, tuple[str, ...]]] = {  # key -> its neutral value, topologies where another one is valid
     "schedule": ("free", ("actor_learner",)),
     "resources.learners": (1, ("actor_learner",)),
     "resources.inference": ("learner", ("actor_learner",)),
@@ -43,10 +43,10 @@ _VALID_ON: dict[str, tuple[Any, tuple[str, ...]]] = {  # key -> its neutral valu
 }
 
 
-_HEAD = ("name", "algorithm", "topology", "sampler", "schedule", "seed")
+HEAD = ("name", "algorithm", "topology", "sampler", "schedule", "seed")
 
 
-_SECTIONS: dict[str, type[Any]] = {
+SECTIONS: dict[str, type[Any]] = {
     "environment": EnvironmentConfig,
     "budget": Budget,
     "resources": Resources,
@@ -107,13 +107,13 @@ def parse(table: Mapping[str, Any], name: str = "job") -> Job:
     table = {"name": name, **table}
     _check_names(table)
     method = table["algorithm"]
-    known = [*_HEAD, *_SECTIONS, method]
+    known = [*HEAD, *SECTIONS, method]
     for key in table:
         if key not in known:
             raise BadJob(f"unknown key {key!r}" + nearest(str(key), known, "key"))
     hints = hints_of(Job)
-    head: dict[str, Any] = {key: convert(key, table[key], hints[key]) for key in _HEAD if key in table}
-    sections: dict[str, Any] = {key: build(kind, table.get(key, {}), key) for key, kind in _SECTIONS.items()}
+    head: dict[str, Any] = {key: convert(key, table[key], hints[key]) for key in HEAD if key in table}
+    sections: dict[str, Any] = {key: build(kind, table.get(key, {}), key) for key, kind in SECTIONS.items()}
     values = dataclasses.asdict(build(config_class(method), table.get(method, {}), method))
     job = replace(Job("", "", ""), **head, **sections, method=values)
     if not job.environment.id:
@@ -153,7 +153,7 @@ def _check_text(job: Job) -> None:
 
 def _check_meant(job: Job) -> None:
     """Refuse what would promise something that this job's topology and sampler do not keep."""
-    for key, (neutral, valid_on) in _VALID_ON.items():
+    for key, (neutral, valid_on) in VALID_ON.items():
         section, _, name = key.rpartition(".")
         value = getattr(job.resources if section else job, name)
         if value != neutral and job.topology not in valid_on:
@@ -181,12 +181,12 @@ def dumps(job: Job) -> str:
 
 
 def _head(job: Job) -> dict[str, object]:
-    return {key: getattr(job, key) for key in _HEAD}
+    return {key: getattr(job, key) for key in HEAD}
 
 
 def _tables(job: Job) -> dict[str, dict[str, object]]:
     """Section -> key -> value."""
-    sections = {key: getattr(job, key) for key in _SECTIONS}
+    sections = {key: getattr(job, key) for key in SECTIONS}
     tables = {key: {item.name: getattr(x, item.name) for item in fields(x)} for key, x in sections.items()}
     return {**tables, job.algorithm: dict(job.method)}
 

@@ -15,20 +15,25 @@ BUDGET_SPENT = "stopped: time limit of"  # how a reason begins when the job's ow
 
 @dataclass(frozen=True)
 class EnvironmentConfig:
-    id: str = ""  # Gymnasium id, ALE/<Game>-v5, toy/<name> or my_package.my_module:make
-    columns: PositiveInt = 8  # B, environments over all ranks
-    processes: NonNegativeInt = 0  # child processes that share the columns of a rank; 0 steps them in the rank itself
-    arguments: dict[str, Any] = field(default_factory=dict)  # for the environment's constructor
+    id: Annotated[str, "Gymnasium id, ALE/<Game>-v5, toy/<name> or my_package.my_module:make"] = ""
+    columns: Annotated[PositiveInt, "B, environments over all ranks"] = 8
+    processes: Annotated[NonNegativeInt, "child processes that share a rank's columns; 0 steps them in the rank"] = 0
+    arguments: Annotated[dict[str, Any], "for the environment's constructor"] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Budget:
-    env_steps: PositiveInt = 1_000_000  # valid moves over all columns
-    updates: NonNegativeInt = 0  # a second budget, over which annealed values then fall; 0 is none
-    time_limit_s: NonNegative = 0.0  # of one attempt; 0 is none
-    # End once the mean raw return reaches this: of the greedy games where evaluate.every_steps > 0, else of the last
-    # 100 training games.
-    stop_at_return: float | None = None
+    env_steps: Annotated[PositiveInt, "valid moves over all columns, after which the run is done"] = 1_000_000
+    updates: Annotated[NonNegativeInt, "a second budget, over which annealed values then fall; 0 is none"] = 0
+    time_limit_s: Annotated[NonNegative, "s, of one attempt; 0 is none"] = 0.0
+    stop_at_return: (
+        Annotated[
+            float,
+            "the run is done once the mean raw return is this: of the greedy games where evaluate.every_steps > 0, "
+            "else of the last 100 training games; left out, it goes on to the end of the budget",
+        ]
+        | None
+    ) = None
 
     def left(self, env_steps: int, updates: int) -> float:
         """Env steps until the first of both budgets is used, at the present number of env steps per update."""
@@ -38,52 +43,58 @@ class Budget:
 
 @dataclass(frozen=True)
 class Resources:
-    ranks: PositiveInt = 1  # MPI ranks
-    learners: PositiveInt = 1  # of actor_learner
-    servers: PositiveInt = 1  # parameter servers, or actors that answer environment workers
-    inference: Literal["learner", "actor"] = "learner"  # what answers environment workers of the central sampler
-    evaluators: Annotated[int, Range(0, 1)] = 0  # ranks that play the evaluations; 0: rank 0 does, between its updates
-    quorum: NonNegativeInt = 0  # gradients that make one update of a parameter server; 0 applies each as it comes
-    threads: NonNegativeInt = 0  # CPU threads of a learning rank; 0 shares the affinity mask
-    precision: Literal["auto", "fp32", "bf16"] = "auto"  # of the torso; auto is what is faster on each processor
-    precisions: dict[str, Literal["fp32", "bf16"]] = field(
-        default_factory=dict, hash=False
-    )  # what auto chose, by processor; written at the start
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    reduction: Literal["mpi", "gloo", "nccl"] = "mpi"  # what sums the gradients of several learners
-    deadline_s: Positive = 120.0  # longest wait for another rank
+    ranks: Annotated[PositiveInt, "MPI ranks"] = 1
+    learners: Annotated[PositiveInt, "ranks that learn, on actor_learner"] = 1
+    servers: Annotated[PositiveInt, "parameter servers, or actors that answer environment workers"] = 1
+    inference: Annotated[Literal["learner", "actor"], "what answers the central sampler's environment workers"] = (
+        "learner"
+    )
+    evaluators: Annotated[int, Range(0, 1), "ranks that play the evaluations; 0: rank 0 does, between its updates"] = 0
+    quorum: Annotated[NonNegativeInt, "gradients to an update of a parameter server; 0 takes each as it comes"] = 0
+    threads: Annotated[NonNegativeInt, "CPU threads of a learning rank; 0 shares the affinity mask"] = 0
+    precision: Annotated[Literal["auto", "fp32", "bf16"], "of the torso; auto is the faster on each processor"] = "auto"
+    precisions: Annotated[
+        dict[str, Literal["fp32", "bf16"]], "what auto chose, by processor; written at the start, left out by people"
+    ] = field(default_factory=dict, hash=False)
+    device: Annotated[Literal["auto", "cpu", "cuda"], "of ranks that learn; auto: a GPU where each finds one"] = "auto"
+    reduction: Annotated[Literal["mpi", "gloo", "nccl"], "what sums the gradients of several learners"] = "mpi"
+    deadline_s: Annotated[Positive, "s, the longest wait for another rank"] = 120.0
 
 
 @dataclass(frozen=True)
 class Output:
-    record: Fraction = 1.0  # fraction of columns whose every step is written
-    compression: Literal["zstd", "gzip", "none"] = "zstd"
-    segment_bytes: PositiveInt = 268_435_456  # a segment is closed at this size
-    segment_s: Positive = 600.0  # or at this age
-    metrics_s: Positive = 2.0  # seconds between metric lines
+    record: Annotated[Fraction, "share of the columns whose every step is written"] = 1.0
+    compression: Annotated[Literal["zstd", "gzip", "none"], "of the recorded segments"] = "zstd"
+    segment_bytes: Annotated[PositiveInt, "bytes at which a segment is closed"] = 268_435_456
+    segment_s: Annotated[Positive, "s, the age at which a segment is closed"] = 600.0
+    metrics_s: Annotated[Positive, "s between metric lines"] = 2.0
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    interval_s: Positive = 120.0
-    keep: PositiveInt = 3  # newest ones, and the best
+    interval_s: Annotated[Positive, "s between checkpoints"] = 120.0
+    keep: Annotated[PositiveInt, "checkpoints that are kept: the newest, besides the best"] = 3
 
 
 @dataclass(frozen=True)
 class Evaluate:
-    every_steps: NonNegativeInt = 0  # env steps; 0 never
-    episodes: PositiveInt = 10  # of each set of arguments
-    arguments: tuple[dict[str, Any], ...] = ()  # sets that override environment.arguments, each judged by itself
+    every_steps: Annotated[NonNegativeInt, "env steps between evaluations; 0 never evaluates"] = 0
+    episodes: Annotated[PositiveInt, "greedy games of each set of arguments"] = 10
+    arguments: Annotated[
+        tuple[dict[str, Any], ...], "sets that override environment.arguments, each judged by itself"
+    ] = ()
 
 
 @dataclass(frozen=True)
 class Job:
-    name: str
-    algorithm: str
-    topology: str
-    sampler: Literal["vector", "alternating", "central"] = "vector"
-    schedule: Literal["free", "deterministic"] = "free"  # deterministic: repeatably, from the weights before the last
-    seed: Annotated[int, Range(0, 2**31 - 1)] = 1
+    name: Annotated[str, "of the run; by default that of the file"]
+    algorithm: Annotated[str, "the method: a file of hpc_rl/algorithms"]
+    topology: Annotated[str, "which ranks there are and what they send each other"]
+    sampler: Annotated[Literal["vector", "alternating", "central"], "who steps the columns and who acts"] = "vector"
+    schedule: Annotated[
+        Literal["free", "deterministic"], "of actor_learner; deterministic: repeats bitwise, acts one update behind"
+    ] = "free"
+    seed: Annotated[int, Range(0, 2**31 - 1), "of every random stream"] = 1
     environment: EnvironmentConfig = EnvironmentConfig()
     method: Mapping[str, Any] = field(default_factory=dict)  # the [<algorithm>] table, defaults filled in
     budget: Budget = Budget()

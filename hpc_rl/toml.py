@@ -16,10 +16,10 @@ _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 def dumps(head: Mapping[str, object], tables: Mapping[str, Mapping[str, object]]) -> str:
     """A document: the keys of ``head``, then one section for each of ``tables``. None is left out."""
-    lines = [f"{_key(name)} = {_value(value)}" for name, value in head.items()]
+    lines = [f"{_key(name)} = {value_text(value)}" for name, value in head.items()]
     for section, table in tables.items():
         lines += ["", f"[{_key(section)}]"]
-        lines += [f"{_key(name)} = {_value(value)}" for name, value in table.items() if value is not None]
+        lines += [f"{_key(name)} = {value_text(value)}" for name, value in table.items() if value is not None]
     return "\n".join(lines) + "\n"
 
 
@@ -50,17 +50,17 @@ def _parsed(text: str) -> object:
 
 
 def _key(name: str) -> str:
-    return name if _BARE.fullmatch(name) else _value(name)
+    return name if _BARE.fullmatch(name) else value_text(name)
 
 
-def _value(value: object) -> str:
+def value_text(value: object) -> str:
     """Of a number, text, truth value, list or table, which stands on one line. A float is written to the last bit."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(_value, value)) + "]"
+        return "[" + ", ".join(map(value_text, value)) + "]"
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{_key(name)} = {_value(x)}" for name, x in value.items()) + "}"
+        return "{" + ", ".join(f"{_key(name)} = {value_text(x)}" for name, x in value.items()) + "}"
     return repr(value)

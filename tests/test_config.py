@@ -118,7 +118,7 @@ def test_a_section_is_built_over_its_defaults() -> None:
 
 
 def test_every_default_of_a_job_lies_in_its_own_range() -> None:
-    for name, kind in jobs._SECTIONS.items():
+    for name, kind in jobs.SECTIONS.items():
         check_defaults(kind, name)
     assert hints_of(jobs.Job).keys() >= {"seed", "sampler", "schedule"}
 

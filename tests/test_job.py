@@ -9,13 +9,14 @@ from __future__ import annotations
 import datetime
 import tomllib
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, get_args
 
 import pytest
 from click.testing import CliRunner
 
 from hpc_rl import job as jobs
-from hpc_rl.checking import hints_of
+from hpc_rl.checking import hints_of, word
 from hpc_rl.cli import cli
 from hpc_rl.job import BadJob
 from hpc_rl.launchers import options
@@ -23,9 +24,9 @@ from hpc_rl.methods import config_class
 
 NUMBERS = [
     (section, name)
-    for section, kind in {**jobs._SECTIONS, **{name: config_class(name) for name in jobs.algorithms()}}.items()
+    for section, kind in {**jobs.SECTIONS, **{name: config_class(name) for name in jobs.algorithms()}}.items()
     for name, hint in hints_of(kind).items()
-    if "float" in str(hint) or "int" in str(hint)
+    if any("number" in word(kind) for kind in (get_args(hint) if NoneType in get_args(hint) else [hint]))
 ]
 
 

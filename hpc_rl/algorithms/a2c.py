@@ -30,7 +30,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
@@ -56,27 +56,27 @@ EXTRAS: Schema = {}
 
 @dataclass(frozen=True)
 class Config:
-    unroll: PositiveInt = 5  # T, moves per column and update
-    batch_columns: NonNegativeInt = 0  # columns per update on actor_learner; 0 takes one actor's share
-    learning_rate: Positive = 7e-4
-    anneal: bool = True  # learning rate falls linearly to 0 over the budget
-    optimizer: Literal["rmsprop", "adam", "rmsprop_inside"] = "rmsprop"  # rmsprop_inside: ε inside the root
-    epsilon: Positive = 1e-5  # of the optimiser
-    decay: BelowOne = 0.99  # RMSProp's α or Adam's β₂
-    loss: Literal["mean", "sum"] = "mean"  # over T·B
-    discount: Fraction = 0.99  # γ
-    lambda_: Fraction = 1.0  # 1 is the n-step return
-    log_epsilon: NonNegative = 0.0  # added to π inside its logarithm
-    entropy_cost: NonNegative = 0.01
-    value_cost: NonNegative = 0.5
-    max_grad_norm: Positive = 0.5
-    reward_clip: NonNegative = 0.0  # 0 leaves rewards raw
-    normalize_observation: bool = False  # by running mean and variance; vectors only
-    normalize_reward: bool = False  # by the running spread of filtered returns
-    network: Literal["nature", "shallow"] = "nature"  # for images
-    hidden: tuple[PositiveInt, ...] = (64, 64)  # units per layer for vector observations
-    lstm: NonNegativeInt = 0  # units of a recurrent layer; 0 has none
-    initial_std: Positive = 1.0  # σ of a box's actions at the start, in the scale of −1..1
+    unroll: Annotated[PositiveInt, "T, moves per column and update"] = 5
+    batch_columns: Annotated[NonNegativeInt, "columns per update on actor_learner; 0 takes one actor's share"] = 0
+    learning_rate: Annotated[Positive, "of the optimiser, at the start"] = 7e-4
+    anneal: Annotated[bool, "learning rate falls linearly to 0 over the budget"] = True
+    optimizer: Annotated[Literal["rmsprop", "adam", "rmsprop_inside"], "rmsprop_inside: ε inside the root"] = "rmsprop"
+    epsilon: Annotated[Positive, "of the optimiser"] = 1e-5
+    decay: Annotated[BelowOne, "RMSProp's α or Adam's β₂"] = 0.99
+    loss: Annotated[Literal["mean", "sum"], "of the terms over T·B"] = "mean"
+    discount: Annotated[Fraction, "γ"] = 0.99
+    lambda_: Annotated[Fraction, "λ of GAE; 1 is the n-step return"] = 1.0
+    log_epsilon: Annotated[NonNegative, "added to π inside its logarithm"] = 0.0
+    entropy_cost: Annotated[NonNegative, "c_e, weight of the entropy in the loss"] = 0.01
+    value_cost: Annotated[NonNegative, "c_v, weight of the value's loss"] = 0.5
+    max_grad_norm: Annotated[Positive, "gradients are clipped to this norm"] = 0.5
+    reward_clip: Annotated[NonNegative, "rewards are clipped to ± this; 0 leaves them raw"] = 0.0
+    normalize_observation: Annotated[bool, "observations, by running moments; vectors only"] = False
+    normalize_reward: Annotated[bool, "rewards, by the running spread of filtered returns"] = False
+    network: Annotated[Literal["nature", "shallow"], "convolutions, for images"] = "nature"
+    hidden: Annotated[tuple[PositiveInt, ...], "units per layer for vector observations"] = (64, 64)
+    lstm: Annotated[NonNegativeInt, "units of a recurrent layer; 0 has none"] = 0
+    initial_std: Annotated[Positive, "σ of a box's actions at the start, in the scale of −1..1"] = 1.0
 
     def experience(self) -> Experience:
         return Experience(self.unroll, (Items("items", self.batch_columns),))

@@ -52,12 +52,12 @@ TINY = 1e-6  # keeps a uniform away from 0 and 1, whose normal quantiles are inf
 
 @dataclass(frozen=True)
 class Config:
-    unroll: PositiveInt = 10  # moves per column between two looks for complete episodes
-    elite: Annotated[float, Range(0, 1, open_low=True)] = 0.2  # ρ, share of the candidates
-    initial_std: Positive = 1.0  # σ at the start
-    extra_std: NonNegative = 0.0  # Z at the start
-    extra_fraction: Fraction = 0.5  # of the budget, until Z is 0
-    hidden: tuple[PositiveInt, ...] = ()  # units per layer; without one the policy is linear
+    unroll: Annotated[PositiveInt, "moves per column between two looks for complete episodes"] = 10
+    elite: Annotated[float, Range(0, 1, open_low=True), "ρ, share of the candidates"] = 0.2
+    initial_std: Annotated[Positive, "σ at the start"] = 1.0
+    extra_std: Annotated[NonNegative, "Z at the start"] = 0.0
+    extra_fraction: Annotated[Fraction, "of the budget, until Z is 0"] = 0.5
+    hidden: Annotated[tuple[PositiveInt, ...], "units per layer; without one the policy is linear"] = ()
 
     def experience(self) -> Experience:
         return Experience(self.unroll, (Items("items", 0, complete="episode"),))

@@ -62,29 +62,29 @@ EXTRAS: Schema = {}
 
 @dataclass(frozen=True)
 class Config:
-    unroll: PositiveInt = 4  # moves per column between updates
-    n_step: PositiveInt = 1  # n
-    double: bool = True
-    dueling: bool = False
-    capacity: PositiveInt = 100_000  # of the replay, env steps over all columns
-    min_size: NonNegativeInt = 5_000  # env steps before the first update
-    batch_size: PositiveInt = 32  # items per update, over all learners
-    samples_per_insert: Positive = 8.0  # items drawn per env step
-    target_every: PositiveInt = 500  # updates between two steps of the target network
-    tau: Annotated[float, Range(0, 1, open_low=True)] = 1.0  # τ, how far it goes each time
-    learning_rate: Positive = 2.5e-4  # of Adam
-    anneal: bool = False  # learning rate falls linearly to 0 over the budget
-    adam_epsilon: Positive = 1e-8
-    beta_1: BelowOne = 0.9
-    beta_2: BelowOne = 0.999
-    error_clip: NonNegative = 1.0  # κ; 0 is the squared error, for values that are not of the order of 1
-    discount: Fraction = 0.99  # γ
-    epsilon_final: Fraction = 0.05
-    epsilon_fraction: Fraction = 0.5  # of the budget, until ε is final
-    max_grad_norm: Positive = 10.0
-    reward_clip: NonNegative = 0.0  # 0 leaves rewards raw
-    network: Literal["nature", "shallow"] = "nature"  # for images
-    hidden: tuple[PositiveInt, ...] = (120, 84)  # units per layer for vector observations
+    unroll: Annotated[PositiveInt, "moves per column between updates"] = 4
+    n_step: Annotated[PositiveInt, "n, moves of an item"] = 1
+    double: Annotated[bool, "double Q-learning"] = True
+    dueling: Annotated[bool, "value and advantage streams"] = False
+    capacity: Annotated[PositiveInt, "of the replay, env steps over all columns"] = 100_000
+    min_size: Annotated[NonNegativeInt, "env steps before the first update"] = 5_000
+    batch_size: Annotated[PositiveInt, "items per update, over all learners"] = 32
+    samples_per_insert: Annotated[Positive, "items drawn per env step"] = 8.0
+    target_every: Annotated[PositiveInt, "updates between two steps of the target network"] = 500
+    tau: Annotated[float, Range(0, 1, open_low=True), "τ, how far it goes each time"] = 1.0
+    learning_rate: Annotated[Positive, "of Adam"] = 2.5e-4
+    anneal: Annotated[bool, "learning rate falls linearly to 0 over the budget"] = False
+    adam_epsilon: Annotated[Positive, "of Adam"] = 1e-8
+    beta_1: Annotated[BelowOne, "of Adam"] = 0.9
+    beta_2: Annotated[BelowOne, "of Adam"] = 0.999
+    error_clip: Annotated[NonNegative, "κ; 0 is the squared error, for values that are not of the order of 1"] = 1.0
+    discount: Annotated[Fraction, "γ"] = 0.99
+    epsilon_final: Annotated[Fraction, "ε at the end"] = 0.05
+    epsilon_fraction: Annotated[Fraction, "of the budget, until ε is final"] = 0.5
+    max_grad_norm: Annotated[Positive, "gradients are clipped to this norm"] = 10.0
+    reward_clip: Annotated[NonNegative, "rewards are clipped to ± this; 0 leaves them raw"] = 0.0
+    network: Annotated[Literal["nature", "shallow"], "convolutions, for images"] = "nature"
+    hidden: Annotated[tuple[PositiveInt, ...], "units per layer for vector observations"] = (120, 84)
 
     def experience(self) -> Experience:
         items = Items("items", self.batch_size, self.n_step, samples_per_insert=self.samples_per_insert)

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -65,33 +65,33 @@ EXTRAS: Schema = {
 
 @dataclass(frozen=True)
 class Config:
-    unroll: PositiveInt = 128  # T, moves per column and round
-    epochs: PositiveInt = 4  # passes over a batch
-    minibatches: PositiveInt = 4  # optimiser steps per epoch
-    learning_rate: Positive = 2.5e-4
-    anneal: bool = True  # learning rate falls linearly to 0 over the budget
-    epsilon: Positive = 1e-5  # Adam's
-    objective: Literal["clip", "kl"] = "clip"
-    clip: Positive = 0.1  # of π/π_old
-    anneal_clip: bool = False  # clip falls linearly to 0 over the budget
-    kl_cost: NonNegative = 1.0  # β of the first round
-    kl_target: Positive = 0.01  # nat, of a round; β moves towards it
-    hinge_cost: NonNegative = 0.0  # ξ of the penalty on KL beyond 2 kl_target
-    value_clip: NonNegative = 0.0  # 0 leaves the value loss unclipped
-    discount: Fraction = 0.99  # γ
-    lambda_: Fraction = 0.95  # GAE
-    entropy_cost: NonNegative = 0.01
-    value_cost: NonNegative = 0.5
-    max_grad_norm: Positive = 0.5
-    normalize_advantage: bool = True  # over the global batch
-    target_kl: NonNegative = 0.0  # nat, ends a round early once an epoch's KL passes it; 0 never does
-    reward_clip: NonNegative = 0.0  # 0 leaves rewards raw
-    normalize_observation: bool = False  # by running mean and variance; vectors only
-    normalize_reward: bool = False  # by the running spread of filtered returns
-    network: Literal["nature", "shallow"] = "nature"  # for images
-    hidden: tuple[PositiveInt, ...] = (64, 64)  # units per layer for vector observations
-    lstm: NonNegativeInt = 0  # units of a recurrent layer; 0 has none
-    initial_std: Positive = 1.0  # σ of a box's actions at the start, in the scale of −1..1
+    unroll: Annotated[PositiveInt, "T, moves per column and round"] = 128
+    epochs: Annotated[PositiveInt, "passes over a batch"] = 4
+    minibatches: Annotated[PositiveInt, "optimiser steps per epoch"] = 4
+    learning_rate: Annotated[Positive, "of the optimiser, at the start"] = 2.5e-4
+    anneal: Annotated[bool, "learning rate falls linearly to 0 over the budget"] = True
+    epsilon: Annotated[Positive, "of Adam"] = 1e-5
+    objective: Annotated[Literal["clip", "kl"], "clipped ratio (eq. 7), or KL penalty (eq. 8)"] = "clip"
+    clip: Annotated[Positive, "ε, of π/π_old"] = 0.1
+    anneal_clip: Annotated[bool, "clip falls linearly to 0 over the budget"] = False
+    kl_cost: Annotated[NonNegative, "β of the first round"] = 1.0
+    kl_target: Annotated[Positive, "nat, of a round; β moves towards it"] = 0.01
+    hinge_cost: Annotated[NonNegative, "ξ of the penalty on KL beyond 2 kl_target"] = 0.0
+    value_clip: Annotated[NonNegative, "V is clipped to V_old ± this; 0 leaves it"] = 0.0
+    discount: Annotated[Fraction, "γ"] = 0.99
+    lambda_: Annotated[Fraction, "λ of GAE"] = 0.95
+    entropy_cost: Annotated[NonNegative, "c_e, weight of the entropy in the loss"] = 0.01
+    value_cost: Annotated[NonNegative, "c_v, weight of the value's loss"] = 0.5
+    max_grad_norm: Annotated[Positive, "gradients are clipped to this norm"] = 0.5
+    normalize_advantage: Annotated[bool, "advantages, over the global batch"] = True
+    target_kl: Annotated[NonNegative, "nat, ends a round early once an epoch's KL passes it; 0 never does"] = 0.0
+    reward_clip: Annotated[NonNegative, "rewards are clipped to ± this; 0 leaves them raw"] = 0.0
+    normalize_observation: Annotated[bool, "observations, by running moments; vectors only"] = False
+    normalize_reward: Annotated[bool, "rewards, by the running spread of filtered returns"] = False
+    network: Annotated[Literal["nature", "shallow"], "convolutions, for images"] = "nature"
+    hidden: Annotated[tuple[PositiveInt, ...], "units per layer for vector observations"] = (64, 64)
+    lstm: Annotated[NonNegativeInt, "units of a recurrent layer; 0 has none"] = 0
+    initial_std: Annotated[Positive, "σ of a box's actions at the start, in the scale of −1..1"] = 1.0
 
     def experience(self) -> Experience:
         split: Literal["moves", "columns"] = "columns" if self.lstm else "moves"

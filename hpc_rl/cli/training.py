@@ -13,7 +13,6 @@ from hpc_rl.cli.diagnostics import note, warn
 from hpc_rl.cli.options import job_options, load_job, name_code, with_ranks
 
 if TYPE_CHECKING:
-    from hpc_rl.plan import Plan
     from hpc_rl.settings import Job
     from hpc_rl.storage.run_dir import RunDir
 
@@ -32,11 +31,10 @@ def run(
     job: str, ranks: int | None, overrides: tuple[str, ...], out: Path | None, resume: bool, roofline: bool | None
 ) -> int:
     """Train JOB (a file, or a name from `hpc-rl list`) on this machine."""
-    from hpc_rl.launchers import local
+    from hpc_rl import local_run
     from hpc_rl.launchers.leftovers import take_over
     from hpc_rl.launchers.mpiexec import allocation_hint
     from hpc_rl.resume import again
-    from hpc_rl.screen import Screen
     from hpc_rl.storage import run_dir
 
     folder = out or Path("runs") / Path(job).stem
@@ -47,19 +45,11 @@ def run(
         take_over(directory)
     else:
         wanted = load_job(job, ranks, overrides)
-    plan = jobs.topology(wanted.topology).plan(wanted)
-    local.command(folder, wanted.resources.ranks)  # raises where there is no mpiexec
-    _check_environment(wanted, plan)
-    if resume:
-        run_dir.write_text(directory.job_file, jobs.dumps(wanted))
-    else:
-        directory = run_dir.create(folder, jobs.dumps(wanted))
+    name_code(wanted)
+    directory = local_run.prepare(wanted, folder, resume)
     if hint := allocation_hint():
         note(f"note: {hint}")
-    screen = Screen(directory, wanted, plan)
-    outcome = local.launch(wanted, directory, screen.tick)
-    with suppress(Exception):  # everything is over and saved: what is shown of it decides nothing
-        screen.close(outcome.sentence)
+    outcome = local_run.train(wanted, directory)
     if outcome.code:
         note(f"error: {outcome.sentence}")
     else:
@@ -78,19 +68,6 @@ def _check_same_work(asked: Job, saved: Job, folder: Path) -> None:
         raise jobs.BadJob(
             f"environment.id of {folder} is {saved.environment.id!r}, not {asked.environment.id!r}; resume its own job"
         )
-
-
-def _check_environment(job: Job, plan: Plan) -> None:
-    """A missing ROM, package or argument, and too many processes, are found before anything starts."""
-    from hpc_rl.envs.column_shares import split_columns
-    from hpc_rl.envs.make import describe, describe_sets
-
-    name_code(job)
-    spec = describe(job.environment.id, job.environment.arguments)
-    describe_sets(job.environment.id, job.environment.arguments, job.evaluate.arguments, spec)
-    for rank in plan.ranks:
-        if rank.columns:
-            split_columns(job.environment.id, len(rank.columns), job.environment.processes)
 
 
 def _report(directory: RunDir, roofline: bool | None) -> None:

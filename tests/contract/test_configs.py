@@ -42,7 +42,8 @@ class Recording:
 def variants(name: str) -> list[dict[str, Any]]:
     """The defaults, and one variant for each other choice of a field that has choices."""
     plain = {item.name: getattr(config_of(name), item.name) for item in fields(config_of(name))}
-    choices = {key: get_args(hint) for key, hint in hints_of(config_class(name)).items() if get_origin(hint) is Literal}
+    kinds = {key: get_args(hint)[0] for key, hint in hints_of(config_class(name)).items()}  # of Annotated[kind, …]
+    choices = {key: get_args(kind) for key, kind in kinds.items() if get_origin(kind) is Literal}
     words = [(key, word) for key, known in choices.items() for word in known]
     return [plain, *({**plain, key: word} for key, word in words if word != plain[key])]
 

@@ -1,9 +1,4 @@
-"""For users: what a run would find wrong with an environment, said before the run.
-
-from hpc_rl.testing import check_environment
-
-assert check_environment("my_pkg.my_module:make", {"size": 3}) == []
-"""
+"""What a run would find wrong with an environment, said before the run."""
 
 from __future__ import annotations
 

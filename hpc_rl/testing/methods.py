@@ -1,0 +1,201 @@
+"""What a run would find wrong with a method's file, said before the run.
+
+These are the first of the checks that tests/contract/ makes of every file of algorithms/; those also start ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hpc_rl import methods
+from hpc_rl.algorithms.base import Algorithm, Learner, Policy
+from hpc_rl.envs.make import make
+from hpc_rl.experience import Experience, Unsuited
+from hpc_rl.fragments import allocate, trajectory, trajectory_schema
+from hpc_rl.optim.group import Alone
+from hpc_rl.replay.base import Store
+from hpc_rl.replay.stores import own_store
+from hpc_rl.runtime.checkpoints import learner_state, load_columns, load_learner
+from hpc_rl.samplers.base import Timings, episode_seeds, streams
+from hpc_rl.samplers.lanes import Lane
+from hpc_rl.samplers.vector import Vector
+from hpc_rl.types import Leaf, Schema, Spec, Step, Trajectory
+
+COLUMNS, UPDATES, MOST_FRAGMENTS = 4, 3, 200
+ENVIRONMENTS = ("toy/catch", "toy/counter", "Pendulum-v1")
+
+
+@dataclass
+class Trial:
+    """One method in one environment: what `check_method` looks at."""
+
+    algorithm: Algorithm
+    config: Any  # the method's own Config
+    spec: Spec
+    experience: Experience
+
+    def policy(self) -> Policy:
+        torch.manual_seed(0)
+        return self.algorithm.policy(self.config, self.spec)
+
+    def learner(self) -> Learner:
+        return self.algorithm.learner(self.config, self.spec, self.policy(), Alone())
+
+
+def check_method(
+    name: str, environments: Sequence[str] = ENVIRONMENTS, config: Mapping[str, Any] | None = None
+) -> list[str]:
+    """What is wrong with the method of algorithms/<name>.py: a sentence each, none where nothing is.
+
+    Its file is read as a login node reads it, then the method acts in each environment and makes three updates. Found
+    are a Config that needs torch, actions, extras and carries that are not those of the schema, a policy that draws
+    numbers of its own or does not act greedily at exploration 0, metrics that are not finite, weights that stay, and a
+    state that does not repeat the next update bit for bit. ``config`` changes fields of its Config.
+    """
+    try:
+        values = dict(config or {})
+        methods.config_class(name)
+        methods.allowed_topologies(name)
+        algorithm = methods.algorithm(name)
+        experience = methods.experience(name, values)
+    except methods.BadMethod as error:
+        return [str(error)]
+    sentences, suited = [], 0
+    with torch.random.fork_rng(devices=[]):
+        for id in environments:
+            trial = Trial(algorithm, algorithm.config(**values), _spec(id), experience)
+            try:
+                trial.policy()
+            except Unsuited:
+                continue
+            suited += 1
+            sentences += [f"{name} in {id}: {sentence}" for sentence in _faults(trial, id)]
+    if not suited:
+        return [f"{name} suits none of {', '.join(environments)}; name an environment that it learns in"]
+    return sentences
+
+
+def _spec(id: str) -> Spec:
+    """The Spec of an environment without arguments."""
+    environment = make(id, {}, 1)
+    environment.close()
+    return environment.spec
+
+
+def _faults(trial: Trial, id: str) -> list[str]:
+    """Each check by itself: a method may fail several."""
+    sentences = []
+    for check in (_check_act, _check_updates):
+        try:
+            sentences += list(check(trial, id))
+        except Exception as error:  # what stands in the method may raise anything
+            text = " ".join(str(error).split())
+            sentences.append(f"{check.__name__.removeprefix('_check_')} raises {type(error).__name__}: {text}")
+    return sentences
+
+
+def _check_act(trial: Trial, id: str) -> Iterator[str]:
+    policy, spec = trial.policy(), trial.spec
+    shape, generator = (COLUMNS, *spec.observation), torch.Generator().manual_seed(1)
+    shown = torch.rand(shape, generator=generator)
+    if spec.dtype == "uint8":
+        shown = (255 * shown).byte()
+    step = Step(shown, torch.ones(COLUMNS, dtype=torch.bool), torch.zeros(COLUMNS))
+    width = policy.fragment_noise + policy.noise
+
+    def act(exploration: float) -> Any:
+        noise = torch.rand((COLUMNS, width), generator=generator)
+        return policy.act(step, policy.initial_carry(COLUMNS), torch.full((COLUMNS,), exploration), noise)
+
+    before, shared = torch.get_rng_state(), repr(np.random.get_state())
+    output = act(1.0)
+    if not torch.equal(before, torch.get_rng_state()) or shared != repr(np.random.get_state()):
+        yield "act draws from torch's or NumPy's generator; use the uniforms that it is given as noise"
+    action = {"action": Leaf(spec.actions.shape, spec.actions.dtype)}
+    for what, leaves, schema in (
+        ("act's action", {"action": output.action}, action),
+        ("act's extras", output.extras, policy.extras),
+        ("act's carry", output.carry, policy.carry),
+        ("initial_carry", policy.initial_carry(COLUMNS), policy.carry),
+    ):
+        yield from _unlike(what, leaves, schema)
+    if not torch.equal(act(0.0).action, act(0.0).action):
+        yield "act with exploration 0 depends on the noise; 0 evaluates, so it must take the greedy action"
+
+
+def _unlike(what: str, leaves: Mapping[str, Tensor], schema: Schema) -> Iterator[str]:
+    """A sentence for each leaf [b, …] that is not as its schema says."""
+    if leaves.keys() != schema.keys():
+        yield f"{what} has the leaves {sorted(leaves)}; the schema says {sorted(schema)}"
+    for name in leaves.keys() & schema.keys():
+        shape, dtype = (COLUMNS, *schema[name].shape), schema[name].dtype
+        given = f"{str(leaves[name].dtype).removeprefix('torch.')} {list(leaves[name].shape)}"
+        if given != f"{dtype} {list(shape)}":
+            yield f"{what} {name} is {given}; the schema says {dtype} {list(shape)}"
+
+
+def _check_updates(trial: Trial, id: str) -> Iterator[str]:
+    batches = _collected(trial, id)
+    learner = trial.learner()
+    begin = learner.weights.data.clone()
+    for batch in batches[:-1]:
+        yield from _not_finite(learner.update(batch, 0.25).metrics)
+    state, rows = learner_state(learner), learner.columns()
+    metrics = learner.update(batches[-1], 0.5).metrics
+    yield from _not_finite(metrics)
+    if not torch.isfinite(learner.weights.data).all():
+        yield "an update leaves weights that are not finite"
+    if torch.equal(learner.weights.data, begin):
+        yield f"the weights are the same after {UPDATES} updates; `weights` must be those that the optimisers step"
+    other = trial.learner()
+    load_learner(other, state)
+    load_columns(other, rows, range(COLUMNS))
+    again = other.update(batches[-1], 0.5).metrics
+    if again != metrics or not torch.equal(other.weights.data, learner.weights.data):
+        yield "the update after load(state()) is another one; state() must hold all that an update depends on"
+
+
+def _not_finite(metrics: Mapping[str, float]) -> Iterator[str]:
+    if not metrics:
+        yield "update returns no metrics"
+    for name, value in metrics.items():
+        if not np.isfinite(value):
+            yield f"the metric {name} is {value}"
+
+
+def _collected(trial: Trial, id: str) -> list[dict[str, Trajectory]]:
+    """`UPDATES` batches of each kind of items, as a run on `solo` would take them from its store."""
+    policy, environment = trial.policy(), make(id, {}, COLUMNS)
+    try:
+        schema = trajectory_schema(trial.spec, policy.extras, policy.carry, policy.fragment_noise)
+        store = _store(trial, schema)
+        lane = Lane(environment, policy, np.arange(COLUMNS), streams(1, "act", range(COLUMNS), 0))
+        lane.start(episode_seeds(1, "episode", range(COLUMNS), 0))
+        vector, batches = Vector([lane], Timings()), list[dict[str, Trajectory]]()
+        for _ in range(MOST_FRAGMENTS):
+            tree = allocate(schema, trial.experience.unroll, COLUMNS, trial.spec.stack)
+            vector.collect(tree, lambda: 0)
+            store.insert(tree)
+            for _ in range(store.due()):
+                samples = store.sample(len(batches))
+                batches.append({name: trajectory(trees, trial.spec) for name, (trees, _) in samples.items()})
+            store.release()
+            if len(batches) >= UPDATES:
+                return batches[:UPDATES]
+    finally:
+        environment.close()
+    raise RuntimeError(f"{MOST_FRAGMENTS} fragments of {COLUMNS} columns allow no {UPDATES} updates; see experience()")
+
+
+def _store(trial: Trial, schema: Schema) -> Store:
+    """As on `solo`, but for the env steps before the first update, which a check need not wait for."""
+    annotate: Callable[..., Any] | None = trial.algorithm.annotate
+    bound = (lambda rows: annotate(trial.config, rows)) if annotate is not None else None
+    experience = replace(trial.experience, min_size=min(trial.experience.min_size, 64))
+    return own_store(experience, schema, trial.spec, COLUMNS, 1, (1, 0), bound)
