@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hpc_rl.algorithms.base import Policy
 from hpc_rl.devices import to_device, to_host
-from hpc_rl.types import Array, Spec, Step
+from hpc_rl.types import Array, RulesState, Spec, Step
 
 
 class ActingPolicy:
@@ -32,12 +32,18 @@ class ActingPolicy:
         self._draw = np.random.default_rng(seed)
 
     def act(
-        self, observation: Array, first: Array | None = None, reward: Array | None = None, exploration: float = 0.0
+        self,
+        observation: Array,
+        first: Array | None = None,
+        reward: Array | None = None,
+        exploration: float = 0.0,
+        state: RulesState | None = None,
     ) -> Array:
         """Actions [b, *A] for observations [b, *O].
 
         ``first`` [b] bool: the observation opens an episode; left out, it does at the first call and never after it.
-        ``reward`` [b] led here. ``exploration`` in 0..1 is the method's: 0 is greedy, 1 acts as in training.
+        ``reward`` [b] led here. ``exploration`` in 0..1 is the method's: 0 is greedy, 1 acts as in training. ``state``
+        is the environment's ``rules_state``, for methods that look ahead.
 
         Raises:
             ValueError: observations of another shape, or of another number of columns than before.
@@ -56,7 +62,8 @@ class ActingPolicy:
         if any(len(x) != columns for x in (first, reward, *self._carry.values())):
             raise ValueError(f"{columns} columns came to a policy that acts in others; call reset() before that")
         led = np.asarray(reward, np.float32)
-        step = Step(to_device(shown, self._device), to_device(first, self._device), to_device(led, self._device))
+        seen = (to_device(x, self._device) for x in (shown, first, led))
+        step = Step(*seen, None if state is None else {name: to_device(x, self._device) for name, x in state.items()})
         draws = self._draw.random((columns, self._policy.fragment_noise + self._policy.noise), np.float32)
         with torch.no_grad():
             scale = torch.full((columns,), exploration, device=self._device)

@@ -77,13 +77,13 @@ class Run:
             BadRun, NoUsableCheckpoint, CorruptCheckpoint, IncompatibleCheckpoint: there is none that can be read.
         """
         from hpc_rl.acting import ActingPolicy
-        from hpc_rl.envs.make import describe
+        from hpc_rl.agent import agent_of
         from hpc_rl.evaluation import saved_policy
 
         job, file = self.job, Path(checkpoint) if checkpoint is not None else None
-        spec = describe(job.environment.id, job.environment.arguments)
-        policy, path, meta = saved_policy(run_dir.RunDir(self.path), job, spec, file, _warn)
-        return ActingPolicy(policy, spec, path, meta["env_steps"])
+        agent = agent_of(job)
+        policy, path, meta = saved_policy(run_dir.RunDir(self.path), job, agent, file, _warn)
+        return ActingPolicy(policy, agent.spec, path, meta["env_steps"])
 
     def environment(self, columns: int = 1) -> Environment:
         """``columns`` copies of the run's environment, in the form in which its policy was trained."""

@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
 
-from hpc_rl.algorithms.base import Algorithm, Learner, Policy
+from hpc_rl.agent import Agent
+from hpc_rl.algorithms.base import Policy
 from hpc_rl.envs.base import Environment
-from hpc_rl.experience import Experience
 from hpc_rl.optim.flat import StateDict, count_trainable
 from hpc_rl.optim.group import Group
 from hpc_rl.plan import Plan, RankSpec
@@ -21,7 +20,8 @@ from hpc_rl.replay.stores import own_store
 from hpc_rl.run_files import run_files
 from hpc_rl.runtime.context import Method, RankContext, Sampling
 from hpc_rl.runtime.counters import Counters, Limits
-from hpc_rl.runtime.evaluation import Evaluation, EvaluatorClient, Judge, Slice
+from hpc_rl.runtime.evaluation import Evaluation, Judge, Slice
+from hpc_rl.runtime.evaluator_client import EvaluatorClient
 from hpc_rl.runtime.files import Recording, Resume, RunFiles
 from hpc_rl.runtime.fingerprint import fingerprint
 from hpc_rl.runtime.judge import GreedyGames, MakeEvaluation
@@ -35,7 +35,7 @@ from hpc_rl.storage.packing import from_bytes, to_bytes
 from hpc_rl.storage.run_dir import RunDir
 from hpc_rl.transport.group import learners
 from hpc_rl.transport.ports import Ports
-from hpc_rl.types import Array, Schema, Spec
+from hpc_rl.types import Array, Schema
 
 SLICE_S, SLICE_ROWS = 0.2, 64  # the longest slice of an evaluation: seconds (free-running ranks), moves of all columns
 
@@ -51,12 +51,9 @@ class Attempt:
     token: str
     nodes: list[int]
     device: str
-    spec: Spec
-    algorithm: Algorithm
-    config: Any  # the method's own Config
+    agent: Agent
     resume: Resume
     limits: Limits
-    make_policy: Callable[[], Policy]
     make_environment: Callable[[int, int], Environment]  # (columns, threads)
     make_evaluation: MakeEvaluation  # environments of the games that judge a policy
     environments: list[Environment] = field(default_factory=list)
@@ -64,18 +61,15 @@ class Attempt:
 
 def assemble(attempt: Attempt, rank_spec: RankSpec, ports: Ports) -> RankContext:
     """The context of a rank in this role, on these ports."""
-    job, plan, spec, resume = attempt.job, attempt.plan, attempt.spec, attempt.resume
+    job, plan, agent, resume = attempt.job, attempt.plan, attempt.agent, attempt.resume
+    spec = agent.spec
     files = run_files(attempt.run, job, spec, rank_spec, attempt.number)
-    experience: Experience = attempt.config.experience()
     annealing = schedule(job.budget, resume[1] if resume else None)
     about = {"schedule": vars(annealing), "attempt": attempt.number, "fingerprint": fingerprint(job, spec)}
 
     def exploration(columns: Array, env_steps: int, updates: int) -> Array:
         progress = annealing.progress(env_steps, updates)
-        return attempt.algorithm.exploration(attempt.config, columns, job.environment.columns, progress)
-
-    def make_learner(policy: Policy, group: Group) -> Learner:
-        return attempt.algorithm.learner(attempt.config, spec, policy, group)
+        return agent.exploration(columns, job.environment.columns, progress)
 
     def gather(state: StateDict, members: Sequence[int]) -> list[StateDict]:
         return [from_bytes(part) for part in ports.gather(to_bytes(state), members)]
@@ -96,10 +90,10 @@ def assemble(attempt: Attempt, rank_spec: RankSpec, ports: Ports) -> RankContext
             name=job.algorithm,
             spec=spec,
             device=attempt.device,
-            arrivals=experience.arrivals,
-            items=experience.items[0].name,
-            make_policy=attempt.make_policy,
-            make_learner=make_learner,
+            arrivals=agent.experience.arrivals,
+            items=agent.experience.items[0].name,
+            make_policy=agent.make_policy,
+            make_learner=agent.make_learner,
             progress=annealing.progress,
             exploration=exploration,
         ),
@@ -124,10 +118,9 @@ def assemble(attempt: Attempt, rank_spec: RankSpec, ports: Ports) -> RankContext
 
 def _store(attempt: Attempt, rank_spec: RankSpec, schema: Schema, group: Group) -> Store:
     """The store of this rank's own columns. Raises IncompatibleCheckpoint."""
-    algorithm, config = attempt.algorithm, attempt.config
-    annotate = partial(algorithm.annotate, config) if algorithm.annotate else None
+    agent = attempt.agent
     key, columns = (attempt.job.seed, rank_spec.columns.start), len(rank_spec.columns)
-    store = own_store(config.experience(), schema, attempt.spec, columns, group.size, key, annotate)
+    store = own_store(agent.experience, schema, agent.spec, columns, group.size, key, agent.annotate)
     load_store(store, attempt.resume[0].get("stores", []) if attempt.resume else [], group.rank, group.size)
     return store
 
@@ -142,7 +135,7 @@ def _sampling(
     pulse: Callable[[], None],
 ) -> Sampling:
     """The sampler of the job, and a writer for all columns or for each of its lanes."""
-    job, plan, spec, resume = attempt.job, attempt.plan, attempt.spec, attempt.resume
+    job, plan, spec, resume = attempt.job, attempt.plan, attempt.agent.spec, attempt.resume
     lanes = Lanes(job.seed, attempt.number, resume[1]["steps"] if resume else {})
     recorded = schemas(policy, spec)[0]
     if job.sampler == "central":
@@ -173,7 +166,7 @@ def _evaluation(
     evaluator = None
     if evaluate.every_steps and plan.evaluator is not None:
         size, sets = count_trainable(policy.net), max(1, len(evaluate.arguments))
-        evaluator = EvaluatorClient(ports.link, ports.waiting, plan.evaluator, size, sets)
+        evaluator = EvaluatorClient(ports.link, ports.waiting, plan.evaluator, size, sets).remote()
     rows = plan.steps * plan.learning_columns // min(EVALUATED_TOGETHER, evaluate.episodes)
     rows = max(1, min(SLICE_ROWS, rows))
     free = not rank_spec.columns and job.schedule == "free"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from hpc_rl.types import Array, Trajectory
+from hpc_rl.types import Array
 
 if TYPE_CHECKING:  # `list` and `submit` must start without torch
     import torch
@@ -32,14 +32,3 @@ def to_device(x: Tensor | Array, device: torch.device | str) -> Tensor:
     import torch
 
     return (x if isinstance(x, torch.Tensor) else torch.from_numpy(x)).to(device)
-
-
-def moved(batch: Trajectory, device: torch.device | str) -> Trajectory:
-    """The same moves on ``device``."""
-
-    def family(leaves: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {name: to_device(x, device) for name, x in leaves.items()}
-
-    names = [name for name in vars(batch) if name not in ("extras", "carry")]
-    plain: dict[str, Any] = {name: to_device(getattr(batch, name), device) for name in names}
-    return Trajectory(extras=family(batch.extras), carry=family(batch.carry), **plain)

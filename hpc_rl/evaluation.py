@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from hpc_rl import job as jobs
+from hpc_rl.agent import Agent, agent_of
 from hpc_rl.algorithms.base import Policy
-from hpc_rl.envs.make import describe, describe_sets, make
+from hpc_rl.envs.make import describe_sets, make
 from hpc_rl.optim.flat import StateDict, flatten
 from hpc_rl.runtime.fingerprint import fingerprint
 from hpc_rl.runtime.games import MAX_MOVES, Game, Games, MakeEnvironment
@@ -79,11 +80,11 @@ def evaluate_run(
     """
     directory = open_run(run)
     job = jobs.load(directory.job_file)
-    spec = describe(job.environment.id, job.environment.arguments)
-    describe_sets(job.environment.id, job.environment.arguments, job.evaluate.arguments, spec)
+    agent = agent_of(job)
+    describe_sets(job.environment.id, job.environment.arguments, job.evaluate.arguments, agent.spec)
     if video:
-        check_video(video, spec)
-    policy, path, meta = saved_policy(directory, job, spec, file, warn)
+        check_video(video, agent.spec)
+    policy, path, meta = saved_policy(directory, job, agent, file, warn)
     film: list[Array] = []
     found = {}
     for name, exploration in (("greedy", 0.0), ("sampled", 1.0)):
@@ -101,16 +102,15 @@ def evaluate_run(
 
 
 def saved_policy(
-    run: RunDir, job: Job, spec: Spec, file: Path | None, warn: Callable[[str], None]
+    run: RunDir, job: Job, agent: Agent, file: Path | None, warn: Callable[[str], None]
 ) -> tuple[Policy, Path, dict[str, Any]]:
     """The policy of the best (else newest) checkpoint of a run, or of ``file``; that file, and what it says of itself.
 
     Raises:
         BadRun, NoUsableCheckpoint, CorruptCheckpoint, IncompatibleCheckpoint: as `evaluate_run`.
     """
-    algorithm, config = jobs.algorithm(job.algorithm), jobs.method_config(job)
-    path, state, meta = _checkpoint(run, file, playable(algorithm, config, spec, fingerprint(job, spec)), warn)
-    policy = algorithm.policy(config, spec)
+    path, state, meta = _checkpoint(run, file, playable(agent, fingerprint(job, agent.spec)), warn)
+    policy = agent.make_policy()
     flatten(policy.net).data.copy_(state["weights"])
     return policy, path, meta
 

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from hpc_rl.algorithms.base import Algorithm, Learner, Policy
+from hpc_rl.agent import Agent
+from hpc_rl.algorithms.base import Learner, Policy
 from hpc_rl.bench.batches import Shapes, batch_shapes, items_schema
 from hpc_rl.experience import Experience
 from hpc_rl.optim.group import Alone
@@ -57,23 +58,24 @@ class Footprint:
     uncounted: tuple[str, ...]  # sentences on what needs numbers
 
 
-def footprint(algorithm: Algorithm, config: Any, spec: Spec, plan: Plan, columns: int) -> Footprint:
+def footprint(agent: Agent, plan: Plan, columns: int) -> Footprint:
     """Count one learning rank of ``plan``, and inferences for ``columns``.
 
     Raises:
         Unsuited: the method cannot learn in this environment.
     """
+    spec, experience = agent.spec, agent.experience
     with torch.device("meta"):
-        policy = algorithm.policy(config, spec)
-    learner = algorithm.learner(config, spec, policy, Alone())  # as on a GPU: it follows its policy's device
-    shapes = batch_shapes(config.experience(), plan)
+        policy = agent.make_policy()
+    learner = agent.make_learner(policy, Alone())  # as on a GPU: it follows its policy's device
+    shapes = batch_shapes(experience, plan)
 
     def batches(shapes: Shapes) -> dict[str, Trajectory]:
-        schemas = {name: items_schema(algorithm, config, policy, spec, steps) for name, (steps, _) in shapes.items()}
+        schemas = {name: items_schema(agent, policy, steps) for name, (steps, _) in shapes.items()}
         return {name: blank(schemas[name], spec, *shape) for name, shape in shapes.items()}
 
-    act_bytes, act_fault = most_at_once(lambda: _act(policy, spec, columns))
-    update_bytes, update_fault = _update(learner, config.experience(), shapes, batches)
+    act_bytes, act_fault = most_at_once(lambda: _act(agent, policy, columns))
+    update_bytes, update_fault = _update(learner, experience, shapes, batches)
     for optimizer in learner.optimizers.values():
         optimizer.torch.step()  # its state exists from the first step on
     state = learner_state(learner)
@@ -148,13 +150,16 @@ def blank(schema: Schema, spec: Spec, steps: int, columns: int) -> Trajectory:
     return Trajectory(**rows, finite=finite, extras=family("extras/"), carry=family("carry/"), **ends)
 
 
-def _act(policy: Policy, spec: Spec, columns: int) -> None:
+def _act(agent: Agent, policy: Policy, columns: int) -> None:
+    spec, rules, state = agent.spec, agent.rules, None
+    if rules is not None:
+        state = rules.begin(torch.empty(columns, rules.begin_uniforms, dtype=torch.float64, device="meta"))
     dtype = getattr(torch, spec.dtype)
     observation = torch.empty(columns, *spec.observation, dtype=dtype, device="meta")
     first = torch.empty(columns, dtype=torch.bool, device="meta")
     reward, exploration = torch.empty(2, columns, device="meta")
     noise = torch.empty(columns, policy.fragment_noise + policy.noise, device="meta")
-    policy.act(Step(observation, first, reward), policy.initial_carry(columns), exploration, noise)
+    policy.act(Step(observation, first, reward, state), policy.initial_carry(columns), exploration, noise)
 
 
 def _layers(net: nn.Module) -> tuple[Layer, ...]:

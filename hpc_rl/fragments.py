@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hpc_rl.devices import to_device
-from hpc_rl.types import ENDS, ROWS, Actions, Leaf, Rows, Schema, Spec, Trajectory, Tree
+from hpc_rl.types import ENDS, Actions, Leaf, Rows, Schema, Spec, Trajectory, Tree
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -128,36 +128,3 @@ def _cleaned(observation: Tensor, reward: Tensor) -> tuple[Tensor, Tensor, Tenso
     if not finite.all():
         observation, reward = (x.nan_to_num(0.0, 0.0, 0.0) for x in (observation, reward))
     return observation, reward, finite
-
-
-def concatenate(parts: list[Trajectory]) -> Trajectory:
-    """Copies of fragments of equal length, side by side on the column axis."""
-    import torch
-
-    def joined(found: list[Any]) -> Any:
-        if isinstance(found[0], dict):
-            return {name: joined([x[name] for x in found]) for name in found[0]}
-        return torch.cat(found, 1)
-
-    rows: dict[str, Any] = {name: joined([getattr(part, name) for part in parts]) for name in ROWS}
-    carry = {name: torch.cat([part.carry[name] for part in parts]) for name in parts[0].carry}
-    ends: dict[str, Any] = {name: torch.cat([getattr(part, name) for part in parts]) for name in ENDS}
-    return Trajectory(**rows, carry=carry, **ends)
-
-
-def rows_of(batch: Trajectory) -> dict[str, Tensor]:
-    """The same moves as one row [b, …] per column: {field, extras/name, carry/name: [b, …]}."""
-    plain = {name: getattr(batch, name) for name in vars(batch) if name not in ("extras", "carry")}
-    timed = {name: x.movedim(1, 0) if name in ROWS else x for name, x in plain.items()}
-    timed |= {f"extras/{name}": x.movedim(1, 0) for name, x in batch.extras.items()}
-    return {**timed, **{f"carry/{name}": x for name, x in batch.carry.items()}}
-
-
-def batch_of(rows: dict[str, Tensor]) -> Trajectory:
-    """The inverse of `rows_of`."""
-    plain: dict[str, Any] = {
-        name: x.movedim(0, 1) if name in ROWS else x for name, x in rows.items() if "/" not in name
-    }
-    extras = {name[7:]: x.movedim(0, 1) for name, x in rows.items() if name.startswith("extras/")}
-    carry = {name[6:]: x for name, x in rows.items() if name.startswith("carry/")}
-    return Trajectory(**plain, extras=extras, carry=carry)

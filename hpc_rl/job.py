@@ -23,13 +23,14 @@ from hpc_rl.methods import (
     topologies,
     topology,
 )
+from hpc_rl.plan import Plan
 from hpc_rl.settings import Budget, Checkpoint, EnvironmentConfig, Evaluate, Job, Output, Resources
 from hpc_rl.storage.untrusted import MOST_TOML_BYTES, Unreadable, parse_toml, read_toml
 
 __all__ = [
     "PACKAGE", "BadJob", "BadMethod", "Budget", "Checkpoint", "EnvironmentConfig", "Evaluate", "Job", "Output",
     "Resources", "algorithm", "algorithms", "check_reduction", "data_folder", "dumps", "experience", "find", "load",
-    "method_config", "parse", "shipped_jobs", "topologies", "topology", "with_resources",
+    "method_config", "parse", "plan", "shipped_jobs", "topologies", "topology", "with_resources",
 ]  # fmt: skip
 
 VALID_ON: dict[str, tuple[Any, tuple[str, ...]]] = {  # key -> its neutral value, topologies where another one is valid
@@ -199,6 +200,12 @@ def with_resources(job: Job, **changes: Any) -> Job:
 def method_config(job: Job) -> Any:
     """The method's own Config with this job's values."""
     return algorithm(job.algorithm).config(**job.method)
+
+
+def plan(job: Job) -> Plan:
+    """All ranks of the job. Raises WorldTooSmall, and BadJob where its topology cannot give them their parts."""
+    ranks: Plan = topology(job.topology).plan(job)
+    return ranks
 
 
 def experience(job: Job) -> Experience:

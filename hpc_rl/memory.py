@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hpc_rl import job as jobs
+from hpc_rl.agent import agent_of
 from hpc_rl.bench.batches import learning_together
 from hpc_rl.envs.column_shares import split_columns
-from hpc_rl.envs.make import describe
 from hpc_rl.experience import Experience
 from hpc_rl.footprint import Footprint, footprint
 from hpc_rl.fragments import fragment_bytes
@@ -75,13 +75,11 @@ def gather(job: Job) -> Figures:
     Raises:
         BadJob, BadEnvironment, Unsuited, Unreplayable: no plan, environment, method for it, or replay can be made.
     """
-    plan = jobs.topology(job.topology).plan(job)
-    spec = describe(job.environment.id, job.environment.arguments)
+    plan = jobs.plan(job)
+    agent = agent_of(job)
     columns = next(len(rank.columns) for rank in plan.ranks if rank.columns)
-    split_columns(spec.id, columns, job.environment.processes)  # refuses those that do not fit
-    config = jobs.method_config(job)
-    method = footprint(jobs.algorithm(job.algorithm), config, spec, plan, columns)
-    return Figures(job, plan, spec, config.experience(), method, columns)
+    split_columns(agent.spec.id, columns, job.environment.processes)  # refuses those that do not fit
+    return Figures(job, plan, agent.spec, agent.experience, footprint(agent, plan, columns), columns)
 
 
 def budget(figures: Figures, rank: RankSpec) -> dict[str, float]:

@@ -14,7 +14,7 @@ import traceback
 import types
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hpc_rl.checking import check_defaults, shown
 from hpc_rl.config import BadJob
@@ -49,7 +49,7 @@ def _modules(folder: Path) -> list[str]:
     return sorted(name for name in names if name.isidentifier() and name not in ("__init__", "base"))
 
 
-def algorithm(name: str) -> Algorithm:
+def algorithm(name: str) -> Algorithm[Any, Any]:
     """The method's value, importing its file (and torch).
 
     Raises:
@@ -61,7 +61,7 @@ def algorithm(name: str) -> Algorithm:
         raise BadMethod(_sentence(FOLDER / f"{name}.py", error, "the file cannot be imported")) from error
     if not hasattr(module, "ALGORITHM"):
         raise BadMethod(f"algorithms/{name}.py defines no ALGORITHM; its last line is ALGORITHM = Algorithm(…)")
-    value: Algorithm = module.ALGORITHM
+    value: Algorithm[Any, Any] = module.ALGORITHM
     return value
 
 

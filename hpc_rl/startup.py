@@ -9,24 +9,33 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpc_rl.decisions import decide, settle_precision
+from hpc_rl.decisions import Decisions, decide, settle_precision
 from hpc_rl.launchers.base import END_VARIABLE, TOKEN_VARIABLE
 from hpc_rl.storage.rank_records import write_record
 
 if TYPE_CHECKING:
+    from hpc_rl.agent import Agent
+    from hpc_rl.algorithms.base import Policy
     from hpc_rl.envs.base import Environment
+    from hpc_rl.hardware import Row
+    from hpc_rl.plan import Plan, RankSpec
     from hpc_rl.runtime.context import RankContext
+    from hpc_rl.runtime.files import Resume
     from hpc_rl.settings import Job
     from hpc_rl.stop_flag import StopFlag
+    from hpc_rl.storage.run_dir import RunDir
+    from hpc_rl.transport.base import Link
     from hpc_rl.transport.ports import Ports
+    from hpc_rl.types import Spec
 
 
-def make_context(folder: Path, link: Any, stop: StopFlag) -> RankContext:
-    """Everything that is decided once per attempt: rank 0 decides, the others hear it as JSON.
+def make_context(folder: Path, link: Link, stop: StopFlag) -> RankContext:
+    """Everything that is decided once per attempt: rank 0 decides, the others receive it as JSON.
 
     Raises:
         BadJob, BadEnvironment, NoUsableCheckpoint, IncompatibleCheckpoint: see there; the sentence is for the user.
@@ -41,7 +50,7 @@ def make_context(folder: Path, link: Any, stop: StopFlag) -> RankContext:
     job = jobs.load(run.job_file)
     ports = Ports(link, Waiting(job.resources.deadline_s))
     _agree(ports, job, run.job_file)
-    plan = jobs.topology(job.topology).plan(job)
+    plan = jobs.plan(job)
     rank_spec = plan.ranks[link.rank]
     write_record(folder, link.rank, {"role": rank_spec.name, "host": _host(), **_traces()})
     if rank_spec.rank in rank_spec.peers:  # its inference server is a thread of this process
@@ -53,42 +62,38 @@ def make_context(folder: Path, link: Any, stop: StopFlag) -> RankContext:
     return _rank_context(job, plan, rank_spec, ports, run, stop)
 
 
-def _rank_context(job: Any, plan: Any, rank_spec: Any, ports: Ports, run: Any, stop: StopFlag) -> RankContext:
-    from hpc_rl import job as jobs
+def _rank_context(job: Job, plan: Plan, rank_spec: RankSpec, ports: Ports, run: RunDir, stop: StopFlag) -> RankContext:
+    from hpc_rl.agent import agent_of
     from hpc_rl.assembly import Attempt, assemble
     from hpc_rl.envs.column_shares import split_columns
-    from hpc_rl.envs.make import describe, describe_sets
+    from hpc_rl.envs.make import describe_sets
     from hpc_rl.runtime.counters import Limits
 
     if rank_spec.rank in plan.learners:
         ports.link.prepare(plan.learners)
-    spec = describe(job.environment.id, job.environment.arguments)
-    describe_sets(job.environment.id, job.environment.arguments, job.evaluate.arguments, spec)
+    agent = agent_of(job)
+    describe_sets(job.environment.id, job.environment.arguments, job.evaluate.arguments, agent.spec)
     nodes = ports.link.nodes()
-    table = _gathered(ports, job, plan, rank_spec, nodes)
-    decided = ports.broadcast(decide(job, plan, run, spec, table) if rank_spec.rank == 0 else {}, range(len(table)))
-    ports.waiting.hosts = tuple(row["host"] for row in table)
+    rows = _gathered(ports, job, plan, rank_spec, nodes)
+    decisions = _decisions(ports, job, plan, run, agent, rows)
+    ports.waiting.hosts = tuple(row["host"] for row in rows)
     if rank_spec.rank == 0:
-        print(_table(table), flush=True)
-    device, precision = _processor(ports, job, plan, rank_spec, run, spec, nodes, table, decided)
-    _seed(job, rank_spec, decided["attempt"])
-    algorithm, config = jobs.algorithm(job.algorithm), jobs.method_config(job)
-    split_columns(spec.id, len(rank_spec.columns) or job.environment.columns, job.environment.processes)
+        print(_table(rows), flush=True)
+    device, precision = _processor(ports, job, plan, rank_spec, run, agent, nodes, rows, decisions)
+    _seed(job, rank_spec, decisions.attempt)
+    split_columns(agent.spec.id, len(rank_spec.columns) or job.environment.columns, job.environment.processes)
     environments: list[Environment] = []
     attempt = Attempt(
         job=job,
         plan=plan,
         run=run,
-        number=decided["attempt"],
-        token=decided["token"],
+        number=decisions.attempt,
+        token=decisions.token,
         nodes=nodes,
         device=device,
-        spec=spec,
-        algorithm=algorithm,
-        config=config,
-        resume=_resumed(run, decided["checkpoint"], job, spec),
+        agent=_placed(agent, precision, device),
+        resume=_resumed(run, decisions.checkpoint, job, agent.spec),
         limits=Limits(stop, job.budget.time_limit_s, float(os.environ.get(END_VARIABLE) or 0) or None),
-        make_policy=_policy_maker(algorithm, config, spec, precision, device),
         make_environment=lambda columns, threads: _environment(job, columns, threads, environments),
         make_evaluation=lambda changes, columns: _environment(job, columns, 1, environments, changes),
         environments=environments,
@@ -96,32 +101,38 @@ def _rank_context(job: Any, plan: Any, rank_spec: Any, ports: Ports, run: Any, s
     return assemble(attempt, rank_spec, ports)
 
 
-def _gathered(ports: Ports, job: Any, plan: Any, rank_spec: Any, nodes: list[int]) -> list[dict[str, Any]]:
-    """What every rank says of itself, by rank; the same table on all ranks."""
+def _gathered(ports: Ports, job: Job, plan: Plan, rank_spec: RankSpec, nodes: list[int]) -> list[Row]:
+    """What every rank reports of itself, by rank; the same table on all ranks."""
     from hpc_rl import hardware
 
     everyone = range(ports.link.size)
     row = {**_row(rank_spec), **hardware.sight(job, plan, rank_spec, nodes)}
     rows = [json.loads(text) for text in ports.gather(json.dumps(row).encode(), everyone)]
-    table: list[dict[str, Any]] = ports.broadcast(rows, everyone)
+    table: list[Row] = ports.broadcast(rows, everyone)
     return table
 
 
+def _decisions(ports: Ports, job: Job, plan: Plan, run: RunDir, agent: Agent, rows: list[Row]) -> Decisions:
+    """Rank 0's decisions, on every rank."""
+    values = vars(decide(job, plan, run, agent, rows)) if ports.link.rank == 0 else {}
+    return Decisions(**ports.broadcast(values, range(ports.link.size)))
+
+
 def _processor(
-    ports: Ports, job: Any, plan: Any, rank_spec: Any, run: Any, spec: Any, nodes: list[int],
-    table: list[dict[str, Any]], decided: dict[str, Any],
+    ports: Ports, job: Job, plan: Plan, rank_spec: RankSpec, run: RunDir, agent: Agent, nodes: list[int],
+    rows: list[Row], decisions: Decisions,
 ) -> tuple[str, str]:  # fmt: skip
     """(device, precision) of this rank; the number of its threads is set."""
     import torch
 
     from hpc_rl import hardware
 
-    torch.set_num_threads(decided["threads"] if rank_spec.learns else rank_spec.threads)
-    device = hardware.device(decided["device"], plan, rank_spec, nodes, table[rank_spec.rank])
-    return device, settle_precision(ports, job, plan, run, spec, table, decided["device"], device)
+    torch.set_num_threads(decisions.threads if rank_spec.learns else rank_spec.threads)
+    device = hardware.device(decisions.device, plan, rank_spec, nodes, rows[rank_spec.rank])
+    return device, settle_precision(ports, job, plan, run, agent, rows, decisions.device, device)
 
 
-def _seed(job: Any, rank_spec: Any, attempt: int) -> None:
+def _seed(job: Job, rank_spec: RankSpec, attempt: int) -> None:
     """The generators that foreign code may draw from; every stream of this package has a key of its own."""
     import torch
 
@@ -131,20 +142,20 @@ def _seed(job: Any, rank_spec: Any, attempt: int) -> None:
     seed_shared(job.seed, rank_spec.columns.start if rank_spec.columns else job.environment.columns, attempt)
 
 
-def _policy_maker(algorithm: Any, config: Any, spec: Any, precision: str, device: str) -> Callable[[], Any]:
-    """Makes the method's policy with its net on the device."""
+def _placed(agent: Agent, precision: str, device: str) -> Agent:
+    """The agent whose policy's net computes in this precision on this device."""
     from hpc_rl.nets.precision import set_precision
 
-    def make_policy() -> Any:
-        policy = algorithm.policy(config, spec)
+    def make_policy() -> Policy:
+        policy = agent.make_policy()
         set_precision(policy.net, precision)
         policy.net.to(device)
         return policy
 
-    return make_policy
+    return replace(agent, make_policy=make_policy)
 
 
-def _resumed(run: Any, file: str | None, job: Any, spec: Any) -> Any:
+def _resumed(run: RunDir, file: str | None, job: Job, spec: Spec) -> Resume:
     """State and meta of the checkpoint to go on from, None for none. Raises IncompatibleCheckpoint."""
     from hpc_rl.runtime.fingerprint import fingerprint
     from hpc_rl.storage import checkpoint
@@ -166,10 +177,10 @@ def _environment(
     from hpc_rl.envs.column_shares import Processes
     from hpc_rl.envs.make import make
 
-    wanted = job.environment
+    config = job.environment
     # `_rank_context` has refused too many for training; an evaluation may well have fewer columns
-    processes = Processes(min(wanted.processes, columns), job.resources.deadline_s / 2)
-    kept.append(make(wanted.id, {**wanted.arguments, **(changes or {})}, columns, threads, processes))
+    processes = Processes(min(config.processes, columns), job.resources.deadline_s / 2)
+    kept.append(make(config.id, {**config.arguments, **(changes or {})}, columns, threads, processes))
     return kept[-1]
 
 
@@ -192,15 +203,15 @@ def _host() -> str:
     return os.environ.get("SLURMD_NODENAME") or os.uname().nodename
 
 
-def _row(rank_spec: Any) -> dict[str, Any]:
-    """What one rank tells about itself; the table of all answers most questions about a slow start."""
+def _row(rank_spec: RankSpec) -> Row:
+    """What one rank reports of itself; the table of all answers most questions about a slow start."""
     gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "all")
     cores = sorted(os.sched_getaffinity(0))
     gpu = gpus if rank_spec.device == "accelerator" else ""
     return {"rank": rank_spec.rank, "role": rank_spec.name, "host": _host(), "cores": cores, "gpu": gpu}
 
 
-def _table(rows: list[dict[str, Any]]) -> str:
+def _table(rows: list[Row]) -> str:
     lines = [f"{'rank':>4}  {'role':<12} {'host':<16} {'cores':<16} gpu"]
     for row in rows:
         cores = f"{len(row['cores'])}: {row['cores'][0]}-{row['cores'][-1]}"

@@ -41,7 +41,7 @@ def parts(found: Sequence[Task], folder: Path, options: Options, array: bool) ->
     Raises BadJob; also where the tasks do not ask for the same ranks.
     """
     first = found[0].job
-    plans = [jobs.topology(task.job.topology).plan(task.job) for task in found]
+    plans = [jobs.plan(task.job) for task in found]
     if len({(len(plan.ranks), task.job.resources) for plan, task in zip(plans, found, strict=True)}) > 1:
         raise BadJob("the tasks of a sweep must ask SLURM for the same: no key of [resources]; submit them one by one")
     resolved = slurm.resolved(options)
@@ -146,7 +146,7 @@ def resume(
     wanted = again(run, overrides)
     options = changed(_options(run), cluster, given)
     limits.check_time(options, warn)
-    plan = jobs.topology(wanted.topology).plan(wanted)
+    plan = jobs.plan(wanted)
     text = render(for_run(wanted, folder), wanted, plan, slurm.resolved(options))
     submitted = run.path / "submit"
     before = {

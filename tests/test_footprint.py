@@ -16,6 +16,7 @@ from batches import NAMES, SPECS, WHOLE, config_of, learner_of
 from torch import Tensor, nn
 
 from hpc_rl import job as jobs
+from hpc_rl.agent import Agent, bind
 from hpc_rl.algorithms import base
 from hpc_rl.experience import Experience, Items, Unsuited
 from hpc_rl.footprint import Footprint, Layer, footprint, nbytes
@@ -26,15 +27,19 @@ from hpc_rl.optim.optimizers import make_optimizer
 from hpc_rl.plan import Plan, RankSpec
 from hpc_rl.rehearsal import LiveBytes, most_at_once
 from hpc_rl.runtime.checkpoints import learner_state
-from hpc_rl.types import Actions, ActOutput, Schema, Spec, Step, Trajectory, UpdateResult
+from hpc_rl.types import Actions, ActOutput, Rules, Schema, Spec, Step, Trajectory, UpdateResult
 
 PLAN = Plan("solo", (RankSpec(0, "worker", 0, range(4), 1, True, peers=(0,)),), 6, 4, 4)
 VECTOR = SPECS["discrete"]
 
 
+def agent_of(name: str, config: Any, spec: Spec) -> Agent:
+    return bind(jobs.algorithm(name), config, config.experience(), spec)
+
+
 def counted(name: str, spec: Spec, config: Any) -> Footprint:
     try:
-        return footprint(jobs.algorithm(name), config, spec, PLAN, 4)
+        return footprint(agent_of(name, config, spec), PLAN, 4)
     except Unsuited as error:
         pytest.skip(str(error))
 
@@ -57,14 +62,14 @@ def test_sizes_are_those_of_the_objects_with_numbers(name: str, kind: str, chang
 
 def test_memory_grows_with_the_batch() -> None:
     plans = [Plan("solo", PLAN.ranks, 6, columns, columns) for columns in (100, 200)]
-    small, large = (footprint(jobs.algorithm("ppo"), config_of("ppo"), VECTOR, plan, 4) for plan in plans)
+    small, large = (footprint(agent_of("ppo", config_of("ppo"), VECTOR), plan, 4) for plan in plans)
     assert large.batch_bytes == 2 * small.batch_bytes
     assert large.update_bytes == pytest.approx(2 * small.update_bytes, rel=0.1)
 
 
 def test_the_backward_pass_is_counted() -> None:
     spec, columns = SPECS["pixel"], 40
-    method = footprint(jobs.algorithm("a2c"), config_of("a2c"), spec, Plan("solo", PLAN.ranks, 6, columns, columns), 4)
+    method = footprint(agent_of("a2c", config_of("a2c"), spec), Plan("solo", PLAN.ranks, 6, columns, columns), 4)
     images = torch.empty(7, columns, *spec.observation, dtype=torch.uint8, device="meta")
     net = ActorCritic(spec, ()).to("meta")
     forward, _ = most_at_once(lambda: net(images))
@@ -73,9 +78,9 @@ def test_the_backward_pass_is_counted() -> None:
 
 def test_long_batches_of_recurrent_networks_are_counted_by_short_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     config, plan = config_of("ppo", lstm=6), Plan("solo", PLAN.ranks, 60, 4, 4)
-    short = footprint(jobs.algorithm("ppo"), config, VECTOR, plan, 4)
+    short = footprint(agent_of("ppo", config, VECTOR), plan, 4)
     monkeypatch.setattr("hpc_rl.footprint.SHORT", 60)
-    whole = footprint(jobs.algorithm("ppo"), config, VECTOR, plan, 4)
+    whole = footprint(agent_of("ppo", config, VECTOR), plan, 4)
     assert short.update_bytes == pytest.approx(whole.update_bytes, rel=0.03)
 
 
@@ -109,7 +114,7 @@ class Policy:
 
 
 class Learner(base.Learner):
-    def __init__(self, config: Config, spec: Spec, policy: Policy, group: Group) -> None:
+    def __init__(self, config: Config, spec: Spec, rules: Rules | None, policy: Policy, group: Group) -> None:
         self.config, self.policy, self.group = config, policy, group
         self.weights = flatten(policy.net)
         device = self.weights.data.device
@@ -139,9 +144,10 @@ class Learner(base.Learner):
 def rare(**changes: Any) -> Footprint:
     spec = Spec("rare", (3,), "float32", Actions("discrete", (2,)))
     algorithm = base.Algorithm(
-        Config, lambda config, spec: Policy(nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1))), Learner
+        Config, lambda config, spec, rules: Policy(nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1))), Learner
     )
-    return footprint(algorithm, Config(**changes), spec, PLAN, 4)
+    config = Config(**changes)
+    return footprint(bind(algorithm, config, config.experience(), spec), PLAN, 4)
 
 
 def test_several_flats_by_hand() -> None:

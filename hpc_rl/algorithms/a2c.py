@@ -47,7 +47,7 @@ from hpc_rl.nets.normalizers import Normalizers
 from hpc_rl.optim.flat import StateDict, flatten
 from hpc_rl.optim.group import Group, means
 from hpc_rl.optim.optimizers import annealed, make_optimizer
-from hpc_rl.types import Schema, Spec, Trajectory, UpdateResult
+from hpc_rl.types import Rules, Schema, Spec, Trajectory, UpdateResult
 
 FIGURES = ("policy_loss", "value_loss", "entropy")
 TOPOLOGIES = ("solo", "allreduce", "parameter_server", "actor_learner")
@@ -98,7 +98,7 @@ def loss(
     return total, [to_device(x.detach(), "cpu") for x in (policy_loss, value_loss, bonus)]
 
 
-def policy(config: Config, spec: Spec) -> StochasticPolicy:
+def policy(config: Config, spec: Spec, rules: Rules | None) -> StochasticPolicy:
     """Acts by sampling π."""
     shape = (tuple(config.hidden), config.network, config.lstm, config.normalize_observation, config.initial_std)
     net = ActorCritic(spec, *shape)
@@ -108,7 +108,7 @@ def policy(config: Config, spec: Spec) -> StochasticPolicy:
 class Learner(base.Learner):
     """One update = one optimiser step on one batch."""
 
-    def __init__(self, config: Config, spec: Spec, policy: StochasticPolicy, group: Group) -> None:
+    def __init__(self, config: Config, spec: Spec, rules: Rules | None, policy: StochasticPolicy, group: Group) -> None:
         self.config, self.policy, self.group = config, policy, group
         self.weights = flatten(policy.net)
         group.broadcast_(self.weights.data)

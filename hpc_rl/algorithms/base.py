@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hpc_rl.optim.flat import Flat, StateDict
 from hpc_rl.optim.group import Group
 from hpc_rl.optim.optimizers import Optimizer
-from hpc_rl.types import ActOutput, Array, Schema, Spec, Step, Trajectory, Tree, UpdateResult
+from hpc_rl.types import ActOutput, Array, Rules, Schema, Spec, Step, Trajectory, Tree, UpdateResult
 
 
 class Policy(Protocol):
@@ -81,22 +81,28 @@ class Learner(Protocol):
         return
 
 
-def sample_as_learned(config: Any, columns: Array, total: int, progress: float) -> Array:
+def sample_as_learned(config: object, columns: Array, total: int, progress: float) -> Array:
     """The exploration [b] of a method whose policy samples in training: 1 in each of ``columns`` [b]."""
     return np.ones(len(columns), np.float32)
 
 
-@dataclass(frozen=True)
-class Algorithm:
-    """A method as a value: the last line of each file of this folder.
+C = TypeVar("C")
+P = TypeVar("P", bound=Policy)
 
+
+@dataclass(frozen=True)
+class Algorithm(Generic[C, P]):
+    """A method as a value: the last line of each file of this folder; C is its Config, P its kind of policy.
+
+    ``policy(config, spec, rules)`` and ``learner(config, spec, rules, policy, group)``: rules are those of the job's
+    environment on torch, for what looks ahead or uses symmetries, and None where it is not made of Rules.
     ``exploration(config, columns [b], total, progress) -> [b]`` is what training passes to ``act`` in each column of
     ``total``. ``annotate(config, rows) -> {name: [n]} | None`` gives leaves that become known only when an item is
     complete (a first priority, the outcome of a game) from its rows [L(+1), n] without observations.
     """
 
-    config: type[Any]
-    policy: Callable[[Any, Spec], Policy]
-    learner: Callable[[Any, Spec, Any, Group], Learner]
-    exploration: Callable[[Any, Array, int, float], Array] = sample_as_learned
-    annotate: Callable[[Any, Tree], dict[str, Array]] | None = None
+    config: type[C]
+    policy: Callable[[C, Spec, Rules | None], P]
+    learner: Callable[[C, Spec, Rules | None, P, Group], Learner]
+    exploration: Callable[[C, Array, int, float], Array] = sample_as_learned
+    annotate: Callable[[C, Tree], dict[str, Array] | None] | None = None

@@ -43,7 +43,7 @@ from hpc_rl.devices import to_device
 from hpc_rl.experience import Experience, Items
 from hpc_rl.optim.flat import StateDict, flatten
 from hpc_rl.optim.group import Group
-from hpc_rl.types import ActOutput, Leaf, Schema, Spec, Step, Trajectory, UpdateResult
+from hpc_rl.types import ActOutput, Leaf, Rules, Schema, Spec, Step, Trajectory, UpdateResult
 
 TOPOLOGIES = ("solo", "allreduce")
 EXTRAS: Schema = {}
@@ -119,14 +119,14 @@ class Player:
         return ActOutput(best.reshape(-1, *self.actions.shape), {"uniform": uniform}, {})
 
 
-def policy(config: Config, spec: Spec) -> Player:
+def policy(config: Config, spec: Spec, rules: Rules | None) -> Player:
     return Player(Candidates(spec, tuple(config.hidden), config.initial_std), spec)
 
 
 class Learner(base.Learner):
     """One update = one generation: new μ and σ from the elite of all learners' episodes."""
 
-    def __init__(self, config: Config, spec: Spec, policy: Player, group: Group) -> None:
+    def __init__(self, config: Config, spec: Spec, rules: Rules | None, policy: Player, group: Group) -> None:
         self.config, self.policy, self.group = config, policy, group
         self.weights = flatten(policy.net)
         group.broadcast_(self.weights.data)

@@ -53,7 +53,7 @@ from hpc_rl.optim.flat import StateDict, flatten
 from hpc_rl.optim.group import Group, means
 from hpc_rl.optim.optimizers import annealed, make_optimizer
 from hpc_rl.optim.targets import polyak_
-from hpc_rl.types import ActOutput, Array, Schema, Spec, Step, Trajectory, UpdateResult
+from hpc_rl.types import ActOutput, Array, Rules, Schema, Spec, Step, Trajectory, UpdateResult
 
 FIGURES = ("loss", "q_mean", "target_mean")
 TOPOLOGIES = ("solo", "allreduce")
@@ -119,7 +119,7 @@ class EpsilonGreedy:
         return ActOutput(torch.where(noise[:, 0] < exploration, any_, best), {}, {})
 
 
-def policy(config: Config, spec: Spec) -> EpsilonGreedy:
+def policy(config: Config, spec: Spec, rules: Rules | None) -> EpsilonGreedy:
     """Raises Unsuited where the environment does not offer one discrete choice."""
     if spec.actions.kind != "discrete":
         raise Unsuited(
@@ -139,7 +139,7 @@ def exploration(config: Config, columns: Array, total: int, progress: float) -> 
 class Learner(base.Learner):
     """One update = one optimiser step on one batch of items."""
 
-    def __init__(self, config: Config, spec: Spec, policy: EpsilonGreedy, group: Group) -> None:
+    def __init__(self, config: Config, spec: Spec, rules: Rules | None, policy: EpsilonGreedy, group: Group) -> None:
         self.config, self.policy, self.group = config, policy, group
         self.weights = flatten(policy.net)
         group.broadcast_(self.weights.data)

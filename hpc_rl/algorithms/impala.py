@@ -33,17 +33,17 @@ from torch import Tensor
 
 from hpc_rl.algorithms import base
 from hpc_rl.config import BelowOne, Fraction, NonNegative, NonNegativeInt, Positive, PositiveInt, Range
-from hpc_rl.devices import moved, to_device
+from hpc_rl.devices import to_device
 from hpc_rl.experience import Experience, Items
 from hpc_rl.formulas.losses import clipped_surrogate, half_squared, policy_gradient
 from hpc_rl.formulas.returns import vtrace
-from hpc_rl.fragments import batch_of, concatenate, rows_of
 from hpc_rl.nets.actions import ActionDistribution
 from hpc_rl.nets.actor_critic import ActorCritic, StochasticPolicy
+from hpc_rl.optim.batches import batch_of, concatenate, consecutive_columns, moved, rows_of
 from hpc_rl.optim.flat import StateDict, flatten
-from hpc_rl.optim.group import Group, consecutive_columns, means
+from hpc_rl.optim.group import Group, means
 from hpc_rl.optim.optimizers import annealed, make_optimizer
-from hpc_rl.types import Leaf, Schema, Spec, Trajectory, UpdateResult
+from hpc_rl.types import Leaf, Rules, Schema, Spec, Trajectory, UpdateResult
 
 FIGURES = ("policy_loss", "value_loss", "entropy", "rho")
 TOPOLOGIES = ("actor_learner", "solo", "allreduce")
@@ -121,7 +121,7 @@ def loss(
     return total, [to_device(x.detach().sum(), "cpu") for x in (policy_loss, value_loss, bonus, rho * weight)]
 
 
-def policy(config: Config, spec: Spec) -> StochasticPolicy:
+def policy(config: Config, spec: Spec, rules: Rules | None) -> StochasticPolicy:
     """Acts by sampling π; remembers log μ(a|x) for V-trace."""
     net = ActorCritic(spec, tuple(config.hidden), config.network, config.lstm, std=config.initial_std)
     return StochasticPolicy(net, spec, EXTRAS)
@@ -130,7 +130,7 @@ def policy(config: Config, spec: Spec) -> StochasticPolicy:
 class Learner(base.Learner):
     """One update = ``passes`` over the batch, each in ``minibatches`` steps on consecutive columns."""
 
-    def __init__(self, config: Config, spec: Spec, policy: StochasticPolicy, group: Group) -> None:
+    def __init__(self, config: Config, spec: Spec, rules: Rules | None, policy: StochasticPolicy, group: Group) -> None:
         self.config, self.policy, self.group = config, policy, group
         self.weights = flatten(policy.net)
         group.broadcast_(self.weights.data)

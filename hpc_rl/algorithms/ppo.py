@@ -50,10 +50,11 @@ from hpc_rl.formulas.returns import gae
 from hpc_rl.nets.actions import ActionDistribution
 from hpc_rl.nets.actor_critic import ActorCritic, StochasticPolicy
 from hpc_rl.nets.normalizers import Normalizers
+from hpc_rl.optim.batches import shared_seed, shuffled_columns, shuffled_moves
 from hpc_rl.optim.flat import StateDict, flatten
-from hpc_rl.optim.group import Group, means, shared_seed, shuffled_columns, shuffled_moves
+from hpc_rl.optim.group import Group, means
 from hpc_rl.optim.optimizers import annealed, make_optimizer
-from hpc_rl.types import Leaf, Schema, Spec, Trajectory, UpdateResult
+from hpc_rl.types import Leaf, Rules, Schema, Spec, Trajectory, UpdateResult
 
 FIGURES = ("policy_loss", "value_loss", "entropy", "clip_fraction", "kl")
 TOPOLOGIES = ("solo", "allreduce", "parameter_server")
@@ -149,7 +150,7 @@ def loss(
     return total, to_device(sums.detach(), "cpu")
 
 
-def policy(config: Config, spec: Spec) -> StochasticPolicy:
+def policy(config: Config, spec: Spec, rules: Rules | None) -> StochasticPolicy:
     """Acts by sampling π; remembers log π(a|x) and V(x)."""
     shape = (tuple(config.hidden), config.network, config.lstm, config.normalize_observation, config.initial_std)
     net = ActorCritic(spec, *shape)
@@ -159,7 +160,7 @@ def policy(config: Config, spec: Spec) -> StochasticPolicy:
 class Learner(base.Learner):
     """One update = ``epochs`` × ``minibatches`` optimiser steps on one batch."""
 
-    def __init__(self, config: Config, spec: Spec, policy: StochasticPolicy, group: Group) -> None:
+    def __init__(self, config: Config, spec: Spec, rules: Rules | None, policy: StochasticPolicy, group: Group) -> None:
         self.config, self.policy, self.group = config, policy, group
         self.weights = flatten(policy.net)
         group.broadcast_(self.weights.data)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-from hpc_rl.algorithms.base import Algorithm, Policy
+from hpc_rl.agent import Agent
+from hpc_rl.algorithms.base import Policy
 from hpc_rl.experience import Experience
 from hpc_rl.fragments import allocate, trajectory_schema
 from hpc_rl.plan import Plan
@@ -42,12 +41,13 @@ def reuse(experience: Experience) -> float:
     return experience.passes * updates * sum(items.batch_size * items.length for items in replayed)
 
 
-def items_schema(algorithm: Algorithm, config: Any, policy: Policy, spec: Spec, steps: int) -> Schema:
+def items_schema(agent: Agent, policy: Policy, steps: int) -> Schema:
     """The leaves of items of ``steps`` moves, with those that the method's ``annotate`` adds in a store."""
+    spec = agent.spec
     schema = dict(trajectory_schema(spec, policy.extras, policy.carry, policy.fragment_noise))
-    if algorithm.annotate is not None:
+    if agent.annotate is not None:
         rows = allocate({name: leaf for name, leaf in schema.items() if name != "observation"}, steps, 1, spec.stack)
-        notes = algorithm.annotate(config, rows) or {}
+        notes = agent.annotate(rows) or {}
         schema |= {f"extras/{name}": Leaf(x.shape[1:], str(x.dtype)) for name, x in notes.items() if name != "priority"}
     return schema
 

@@ -14,18 +14,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from hpc_rl import job as jobs
+from hpc_rl.agent import Agent, agent_of
 from hpc_rl.algorithms.base import Policy
 from hpc_rl.bench.batches import batch_shapes, items_schema, random_actions, random_tree, reuse
 from hpc_rl.devices import to_device
 from hpc_rl.envs.base import Environment
-from hpc_rl.envs.make import describe, make
+from hpc_rl.envs.make import make
 from hpc_rl.experience import Experience
 from hpc_rl.fragments import trajectory
 from hpc_rl.hardware import cpu_name
@@ -34,7 +34,7 @@ from hpc_rl.optim.group import Alone
 from hpc_rl.optim.optimizers import Optimizer
 from hpc_rl.plan import Plan
 from hpc_rl.settings import Job
-from hpc_rl.types import Array, Spec, Step
+from hpc_rl.types import Array, RulesState, Spec, Step
 
 ROUNDS = 5  # each measures every term once, so that a drifting clock hits all of them alike
 
@@ -63,23 +63,23 @@ def measure(job: Job, seconds: float = 6.0) -> Roofline:
     Raises:
         BadJob, BadEnvironment, Unsuited: the job cannot be planned, its environment not be made, or not be learned.
     """
-    plan = jobs.topology(job.topology).plan(job)
-    spec = describe(job.environment.id, job.environment.arguments)
+    plan = jobs.plan(job)
+    agent = agent_of(job)
     columns = next(len(rank.columns) for rank in plan.ranks if rank.columns)
     cores = len(os.sched_getaffinity(0))
     with _one_core():  # before the environment is made: its threads inherit the mask
         torch.manual_seed(job.seed)
         environment = make(job.environment.id, job.environment.arguments, columns, 1)
         try:
-            config, precision = jobs.method_config(job), _precision(job, spec)
-            learn = _learn(job, plan, config, _policy(job, config, precision, spec), spec)
-            policy = _policy(job, config, precision, spec)
+            precision = _precision(job, agent.spec)
+            learn = _learn(job, plan, agent, _policy(agent, precision))
             observation = environment.reset(np.arange(columns))
-            work = [_step(environment, job.seed), _infer(policy, observation), learn]
-            env, infer, learned = _rates(work, seconds)
+            infer = _infer(_policy(agent, precision), observation, environment.rules_state)
+            work = [_step(environment, job.seed), infer, learn]
+            env, inferred, learned = _rates(work, seconds)
         finally:
             environment.close()
-    return Roofline(env, infer, learned, reuse(config.experience()), cores)
+    return Roofline(env, inferred, learned, reuse(agent.experience), cores)
 
 
 def render(roofline: Roofline) -> str:
@@ -132,9 +132,11 @@ def _step(environment: Environment, seed: int) -> Work:
     return work
 
 
-def _infer(policy: Policy, observation: Array) -> Work:
+def _infer(policy: Policy, observation: Array, rules_state: RulesState | None) -> Work:
     columns = len(observation)
-    step = Step(to_device(observation.copy(), "cpu"), torch.zeros(columns, dtype=torch.bool), torch.zeros(columns))
+    first, reward = torch.zeros(columns, dtype=torch.bool), torch.zeros(columns)
+    state = None if rules_state is None else {name: to_device(x.copy(), "cpu") for name, x in rules_state.items()}
+    step = Step(to_device(observation.copy(), "cpu"), first, reward, state)
     carry, exploration = policy.initial_carry(columns), torch.ones(columns)
     noise = torch.rand(columns, policy.fragment_noise + policy.noise)
 
@@ -165,14 +167,14 @@ class Counting(Alone):
         return steps / experience.minibatches if steps and experience.passes > 1 else float(experience.passes)
 
 
-def _learn(job: Job, plan: Plan, config: Any, policy: Policy, spec: Spec) -> Work:
+def _learn(job: Job, plan: Plan, agent: Agent, policy: Policy) -> Work:
     """One Learner.update on random experience of one learning rank's size."""
-    algorithm, experience, group = jobs.algorithm(job.algorithm), config.experience(), Counting()
-    learner = algorithm.learner(config, spec, policy, group)
+    spec, experience, group = agent.spec, agent.experience, Counting()
+    learner = agent.make_learner(policy, group)
     generator = np.random.default_rng(job.seed)
     batches = {}
     for name, (steps, columns) in batch_shapes(experience, plan).items():
-        schema = items_schema(algorithm, config, policy, spec, steps)
+        schema = items_schema(agent, policy, steps)
         batches[name] = trajectory([random_tree(schema, spec, steps, columns, generator)], spec)
     moves = sum(batch.valid.numel() for batch in batches.values())
 
@@ -190,7 +192,7 @@ def _precision(job: Job, spec: Spec) -> str:
     return resources.precisions.get(cpu_name()) or faster_precision(spec, "cpu")
 
 
-def _policy(job: Job, config: Any, precision: str, spec: Spec) -> Policy:
-    policy = jobs.algorithm(job.algorithm).policy(config, spec)
+def _policy(agent: Agent, precision: str) -> Policy:
+    policy = agent.make_policy()
     set_precision(policy.net, precision)
     return policy

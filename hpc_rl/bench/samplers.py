@@ -50,18 +50,18 @@ def _sampler(job: Job, lanes: int, step_s: float) -> Vector:
     """All columns in ``lanes`` lanes, which share ``step_s``: a lane's step lasts its share of the columns of it."""
     import numpy as np
 
-    from hpc_rl import job as jobs
+    from hpc_rl.agent import agent_of
     from hpc_rl.envs.make import make
     from hpc_rl.samplers.base import Timings, episode_seeds, streams
     from hpc_rl.samplers.lanes import Lane
     from hpc_rl.samplers.vector import Vector
 
-    algorithm, config = jobs.algorithm(job.algorithm), jobs.method_config(job)
+    agent = agent_of(job)
     arguments = {"step_s": step_s / lanes, "cv": 0.0, "reset_s": 0.0, "end_probability": 0.0}
     made = []
     for columns in np.array_split(np.arange(COLUMNS), lanes):
         environment = make("toy/latency", arguments, len(columns))
-        policy = algorithm.policy(config, environment.spec)
+        policy = agent.make_policy()
         made.append(Lane(environment, policy, columns, streams(1, "act", columns.tolist(), 0)))
         made[-1].start(episode_seeds(1, "episode", columns.tolist(), 0))
     return Vector(made, Timings())

@@ -19,6 +19,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,7 +30,7 @@ from hpc_rl.envs.column_shares import Processes
 from hpc_rl.envs.processes import SubprocessEnvironment
 from hpc_rl.envs.rules import RulesEnvironment
 from hpc_rl.envs.targets import check_module, check_target
-from hpc_rl.types import Spec
+from hpc_rl.types import Rules, Spec
 
 if TYPE_CHECKING:
     import gymnasium
@@ -55,7 +56,7 @@ def make(
         if id.startswith("ALE/"):
             return atari.make(id, _options(id, arguments), columns, threads)
         if id.startswith("toy/"):
-            toy = _toy(id, arguments)
+            toy = _toy(id, arguments, np)
             return RulesEnvironment(toy.rules, columns, toy.follow, toy.effect)
         return gym.make(id, factory(id, arguments), columns)
 
@@ -70,8 +71,22 @@ def describe(id: str, arguments: dict[str, Any]) -> Spec:
         if id.startswith("ALE/"):
             return atari.describe(id, _options(id, arguments))
         if id.startswith("toy/"):
-            return _toy(id, arguments).rules.spec
+            return _toy(id, arguments, np).rules.spec
         return gym.describe(id, factory(id, arguments))
+
+
+def rules(id: str, arguments: dict[str, Any]) -> Rules | None:
+    """The environment's Rules on torch, for methods that look ahead; None where it is not made of Rules.
+
+    Raises:
+        BadEnvironment: as `make`.
+    """
+    if not id.startswith("toy/"):
+        return None
+    import torch
+
+    with _told(id, arguments):
+        return _toy(id, arguments, torch).rules
 
 
 def describe_sets(id: str, arguments: dict[str, Any], sets: Sequence[Mapping[str, Any]], spec: Spec) -> None:
@@ -109,11 +124,11 @@ def _options(id: str, arguments: dict[str, Any]) -> atari.Options:
     return atari.options_of(id, arguments)
 
 
-def _toy(id: str, arguments: dict[str, Any]) -> toys.Toy:
+def _toy(id: str, arguments: dict[str, Any], xp: ModuleType) -> toys.Toy:
     if id not in toys.TOYS:
         raise BadEnvironment(f"{id} is not a built-in toy environment; {_nearest(id, toys.TOYS)}")
     _check(id, arguments, toys.TOYS[id])
-    return toys.TOYS[id](np, **arguments)
+    return toys.TOYS[id](xp, **arguments)
 
 
 def factory(id: str, arguments: dict[str, Any]) -> Callable[[], gymnasium.Env[Any, Any]]:

@@ -196,7 +196,7 @@ def _check(run: RunDir, ranks: int) -> None:
             f"SLURM gives {ranks} task(s) but {run.job_file} has resources.ranks = {job.resources.ranks}; "
             f"hpc-rl resume {run.path} renders the script again"
         )
-    jobs.topology(job.topology).plan(job)
+    jobs.plan(job)
 
 
 def _idle(run: RunDir) -> int:

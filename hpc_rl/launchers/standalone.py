@@ -33,7 +33,7 @@ _PREPARE = ' --source="$job" "${set[@]/#/--set=}"'
 def plain() -> dict[str, str]:
     """File name -> text."""
     job = jobs.load("impala_pong")
-    plan = jobs.topology(job.topology).plan(job)
+    plan = jobs.plan(job)
     usual = Options(time="1:00:00", launcher="srun", mpi="pmi2")
     texts = {
         "cpu": render(_script("cpu"), job, plan, usual),

@@ -1,22 +1,13 @@
-"""Learners that share parameters: how a gradient of all becomes new parameters, and how they share out a batch.
-
-A global minibatch is a part of the batch that all members hold together, each taking what it has. It is drawn over the
-columns of all from a stream that they share, so results do not depend on how many members there are. A member may have
-nothing of a minibatch, and still joins its reduction.
-"""
+"""Learners that share parameters: how a gradient of all becomes new parameters."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from math import inf
 from typing import Protocol
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from hpc_rl.devices import to_device
 from hpc_rl.optim.flat import Flat
 from hpc_rl.optim.optimizers import Optimizer
 
@@ -102,13 +93,6 @@ class Alone:
         return norm
 
 
-def shared_seed(group: Group) -> int:
-    """31 bits from the first member's torch generator, the same on every member. Collective."""
-    seed = torch.randint(2**31, (1,), device="cpu").double()
-    group.broadcast_(seed)
-    return int(seed)
-
-
 def means(group: Group, names: Sequence[str], sums: Tensor) -> dict[str, float]:
     """Metrics {name: Σ sum / Σ count} over all members; ``sums`` [names + 1] ends with the count. Collective."""
     totals = group.sum(sums)
@@ -150,30 +134,3 @@ def finish(optimizer: Optimizer, max_norm: float, scale: float) -> tuple[float, 
     if taken:
         optimizer.torch.step()
     return norm, stop, taken
-
-
-def shuffled_moves(group: Group, draw: np.random.Generator, steps: int, columns: int, count: int) -> list[Tensor]:
-    """``count`` minibatches of (time, column) pairs: of each, this member's indices into its flattened [T·b].
-
-    Every column is permuted in time and gives each minibatch the same number of moves, so that members have equal
-    work in every step: a reduction waits for the one with the most. Where moves are left over, columns take turns.
-    """
-    low, width = group.rank * columns, group.size * columns
-    order = draw.permuted(np.tile(np.arange(steps), (width, 1)), axis=1)[low : low + columns]
-    parts = [np.array_split(times * columns + column, count) for column, times in enumerate(order)]
-    turns = [[part[(k + low + column) % count] for column, part in enumerate(parts)] for k in range(count)]
-    return [to_device(np.concatenate(turn), "cpu") for turn in turns]
-
-
-def shuffled_columns(group: Group, draw: np.random.Generator, columns: int, count: int) -> list[Tensor]:
-    """``count`` minibatches of whole columns: of each, the numbers of this member's own columns."""
-    low = group.rank * columns
-    chunks = np.array_split(draw.permutation(group.size * columns), count)
-    return [to_device(chunk[(chunk >= low) & (chunk < low + columns)] - low, "cpu") for chunk in chunks]
-
-
-def consecutive_columns(group: Group, columns: int, count: int) -> list[slice]:
-    """``count`` equal minibatches of all members' columns in their order: of each, this member's own, maybe none."""
-    low, total = group.rank * columns, group.size * columns
-    edges = [min(max(total * k // count - low, 0), columns) for k in range(count + 1)]
-    return [slice(a, b) for a, b in pairwise(edges)]

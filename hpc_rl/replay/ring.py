@@ -19,7 +19,8 @@ import numpy as np
 from hpc_rl.experience import Experience, Items
 from hpc_rl.optim.flat import StateDict
 from hpc_rl.replay.base import Batches
-from hpc_rl.replay.rows import Rows, Unreplayable, row_leaves
+from hpc_rl.replay.room import part, room
+from hpc_rl.replay.rows import Rows, row_leaves
 from hpc_rl.samplers.base import PURPOSES
 from hpc_rl.types import Array, Schema, Spec, Tree
 
@@ -66,11 +67,11 @@ class Ring:
     ) -> None:
         self.experience, self.shards, self.annotate = experience, shards, annotate
         self.seed, self.first_column = key
-        self.kept, slots = _room(experience, columns * shards, spec.stack)  # moves per column that items may cover
+        self.kept, slots = room(experience, columns * shards, spec.stack)  # moves per column that items may cover
         self.rows = Rows(schema, spec, columns, slots)
         self.kinds = [
             Kind(
-                items, _part(items, shards, self.first_column // columns % shards), np.zeros((slots, columns), np.int32)
+                items, part(items, shards, self.first_column // columns % shards), np.zeros((slots, columns), np.int32)
             )
             for items in experience.items
         ]
@@ -217,41 +218,10 @@ def _following(x: Array) -> Array:
     return smallest
 
 
-def _part(items: Items, shards: int, shard: int) -> int:
-    """Items per update of one shard, as equal as they divide. Raises ValueError where some have none."""
-    if items.batch_size < shards:
-        raise Unreplayable(
-            f"a batch of {items.batch_size} {items.name} cannot be shared by {shards} learners; "
-            f"use a batch of at least {shards}, or fewer ranks"
-        )
-    return items.batch_size * (shard + 1) // shards - items.batch_size * shard // shards
-
-
 def ring_bytes(schema: Schema, spec: Spec, columns: int, experience: Experience, shards: int) -> int:
     """Memory of such a `Ring`, without what ``annotate`` notes. Raises Unreplayable as it does."""
-    _, slots = _room(experience, columns * shards, spec.stack)
+    _, slots = room(experience, columns * shards, spec.stack)
     for items in experience.items:
-        _part(items, shards, 0)
+        part(items, shards, 0)
     row = sum(prod(shape) * np.dtype(dtype).itemsize for shape, dtype in row_leaves(schema).values())
     return slots * columns * (row + len(experience.items) * np.dtype(np.int32).itemsize)
-
-
-def _room(experience: Experience, columns: int, stack: int) -> tuple[int, int]:
-    """Moves that items may cover of each of all ``columns``, and slots for them: no insertion overwrites these.
-
-    Raises:
-        Unreplayable: they do not hold an item behind a fragment.
-    """
-    kept = experience.capacity // columns
-    _check(experience, columns, kept)
-    return kept, kept + experience.unroll + 2 * stack
-
-
-def _check(experience: Experience, columns: int, kept: int) -> None:
-    """Raise Unreplayable where ``kept`` moves of each of all ``columns`` do not hold an item behind a fragment."""
-    least = max(items.length for items in experience.items) + experience.unroll
-    if kept < least:
-        raise Unreplayable(
-            f"a replay of {experience.capacity} env steps holds {kept} moves of each of {columns} columns, and an item "
-            f"behind a fragment takes {least}; set the capacity to {least * columns} or more"
-        )

@@ -11,14 +11,11 @@ from __future__ import annotations
 import numpy as np
 
 from hpc_rl.optim.flat import StateDict
+from hpc_rl.replay.room import Unreplayable
 from hpc_rl.types import Array, Schema, Spec, Tree
 
 MOVES = ("action", "reward", "discount", "version")
 """Leaves of a move that learners read, beside the extras; episode figures are taken from arrivals."""
-
-
-class Unreplayable(ValueError):
-    """This experience cannot be kept and drawn again; the message names why and the remedy."""
 
 
 def row_leaves(schema: Schema) -> dict[str, tuple[tuple[int, ...], str]]:

@@ -7,6 +7,7 @@ from hpc_rl.replay.base import Store
 from hpc_rl.replay.episodes import Episodes
 from hpc_rl.replay.fresh import Fresh
 from hpc_rl.replay.ring import Annotate, Ring, ring_bytes
+from hpc_rl.replay.room import needs_ring
 from hpc_rl.types import Schema, Spec
 
 
@@ -23,12 +24,10 @@ def own_store(
 
     ``key`` = (seed, its first column) keys its draws. Raises Unreplayable where a `Ring` cannot hold it.
     """
-    kind = _kind(experience)
-    if kind is Fresh:
-        return Fresh(experience.items[0].name)
-    if kind is Episodes:
-        return Episodes(experience.items[0].name, schema, spec, columns)
-    return Ring(schema, spec, columns, experience, shards, key, annotate)
+    if needs_ring(experience):
+        return Ring(schema, spec, columns, experience, shards, key, annotate)
+    first = experience.items[0]
+    return Fresh(first.name) if first.fresh else Episodes(first.name, schema, spec, columns)
 
 
 def store_bytes(experience: Experience, schema: Schema, spec: Spec, columns: int, shards: int) -> int:
@@ -37,12 +36,4 @@ def store_bytes(experience: Experience, schema: Schema, spec: Spec, columns: int
     Raises:
         Unreplayable: it would refuse.
     """
-    return ring_bytes(schema, spec, columns, experience, shards) if _kind(experience) is Ring else 0
-
-
-def _kind(experience: Experience) -> type[Fresh | Episodes | Ring]:
-    if all(items.fresh for items in experience.items):
-        return Fresh
-    if len(experience.items) == 1 and not experience.items[0].length:
-        return Episodes
-    return Ring
+    return ring_bytes(schema, spec, columns, experience, shards) if needs_ring(experience) else 0

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from hpc_rl.algorithms.base import Algorithm, Learner, Policy
+from hpc_rl.agent import Agent
+from hpc_rl.algorithms.base import Learner, Policy
 from hpc_rl.optim.flat import StateDict, flatten
 from hpc_rl.optim.group import Alone
 from hpc_rl.runtime.checkpoints import learner_state, load_columns, load_learner
 from hpc_rl.storage import checkpoint
 from hpc_rl.storage.checkpoint import CorruptCheckpoint
 from hpc_rl.storage.untrusted import checked
-from hpc_rl.types import Spec
 
 _META = {
     "env_steps": int, "updates": int, "episodes": int, "recent": list[float], "best": float | None,
@@ -29,7 +29,7 @@ _RAISED = (KeyError, IndexError, AttributeError, TypeError, ValueError, RuntimeE
 Check = Callable[[StateDict, Mapping[str, Any]], None]
 
 
-def playable(algorithm: Algorithm, config: Any, spec: Spec, expected: Mapping[str, Any]) -> Check:
+def playable(agent: Agent, expected: Mapping[str, Any]) -> Check:
     """A check for `checkpoint.newest` that the weights are those of this job's policy; no learner is needed to play.
 
     The check raises:
@@ -40,7 +40,7 @@ def playable(algorithm: Algorithm, config: Any, spec: Spec, expected: Mapping[st
     def check(state: StateDict, meta: Mapping[str, Any]) -> None:
         _check_meta(expected, meta)
         with torch.random.fork_rng(devices=[]):
-            weights = flatten(algorithm.policy(config, spec).net)
+            weights = flatten(agent.make_policy().net)
         try:
             _alike(weights.data, state["weights"], "weights")
         except _RAISED as error:
@@ -49,9 +49,7 @@ def playable(algorithm: Algorithm, config: Any, spec: Spec, expected: Mapping[st
     return check
 
 
-def usable(
-    algorithm: Algorithm, config: Any, spec: Spec, expected: Mapping[str, Any], columns: int | None = None
-) -> Check:
+def usable(agent: Agent, expected: Mapping[str, Any], columns: int | None = None) -> Check:
     """A check of state and meta for `checkpoint.newest`: figures are there, a learner like ours takes the state.
 
     ``expected`` is what the job must agree on; ``columns`` are those whose samplers the checkpoint has to hold, if any.
@@ -64,8 +62,8 @@ def usable(
     def check(state: StateDict, meta: Mapping[str, Any]) -> None:
         _check_meta(expected, meta)
         with torch.random.fork_rng(devices=[]):  # what is drawn later must not depend on this trial
-            policy = algorithm.policy(config, spec)
-            learn = algorithm.learner(config, spec, policy, Alone())
+            policy = agent.make_policy()
+            learn = agent.make_learner(policy, Alone())
         try:
             ours = _whole(learn)
             for part in ("weights", "learner"):

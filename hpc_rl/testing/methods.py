@@ -5,7 +5,7 @@ These are the first of the checks that tests/contract/ makes of every file of al
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from hpc_rl import methods
-from hpc_rl.algorithms.base import Algorithm, Learner, Policy
-from hpc_rl.envs.make import make
-from hpc_rl.experience import Experience, Unsuited
+from hpc_rl.agent import Agent, bind
+from hpc_rl.algorithms.base import Learner, Policy
+from hpc_rl.envs.make import make, rules
+from hpc_rl.experience import Unsuited
 from hpc_rl.fragments import allocate, trajectory, trajectory_schema
 from hpc_rl.optim.group import Alone
 from hpc_rl.replay.base import Store
@@ -35,17 +36,18 @@ ENVIRONMENTS = ("toy/catch", "toy/counter", "Pendulum-v1")
 class Trial:
     """One method in one environment: what `check_method` looks at."""
 
-    algorithm: Algorithm
-    config: Any  # the method's own Config
-    spec: Spec
-    experience: Experience
+    agent: Agent
+
+    @property
+    def spec(self) -> Spec:
+        return self.agent.spec
 
     def policy(self) -> Policy:
         torch.manual_seed(0)
-        return self.algorithm.policy(self.config, self.spec)
+        return self.agent.make_policy()
 
     def learner(self) -> Learner:
-        return self.algorithm.learner(self.config, self.spec, self.policy(), Alone())
+        return self.agent.make_learner(self.policy(), Alone())
 
 
 def check_method(
@@ -69,7 +71,7 @@ def check_method(
     sentences, suited = [], 0
     with torch.random.fork_rng(devices=[]):
         for id in environments:
-            trial = Trial(algorithm, algorithm.config(**values), _spec(id), experience)
+            trial = Trial(bind(algorithm, algorithm.config(**values), experience, _spec(id), rules(id, {})))
             try:
                 trial.policy()
             except Unsuited:
@@ -106,7 +108,11 @@ def _check_act(trial: Trial, id: str) -> Iterator[str]:
     shown = torch.rand(shape, generator=generator)
     if spec.dtype == "uint8":
         shown = (255 * shown).byte()
-    step = Step(shown, torch.ones(COLUMNS, dtype=torch.bool), torch.zeros(COLUMNS))
+    state, known = None, trial.agent.rules
+    if known is not None:
+        u = torch.rand(COLUMNS, known.begin_uniforms, dtype=torch.float64, generator=generator)
+        state = known.begin(u)
+    step = Step(shown, torch.ones(COLUMNS, dtype=torch.bool), torch.zeros(COLUMNS), state)
     width = policy.fragment_noise + policy.noise
 
     def act(exploration: float) -> Any:
@@ -179,7 +185,7 @@ def _collected(trial: Trial, id: str) -> list[dict[str, Trajectory]]:
         lane.start(episode_seeds(1, "episode", range(COLUMNS), 0))
         vector, batches = Vector([lane], Timings()), list[dict[str, Trajectory]]()
         for _ in range(MOST_FRAGMENTS):
-            tree = allocate(schema, trial.experience.unroll, COLUMNS, trial.spec.stack)
+            tree = allocate(schema, trial.agent.experience.unroll, COLUMNS, trial.spec.stack)
             vector.collect(tree, lambda: 0)
             store.insert(tree)
             for _ in range(store.due()):
@@ -195,7 +201,6 @@ def _collected(trial: Trial, id: str) -> list[dict[str, Trajectory]]:
 
 def _store(trial: Trial, schema: Schema) -> Store:
     """As on `solo`, but for the env steps before the first update, which a check need not wait for."""
-    annotate: Callable[..., Any] | None = trial.algorithm.annotate
-    bound = (lambda rows: annotate(trial.config, rows)) if annotate is not None else None
-    experience = replace(trial.experience, min_size=min(trial.experience.min_size, 64))
-    return own_store(experience, schema, trial.spec, COLUMNS, 1, (1, 0), bound)
+    own = trial.agent.experience
+    experience = replace(own, min_size=min(own.min_size, 64))
+    return own_store(experience, schema, trial.spec, COLUMNS, 1, (1, 0), trial.agent.annotate)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from hpc_rl import job as jobs
 from hpc_rl.plan import Plan, RankSpec
+from hpc_rl.replay.room import check_room
 from hpc_rl.settings import Job
 from hpc_rl.topologies.base import check_minibatches, evaluators, in_process, need, share_columns
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def plan(job: Job) -> Plan:
-    """Raises WorldTooSmall, and BadJob when ranks cannot share the columns, or minibatches the batch."""
+    """Raises WorldTooSmall, Unreplayable, and BadJob when ranks cannot share the columns, or minibatches the batch."""
     need(job, 1, "1 worker")
     in_process(job)
     judges = evaluators(job)
@@ -26,6 +27,7 @@ def plan(job: Job) -> Plan:
     shares = share_columns(job, count, "ranks" if not judges else "workers")
     experience = jobs.experience(job)
     check_minibatches(job, experience, job.environment.columns)
+    check_room(experience, job.environment.columns, count)
     peers = tuple(range(count))
     workers = [RankSpec(r, "worker", r, shares[r], threads, True, "accelerator", peers) for r in range(count)]
     return Plan(job.topology, (*workers, *judges), experience.unroll, job.environment.columns, len(shares[0]))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from hpc_rl import job as jobs
 from hpc_rl.config import BadJob
 from hpc_rl.plan import Plan, RankSpec
+from hpc_rl.replay.room import check_room
 from hpc_rl.settings import Job
 from hpc_rl.topologies.base import check_minibatches, evaluators, in_process, need, share_columns
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def plan(job: Job) -> Plan:
-    """Raises WorldTooSmall, and BadJob for settings that this topology cannot keep."""
+    """Raises WorldTooSmall, Unreplayable, and BadJob for settings that this topology cannot keep."""
     servers, quorum = job.resources.servers, job.resources.quorum
     need(job, servers + 1, f"{servers} parameter server(s) and 1 worker")
     judges = evaluators(job)
@@ -30,6 +31,7 @@ def plan(job: Job) -> Plan:
     shares = share_columns(job, workers, "workers")
     experience = jobs.experience(job)
     check_minibatches(job, experience, len(shares[0]))
+    check_room(experience, len(shares[0]), 1)
     ranks = tuple(range(servers, servers + workers))
     serving = [RankSpec(r, "parameter_server", r, range(0), 1, peers=ranks) for r in range(servers)]
     peers = tuple(range(servers))

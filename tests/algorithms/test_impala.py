@@ -48,7 +48,7 @@ def test_replayed_columns_are_drawn_by_the_seed() -> None:
     def drawn(seed: int) -> list[tuple[int, int]]:
         torch.manual_seed(seed)
         algorithm = jobs.algorithm("impala")
-        learner = algorithm.learner(config, spec, algorithm.policy(config, spec), Alone())
+        learner = algorithm.learner(config, spec, None, algorithm.policy(config, spec, None), Alone())
         mixed = [learner._mixed(batch) for batch in batches]
         return [(int(c), int(s)) for x in mixed for c, s in zip(x.column[4:], x.start[4:], strict=True)]
 

@@ -38,12 +38,12 @@ def config_of(name: str, **changes: Any) -> Any:
 
 def policy_of(name: str, spec: Spec, config: Any = None) -> Any:
     torch.manual_seed(0)
-    return jobs.algorithm(name).policy(config or config_of(name), spec)
+    return jobs.algorithm(name).policy(config or config_of(name), spec, None)
 
 
 def learner_of(name: str, spec: Spec, config: Any = None, group: Group | None = None) -> Any:
     config = config or config_of(name)
-    return jobs.algorithm(name).learner(config, spec, policy_of(name, spec, config), group or Alone())
+    return jobs.algorithm(name).learner(config, spec, None, policy_of(name, spec, config), group or Alone())
 
 
 def suits(name: str, spec: Spec) -> bool:

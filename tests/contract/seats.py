@@ -14,9 +14,10 @@ import torch
 from fake_gpu import FakeGpu
 
 from hpc_rl import job as jobs
+from hpc_rl.agent import Agent, agent_of
 from hpc_rl.assembly import Attempt, assemble
 from hpc_rl.conclusion import conclude
-from hpc_rl.envs.make import describe, make
+from hpc_rl.envs.make import make
 from hpc_rl.roles.inference_thread import InferenceThread
 from hpc_rl.runtime.context import RankContext
 from hpc_rl.runtime.counters import Limits
@@ -46,16 +47,16 @@ def run_job(
 ) -> Ran:
     """Run the job of a TOML-like ``table`` in ``folder`` to its end; with ``gpu`` learning ranks have a `FakeGpu`."""
     job = jobs.parse(table, "test")
-    plan, token = jobs.topology(job.topology).plan(job), uuid.uuid4().hex
-    spec = describe(job.environment.id, job.environment.arguments)
-    ran, lock = Ran(run_dir.create(folder, jobs.dumps(job)), job, plan, spec, token), threading.Lock()
+    plan, token = jobs.plan(job), uuid.uuid4().hex
+    agent = agent_of(job)
+    ran, lock = Ran(run_dir.create(folder, jobs.dumps(job)), job, plan, agent.spec, token), threading.Lock()
 
     def entered(body: Any, argument: Any) -> None:
         with FakeGpu() if gpu else nullcontext():
             body(argument)
 
     def rank(link: LocalLink) -> None:
-        entered(_run, _context(ran, link, lock, gpu, resume))
+        entered(_run, _context(ran, agent, link, lock, gpu, resume))
 
     threads, serve = torch.get_num_threads(), InferenceThread._run
     torch.set_num_threads(1)
@@ -78,22 +79,20 @@ def _run(context: RankContext) -> None:
         conclude(context, outcome)
 
 
-def _context(ran: Ran, link: LocalLink, lock: threading.Lock, gpu: bool, resume: Any) -> RankContext:
+def _context(ran: Ran, agent: Agent, link: LocalLink, lock: threading.Lock, gpu: bool, resume: Any) -> RankContext:
     job, rank_spec = ran.job, ran.plan.ranks[link.rank]
     environment, device = job.environment, f"cuda:{rank_spec.index}" if gpu and rank_spec.learns else "cpu"
-    algorithm, config = jobs.algorithm(job.algorithm), jobs.method_config(job)
-    spec = ran.spec
 
     def make_policy() -> Any:
         with lock:  # threads share torch's generator; ranks of MPI have one each
             torch.manual_seed(job.seed)
-            policy = algorithm.policy(config, spec)
-            policy.net.to(device)  # type: ignore[attr-defined]
+            policy = agent.make_policy()
+            policy.net.to(device)
             ran.policies.setdefault(rank_spec.rank, []).append(policy)
             return policy
 
     def make_learner(*arguments: Any) -> Any:
-        ran.learners[rank_spec.rank] = algorithm.learner(*arguments)
+        ran.learners[rank_spec.rank] = agent.make_learner(*arguments)
         return ran.learners[rank_spec.rank]
 
     attempt = Attempt(
@@ -104,12 +103,9 @@ def _context(ran: Ran, link: LocalLink, lock: threading.Lock, gpu: bool, resume:
         token=ran.token,
         nodes=link.nodes(),
         device=device,
-        spec=spec,
-        algorithm=replace(algorithm, learner=make_learner),
-        config=config,
+        agent=replace(agent, make_policy=make_policy, make_learner=make_learner),
         resume=resume,
         limits=Limits(lambda: False, job.budget.time_limit_s),
-        make_policy=make_policy,
         make_environment=lambda columns, n: make(environment.id, environment.arguments, columns, n),
         make_evaluation=lambda changes, n: make(environment.id, {**environment.arguments, **changes}, n),
     )

@@ -32,10 +32,8 @@ from batches import (
 )
 from torch import Tensor
 
-from hpc_rl import job as jobs
 from hpc_rl.fragments import trajectory
 from hpc_rl.optim.flat import StateDict
-from hpc_rl.optim.group import Alone
 from hpc_rl.runtime.checkpoints import check_identical, learner_state, load_columns, load_learner
 from hpc_rl.transport.group import AllReduce
 from hpc_rl.transport.local import LocalLink, run_threads
@@ -128,7 +126,7 @@ def test_a_loaded_state_repeats_the_next_update_bitwise(name: str, changes: dict
     state, rows = learner_state(learner), learner.columns()
     wanted = learner.update(fed(learner, batches[2]), 0.2).metrics
     torch.manual_seed(99)
-    fresh = jobs.algorithm(name).learner(config, spec, jobs.algorithm(name).policy(config, spec), Alone())
+    fresh = learner_of(name, spec, config)
     load_learner(fresh, state)
     load_columns(fresh, rows, range(COLUMNS))
     assert fresh.update(fed(fresh, batches[2]), 0.2).metrics == wanted

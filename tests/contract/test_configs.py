@@ -56,7 +56,7 @@ def test_every_config_field_is_read(name: str) -> None:
         config, algorithm = Recording(values, read), jobs.algorithm(name)
         experience = algorithm.config.experience(config)
         algorithm.exploration(config, np.arange(2), 2, 0.5)
-        learner = algorithm.learner(config, spec, algorithm.policy(config, spec), Alone())
+        learner = algorithm.learner(config, spec, None, algorithm.policy(config, spec, None), Alone())
         for batch in sampled(name, "toy/catch", 2, config=config)[1]:
             learner.update({items.name: batch for items in experience.items}, 0.5)
     assert read == {item.name for item in fields(config_of(name))}

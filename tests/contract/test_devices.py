@@ -113,7 +113,7 @@ def test_a_job_whose_learners_have_a_gpu_runs_and_is_resumed(
     learners = [rank for rank in ran.plan.ranks if rank.learns]
     assert learners
     torch.manual_seed(ran.job.seed)
-    before = list(jobs.algorithm(name).policy(jobs.method_config(ran.job), ran.spec).net.parameters())
+    before = list(jobs.algorithm(name).policy(jobs.method_config(ran.job), ran.spec, None).net.parameters())
     for rank in learners:
         acting = list(ran.policies[rank.rank][-1].net.parameters())
         with FakeGpu():

@@ -54,7 +54,7 @@ def summary(ran: Ran) -> dict[str, Any]:
 def judged_again(ran: Ran) -> float:
     """The mean return of best.h5 in the games that chose it."""
     algorithm = jobs.algorithm(ran.job.algorithm)
-    policy = algorithm.policy(jobs.method_config(ran.job), ran.spec)
+    policy = algorithm.policy(jobs.method_config(ran.job), ran.spec, None)
     flatten(policy.net).data.copy_(checkpoint.load(ran.run.checkpoints / "best.h5")[0]["weights"])
     environment = ran.job.environment
     returns = greedy_returns(

@@ -90,7 +90,7 @@ def test_two_crews_of_a_rank_differ(processes):
 
 def test_an_evaluation_repeats_and_training_goes_on_as_if_there_had_been_none():
     spec = describe("their_dice:make", {})
-    policy = jobs.algorithm("a2c").policy(jobs.algorithm("a2c").config(), spec)
+    policy = jobs.algorithm("a2c").policy(jobs.algorithm("a2c").config(), spec, None)
 
     def build(columns, threads):
         return make("their_dice:make", {}, columns, threads)

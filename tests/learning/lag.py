@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from hpc_rl import job as jobs
+from hpc_rl.agent import agent_of
 from hpc_rl.envs.make import make
 from hpc_rl.fragments import allocate, trajectory, trajectory_schema
 from hpc_rl.optim.group import Alone
@@ -26,19 +27,19 @@ SEEDS, LAST = (1, 2, 3, 4, 5), 1000  # episodes at the end that count
 def final_return(correction: str, lag: int, updates: int, seed: int) -> float:
     """Mean raw return of the last episodes, whose moves were made by weights ``lag`` updates old."""
     job = jobs.load("impala_catch", [f"impala.correction={correction}"])
-    algorithm, config = jobs.algorithm(job.algorithm), jobs.method_config(job)
+    agent = agent_of(job)
     columns = list(range(job.environment.columns))
     environment = make(job.environment.id, {}, len(columns))
     torch.manual_seed(seed)
-    learner = algorithm.learner(config, environment.spec, algorithm.policy(config, environment.spec), Alone())
-    acting = algorithm.learner(config, environment.spec, algorithm.policy(config, environment.spec), Alone())
+    learner = agent.make_learner(agent.make_policy(), Alone())
+    acting = agent.make_learner(agent.make_policy(), Alone())
     lane = Lane(environment, acting.policy, np.array(columns), streams(seed, "act", columns, 0))
     lane.start(episode_seeds(seed, "episode", columns, 0))
     sampler = Vector([lane], Timings())
     schema = trajectory_schema(
         environment.spec, acting.policy.extras, acting.policy.carry, acting.policy.fragment_noise
     )
-    tree = allocate(schema, config.unroll, len(columns), 1)
+    tree = allocate(schema, agent.experience.unroll, len(columns), 1)
     old = deque([learner.weights.data.clone()], maxlen=lag + 1)
     returns: deque[float] = deque(maxlen=LAST)
     for k in range(updates):

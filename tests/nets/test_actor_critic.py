@@ -106,6 +106,6 @@ def test_what_is_an_image(shape: tuple[int, ...], planes: tuple[int, ...] | None
 def test_sigma_begins_where_the_job_says(name: str) -> None:
     for std in (1.0, 0.3):
         config = jobs.algorithm(name).config(initial_std=std)
-        policy = jobs.algorithm(name).policy(config, PENDULUM)
+        policy = jobs.algorithm(name).policy(config, PENDULUM, None)
         output, _, _ = policy.net(torch.randn(5, 3))
         assert torch.allclose(output[:, 2:].exp(), torch.full((5, 2), std))

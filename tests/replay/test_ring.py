@@ -19,7 +19,7 @@ from columns import EXTRAS, Column, columns_of, fragment, schema_of, spec_of
 from hpc_rl.experience import Experience, Items
 from hpc_rl.fragments import trajectory
 from hpc_rl.replay.ring import Ring, ring_bytes
-from hpc_rl.replay.rows import Unreplayable
+from hpc_rl.replay.room import Unreplayable
 from hpc_rl.storage.packing import from_bytes, to_bytes
 from hpc_rl.types import Array, Leaf, Spec, Trajectory, Tree
 

@@ -136,4 +136,4 @@ REFUSED = [
 def test_what_cannot_be_is_refused_in_a_sentence(way: dict[str, Any], words: str) -> None:
     with pytest.raises(BadJob, match=words):
         job = jobs.parse(table_for(way), "test")
-        jobs.topology(job.topology).plan(job)
+        jobs.plan(job)

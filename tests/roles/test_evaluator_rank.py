@@ -19,7 +19,7 @@ import torch
 from seats import run_job
 
 from hpc_rl import conclusion
-from hpc_rl.runtime.evaluation import EvaluatorClient
+from hpc_rl.runtime.evaluator_client import EvaluatorClient
 from hpc_rl.runtime.messages import SCORES, WEIGHTS, ControlClient, score_layout, weights_layout
 from hpc_rl.transport.base import Inbox, Outbox
 from hpc_rl.transport.local import LocalLink, run_threads

@@ -15,8 +15,7 @@ import pytest
 import torch
 from seats import run_job
 
-from hpc_rl import job as jobs
-from hpc_rl.envs.make import describe
+from hpc_rl.agent import agent_of
 from hpc_rl.runtime.fingerprint import fingerprint
 from hpc_rl.runtime.restoring import usable
 from hpc_rl.storage import checkpoint
@@ -42,10 +41,9 @@ def trained(method: str, folder: Path) -> tuple[Any, Any, dict[str, Any], dict[s
     ran = run_job(table, folder)
     found = checkpoint.newest(ran.run, pytest.fail)
     assert found is not None
-    spec = describe("toy/catch", {})
-    algorithm, config = jobs.algorithm(method), jobs.method_config(ran.job)
+    agent = agent_of(ran.job)
     columns = 4 if ranks == 1 else None
-    return ran.job, ran.run, found[1], found[2], usable(algorithm, config, spec, fingerprint(ran.job, spec), columns)
+    return ran.job, ran.run, found[1], found[2], usable(agent, fingerprint(ran.job, agent.spec), columns)
 
 
 @pytest.mark.parametrize("method", TABLES)

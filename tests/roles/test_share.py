@@ -104,7 +104,7 @@ def test_a_worker_without_samples_says_so(quorum: int) -> None:
             return
         length = sum(p.numel() for p in policy.net.parameters())
         client = ParameterClient(ports, [0], length, quorum, lambda: False)
-        learn = jobs.algorithm("ppo").learner(config_of("ppo"), spec, policy, client)
+        learn = jobs.algorithm("ppo").learner(config_of("ppo"), spec, None, policy, client)
         client.pull(learn.weights.data)
         before = learn.weights.data.clone()
         learn.update({"items": replace(batch, first=torch.ones_like(batch.first))}, 0.0)  # not one valid move
@@ -160,7 +160,7 @@ def test_one_worker_learns_as_it_would_alone(name: str, servers: int) -> None:
             return
         length = sum(p.numel() for p in policy.net.parameters())
         client = ParameterClient(ports, range(servers), length, 0, lambda: False)
-        learn = type(alone)(alone.config, spec, policy, client)
+        learn = type(alone)(alone.config, spec, None, policy, client)
         learn.load(start["learner"]["own"])
         learn.weights.data.zero_()
         client.pull(learn.weights.data)

@@ -73,8 +73,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         job = jobs.parse({**table, "evaluate": {"every_steps": every, "episodes": 12, "arguments": sets}})
         directory = create(tmp_path / f"run{next(counter)}", jobs.dumps(job))
         spec = describe(job.environment.id, job.environment.arguments)
-        policy = jobs.algorithm("a2c").policy(jobs.method_config(job), spec)
-        learn = jobs.algorithm("a2c").learner(jobs.method_config(job), spec, policy, Alone())
+        policy = jobs.algorithm("a2c").policy(jobs.method_config(job), spec, None)
+        learn = jobs.algorithm("a2c").learner(jobs.method_config(job), spec, None, policy, Alone())
         meta = {
             "env_steps": 1234, "updates": 1, "episodes": 100, "recent": [], "best": 21.0, "score": 21.0,
             "scored_by": Counters.scored_by(job), "steps": {str(k): 0 for k in range(8)}, "attempt": 0,

@@ -31,7 +31,7 @@ def job_of(topology: str, ranks: int, algorithm: str = "impala", **resources: An
 
 
 def planned(job: jobs.Job) -> Any:
-    return jobs.topology(job.topology).plan(job)
+    return jobs.plan(job)
 
 
 def row(gpus: int = 0, cpu: str = "Old CPU", model: str = "New GPU", host: str = "n0") -> dict[str, Any]:

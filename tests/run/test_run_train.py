@@ -145,7 +145,7 @@ def judged_again(run: Path) -> list[float]:
     """Returns of best.h5 in the games that chose it."""
     job = jobs.load(run / "job.toml")
     spec = describe(job.environment.id, job.environment.arguments)
-    policy = jobs.algorithm(job.algorithm).policy(jobs.method_config(job), spec)
+    policy = jobs.algorithm(job.algorithm).policy(jobs.method_config(job), spec, None)
     state, _ = checkpoint.load(run / "checkpoints" / "best.h5")
     flatten(policy.net).parameter.data.copy_(state["weights"])
 

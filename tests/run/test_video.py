@@ -54,7 +54,7 @@ def film_of(id: str, arguments: dict[str, Any], episodes: int) -> tuple[list[Any
     def build(columns: int, threads: int) -> Environment:
         return make(id, arguments, columns, threads)
 
-    policy = jobs.algorithm("a2c").policy(config, spec)
+    policy = jobs.algorithm("a2c").policy(config, spec, None)
     return film, greedy_returns(build, policy, 2, episodes, watch=film.append)
 
 

@@ -59,7 +59,7 @@ def policy(id: str = "judged_dice:make") -> Any:
     spec = describe(id, {})
     torch.manual_seed(3)
     config = jobs.algorithm("a2c").config(hidden=(8,))
-    return jobs.algorithm("a2c").policy(config, spec)
+    return jobs.algorithm("a2c").policy(config, spec, None)
 
 
 def games(episodes: int, slices: int | None, acting: Any = None, max_moves: int = 200) -> list[Game]:

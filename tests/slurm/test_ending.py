@@ -37,7 +37,7 @@ class Box:
     def end(self, verdict: str, mode: str = "requeue", array: bool = False, **more: str) -> tuple[int, str]:
         """Exit code and stderr of the script whose ranks are over; ``more`` is exported by whoever sent it."""
         job = jobs.load("impala_catch")
-        plan = jobs.topology(job.topology).plan(job)
+        plan = jobs.plan(job)
         options = Options(python=str(self.folder / "bin" / "py"), launcher="srun", mpi="pmi2", resume_mode=mode)
         place = for_array(job, self.folder, 5, None) if array else for_run(job, self.folder / "run")
         for folder in ("run", "0004"):
@@ -226,7 +226,7 @@ def test_the_ranks_get_what_is_set_whatever_the_submitting_shell_wanted_exported
 def test_nothing_is_started_for_a_run_that_is_done(box: Box) -> None:
     box.stub("scontrol", f"0 {RUNNING}")
     job = jobs.load("impala_catch")
-    text = render(for_run(job, box.folder / "run"), job, jobs.topology(job.topology).plan(job),
+    text = render(for_run(job, box.folder / "run"), job, jobs.plan(job),
                   Options(python=str(box.folder / "bin" / "py"), launcher="srun", mpi="pmi2"))  # fmt: skip
     (box.folder / "job.sbatch").write_text(text)
     box.stub("py", "0 done")

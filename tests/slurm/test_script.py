@@ -40,7 +40,7 @@ names = texts.filter(
 
 def job_and_plan(name: str = "impala_catch") -> tuple[Job, Plan]:
     job = jobs.load(name)
-    return job, jobs.topology(job.topology).plan(job)
+    return job, jobs.plan(job)
 
 
 GOLDEN_CASES = {
@@ -281,14 +281,14 @@ def test_a_plain_script_s_successor_goes_on_with_the_same_run(tmp_path: Path, na
 
 def test_gpus_follow_the_plan_where_the_job_insists_on_them(tmp_path: Path) -> None:
     job = jobs.load("impala_catch", ["resources.device=cuda", "resources.ranks=5"])
-    plan = jobs.topology(job.topology).plan(job)
+    plan = jobs.plan(job)
     assert "#SBATCH --gpus-per-node=1\n" in render(for_run(job, tmp_path), job, plan, Options(nodes=2))
     assert "--gpus-per-node=a100:2" in render(for_run(job, tmp_path), job, plan, Options(gpus_per_node="a100:2"))
     text = render(for_run(job, tmp_path), job, plan, Options(layout="het", launcher="srun"))
     learners, others = text.split("#SBATCH hetjob")
     assert "--gpus-per-node=1" in learners and "--gpus" not in others
     job = jobs.load("ppo_cartpole", ["topology=allreduce", "resources.device=cuda", "resources.ranks=4"])
-    plan = jobs.topology(job.topology).plan(job)
+    plan = jobs.plan(job)
     assert "--gpus-per-node=2" in render(for_run(job, tmp_path), job, plan, Options(nodes=2))
 
 

@@ -20,7 +20,7 @@ ACTORS: dict[str, Any] = {**SOLO, "topology": "actor_learner", "resources": {"ra
 
 def plan(table: dict[str, Any], algorithm: str, method: dict[str, Any]) -> Any:
     job = jobs.parse({**table, "algorithm": algorithm, algorithm: method})
-    return jobs.topology(job.topology).plan(job)
+    return jobs.plan(job)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_every_minibatch_has_data(
 @pytest.mark.parametrize("name", jobs.shipped_jobs())
 def test_shipped_jobs_can_be_planned(name: str) -> None:
     job = jobs.load(name)
-    assert jobs.topology(job.topology).plan(job)
+    assert jobs.plan(job)
 
 
 EVALUATED: dict[str, Any] = {"environment": {"id": "toy/catch", "columns": 8}, "evaluate": {"every_steps": 100}}

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from hpc_rl.devices import moved
-from hpc_rl.fragments import allocate, concatenate, fragment_bytes, part, stacked, trajectory, trajectory_schema
+from hpc_rl.fragments import allocate, fragment_bytes, part, stacked, trajectory, trajectory_schema
+from hpc_rl.optim.batches import concatenate, moved
 from hpc_rl.transport.layout import Layout
 from hpc_rl.types import Actions, Leaf, Spec
 

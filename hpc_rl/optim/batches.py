@@ -1,0 +1,96 @@
+"""Batches of learners that share parameters: how they share one out as minibatches, and how a method keeps old ones.
+
+A global minibatch is a part of the batch that all members hold together, each taking what it has. It is drawn over the
+columns of all from a stream that they share, so results do not depend on how many members there are. A member may have
+nothing of a minibatch, and still joins its reduction.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hpc_rl.devices import to_device
+from hpc_rl.optim.group import Group
+from hpc_rl.types import ENDS, ROWS, Trajectory
+
+
+def shared_seed(group: Group) -> int:
+    """31 bits from the first member's torch generator, the same on every member. Collective."""
+    seed = torch.randint(2**31, (1,), device="cpu").double()
+    group.broadcast_(seed)
+    return int(seed)
+
+
+def shuffled_moves(group: Group, draw: np.random.Generator, steps: int, columns: int, count: int) -> list[Tensor]:
+    """``count`` minibatches of (time, column) pairs: of each, this member's indices into its flattened [T·b].
+
+    Every column is permuted in time and gives each minibatch the same number of moves, so that members have equal
+    work in every step: a reduction waits for the one with the most. Where moves are left over, columns take turns.
+    """
+    low, width = group.rank * columns, group.size * columns
+    order = draw.permuted(np.tile(np.arange(steps), (width, 1)), axis=1)[low : low + columns]
+    parts = [np.array_split(times * columns + column, count) for column, times in enumerate(order)]
+    turns = [[part[(k + low + column) % count] for column, part in enumerate(parts)] for k in range(count)]
+    return [to_device(np.concatenate(turn), "cpu") for turn in turns]
+
+
+def shuffled_columns(group: Group, draw: np.random.Generator, columns: int, count: int) -> list[Tensor]:
+    """``count`` minibatches of whole columns: of each, the numbers of this member's own columns."""
+    low = group.rank * columns
+    chunks = np.array_split(draw.permutation(group.size * columns), count)
+    return [to_device(chunk[(chunk >= low) & (chunk < low + columns)] - low, "cpu") for chunk in chunks]
+
+
+def consecutive_columns(group: Group, columns: int, count: int) -> list[slice]:
+    """``count`` equal minibatches of all members' columns in their order: of each, this member's own, maybe none."""
+    low, total = group.rank * columns, group.size * columns
+    edges = [min(max(total * k // count - low, 0), columns) for k in range(count + 1)]
+    return [slice(a, b) for a, b in pairwise(edges)]
+
+
+def concatenate(parts: list[Trajectory]) -> Trajectory:
+    """Copies of fragments of equal length, side by side on the column axis."""
+
+    def joined(found: list[Any]) -> Any:
+        if isinstance(found[0], dict):
+            return {name: joined([x[name] for x in found]) for name in found[0]}
+        return torch.cat(found, 1)
+
+    rows: dict[str, Any] = {name: joined([getattr(part, name) for part in parts]) for name in ROWS}
+    carry = {name: torch.cat([part.carry[name] for part in parts]) for name in parts[0].carry}
+    ends: dict[str, Any] = {name: torch.cat([getattr(part, name) for part in parts]) for name in ENDS}
+    return Trajectory(**rows, carry=carry, **ends)
+
+
+def rows_of(batch: Trajectory) -> dict[str, Tensor]:
+    """The same moves as one row [b, …] per column: {field, extras/name, carry/name: [b, …]}."""
+    plain = {name: getattr(batch, name) for name in vars(batch) if name not in ("extras", "carry")}
+    timed = {name: x.movedim(1, 0) if name in ROWS else x for name, x in plain.items()}
+    timed |= {f"extras/{name}": x.movedim(1, 0) for name, x in batch.extras.items()}
+    return {**timed, **{f"carry/{name}": x for name, x in batch.carry.items()}}
+
+
+def batch_of(rows: dict[str, Tensor]) -> Trajectory:
+    """The inverse of `rows_of`."""
+    plain: dict[str, Any] = {
+        name: x.movedim(0, 1) if name in ROWS else x for name, x in rows.items() if "/" not in name
+    }
+    extras = {name[7:]: x.movedim(0, 1) for name, x in rows.items() if name.startswith("extras/")}
+    carry = {name[6:]: x for name, x in rows.items() if name.startswith("carry/")}
+    return Trajectory(**plain, extras=extras, carry=carry)
+
+
+def moved(batch: Trajectory, device: torch.device | str) -> Trajectory:
+    """The same moves on ``device``."""
+
+    def family(leaves: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: to_device(x, device) for name, x in leaves.items()}
+
+    names = [name for name in vars(batch) if name not in ("extras", "carry")]
+    plain: dict[str, Any] = {name: to_device(getattr(batch, name), device) for name in names}
+    return Trajectory(extras=family(batch.extras), carry=family(batch.carry), **plain)

@@ -1,0 +1,50 @@
+"""Whether a replay of given size can hold a method's items, in plain numbers: login nodes look at it without torch."""
+
+from __future__ import annotations
+
+from hpc_rl.config import BadJob
+from hpc_rl.experience import Experience, Items
+
+
+class Unreplayable(BadJob):
+    """This experience cannot be kept and drawn again; the message names why and the remedy."""
+
+
+def needs_ring(experience: Experience) -> bool:
+    """Items are drawn again, from a ring of moves; else all are fresh fragments, or whole episodes used once."""
+    fresh = all(items.fresh for items in experience.items)
+    return not fresh and (len(experience.items) > 1 or bool(experience.items[0].length))
+
+
+def check_room(experience: Experience, columns: int, shards: int) -> None:
+    """Raise Unreplayable where a ring of all ``columns``, in so many ``shards``, lacks room for what it is to hold."""
+    if needs_ring(experience):
+        room(experience, columns, 1)
+        for items in experience.items:
+            part(items, shards, 0)
+
+
+def room(experience: Experience, columns: int, stack: int) -> tuple[int, int]:
+    """Moves that items may cover of each of all ``columns``, and slots for them: no insertion overwrites these.
+
+    Raises:
+        Unreplayable: they do not hold an item behind a fragment.
+    """
+    moves = experience.capacity // columns
+    least = max(items.length for items in experience.items) + experience.unroll
+    if moves < least:
+        raise Unreplayable(
+            f"a replay of {experience.capacity} env steps holds {moves} moves of each of {columns} columns, and an "
+            f"item behind a fragment takes {least}; set the capacity to {least * columns} or more"
+        )
+    return moves, moves + experience.unroll + 2 * stack
+
+
+def part(items: Items, shards: int, shard: int) -> int:
+    """Items per update of one shard, as equal as they divide. Raises Unreplayable where some have none."""
+    if items.batch_size < shards:
+        raise Unreplayable(
+            f"a batch of {items.batch_size} {items.name} cannot be shared by {shards} learners; "
+            f"use a batch of at least {shards}, or fewer ranks"
+        )
+    return items.batch_size * (shard + 1) // shards - items.batch_size * shard // shards
