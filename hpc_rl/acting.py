@@ -62,8 +62,10 @@ class ActingPolicy:
         if any(len(x) != columns for x in (first, reward, *self._carry.values())):
             raise ValueError(f"{columns} columns came to a policy that acts in others; call reset() before that")
         led = np.asarray(reward, np.float32)
-        seen = (to_device(x, self._device) for x in (shown, first, led))
-        step = Step(*seen, None if state is None else {name: to_device(x, self._device) for name, x in state.items()})
+        led_here, rules_state = to_device(led, self._device), None
+        if state is not None:
+            rules_state = {name: to_device(x, self._device) for name, x in state.items()}
+        step = Step(to_device(shown, self._device), to_device(first, self._device), led_here, rules_state)
         draws = self._draw.random((columns, self._policy.fragment_noise + self._policy.noise), np.float32)
         with torch.no_grad():
             scale = torch.full((columns,), exploration, device=self._device)

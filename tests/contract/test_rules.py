@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
-from hpc_rl.evaluate import evaluate_run
 from seats import run_job
 
 import hpc_rl.algorithms
@@ -26,6 +25,7 @@ from hpc_rl import methods, startup
 from hpc_rl.bench import roofline
 from hpc_rl.cli import cli
 from hpc_rl.conclusion import conclude
+from hpc_rl.evaluation import evaluate_run
 from hpc_rl.experience import Unsuited
 from hpc_rl.show import render
 from hpc_rl.storage import run_dir
