@@ -14,7 +14,7 @@ from hpc_rl import job as jobs
 from hpc_rl.job import BadJob
 from hpc_rl.launchers import limits, slurm
 from hpc_rl.launchers.attempt import job_ids, note_job
-from hpc_rl.launchers.options import Options, changed, dependency, kept
+from hpc_rl.launchers.options import Options, changed, dependency, load_saved
 from hpc_rl.launchers.script import for_array, for_run, render
 from hpc_rl.resume import again
 from hpc_rl.run_folders import single
@@ -23,8 +23,8 @@ from hpc_rl.storage.untrusted import read_text
 from hpc_rl.sweep import Task
 
 
-def _unheard(text: str) -> None:
-    """Takes a warning that nobody wants."""
+def _ignore(text: str) -> None:
+    """Drops a warning."""
 
 
 @dataclass(frozen=True)
@@ -35,29 +35,32 @@ class Part:
     script: str
 
 
-def parts(found: Sequence[Task], folder: Path, options: Options, array: bool) -> list[Part]:
-    """One job, or as many arrays as the site's limit on the size of one asks for.
+def parts(tasks: Sequence[Task], folder: Path, options: Options, array: bool) -> list[Part]:
+    """One job, or as many arrays as the site's limit on the size of one requires.
 
-    Raises BadJob; also where the tasks do not ask for the same ranks.
+    Raises BadJob; also where the tasks do not need the same ranks.
     """
-    first = found[0].job
-    plans = [jobs.plan(task.job) for task in found]
-    if len({(len(plan.ranks), task.job.resources) for plan, task in zip(plans, found, strict=True)}) > 1:
-        raise BadJob("the tasks of a sweep must ask SLURM for the same: no key of [resources]; submit them one by one")
+    first = tasks[0].job
+    plans = [jobs.plan(task.job) for task in tasks]
+    if len({(len(plan.ranks), task.job.resources) for plan, task in zip(plans, tasks, strict=True)}) > 1:
+        raise BadJob(
+            "--sweep varies the ranks or a key of [resources], but the tasks of an array share one allocation; "
+            "submit them one by one"
+        )
     resolved = slurm.resolved(options)
     if not array:
-        return [Part(tuple(found), render(for_run(first, folder), first, plans[0], resolved))]
-    size = limits.largest_array() or len(found)
-    made = []
-    for start in range(0, len(found), size):
-        group = tuple(found[start : start + size])
+        return [Part(tuple(tasks), render(for_run(first, folder), first, plans[0], resolved))]
+    size = limits.largest_array() or len(tasks)
+    pieces = []
+    for start in range(0, len(tasks), size):
+        group = tuple(tasks[start : start + size])
         script = for_array(first, folder, len(group), options.parallel, start)
-        made.append(Part(group, render(script, first, plans[0], resolved)))
-    return made
+        pieces.append(Part(group, render(script, first, plans[0], resolved)))
+    return pieces
 
 
 def submit(
-    found: Sequence[Task], folder: Path, options: Options, array: bool, warn: Callable[[str], None] = _unheard
+    tasks: Sequence[Task], folder: Path, options: Options, array: bool, warn: Callable[[str], None] = _ignore
 ) -> list[str]:
     """Make the run folder(s), keep the scripts and the choices in them, send the scripts; the jobs' ids.
 
@@ -66,31 +69,31 @@ def submit(
             a job may have been queued.
     """
     limits.check_time(options, warn)
-    pieces = parts(found, folder, options, array)
+    pieces = parts(tasks, folder, options, array)
     if array and (folder / "job.toml").exists():
         raise BadRun(f"{folder} holds a single run, so no array can be made in it; choose another --out")
     runs: list[RunDir] = []
     try:
-        for task in found:
+        for task in tasks:
             runs.append(create(folder / f"{task.index:04d}" if array else folder, jobs.dumps(task.job)))
         scripts = _keep(folder, [piece.script for piece in pieces], options)
         if array:
-            lines = [json.dumps({"task": t.index, "run": f"{t.index:04d}", "changes": list(t.changes)}) for t in found]
+            lines = [json.dumps({"task": t.index, "run": f"{t.index:04d}", "changes": list(t.changes)}) for t in tasks]
             write_text(folder / "submit" / "tasks.jsonl", "\n".join(lines) + "\n")
             _link(folder, pieces)
     except BaseException:
         _unmake(folder, runs)
         raise
     try:
-        sent = _send(scripts, pieces, {task.index: run for task, run in zip(found, runs, strict=True)}, options, array)
+        ids = _send(scripts, pieces, {task.index: run for task, run in zip(tasks, runs, strict=True)}, options, array)
     except slurm.Refused as error:
         _unmake(folder, runs)
         if "job array" in str(error):
             limit = f"{len(runs)} tasks may be more than this site's MaxArraySize (scontrol show config)"
             raise slurm.Refused(f"{error}; {limit}: submit the seeds in several parts") from None
         raise
-    limits.check_granted(sent[0], options, warn)
-    return sent
+    limits.check_granted(ids[0], options, warn)
+    return ids
 
 
 def _link(folder: Path, pieces: Sequence[Part]) -> None:
@@ -106,31 +109,31 @@ def _send(
     scripts: Sequence[Path], pieces: Sequence[Part], runs: Mapping[int, RunDir], options: Options, array: bool
 ) -> list[str]:
     """All jobs or none: several are held until the last one is accepted. Raises Refused, SlurmError."""
-    sent: list[str] = []
+    ids: list[str] = []
     try:
         for script, piece in zip(scripts, pieces, strict=True):
             arguments = ["--hold"] if len(pieces) > 1 else []
-            if sent and options.parallel:  # the limit is one of all tasks, and SLURM knows it of one array alone
-                arguments.append(f"--dependency={dependency((*options.after, f'any:{sent[-1]}'))}")
-            sent.append(slurm.sbatch(script, *arguments))
+            if ids and options.parallel:  # the limit is one of all tasks, and SLURM knows it of one array alone
+                arguments.append(f"--dependency={dependency((*options.after, f'any:{ids[-1]}'))}")
+            ids.append(slurm.sbatch(script, *arguments))
             for place, task in enumerate(piece.tasks):
-                note_job(runs[task.index], f"{sent[-1]}_{place}" if array else sent[-1])
-        if len(sent) > 1:
-            slurm.release(sent)
+                note_job(runs[task.index], f"{ids[-1]}_{place}" if array else ids[-1])
+        if len(ids) > 1:
+            slurm.release(ids)
     except slurm.SlurmError as error:
-        if len(sent) == len(pieces) or not isinstance(error, slurm.Refused):
-            held = f"; jobs {','.join(sent)} are held (scontrol release {','.join(sent)})" if sent else ""
-            raise slurm.SlurmError(f"{error}{held}") from None
-        slurm.cancel(sent)
-        if sent:
-            raise slurm.Refused(f"{error}; array {len(sent) + 1} of {len(pieces)}, so none is queued") from None
+        if len(ids) == len(pieces) or not isinstance(error, slurm.Refused):
+            hint = f"; jobs {','.join(ids)} are held (scontrol release {','.join(ids)})" if ids else ""
+            raise slurm.SlurmError(f"{error}{hint}") from None
+        slurm.cancel(ids)
+        if ids:
+            raise slurm.Refused(f"{error}; array {len(ids) + 1} of {len(pieces)}, so none is queued") from None
         raise
-    return sent
+    return ids
 
 
 def resume(
-    folder: Path, overrides: Sequence[str], cluster: str | None, given: dict[str, Any],
-    warn: Callable[[str], None] = _unheard,
+    folder: Path, overrides: Sequence[str], cluster: str | None, option_values: dict[str, Any],
+    warn: Callable[[str], None] = _ignore,
 ) -> str:  # fmt: skip
     """Send a run that is stopped, failed or out of restarts again, from its newest checkpoint; the job's id.
 
@@ -140,32 +143,32 @@ def resume(
     """
     run = single(folder)
     folder = run.path  # a job's id may have named it
-    active = [seen for seen in slurm.query(job_ids(run)).values() if seen.active]
+    active = [status for status in slurm.query(job_ids(run)).values() if status.active]
     if active:
         raise BadRun(f"{folder} is still {active[0].state.lower()} as job {active[0].job}; cancel that first")
-    wanted = again(run, overrides)
-    options = changed(_options(run), cluster, given)
+    job = again(run, overrides)
+    options = changed(_options(run), cluster, option_values)
     limits.check_time(options, warn)
-    plan = jobs.plan(wanted)
-    text = render(for_run(wanted, folder), wanted, plan, slurm.resolved(options))
+    plan = jobs.plan(job)
+    text = render(for_run(job, folder), job, plan, slurm.resolved(options))
     submitted = run.path / "submit"
-    before = {
+    originals = {
         file: read_text(file) if file.exists() else None
         for file in (run.job_file, run.state_file, submitted / "job.sbatch", submitted / "options.json")
     }
-    write_text(run.job_file, jobs.dumps(wanted))
+    write_text(run.job_file, jobs.dumps(job))
     (script,) = _keep(folder, [text], options)
     run.clear_stop()
     run.write_state(state="pending", reason="submitted again")  # not after sbatch: the job may have begun by then
     try:
-        job = slurm.sbatch(script)
+        job_id = slurm.sbatch(script)
     except slurm.Refused:
-        for file, content in before.items():
+        for file, content in originals.items():
             write_text(file, content) if content is not None else file.unlink(missing_ok=True)
         raise
-    note_job(run, job)
-    limits.check_granted(job, options, warn)
-    return job
+    note_job(run, job_id)
+    limits.check_granted(job_id, options, warn)
+    return job_id
 
 
 def _keep(home: Path, scripts: Sequence[str], options: Options) -> list[Path]:
@@ -184,12 +187,12 @@ def _options(run: RunDir) -> Options:
     for home in (run.path, run.path.parent):
         path = home / "submit" / "options.json"
         if path.exists():
-            return replace(kept(path), after=(), parallel=None)
+            return replace(load_saved(path), after=(), parallel=None)
     return Options()
 
 
 def _unmake(home: Path, runs: Sequence[RunDir]) -> None:
-    """Nothing was queued, so nothing stays: a second try finds the folder free."""
+    """Remove the folders of a submission that was refused: a second try finds them free."""
     for run in runs:
         shutil.rmtree(run.path)
     shutil.rmtree(home / "submit", ignore_errors=True)

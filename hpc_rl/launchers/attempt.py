@@ -1,6 +1,6 @@
 """What the batch script asks Python before and after the ranks: `python -m hpc_rl.launchers.attempt begin|end|… RUN`.
 
-`begin` prints how often the run was restarted since somebody sent it, or ``done``. `end` prints one word for the
+`begin` prints how often the run was restarted since its submission, or ``done``. `end` prints one word for the
 script: ``again`` (requeue or chain), ``done``, ``stopped``, ``failed``, or ``superseded`` where another attempt owns
 the run by now. It needs no torch and no MPI, and writes nothing but the run's state and the
 list of its SLURM jobs.
@@ -36,22 +36,22 @@ _ATTEMPT = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry; expected errors become one sentence and exit code 2."""
-    given = _parser().parse_args(arguments)
+    args = _parser().parse_args(arguments)
     try:
-        if given.what == "begin":
-            print(begin(given.run, given.job, given.token, given.ranks, given.source, given.set))
-        elif given.what == "note":
-            note_successor(RunDir(given.run), given.token, given.job)
-        elif given.what == "stuck":
-            stuck(RunDir(given.run), given.token)
+        if args.what == "begin":
+            print(begin(args.run, args.job, args.token, args.ranks, args.source, args.set))
+        elif args.what == "note":
+            note_successor(RunDir(args.run), args.token, args.job)
+        elif args.what == "stuck":
+            stuck(RunDir(args.run), args.token)
         else:
-            ending = Ending("", given.signal, given.left, given.lead, given.record, given.account, given.begun)
-            print(end(given.run, given.token, given.code, given.max_restarts, given.mode, ending))
+            ending = Ending("", args.signal, args.left, args.lead, args.record, args.account, args.begun)
+            print(end(args.run, args.token, args.code, args.max_restarts, args.mode, ending))
     except (BadJob, BadRun, Unreadable) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"error: {given.run} cannot be written ({error}); free space, then resume the run", file=sys.stderr)
+        print(f"error: {args.run} cannot be written ({error}); free space, then resume the run", file=sys.stderr)
         return 2
     return 0
 
@@ -86,8 +86,8 @@ def begin(folder: Path, job_id: str, token: str, ranks: int, source: str | None,
         idle = _idle(run) if restarts else 0
         if idle >= IDLE_RESTARTS:
             raise BadJob(
-                f"{idle} attempts in a row ended without progress and without a word, so it is not started again; "
-                f"see {run.logs}, then hpc-rl resume {run.path}"
+                f"{idle} attempts in a row ended without progress and without an error message, so {run.path} is not "
+                f"started again; see {run.logs}, then hpc-rl resume {run.path}"
             )
     except BadJob as error:
         run.write_state(state="failed", reason=str(error), cause="error", next=causes.go_on(run, "error"))
@@ -108,10 +108,10 @@ def begin(folder: Path, job_id: str, token: str, ranks: int, source: str | None,
 def end(folder: Path, token: str, code: int, most: int, mode: str, ending: Ending) -> str:
     """The word for the script; state.json says why, and how to go on. Raises BadRun, OSError."""
     run = open_run(folder)
-    started = _attempt(run)
-    if started.get("token") != token:
+    attempt = _attempt(run)
+    if attempt.get("token") != token:
         return "superseded"
-    state, ending = run.read_state(), replace(ending, job=started["job"])
+    state, ending = run.read_state(), replace(ending, job=attempt["job"])
     clean_up({token}, None, run)
     if state["state"] == "done":
         if code:
@@ -119,13 +119,13 @@ def end(folder: Path, token: str, code: int, most: int, mode: str, ending: Endin
                 f"{folder.name}: done; that its launcher ended with exit code {code} changes nothing", file=sys.stderr
             )
         return "done"
-    whole = state["state"] == "stopped"
-    cause, sentence = _why(run, state["reason"] if whole else None, _said(run, started), code, ending)
-    word = "stopped" if whole or cause == "cancelled" else "failed"
-    idle, restarts = _idle(run), started["restarts"]
-    write_json(run.path / "submit" / "attempt.json", {**started, "idle": idle, "ended": True})
+    saved = state["state"] == "stopped"
+    cause, sentence = _why(run, state["reason"] if saved else None, _log_output(run, attempt), code, ending)
+    word = "stopped" if saved or cause == "cancelled" else "failed"
+    idle, restarts = _idle(run), attempt["restarts"]
+    write_json(run.path / "submit" / "attempt.json", {**attempt, "idle": idle, "ended": True})
     if cause not in causes.FINAL and not run.stop_requested() and not _hopeless(run) and mode != "none":
-        patient = whole or ending.signal or cause in causes.FROM_OUTSIDE
+        patient = saved or ending.signal or cause in causes.FROM_OUTSIDE
         if restarts and idle >= (IDLE_RESTARTS if patient else 1):
             sentence += "; a restart made no progress, so it is not started again"
         elif restarts >= most:
@@ -138,19 +138,19 @@ def end(folder: Path, token: str, code: int, most: int, mode: str, ending: Endin
     return word
 
 
-def _why(run: RunDir, reason: str | None, said: str, code: int, ending: Ending) -> tuple[str, str]:
+def _why(run: RunDir, reason: str | None, output: str, code: int, ending: Ending) -> tuple[str, str]:
     """(cause, sentence); ``reason`` is that of ranks that saved."""
     if reason is not None:
-        return causes.stop(run, reason, ending, said)
+        return causes.stop(run, reason, ending, output)
     if ending.signal and not rank_records(run):
-        cause, why = causes.stop(run, "", ending, said)
-        return cause, f"{why}; the ranks had not started"
+        cause, event = causes.stop(run, "", ending, output)
+        return cause, f"{event}; the ranks had not started"
     certain = any(record.get("ended") == "error" for record in all_records(run))
-    return causes.failure(first_failure(run, said, code, {}), certain, ending, said)
+    return causes.failure(first_failure(run, output, code, {}), certain, ending, output)
 
 
 def stuck(run: RunDir, token: str) -> None:
-    """SLURM neither requeued the job nor took another one: the run waits for nobody, and says how to go on."""
+    """SLURM neither requeued the job nor took another one: the run is stopped, and its state names what goes on."""
     state = run.read_state()
     if _attempt(run).get("token") != token or state["state"] != "pending":
         return
@@ -189,7 +189,7 @@ def job_ids(run: RunDir) -> list[str]:
 
 
 def _check(run: RunDir, ranks: int) -> None:
-    """Say what is wrong before srun. Raises BadJob."""
+    """Raises BadJob where srun would start the wrong number of ranks, or a job that cannot be planned."""
     job = jobs.load(run.job_file)
     if job.resources.ranks != ranks:
         raise BadJob(
@@ -220,13 +220,12 @@ def _hopeless(run: RunDir) -> bool:
 
 
 def _take_over(run: RunDir) -> None:
-    """Clear away what earlier attempts of this run left on this host. Raises BadRun where somebody else is at work."""
-    ours = job_ids(run)
+    """Remove what earlier attempts of this run left on this host. Raises BadRun where another job uses the run."""
+    jobs_of_run = job_ids(run)
     tokens = {str(record["token"]) for record in rank_records(run) if record.get("token")}
-    if living := processes({token for token in tokens if token.partition("-")[0] not in ours}):
+    if living := processes({token for token in tokens if token.partition("-")[0] not in jobs_of_run}):
         raise BadRun(
-            f"{run.path} is still being worked on by process {min(living)}, not of this job; "
-            f"stop that first (touch {run.path}/STOP)"
+            f"{run.path} is in use by process {min(living)} of another job; stop it first (touch {run.path}/STOP)"
         )
     clean_up(tokens, None, run)
     for path in run.logs.glob("rank-*.json"):
@@ -235,17 +234,17 @@ def _take_over(run: RunDir) -> None:
 
 def _attempt(run: RunDir) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = read_json(
-            run.path / "submit" / "attempt.json", {**_ATTEMPT, "successor": str}, needed=_ATTEMPT
+        record: dict[str, Any] = read_json(
+            run.path / "submit" / "attempt.json", {**_ATTEMPT, "successor": str}, required=_ATTEMPT
         )
     except (FileNotFoundError, Unreadable):
         return {}
-    return found
+    return record
 
 
-def _said(run: RunDir, started: dict[str, Any]) -> str:
+def _log_output(run: RunDir, attempt: dict[str, Any]) -> str:
     try:
-        return read_end(run.logs / "ranks.log", begin=started.get("log_bytes", 0))
+        return read_end(run.logs / "ranks.log", begin=attempt.get("log_bytes", 0))
     except (FileNotFoundError, Unreadable):
         return ""
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from hpc_rl.job import BadJob
-from hpc_rl.launchers.options import Options, kept
+from hpc_rl.launchers.options import Options, load_saved
 from hpc_rl.settings import BUDGET_SPENT, OUT_OF_TIME
 from hpc_rl.storage.run_dir import RunDir
 from hpc_rl.storage.untrusted import Unreadable
@@ -41,45 +41,45 @@ _WORDS = {
 class Ending:
     """What the batch script saw. ``record`` is a line of scontrol, ``account`` a state of sacct; either may be empty.
 
-    ``signal`` is the first that came, USR1 or TERM, ``left`` the time to the limit then, s; ``lead`` is how long before
-    it SLURM was to send USR1, s; ``begun`` how often SLURM had restarted the job when the attempt began.
+    ``signal`` is the first that came, USR1 or TERM, ``left_s`` the time to the limit then; ``lead_s`` is how long
+    before it SLURM was to send USR1; ``restarts`` how often SLURM had restarted the job when the attempt began.
     """
 
     job: str
     signal: str = ""
-    left: float | None = None
-    lead: float = 120.0
+    left_s: float | None = None
+    lead_s: float = 120.0
     record: str = ""
     account: str = ""
-    begun: int = 0
+    restarts: int = 0
 
     def value(self, key: str) -> str:
         """One field of the record; empty where it has none."""
-        found = re.search(rf" {key}=(\S*)", f" {self.record}")
-        return found[1] if found else ""
+        match = re.search(rf" {key}=(\S*)", f" {self.record}")
+        return match[1] if match else ""
 
 
-def by_slurm(ending: Ending, said: str) -> str:
-    """The cause where SLURM, or somebody by SLURM, ended the attempt, else empty; ``said`` is what srun printed."""
+def by_slurm(ending: Ending, output: str) -> str:
+    """The cause where SLURM, or a user through it, ended the attempt, else empty; ``output`` is what srun printed."""
     if re.match(r"\d", ending.value("PreemptTime")):
         return "preempted"
-    for words in re.findall(r"CANCELLED AT \S+ DUE TO ([A-Z ]+)", said):
-        if known := _SRUN.get(words.strip()):
-            return known
+    for words in re.findall(r"CANCELLED AT \S+ DUE TO ([A-Z ]+)", output):
+        if cause := _SRUN.get(words.strip()):
+            return cause
     state = ending.value("JobState")
     for word in (ending.account.partition(" ")[0], state):
         if word in _STATES:
             return _STATES[word]
-    if (count := ending.value("Restarts")) and int(count) != ending.begun:
+    if (count := ending.value("Restarts")) and int(count) != ending.restarts:
         return "requeued"
     if state == "COMPLETING":
-        return "time limit" if ending.left is not None and ending.left < EARLY_S else "cancelled"
+        return "time limit" if ending.left_s is not None and ending.left_s < EARLY_S else "cancelled"
     return ""
 
 
 def by_signal(ending: Ending) -> str:
     """The cause that the signal to the batch script stands for; empty without one."""
-    if ending.signal == "USR1" and (ending.left is None or ending.left < ending.lead + EARLY_S):
+    if ending.signal == "USR1" and (ending.left_s is None or ending.left_s < ending.lead_s + EARLY_S):
         return "time limit"
     return "signal" if ending.signal else ""
 
@@ -92,8 +92,8 @@ def of_state(state: str) -> str:
 def sentence(cause: str, job: str, account: str = "", signal: str = "") -> str:
     """What happened to the job; ``account`` is like "CANCELLED by 1000"."""
     by = re.search(r"CANCELLED by (\d+)", account)
-    more = {"cancelled": f" by {user(int(by[1]))}" if by else "", "signal": f"SIG{signal}" if signal else "a signal"}
-    return _WORDS[cause].format(f"job {job}", more.get(cause, ""))
+    details = {"cancelled": f" by {user(int(by[1]))}" if by else "", "signal": f"SIG{signal}" if signal else "a signal"}
+    return _WORDS[cause].format(f"job {job}", details.get(cause, ""))
 
 
 def user(uid: int) -> str:
@@ -103,30 +103,30 @@ def user(uid: int) -> str:
     return f"user {uid}"
 
 
-def stop(run: RunDir, reason: str, ending: Ending, said: str) -> tuple[str, str]:
-    """(cause, sentence) of an attempt whose ranks saved and left, with ``reason`` as their own words."""
+def stop(run: RunDir, reason: str, ending: Ending, output: str) -> tuple[str, str]:
+    """(cause, sentence) of an attempt whose ranks saved and left; ``reason`` is what they recorded."""
     if reason.startswith(BUDGET_SPENT):
         return "budget", reason
     if run.stop_requested():
-        return asked(run)
-    cause = by_slurm(ending, said) or ("time limit" if reason == OUT_OF_TIME else by_signal(ending)) or "signal"
+        return of_stop_file(run)
+    cause = by_slurm(ending, output) or ("time limit" if reason == OUT_OF_TIME else by_signal(ending)) or "signal"
     return cause, f"stopped: {sentence(cause, ending.job, ending.account, ending.signal)}"
 
 
-def failure(blamed: str, certain: bool, ending: Ending, said: str) -> tuple[str, str]:
-    """(cause, sentence) of an attempt whose ranks did not save: ``blamed`` is the sentence about one of them.
+def failure(rank_failure: str, certain: bool, ending: Ending, output: str) -> tuple[str, str]:
+    """(cause, sentence) of an attempt whose ranks did not save: ``rank_failure`` is the sentence about one of them.
 
     ``certain``: that rank itself wrote down why, which tells more than a signal that came as well.
     """
-    cause = by_slurm(ending, said) or ("" if certain else by_signal(ending))
+    cause = by_slurm(ending, output) or ("" if certain else by_signal(ending))
     if cause in ("", "signal", "out of memory"):
-        return of_failure(blamed) if cause != "out of memory" else cause, blamed
-    why = sentence(cause, ending.job, ending.account)
-    return cause, f"{why} before the ranks had saved; the last checkpoint stands"
+        return of_failure(rank_failure) if cause != "out of memory" else cause, rank_failure
+    event = sentence(cause, ending.job, ending.account)
+    return cause, f"{event} before the ranks had saved; the last checkpoint stands"
 
 
-def asked(run: RunDir) -> tuple[str, str]:
-    """(cause, sentence) where a STOP file lies; who wrote it by a command of ours has left a line in it."""
+def of_stop_file(run: RunDir) -> tuple[str, str]:
+    """(cause, sentence) where a STOP file lies; hpc-rl's own commands write a line with their author into it."""
     text = run.stop_text()
     return ("cancelled", f"stopped: {text}") if text else ("STOP file", f"stopped: {run.stop_file} was written")
 
@@ -150,7 +150,7 @@ def saved_too_late(run: RunDir) -> str:
     lead = Options().lead_s
     for home in (run.path.parent, run.path):  # the options of an array lie one folder above
         with suppress(FileNotFoundError, Unreadable, BadJob):
-            lead = kept(home / "submit" / "options.json").lead_s
+            lead = load_saved(home / "submit" / "options.json").lead_s
     return f"{go_on(run, 'time limit')} --lead-s {2 * lead}"
 
 
@@ -164,15 +164,15 @@ def pasted(command: str) -> str:
         return ""
     if words[:2] == ["hpc-rl", "run"] and len(words) == 6 and (words[3], words[5]) == ("--out", "--resume"):
         return shlex.join(words)
-    ours = words[:2] == ["hpc-rl", "resume"] and len(words) in (3, 5)
-    if not ours or (words[3:] and not (words[3] in ("--mem", "--mem-per-cpu") and words[4].isalnum())):
+    resumes = words[:2] == ["hpc-rl", "resume"] and len(words) in (3, 5)
+    if not resumes or (words[3:] and not (words[3] in ("--mem", "--mem-per-cpu") and words[4].isalnum())):
         return ""
     return shlex.join(words)
 
 
 def _more_memory(ending: Ending) -> str:
-    """Twice what the job had; where the record does not say, an amount to be changed."""
+    """Twice what the job had; where the record does not state it, an amount to be changed."""
     for key, option in (("MinMemoryCPU", "--mem-per-cpu"), ("MinMemoryNode", "--mem")):
-        if (found := re.fullmatch(r"(\d+)(?:\.\d+)?([KMGT]?)", ending.value(key))) and int(found[1]):
-            return f" {option} {2 * int(found[1])}{found[2] or 'M'}"
+        if (amount := re.fullmatch(r"(\d+)(?:\.\d+)?([KMGT]?)", ending.value(key))) and int(amount[1]):
+            return f" {option} {2 * int(amount[1])}{amount[2] or 'M'}"
     return " --mem-per-cpu 4G"

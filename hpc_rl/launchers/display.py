@@ -43,7 +43,7 @@ class Display:
                     self._note(error)
 
     def _note(self, error: Exception) -> None:
-        """Once; there may be nobody left to read it."""
+        """Print the error once; stderr may be closed."""
         if not self._failed:
             self._failed = True
             with contextlib.suppress(Exception):
@@ -60,8 +60,8 @@ class Display:
         with self._log.open("rb") as log:
             log.seek(self._read)
             fresh = log.read()
-        whole = fresh[: fresh.rfind(b"\n") + 1]
-        self._read += len(whole)
-        for line in whole.decode(errors="replace").splitlines():
+        lines = fresh[: fresh.rfind(b"\n") + 1]
+        self._read += len(lines)
+        for line in lines.decode(errors="replace").splitlines():
             if line.startswith("warning: "):
                 print(line, file=sys.stderr, flush=True)

@@ -33,13 +33,13 @@ def scrubbed(environment: Mapping[str, str]) -> dict[str, str]:
 
     A user's defaults for srun stay, unless srun itself has set them for the step in which this process runs.
     """
-    kept = KEPT if "SLURM_STEP_ID" in environment else KEPT + DEFAULTS
-    gone = (*SLURM, *RANK, *OF_ANSWERS, *OURS)
-    given = "SLURM_JOB_GPUS" in environment or "SLURM_STEP_GPUS" in environment
+    settings = KEPT if "SLURM_STEP_ID" in environment else KEPT + DEFAULTS
+    prefixes = (*SLURM, *RANK, *OF_ANSWERS, *OURS)
+    gpus_granted = "SLURM_JOB_GPUS" in environment or "SLURM_STEP_GPUS" in environment
     return {
         name: value
         for name, value in environment.items()
-        if name in kept or not (name.startswith(gone) or (given and name in GPUS))
+        if name in settings or not (name.startswith(prefixes) or (gpus_granted and name in GPUS))
     }
 
 

@@ -23,9 +23,7 @@ def take_over(run: RunDir) -> None:
     records = rank_records(run)
     tokens = {str(record["token"]) for record in records if record.get("token")}
     if living := processes(tokens):
-        raise BadRun(
-            f"{run.path} is still being worked on by process {min(living)}; stop it first (touch {run.path}/STOP)"
-        )
+        raise BadRun(f"{run.path} is in use by process {min(living)}; stop it first (touch {run.path}/STOP)")
     clean_up(tokens, None, run)
     for path in run.logs.glob("rank-*.json"):  # also those that no record could be read from
         path.unlink(missing_ok=True)
@@ -34,7 +32,7 @@ def take_over(run: RunDir) -> None:
 def clean_up(tokens: set[str], before: set[Path] | None, run: RunDir) -> None:
     """Kill ranks that outlived mpiexec (in sessions of their own), remove what they left in /dev/shm and half-written.
 
-    MPI's own files are those the ranks noted as mapped, and new ones since ``before``; never one that is in use. What
+    MPI's own files are those the ranks noted as mapped, and those absent ``before``; never one that is in use. What
     cannot be removed stays: this never raises for a file.
     """
     deadline = time.monotonic() + 10
@@ -46,17 +44,17 @@ def clean_up(tokens: set[str], before: set[Path] | None, run: RunDir) -> None:
     with contextlib.suppress(OSError):
         for path in run.trajectories.glob("*/segment-*.h5.tmp"):
             path.unlink(missing_ok=True)
-    new = set() if before is None else shared_memory.present() - before
-    named = [name for record in rank_records(run) for name in record.get("shared", ())]
-    shared_memory.remove(tokens, named, new)
+    new_files = set() if before is None else shared_memory.present() - before
+    names = [name for record in rank_records(run) for name in record.get("shared", ())]
+    shared_memory.remove(tokens, names, new_files)
 
 
 def processes(tokens: set[str]) -> set[int]:
     """Living processes of these attempts on this machine: mpiexec's helpers, ranks, and what those started."""
     marks = {f"{TOKEN_VARIABLE}={token}".encode() for token in tokens}
-    found = set()
+    pids = set()
     for path in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):
             if not marks.isdisjoint(path.read_bytes().split(b"\0")):
-                found.add(int(path.parent.name))
-    return found
+                pids.add(int(path.parent.name))
+    return pids

@@ -48,21 +48,21 @@ class Attempt:
     requests: Requests
     token: str
     begin: int  # where its part of logs/ranks.log begins, byte
-    written: float  # when state.json had been written last, before the start
+    state_time: float  # when state.json had been written last, before the start
     process: subprocess.Popen[bytes]
     began: float = field(default_factory=time.monotonic)
     up: float | None = None  # when the first process of a rank was there
     seated: bool = False  # a rank has noted its role
-    asked: float | None = None  # when the ranks were asked to stop
-    over: float | None = None  # when state.json said that everything is saved
+    requested: float | None = None  # when the ranks were asked to stop
+    saved: float | None = None  # when state.json said that everything is saved
     looked: float = 0.0
-    dead: dict[int, float] = field(default_factory=dict)  # process of the rank that ended first -> unix time
+    deaths: dict[int, float] = field(default_factory=dict)  # process of the rank that ended first -> unix time
 
 
 def command(folder: Path, ranks: int) -> list[str]:
     """What starts ``ranks`` ranks here; a single one needs no MPI at all. Raises BadJob where there is no mpiexec."""
-    before = [] if ranks == 1 else mpiexec.prefix(ranks)
-    return [*before, *rank_command(folder.resolve(), ranks)]
+    launcher = [] if ranks == 1 else mpiexec.prefix(ranks)
+    return [*launcher, *rank_command(folder.resolve(), ranks)]
 
 
 def launch(job: Job, run: RunDir, tick: Callable[[], None] = lambda: None) -> Outcome:
@@ -72,7 +72,7 @@ def launch(job: Job, run: RunDir, tick: Callable[[], None] = lambda: None) -> Ou
     file in /dev/shm.
     """
     run.clear_stop()
-    before = shared_memory.present()
+    files_before = shared_memory.present()
     # Signals before anything starts: from here on none of them orphans a rank.
     with Requests() as requests, os.fdopen(appended(run.logs / "ranks.log"), "ab") as log:
         attempt = _start(job, run, requests, log)
@@ -82,7 +82,7 @@ def launch(job: Job, run: RunDir, tick: Callable[[], None] = lambda: None) -> Ou
         try:
             fault = _attend(attempt, display)
         except BaseException:
-            _ask(attempt)
+            _request_stop(attempt)
             _wait(attempt)
             raise
         finally:
@@ -90,7 +90,7 @@ def launch(job: Job, run: RunDir, tick: Callable[[], None] = lambda: None) -> Ou
             _kill(attempt.process)
             display.close()
             full = _full(run)
-            clean_up({attempt.token}, before, run)
+            clean_up({attempt.token}, files_before, run)
     return _outcome(attempt, fault, full)
 
 
@@ -98,12 +98,12 @@ def _start(job: Job, run: RunDir, requests: Requests, log: Any) -> Attempt:
     token = secrets.token_hex(6)
     environment = {**mpiexec.environment(), TOKEN_VARIABLE: token, "PYTHONUNBUFFERED": "1"}
     environment.setdefault("OMP_NUM_THREADS", "1")
-    begin, written = log.tell(), run.read_state()["updated"]
+    begin, state_time = log.tell(), run.read_state()["updated"]
     process = subprocess.Popen(
         command(run.path, job.resources.ranks), stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment,
         start_new_session=True,
     )  # fmt: skip
-    return Attempt(job, run, requests, token, begin, written, process)
+    return Attempt(job, run, requests, token, begin, state_time, process)
 
 
 def _attend(attempt: Attempt, display: Display) -> str:
@@ -114,38 +114,38 @@ def _attend(attempt: Attempt, display: Display) -> str:
     while attempt.process.poll() is None:
         time.sleep(0.1)
         now = time.monotonic()
-        if attempt.requests.first and attempt.asked is None:
-            attempt.asked = now
+        if attempt.requests.first and attempt.requested is None:
+            attempt.requested = now
             display.show(
-                f"{attempt.requests.first}: the ranks save and stop, which may take a while; "
-                "a second Ctrl-C aborts at once, and what was done since the last checkpoint is lost"
+                f"{attempt.requests.first}: the ranks save and stop, which may take up to {GRACE_S:.0f} s; "
+                "a second Ctrl-C aborts at once, and work since the last checkpoint is lost"
             )
-            _ask(attempt)
+            _request_stop(attempt)
         if attempt.requests.abort:
             return ""
         if now - attempt.looked > LOOK_S:
             attempt.looked = now
             if fault := _late_start(attempt, now):
                 return fault
-            if attempt.over is None and _over(attempt):
-                attempt.over = now
-        if attempt.over is not None:
-            if now - attempt.over > LEAVE_S:
+            if attempt.saved is None and _has_saved(attempt):
+                attempt.saved = now
+        if attempt.saved is not None:
+            if now - attempt.saved > LEAVE_S:
                 return f"{_who(attempt)} did not leave within {LEAVE_S:.0f} s of the end"
-        elif attempt.asked is not None and now - attempt.asked > GRACE_S:
+        elif attempt.requested is not None and now - attempt.requested > GRACE_S:
             return f"{_who(attempt)} did not save within {GRACE_S:.0f} s and was ended; the last checkpoint stands"
     return ""
 
 
-def _ask(attempt: Attempt) -> None:
+def _request_stop(attempt: Attempt) -> None:
     """Ask the ranks to save and stop: by the STOP file, and by a signal to those that have their handlers by now."""
-    asked = False
+    stop_written = False
     with contextlib.suppress(OSError, Unreadable):  # a full disk
         attempt.run.request_stop(attempt.requests.first or "the launcher failed")
-        asked = True
+        stop_written = True
     noted = {record["pid"] for record in rank_records(attempt.run)}
     ranks = _rank_processes(attempt.token)
-    for pid in ranks & noted if asked else ranks:
+    for pid in ranks & noted if stop_written else ranks:
         with contextlib.suppress(OSError):
             os.kill(pid, signal.SIGUSR1)
 
@@ -167,37 +167,36 @@ def _late_start(attempt: Attempt, now: float) -> str:
     ranks, launcher = attempt.job.resources.ranks, str(attempt.process.args[0])  # type: ignore[index]
     if attempt.up is None and now - attempt.began > START_S:
         return (
-            f"{launcher} has started none of {ranks} rank(s) within {START_S:.0f} s and was ended; "
+            f"{launcher} started none of {ranks} rank(s) within {START_S:.0f} s and was ended; "
             f"see {attempt.run.logs}/ranks.log and hpc-rl doctor"
         )
     limit = START_S + attempt.job.resources.deadline_s
     if attempt.up is not None and now - attempt.up > limit:
         return (
-            f"none of {ranks} rank(s) has begun within {limit:.0f} s of its start, and they were ended: "
-            "they wait in the start of MPI, or Python loads too slowly here (raise resources.deadline_s); "
-            "see hpc-rl doctor"
+            f"none of {ranks} rank(s) began within {limit:.0f} s of its start, so they were ended: they waited in the "
+            "start of MPI (see hpc-rl doctor), or Python loads too slowly here (raise resources.deadline_s)"
         )
     return ""
 
 
-def _over(attempt: Attempt) -> bool:
+def _has_saved(attempt: Attempt) -> bool:
     """Whether this attempt has saved everything, and its processes have only to leave."""
     try:
         state = attempt.run.read_state()
     except BadRun:
         return False
-    return state["state"] in ("done", "stopped") and state["updated"] != attempt.written
+    return state["state"] in ("done", "stopped") and state["updated"] != attempt.state_time
 
 
 def _rank_processes(token: str) -> set[int]:
     """Those of an attempt's processes that are ranks, by their command."""
     start = [part.encode() for part in rank_command(Path(), 1)[:3]]
-    found = set()
+    pids = set()
     for pid in processes({token}):
         with contextlib.suppress(OSError):
             if Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[:3] == start:
-                found.add(pid)
-    return found
+                pids.add(pid)
+    return pids
 
 
 def _who(attempt: Attempt) -> str:
@@ -226,21 +225,21 @@ def _outcome(attempt: Attempt, fault: str, full: bool) -> Outcome:
     What they saved counts: an environment that crashes as it is closed, or ranks that do not leave, come after that.
     """
     run, code = attempt.run, attempt.process.returncode or 0
-    said = _said(run, attempt.begin)
+    output = _log_output(run, attempt.begin)
     lone = attempt.job.resources.ranks == 1
-    if _over(attempt):
+    if _has_saved(attempt):
         state = run.read_state()
-        after = fault or (
-            first_failure(run, said, code, attempt.dead, lone) if code and not attempt.requests.abort else ""
+        later_failure = fault or (
+            first_failure(run, output, code, attempt.deaths, lone) if code and not attempt.requests.abort else ""
         )
-        more = f"; after that {after}" if after else ""
+        suffix = f"; after that {later_failure}" if later_failure else ""
         reason = _stopped(run, state["reason"]) if state["state"] == "stopped" else state["reason"]
-        return Outcome(0, f"{reason} ({state.get('env_steps', 0):,} env steps){more}")
+        return Outcome(0, f"{reason} ({state.get('env_steps', 0):,} env steps){suffix}")
     if attempt.requests.abort:
         sentence, status = "aborted by a second signal; the last checkpoint stands", "stopped"
         cause = "cancelled"
     else:
-        sentence, status = fault or first_failure(run, said, code, attempt.dead, lone), "failed"
+        sentence, status = fault or first_failure(run, output, code, attempt.deaths, lone), "failed"
         cause = causes.of_failure(sentence)
         if full and "free space" not in sentence:
             sentence += f"; the disk of {run.path} is full: free space, then resume the run"
@@ -250,10 +249,10 @@ def _outcome(attempt: Attempt, fault: str, full: bool) -> Outcome:
 
 
 def _stopped(run: RunDir, reason: str) -> str:
-    """Why it stopped, by whoever asked for it; kept in state.json with the command that goes on."""
+    """Why it stopped, with the author of the request; state.json gets it and the command that goes on."""
     cause = "time limit" if reason == OUT_OF_TIME else "budget" if reason.startswith(BUDGET_SPENT) else "signal"
     if cause == "signal" and run.stop_requested():
-        cause, reason = causes.asked(run)
+        cause, reason = causes.of_stop_file(run)
     with contextlib.suppress(OSError, BadRun):
         run.write_state(state="stopped", reason=reason, cause=cause, next=_going_on(run))
     return reason
@@ -264,10 +263,10 @@ def _going_on(run: RunDir) -> str:
     return shlex.join(["hpc-rl", "run", str(run.job_file), "--out", str(run.path), "--resume"])
 
 
-def _said(run: RunDir, begin: int) -> str:
+def _log_output(run: RunDir, begin: int) -> str:
     try:
         return read_end(run.logs / "ranks.log", begin=begin)
-    except (OSError, Unreadable):  # somebody removed it
+    except (OSError, Unreadable):  # removed meanwhile
         return ""
 
 
@@ -278,7 +277,7 @@ def _note_first_death(attempt: Attempt, over: threading.Event) -> None:
     """
     watched: dict[int, int] = {}
     poller = select.poll()
-    while not over.is_set() and not attempt.dead:
+    while not over.is_set() and not attempt.deaths:
         if len(watched) < attempt.job.resources.ranks:
             for record in rank_records(attempt.run):
                 if record["pid"] not in watched.values():
@@ -286,6 +285,6 @@ def _note_first_death(attempt: Attempt, over: threading.Event) -> None:
                         handle = os.pidfd_open(record["pid"])
                         watched[handle] = record["pid"]
                         poller.register(handle, select.POLLIN)
-        attempt.dead.update((watched[handle], time.time()) for handle, _ in poller.poll(100))
+        attempt.deaths.update((watched[handle], time.time()) for handle, _ in poller.poll(100))
     for handle in watched:
         os.close(handle)

@@ -36,7 +36,8 @@ def find_mpiexec(python: str = sys.executable) -> tuple[str, str]:
     path = str(beside) if beside.exists() else shutil.which("mpiexec")
     if path is None:
         raise BadJob(
-            "no mpiexec found; install the extra with its own MPI (pip install 'hpc-rl[mpi]') or load a module"
+            f"mpiexec is neither beside {python} nor on PATH; install the extra with its own MPI "
+            "(pip install 'hpc-rl[mpi]') or load the module of an MPI"
         )
     try:
         answer = subprocess.run(
@@ -56,20 +57,20 @@ def prefix(ranks: int) -> list[str]:
 
 
 def environment(outer: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The environment of such a start: the given one without what another launcher left in it.
+    """The environment of such a start: ``outer`` without the variables of another launcher.
 
     A shell inside a SLURM job (srun --pty, salloc, a batch script) carries the variables of that job's step; ranks
     started here are no part of it.
     """
-    kept = {name: x for name, x in outer.items() if not _foreign(name)}
+    variables = {name: x for name, x in outer.items() if not _foreign(name)}
     end = outer.get("SLURM_JOB_END_TIME", "") if "SLURMD_NODENAME" in outer else ""
     if end.isdecimal():  # ranks that save before it do not depend on what mpiexec does with SLURM's last signal
-        kept.setdefault(END_VARIABLE, end)
-    return {**kept, **_ROOT_SETTINGS, **_HERE}
+        variables.setdefault(END_VARIABLE, end)
+    return {**variables, **_ROOT_SETTINGS, **_HERE}
 
 
 def _foreign(name: str) -> bool:
-    """Whether it says to an mpiexec, or to MPI, that it was started by another launcher."""
+    """Whether an mpiexec, or MPI, would conclude from it that another launcher started this process."""
     return name.startswith((*SLURM, *RANK, *LAUNCHER)) and name not in _FACTS and not name.startswith(_KEPT)
 
 

@@ -1,4 +1,4 @@
-"""What `hpc-rl submit` may be told: typed options, the same keys in a site profile, everything checked before sbatch.
+"""The options of `hpc-rl submit`: typed, with the same keys in a site profile, everything checked before sbatch.
 
 One dataclass drives the command line, the profiles and the script. A profile is a TOML file of these keys, found in
 ``$XDG_CONFIG_HOME/hpc_rl`` (user), ``$XDG_CONFIG_DIRS/hpc_rl`` (site), then in the package's slurm/clusters.
@@ -77,40 +77,40 @@ class Options:
     template: str | None = _option("Another script template.")
 
 
-def load(cluster: str | None, given: Mapping[str, Any]) -> Options:
-    """Profile, then what was ``given`` (None and () mean not given); lists of a profile come first.
+def load(cluster: str | None, option_values: Mapping[str, Any]) -> Options:
+    """Profile, then ``option_values`` (None and () are absent); lists of a profile come first.
 
     Raises:
         BadJob: no such profile, an unknown key, a value of the wrong type or shape.
     """
-    made = _over(_over(Options(), _profile(cluster) if cluster else {}, True), given, True)
-    _check(made)
-    return made
+    options = _over(_over(Options(), _profile(cluster) if cluster else {}, True), option_values, True)
+    _check(options)
+    return options
 
 
-def kept(path: Path) -> Options:
+def load_saved(path: Path) -> Options:
     """The options that an earlier submission wrote to ``path``. Raises BadJob, Unreadable, FileNotFoundError."""
     return Options(**_typed(read_json(path, {}), path))
 
 
-def changed(saved: Options, cluster: str | None, given: Mapping[str, Any]) -> Options:
-    """The options of an earlier submission, over them a profile and what was ``given``; lists replace lists.
+def changed(saved: Options, cluster: str | None, option_values: Mapping[str, Any]) -> Options:
+    """The options of an earlier submission, over them a profile and ``option_values``; lists replace lists.
 
     Raises BadJob like `load`.
     """
-    made = _over(_over(saved, _profile(cluster) if cluster else {}, False), given, False)
-    _check(made)
-    return made
+    options = _over(_over(saved, _profile(cluster) if cluster else {}, False), option_values, False)
+    _check(options)
+    return options
 
 
-def _over(below: Options, given: Mapping[str, Any], add: bool) -> Options:
-    values = {key: value for key, value in given.items() if value not in (None, ())}
+def _over(below: Options, option_values: Mapping[str, Any], add: bool) -> Options:
+    values = {key: value for key, value in option_values.items() if value not in (None, ())}
     for key, value in values.items():
         if add and isinstance(value, tuple):
             values[key] = (*getattr(below, key), *value)
-    for one, other in (("mem", "mem_per_cpu"), ("mem_per_cpu", "mem")):  # SLURM takes either
-        if one in values and other not in values:
-            values[other] = None
+    for name, alternative in (("mem", "mem_per_cpu"), ("mem_per_cpu", "mem")):  # SLURM takes either
+        if name in values and alternative not in values:
+            values[alternative] = None
     return replace(below, **values)
 
 
@@ -136,11 +136,11 @@ def managed() -> set[str]:
 
 
 def _profile(name: str) -> dict[str, Any]:
-    known = profiles()
-    if name not in known:
-        where = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "hpc_rl" / f"{name}.toml"
-        raise BadJob(f"no cluster profile {name!r}" + nearest(name, known, "profile") + f"; write one in {where}")
-    path = known[name]
+    files = profiles()
+    if name not in files:
+        place = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "hpc_rl" / f"{name}.toml"
+        raise BadJob(f"no cluster profile {name!r}" + nearest(name, files, "profile") + f"; write one in {place}")
+    path = files[name]
     try:
         return _typed(read_toml(path), path)
     except (FileNotFoundError, Unreadable) as error:
@@ -172,7 +172,7 @@ def _shapes(options: Options) -> None:
         value = getattr(options, key)
         if value is not None and not shape.fullmatch(value):
             example = {"time": "4:00:00 or 1-12", "gpus_per_node": "2 or a100:2"}.get(key, "16G")
-            raise BadJob(f"{key} = {value!r} is not understood; write it like {example}")
+            raise BadJob(f"{key} = {value!r} cannot be read; write it like {example}")
 
 
 def _ranges(options: Options) -> None:
@@ -183,8 +183,8 @@ def _ranges(options: Options) -> None:
     limit = seconds(options.time)
     if limit is not None and limit <= options.lead_s:
         raise BadJob(
-            f"time = {options.time!r} is not longer than lead_s = {options.lead_s}, so it would only be told to save; "
-            "give more time or less lead"
+            f"time = {options.time!r} is not longer than lead_s = {options.lead_s}, so ranks would save at once and "
+            "never train; give more --time or less --lead-s"
         )
     for key, choices in (("resume_mode", MODES), ("layout", LAYOUTS), ("mpi", MPI_TYPES)):
         if getattr(options, key) not in choices:
@@ -195,8 +195,8 @@ def seconds(text: str | None) -> int | None:
     """Of a SLURM time: M, M:S, H:M:S, D-H, D-H:M, D-H:M:S. None where there is no limit, or it is another word."""
     if text is None or not _TIME.fullmatch(text) or not text[0].isdigit():
         return None
-    days, dash, rest = text.rpartition("-")
-    parts = [int(part) for part in rest.split(":")]
+    days, dash, clock = text.rpartition("-")
+    parts = [int(part) for part in clock.split(":")]
     if dash:
         hours, minutes, rest_s = (*parts, 0, 0)[:3]
     else:
@@ -208,20 +208,23 @@ def _items(options: Options) -> None:
     for item in options.after:
         kind, _, job = item.partition(":")
         if kind not in _DEPENDENCY or not re.fullmatch(r"\d+(_\d+)?", job):
-            raise BadJob(f"after = {item!r} is not understood; write ok:ID, any:ID, notok:ID or start:ID")
+            raise BadJob(f"after = {item!r} cannot be read; write ok:ID, any:ID, notok:ID or start:ID")
     for item in options.env:
         if not _NAME.fullmatch(item.partition("=")[0]) or "=" not in item:
-            raise BadJob(f"env = {item!r} is not NAME=VALUE")
+            raise BadJob(f"env = {item!r} cannot be read; write NAME=VALUE")
     for item in (*options.sbatch, *options.learners):
         key = item.partition("=")[0].lstrip("-")
         if not re.fullmatch(r"[a-z][a-z0-9-]*", key):
-            raise BadJob(f"sbatch option {item!r} is not KEY=VALUE with a long option's name")
+            raise BadJob(f"sbatch option {item!r} cannot be read; write KEY=VALUE or KEY, with a long option's name")
         if item in options.sbatch and key in managed():
             raise BadJob(f"sbatch option {key!r} is set by hpc-rl; use its own option (hpc-rl submit --help)")
     if options.container and "://" not in options.container and not Path(options.container).exists():
         raise BadJob(f"container = {options.container!r} does not exist; give the path of an image, or docker://…")
     if options.learners and options.layout != "het":
-        raise BadJob("learners = … is for --layout het; without it all ranks share one allocation")
+        raise BadJob(
+            f"learners = {' '.join(options.learners)} has no effect here: it applies to --layout het only; "
+            "add that, or remove it"
+        )
 
 
 def _one_line(options: Options) -> None:
@@ -241,5 +244,5 @@ def nodes_of(ranks: int, nodes: int) -> list[int]:
     """
     if nodes > ranks:
         raise BadJob(f"nodes = {nodes} for {ranks} rank(s); use fewer nodes, or -n for more ranks")
-    least, more = divmod(ranks, nodes)
-    return [node for node in range(nodes) for _ in range(least + (node < more))]
+    least, extra = divmod(ranks, nodes)
+    return [node for node in range(nodes) for _ in range(least + (node < extra))]

@@ -9,7 +9,7 @@ _WORDS = {
     "Priority": "jobs of higher priority come first",
     "Resources": "it is next, and waits for nodes to become free",
     "Dependency": "it waits for another job to end",
-    "DependencyNeverSatisfied": f"the job that it waits for ended otherwise than was asked; {_NEVER}",
+    "DependencyNeverSatisfied": f"the job that it depends on ended in another way than --after names; {_NEVER}",
     "BeginTime": "it may not begin yet; a requeued job is held back, by default for two minutes",
     "JobHeldUser": "its owner holds it; scontrol release lets it go",
     "JobHeldAdmin": "an administrator holds it",
@@ -51,16 +51,16 @@ _WHAT = {
 _WHOSE = {"PerUser": " of one user", "PerAccount": " of one account", "PerNode": " on one node"}
 
 
-def plain(reason: str) -> str:
+def explain(reason: str) -> str:
     """``Priority: jobs of higher priority come first``; a reason that is not known stays as it is."""
-    words = next((words for known, words in _WORDS.items() if re.match(rf"{known}\b", reason.replace("_", " "))), "")
+    words = next((words for name, words in _WORDS.items() if re.match(rf"{name}\b", reason.replace("_", " "))), "")
     if not words and (limit := _limit(reason)):
         words = limit + (f"; {_NEVER}" if limit.startswith("it asks") else ", until other jobs end")
     return f"{reason}: {words}" if words else reason
 
 
 def explained(refusal: str) -> str:
-    """What sbatch said when it refused a job, with the meaning of a limit's name behind it."""
+    """sbatch's sentence when it refused a job, with the meaning of a limit's name behind it."""
     return re.sub(r"\b(?:QOS|Assoc)\w+", lambda name: f"{name[0]} ({limit})" if (limit := _limit(name[0])) else name[0],
                   refusal)  # fmt: skip
 
@@ -70,11 +70,11 @@ def _limit(reason: str) -> str:
     parts = _LIMIT.fullmatch(reason)
     if not parts:
         return ""
-    whose = "QOS" if parts[1] == "QOS" else "account"
-    what = _WHAT.get(parts[3].lower(), re.sub(r"(?<=[a-z])(?=[A-Z])", " ", parts[3]).lower())
+    owner = "QOS" if parts[1] == "QOS" else "account"
+    resource = _WHAT.get(parts[3].lower(), re.sub(r"(?<=[a-z])(?=[A-Z])", " ", parts[3]).lower())
     if parts[2] == "Min":
-        return f"it asks for fewer {what} than its {whose} demands"
+        return f"it asks for fewer {resource} than its {owner} demands"
     if parts[4] == "PerJob":
-        return f"it asks for more {what} than its {whose} allows one job"
-    shared = " of all its users together" if parts[2] == "Grp" else _WHOSE.get(parts[4] or "", "")
-    return f"the limit of its {whose} on {what}{shared} is reached"
+        return f"it asks for more {resource} than its {owner} allows one job"
+    scope = " of all its users together" if parts[2] == "Grp" else _WHOSE.get(parts[4] or "", "")
+    return f"the limit of its {owner} on {resource}{scope} is reached"

@@ -1,4 +1,4 @@
-"""What a user, a shell or a batch system asks of a launcher by signals: save and stop, or abort."""
+"""Requests of a user, a shell or a batch system to a launcher, by signals: save and stop, or abort."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _FIRST = {
     signal.SIGUSR1: "SIGUSR1",
     signal.SIGHUP: "SIGHUP (the terminal was closed)",
 }
-_ABORTS = (signal.SIGINT, signal.SIGTERM)  # a closed terminal sends SIGHUP twice, and nobody is there to wish it so
+_ABORTS = (signal.SIGINT, signal.SIGTERM)  # a closed terminal sends SIGHUP twice, and no user means an abort by it
 
 
 class Requests:

@@ -68,7 +68,7 @@ def render(script: Script, job: Job, plan: Plan, options: Options) -> str:
     het = options.layout == "het"
     nodes_of(len(plan.ranks), options.nodes or 1)  # refuses more nodes than ranks
     if het and script.array:
-        raise BadJob("a heterogeneous job cannot be an array; submit the seeds one by one, or use --layout one")
+        raise BadJob("--layout het cannot be a job array; submit the seeds one by one, or use --layout one")
     components = _het(script, job, plan, options) if het else [_directives(script, job, plan, options)]
     path = Path(options.template) if options.template else data_folder("slurm") / "job.sbatch.j2"
     return _fill(path, _context(script, job, options, components))
@@ -92,9 +92,9 @@ def _fill(path: Path, values: dict[str, Any]) -> str:
     try:
         return environment.from_string(read_text(path)).render(values)
     except (FileNotFoundError, Unreadable) as error:
-        raise BadJob(f"the template cannot be read: {error}") from None
+        raise BadJob(f"the template {path} cannot be read ({error}); give another --template") from None
     except jinja2.TemplateError as error:
-        raise BadJob(f"the template {path} cannot be used: {error}") from None
+        raise BadJob(f"the template {path} cannot be used ({error}); mend it, or give another --template") from None
 
 
 def _context(script: Script, job: Job, options: Options, components: list[list[str]]) -> dict[str, Any]:
@@ -146,9 +146,9 @@ def _variables(directives: Sequence[str]) -> dict[str, str]:
     }
 
 
-def interpreter(options: Options, found: str = "") -> str:
-    """The shell words that start Python, in a container if there is one; ``found`` where the script must look."""
-    python = found if found and not options.python else quote(options.python or sys.executable)
+def interpreter(options: Options, script_python: str = "") -> str:
+    """The shell words that start Python, in a container if there is one; ``script_python`` where the script chooses."""
+    python = script_python if script_python and not options.python else quote(options.python or sys.executable)
     if not options.container:
         return python
     nvidia = " --nv" if options.gpus_per_node else ""
@@ -203,14 +203,16 @@ def _het(script: Script, job: Job, plan: Plan, options: Options) -> list[list[st
     if learners != list(range(len(learners))) or len(learners) == len(plan.ranks):
         raise BadJob(f"topology {plan.topology} has no learners apart from the others; use --layout one")
     values = {item.metadata["directive"]: getattr(options, item.name) for item in fields(options)}
-    own = dict(item.lstrip("-").partition("=")[::2] for item in options.learners)
+    learner_options = dict(item.lstrip("-").partition("=")[::2] for item in options.learners)
     threads = plan.ranks[0].threads
-    first = {**values, "gpus-per-node": None, "nodes": None, "cpus-per-task": max(1, threads), **own}
+    first = {**values, "gpus-per-node": None, "nodes": None, "cpus-per-task": max(1, threads), **learner_options}
     second = {**values, "gpus-per-node": None, "cpus-per-task": options.cpus_per_task or 1}
-    nodes = re.match(r"[1-9]\d{0,5}(?!\d)", own.get("nodes", "1"))  # "2-4" is a range
+    nodes = re.match(r"[1-9]\d{0,5}(?!\d)", learner_options.get("nodes", "1"))  # "2-4" is a range
     if not nodes:
-        raise BadJob(f"learners = 'nodes={own['nodes']}' is not understood; write nodes=2")
-    first["gpus-per-node"] = own.get("gpus-per-node") or options.gpus_per_node or _gpus(job, plan, int(nodes[0]))
+        raise BadJob(f"learners = 'nodes={learner_options['nodes']}' cannot be read; write nodes=2")
+    first["gpus-per-node"] = (
+        learner_options.get("gpus-per-node") or options.gpus_per_node or _gpus(job, plan, int(nodes[0]))
+    )
     extra = [_directive(item) for item in options.sbatch]
     return [
         [*_head(script, options), f"--ntasks={len(learners)}", *_typed(first), *extra],
@@ -230,9 +232,9 @@ def _head(script: Script, options: Options) -> list[str]:
 
 
 def _typed(values: dict[str, Any]) -> list[str]:
-    """``--key=value`` of every value that was given, the flags without a value."""
-    given = {key: value for key, value in values.items() if key and value is not None and value is not False}
-    return [f"--{key}" if value is True else f"--{key}={word(str(value))}" for key, value in given.items()]
+    """``--key=value`` of every value that is present, the flags without a value."""
+    directives = {key: value for key, value in values.items() if key and value is not None and value is not False}
+    return [f"--{key}" if value is True else f"--{key}={word(str(value))}" for key, value in directives.items()]
 
 
 def _directive(item: str) -> str:

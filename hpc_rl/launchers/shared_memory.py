@@ -34,22 +34,22 @@ def present() -> set[Path]:
         return set()
 
 
-def remove(tokens: Iterable[str], named: Iterable[str], new: Iterable[Path]) -> None:
-    """Remove the weights of these attempts and files of MPI, where nobody uses them.
+def remove(tokens: Iterable[str], names: Iterable[str], new_files: Iterable[Path]) -> None:
+    """Remove the weights of these attempts and files of MPI, where no process uses them.
 
-    ``named`` are the files that ranks noted to map, ``new`` those that appeared while they ran. Notes lie in a run
-    directory, where anybody may have written them: they choose among the files of this folder, and name no others.
+    ``names`` are the files that ranks noted to map, ``new_files`` those that appeared while they ran. Notes lie in a
+    run directory, which may be a stranger's: they choose among the files of this folder, and name no others.
     """
     begins = tuple(f"{OURS}{token}-" for token in tokens if _TOKEN.fullmatch(token))
-    here, noted = present(), set(named)
-    certain = {path for path in here if path.name.startswith(begins) or (str(path) in noted and _of_mpi(path))}
+    files, noted = present(), set(names)
+    certain = {path for path in files if path.name.startswith(begins) or (str(path) in noted and _of_mpi(path))}
     certain = {path for path in certain if _mine(path)}
     limit = time.monotonic() + _GONE_S
     while certain and time.monotonic() < limit:
         _unlink(_unused(certain))
         certain = {path for path in certain if path.exists()}
         time.sleep(0.02 if certain else 0)
-    _unlink(_unused({path for path in here.intersection(new) if _of_mpi(path)}))
+    _unlink(_unused({path for path in files.intersection(new_files) if _of_mpi(path)}))
 
 
 def clear() -> None:
@@ -58,13 +58,13 @@ def clear() -> None:
     MPICH names its segment after SLURM's job and step, which a requeued job shares with the attempt before; it finds
     the old one in its way and ends with "Out of memory". The batch script sweeps only the node on which it runs.
     """
-    old = set()
+    old_files = set()
     for path in present():
         if path.name.startswith(OURS) or _of_mpi(path):
             with contextlib.suppress(OSError):
                 if time.time() - path.lstat().st_mtime > FRESH_S:
-                    old.add(path)
-    _unlink(_unused(old))
+                    old_files.add(path)
+    _unlink(_unused(old_files))
 
 
 def _of_mpi(path: Path) -> bool:
@@ -92,16 +92,14 @@ def _unused(paths: set[Path]) -> set[Path]:
 
 
 def _used(path: Path) -> bool:
-    """Whether somebody has the file open or mapped for writing; assumed where it cannot be found out."""
+    """Whether a process has the file open or mapped for writing; assumed where it cannot be found out."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return True
     try:
-        fcntl.fcntl(
-            handle, fcntl.F_SETSIG, signal.SIGURG
-        )  # should somebody open it now; by default SIGIO would kill us
-        fcntl.fcntl(handle, fcntl.F_SETLEASE, fcntl.F_RDLCK)  # granted only where nobody may write to it, as MPI does
+        fcntl.fcntl(handle, fcntl.F_SETSIG, signal.SIGURG)  # if it is opened now; the default, SIGIO, ends this process
+        fcntl.fcntl(handle, fcntl.F_SETLEASE, fcntl.F_RDLCK)  # granted only where no process may write, as MPI does
         return False
     except OSError as error:
         return error.errno in (errno.EAGAIN, errno.EACCES) or _mapped(path)

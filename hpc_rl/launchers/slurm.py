@@ -29,7 +29,7 @@ class SlurmError(RuntimeError):
 
 
 class Refused(SlurmError):
-    """A SLURM command was answered with no, so nothing has changed; any other error leaves that open."""
+    """SLURM refused a command, so nothing has changed; any other error leaves that open."""
 
 
 @dataclass(frozen=True)
@@ -52,23 +52,23 @@ class JobStatus:
 def sbatch(script: Path, *arguments: str) -> str:
     """Submit; the job's id. The script's options and nothing of a job from inside of which it is sent reach SLURM.
 
-    Raises Refused with sbatch's own words; SlurmError where the job may have been queued."""
-    given = set(environment.overruled(environment.options(script.read_text())))
-    variables = {name: value for name, value in environment.scrubbed(os.environ).items() if name not in given}
+    Raises Refused with sbatch's sentence; SlurmError where the job may have been queued."""
+    overruled = set(environment.overruled(environment.options(script.read_text())))
+    variables = {name: value for name, value in environment.scrubbed(os.environ).items() if name not in overruled}
     try:
-        said = _ask(["sbatch", "--parsable", *arguments, str(script.absolute())], variables=variables)
+        answer = _ask(["sbatch", "--parsable", *arguments, str(script.absolute())], variables=variables)
     except Refused as error:
         if shutil.which("sbatch") is None:
             raise
-        own = "job-name|output|open-mode|signal|requeue|no-requeue"
-        asked = re.findall(rf"(?m)^#SBATCH (--(?!{own}).*)", script.read_text())
+        own_options = "job-name|output|open-mode|signal|requeue|no-requeue"
+        directives = re.findall(rf"(?m)^#SBATCH (--(?!{own_options}).*)", script.read_text())
         raise Refused(
-            f"{reasons.explained(str(error))}; asked for: {' '.join(asked)}; see sinfo and hpc-rl submit --help"
+            f"{reasons.explained(str(error))}; asked for: {' '.join(directives)}; see sinfo and hpc-rl submit --help"
         ) from None
-    found = re.search(r"^(\d+)(;\S+)?\s*$", said, re.MULTILINE)
-    if not found:
-        raise SlurmError(f"sbatch answered {said.strip()!r}, in which no job id can be seen; look at squeue --me")
-    return found[1]
+    match = re.search(r"^(\d+)(;\S+)?\s*$", answer, re.MULTILINE)
+    if not match:
+        raise SlurmError(f"sbatch printed {answer.strip()!r} without a job id; the job may be queued: see squeue --me")
+    return match[1]
 
 
 def resolved(options: Options) -> Options:
@@ -84,11 +84,11 @@ def resolved(options: Options) -> Options:
     by_mpiexec = replace(options, launcher=f'{shlex.quote(mpiexec)}{unbound} -n "$ranks"')
     if options.launcher == "mpiexec":
         return by_mpiexec
-    wanted = {"mpich": "pmi2", "openmpi": "pmix"}.get(vendor, "")
+    pmi = {"mpich": "pmi2", "openmpi": "pmix"}.get(vendor, "")
     mpi, offered = options.mpi, _pmi_types()
     if mpi == "auto":
-        chosen = "SLURM_MPI_TYPE" not in environment.scrubbed(os.environ) and wanted in offered
-        mpi = wanted if chosen or (not offered and vendor == "mpich") else "none"
+        usable = "SLURM_MPI_TYPE" not in environment.scrubbed(os.environ) and pmi in offered
+        mpi = pmi if usable or (not offered and vendor == "mpich") else "none"
     if options.launcher == "auto" and vendor == "openmpi" and mpi == "none" and options.mpi == "auto":
         return by_mpiexec
     return replace(options, launcher="srun", mpi=mpi)
@@ -119,17 +119,17 @@ def query(ids: Sequence[str]) -> dict[str, JobStatus]:
     """
     if not ids or not available():
         return {}
-    asked = set(ids)
-    found: dict[str, JobStatus] = {}
+    id_set = set(ids)
+    statuses: dict[str, JobStatus] = {}
     for batch in batches(_whole(ids)):
-        found |= queued(_ask(_squeue(batch), but="nvalid job id"))
-    missing = [job for job in ids if job not in found or found[job].state == "CANCELLED"]  # sacct knows by whom
+        statuses |= queued(_ask(_squeue(batch), but="nvalid job id"))
+    sacct_ids = [job for job in ids if job not in statuses or statuses[job].state == "CANCELLED"]  # sacct knows by whom
     if shutil.which("sacct"):
         with contextlib.suppress(SlurmError):
-            for batch in batches(_whole(missing)):
+            for batch in batches(_whole(sacct_ids)):
                 answer = accounted(_ask(_sacct(batch)))
-                found |= {job: answer[job] for job in missing if job in answer}
-    return {job: seen for job, seen in found.items() if job in asked}
+                statuses |= {job: answer[job] for job in sacct_ids if job in answer}
+    return {job: status for job, status in statuses.items() if job in id_set}
 
 
 def _whole(ids: Sequence[str]) -> list[str]:
@@ -137,27 +137,29 @@ def _whole(ids: Sequence[str]) -> list[str]:
     return list(ids) if len(",".join(ids)) < LINE_BYTES else list(dict.fromkeys(job.partition("_")[0] for job in ids))
 
 
-def queued(said: str) -> dict[str, JobStatus]:
+def queued(output: str) -> dict[str, JobStatus]:
     """Lines of ``squeue --format=%i|%T|%r|%S|%N|%M|%L`` by job; lines of another form are passed over."""
-    found = {}
-    for job, (_, state, *rest) in _rows(said, 5).items():
-        word, (reason, start, nodes, elapsed, left, *_) = state_word(state), [*map(_known, rest), "", ""]
-        found[job] = JobStatus(job, word, word not in ENDED, reason, start, nodes, seconds(elapsed), seconds(left))
-    return found
+    statuses = {}
+    for job, (_, state, *fields) in _rows(output, 5).items():
+        word, (reason, start, nodes, elapsed, remaining, *_) = state_word(state), [*map(_known, fields), "", ""]
+        statuses[job] = JobStatus(
+            job, word, word not in ENDED, reason, start, nodes, seconds(elapsed), seconds(remaining)
+        )
+    return statuses
 
 
-def accounted(said: str) -> dict[str, JobStatus]:
+def accounted(output: str) -> dict[str, JobStatus]:
     """Lines of ``sacct --parsable2 --format=JobID,State,Start,NodeList``; "CANCELLED by 123" is CANCELLED.
 
     None is active: sacct is asked for what squeue no longer knows, and may keep such a job as running for ever.
     """
-    rows = _rows(said, 4).items()
+    rows = _rows(output, 4).items()
     return {job: JobStatus(job, state_word(row[1]), False, row[1], _known(row[2]), _known(row[3])) for job, row in rows}
 
 
-def _rows(said: str, columns: int) -> dict[str, list[str]]:
+def _rows(output: str, columns: int) -> dict[str, list[str]]:
     """Fields of each line by job id; ``12+0``, the leader of a heterogeneous job, stands for all its components."""
-    rows = [line.strip().split("|") for line in said.splitlines()]
+    rows = [line.strip().split("|") for line in output.splitlines()]
     return {row[0].removesuffix("+0"): row for row in rows if len(row) >= columns and not re.search(r"\+[1-9]", row[0])}
 
 
@@ -178,31 +180,31 @@ def release(ids: Sequence[str]) -> None:
         _ask(["scontrol", "release", job])
 
 
-def shown(*what: str) -> str:
-    """What ``scontrol show`` prints; empty where SLURM is not here or does not answer."""
+def show(*words: str) -> str:
+    """What ``scontrol show`` prints; empty where SLURM is not installed or does not answer."""
     if shutil.which("scontrol") is None:
         return ""
     try:
-        return _ask(["scontrol", "show", *what])
+        return _ask(["scontrol", "show", *words])
     except SlurmError:
         return ""
 
 
 def script_of(job: str) -> str:
-    """The file that a job was sent from; empty where SLURM does not know the job, or is not here."""
+    """The file that a job was sent from; empty where SLURM does not know the job, or is not installed."""
     if not available():
         return ""
-    said = _ask(["squeue", "--noheader", "--states=all", "--format=%o", f"--jobs={job}"], but="nvalid job id")
-    return next(iter(said.splitlines()), "").strip()
+    output = _ask(["squeue", "--noheader", "--states=all", "--format=%o", f"--jobs={job}"], but="nvalid job id")
+    return next(iter(output.splitlines()), "").strip()
 
 
 def granted(job: str) -> int | None:
     """Seconds that one start of a job has been given; None where there is no limit, or SLURM does not answer."""
     try:
-        said = _ask(["squeue", "--noheader", "--array", "--format=%l", f"--jobs={job}"])
+        output = _ask(["squeue", "--noheader", "--array", "--format=%l", f"--jobs={job}"])
     except SlurmError:
         return None
-    return seconds(next(iter(said.split()), None))
+    return seconds(next(iter(output.split()), None))
 
 
 def together(ids: Sequence[str]) -> list[str]:
@@ -221,15 +223,15 @@ def together(ids: Sequence[str]) -> list[str]:
 
 def batches(words: Sequence[str]) -> list[list[str]]:
     """The words in parts that a command line can carry: Linux takes 128 KiB in one argument, 2 MiB in all of them."""
-    made: list[list[str]] = []
+    groups: list[list[str]] = []
     room = 0
     for word in words:
         if len(word) + 1 > room:
-            made.append([])
+            groups.append([])
             room = LINE_BYTES
-        made[-1].append(word)
+        groups[-1].append(word)
         room -= len(word) + 1
-    return made
+    return groups
 
 
 def signal_batch(job: str) -> None:
@@ -266,19 +268,21 @@ def _known(text: str) -> str:
 
 
 def _ask(command: Sequence[str], but: str | None = None, variables: Mapping[str, str] | None = None) -> str:
-    """What a command prints; an error that says ``but`` is taken for an empty answer. Raises Refused, SlurmError."""
+    """What a command prints; an error that contains ``but`` is an empty answer. Raises Refused, SlurmError."""
     variables = environment.scrubbed(os.environ) if variables is None else variables
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             command, capture_output=True, text=True, timeout=ANSWER_S, check=False, env=variables
         )  # fmt: skip
     except FileNotFoundError:
-        raise Refused(f"there is no {command[0]} here; submit on a login node of a SLURM cluster") from None
+        raise Refused(f"{command[0]} is not installed here; use a login node of a SLURM cluster") from None
     except subprocess.TimeoutExpired:
-        raise SlurmError(f"{command[0]} did not answer within {ANSWER_S:.0f} s; is the controller up?") from None
-    if done.returncode and not (but and but in done.stderr):
-        said = re.sub(rf"(?m)^({command[0]}: )?(error: )?|^Try .*", "", done.stderr or done.stdout)
-        words = "; ".join(line.strip() for line in said.splitlines() if line.strip())
-        kind = SlurmError if "timed out" in done.stderr else Refused  # a controller that is slow may have said yes
-        raise kind(f"{command[0]} says: {words or f'exit code {done.returncode}'}")
-    return done.stdout + (done.stderr if "--mpi=list" in command else "")
+        raise SlurmError(
+            f"{command[0]} did not answer within {ANSWER_S:.0f} s; its controller may be down or busy, try again later"
+        ) from None
+    if process.returncode and not (but and but in process.stderr):
+        message = re.sub(rf"(?m)^({command[0]}: )?(error: )?|^Try .*", "", process.stderr or process.stdout)
+        words = "; ".join(line.strip() for line in message.splitlines() if line.strip())
+        kind = SlurmError if "timed out" in process.stderr else Refused  # a slow controller may have accepted
+        raise kind(f"{command[0]} says: {words or f'exit code {process.returncode}'}")
+    return process.stdout + (process.stderr if "--mpi=list" in command else "")

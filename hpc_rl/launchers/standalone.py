@@ -38,7 +38,7 @@ def plain() -> dict[str, str]:
     texts = {
         "cpu": render(_script("cpu"), job, plan, usual),
         "seeds-array": render(
-            _script("seeds-array", array="0-4", more=' --set=seed="$SLURM_ARRAY_TASK_ID"'), job, plan, usual
+            _script("seeds-array", array="0-4", extra=' --set=seed="$SLURM_ARRAY_TASK_ID"'), job, plan, usual
         ),
         "cpu-actors-gpu-learner": render(
             _script("cpu-actors-gpu-learner", het=True), job, plan,
@@ -52,13 +52,13 @@ def plain() -> dict[str, str]:
     return {f"{name}.sbatch": text for name, text in texts.items()}
 
 
-def _script(name: str, array: str = "", more: str = "", het: bool = False) -> Script:
+def _script(name: str, array: str = "", extra: str = "", het: bool = False) -> Script:
     home = _RUN.format(job="SLURM_ARRAY_JOB_ID" if array else "SLURM_JOB_ID")
     run = "run=$HPC_RL_RUN/$SLURM_ARRAY_TASK_ID" if array else "run=$HPC_RL_RUN"
     usage = _JOB.format(name=name)
     title = f"hpc_rl: sbatch {name}.sbatch JOB [KEY=VALUE …] (JOB: a file, or a name from hpc-rl list)"
     return Script(title, "hpc_rl", (_GOES_ON, usage, home, run),
-                  "slurm-%j.out" if not array else "slurm-%A_%a.out", _PREPARE + more, array, PYTHON,
+                  "slurm-%j.out" if not array else "slurm-%A_%a.out", _PREPARE + extra, array, PYTHON,
                   "" if het else _SAME, _AGAIN)  # fmt: skip
 
 

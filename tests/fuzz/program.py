@@ -148,7 +148,7 @@ def quiet() -> Iterator[None]:
 
 
 def no_sbatch(script: Path, *arguments: str) -> str:
-    raise slurm.Refused("there is no sbatch here")
+    raise slurm.Refused("sbatch is not installed here")
 
 
 def peak_bytes() -> int:

@@ -248,7 +248,7 @@ def test_a_launcher_that_starts_nothing_is_named_and_ended(
     begin = time.monotonic()
     done = launch("", ranks=3)
     assert time.monotonic() - begin < 20
-    assert done.code == 1 and done.sentence.startswith(f"{path} has started none of 3 rank(s) within 0 s")
+    assert done.code == 1 and done.sentence.startswith(f"{path} started none of 3 rank(s) within 0 s")
     assert "hpc-rl doctor" in done.sentence and RunDir(tmp_path / "run").read_state()["state"] == "failed"
     assert not alive(tmp_path / "run")
 
@@ -257,7 +257,7 @@ def test_ranks_that_never_begin_are_ended(launch: Any, tmp_path: Path, monkeypat
     fake_mpiexec(tmp_path, monkeypatch, 'shift 2; exec "$@"')
     monkeypatch.setattr(local, "START_S", -119.5)  # with the deadline of 120 s that the job has
     done = launch("time.sleep(60)\n", ranks=3)
-    assert done.code == 1 and "none of 3 rank(s) has begun within" in done.sentence, done
+    assert done.code == 1 and "none of 3 rank(s) began within" in done.sentence, done
     assert not alive(tmp_path / "run")
 
 
@@ -265,7 +265,7 @@ def test_a_launcher_that_is_killed_is_not_a_rank(launch: Any, tmp_path: Path, mo
     fake_mpiexec(tmp_path, monkeypatch, "kill -9 $$")
     done = launch("", ranks=3)
     assert done.code == 1
-    assert done.sentence.startswith("the launcher of the ranks was killed by signal 9 (SIGKILL)")
+    assert done.sentence.startswith("the ranks' launcher was killed by signal 9 (SIGKILL)")
 
 
 # ---- ends -----------------------------------------------------------------------------------------------------------
@@ -280,7 +280,7 @@ def test_a_lone_rank_that_is_killed_is_told_so(number: signal.Signals, launch: A
 
 def test_a_lone_rank_that_leaves_or_never_began_is_told_so(launch: Any) -> None:
     done = launch("note()\ntime.sleep(0.3)\nos._exit(3)\n")
-    assert done.code == 1 and "rank 0 (worker-0) on here ended with exit code 3 and without a word" in done.sentence
+    assert done.code == 1 and "rank 0 (worker-0) on here ended with exit code 3 and no error message" in done.sentence
 
 
 def test_a_lone_rank_killed_before_its_seat(launch: Any) -> None:

@@ -192,7 +192,7 @@ def test_a_run_that_is_at_work_cannot_be_resumed_beside_it(tmp_path: Path) -> No
     with started("run", job, "--out", run) as process:
         wait_for(lambda: learning(run, 2), process)
         done = hpc_rl("run", job, "--out", run, "--resume")
-        assert done.code == 2 and "still being worked on by process" in done.last
+        assert done.code == 2 and "is in use by process" in done.last
         other = hpc_rl("run", job, "--out", run)
         assert other.code == 2 and "holds a run already" in other.last
         assert process.poll() is None

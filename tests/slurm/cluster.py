@@ -104,9 +104,9 @@ class Cluster:
         return f"SLURM_CONF={self.folder}/slurm.conf".encode()
 
     def ask(self, *command: str, check: bool = True) -> str:
-        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=60, check=False)
-        assert not check or done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
-        return done.stdout
+        process = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=60, check=False)
+        assert not check or process.returncode == 0, f"{command}: {process.stdout}{process.stderr}"
+        return process.stdout
 
     def start_node(self, name: str) -> None:
         self._start(f"slurmd-{name}", ["slurmd", "-D", "-N", name])
@@ -120,10 +120,10 @@ class Cluster:
         """The node is gone: its slurmd, its slurmstepds and all that they started."""
         marks = {f"SLURMD_NODENAME={name}".encode(), self.mark}
         self.kill_daemon(f"slurmd-{name}")
-        there = [process for process in _processes() if marks.issubset(_environment(process))]
-        steps = {_parent(process) for process in there}  # a slurmstepd does not say where it belongs
+        processes = [process for process in _processes() if marks.issubset(_environment(process))]
+        steps = {_parent(process) for process in processes}  # a slurmstepd does not say where it belongs
         scripts = [p for p in _processes() if f"{self.folder}/spool-{name}" in _command(p)]
-        for process in [*(p for p in steps if "slurmstepd" in _command(p)), *scripts, *there]:
+        for process in [*(p for p in steps if "slurmstepd" in _command(p)), *scripts, *processes]:
             with contextlib.suppress(OSError):
                 os.kill(process, signal.SIGKILL)
 
@@ -253,15 +253,15 @@ def _daemons(cluster: Cluster) -> None:
     _until(idle, "all nodes idle", cluster)
 
 
-def _until(done: object, what: str, cluster: Cluster) -> None:
+def _until(arrived: object, event: str, cluster: Cluster) -> None:
     end = time.monotonic() + START_S
-    while not done():  # type: ignore[operator]
+    while not arrived():  # type: ignore[operator]
         died = [name for name, process in cluster.daemons.items() if process.poll() is not None]
         if died or time.monotonic() > end:
             logs = "".join(
                 f"--- {p.name}\n{p.read_text(errors='replace')[-800:]}" for p in cluster.folder.glob("*.[lo]*")
             )
-            raise AssertionError(f"{what} did not come up within {START_S:.0f} s; ended: {died}\n{logs}")
+            raise AssertionError(f"{event} did not come up within {START_S:.0f} s; ended: {died}\n{logs}")
         time.sleep(0.1)
 
 
@@ -274,10 +274,10 @@ def _free_ports(count: int) -> list[int]:
     sockets = [socket.socket() for _ in range(count)]
     for item in sockets:
         item.bind(("127.0.0.1", 0))
-    found = [item.getsockname()[1] for item in sockets]
+    ports = [item.getsockname()[1] for item in sockets]
     for item in sockets:
         item.close()
-    return found
+    return ports
 
 
 def _which(name: str) -> str | None:

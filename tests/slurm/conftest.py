@@ -14,6 +14,6 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "bin"
     folder.mkdir()
     monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
-    for name, said in COMMANDS.items():
-        answer(folder, name, said)
+    for name, text in COMMANDS.items():
+        answer(folder, name, text)
     return folder

@@ -7,10 +7,10 @@ from pathlib import Path
 COMMANDS = {"sbatch": "12", "squeue": "", "sacct": "", "scancel": "", "scontrol": "", "srun": "pmi2"}
 
 
-def answer(folder: Path, name: str, said: str, code: int = 0) -> None:
+def answer(folder: Path, name: str, text: str, code: int = 0) -> None:
     """From now on ``name`` prints this and ends with this code."""
     file = folder / name
-    file.write_text(f"#!/bin/sh\necho \"{name} $*\" >> {folder}/calls\ncat <<'E'\n{said}\nE\nexit {code}\n")
+    file.write_text(f"#!/bin/sh\necho \"{name} $*\" >> {folder}/calls\ncat <<'E'\n{text}\nE\nexit {code}\n")
     file.chmod(0o755)
 
 

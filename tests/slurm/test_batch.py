@@ -145,7 +145,7 @@ def test_a_stop_written_while_it_waited_holds(run: RunDir) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "end"),
+    ("output", "end"),
     [
         ("srun: error: n1: task 1: Out Of Memory\n", "ended: out of memory"),
         ("srun: error: n1: task 1: Bus error (core dumped)\n", "ended: bus error"),
@@ -153,9 +153,9 @@ def test_a_stop_written_while_it_waited_holds(run: RunDir) -> None:
          "ended: killed by the node's memory limit"),
     ],
 )  # fmt: skip
-def test_srun_names_the_rank_and_its_end(run: RunDir, said: str, end: str) -> None:
+def test_srun_names_the_rank_and_its_end(run: RunDir, output: str, end: str) -> None:
     records: dict[int, dict[str, str]] = {0: {}, 1: {}, 2: {}}
-    attempt(run, 0, 10, "running", "", said=said, code=137, asked=False, records=records)
+    attempt(run, 0, 10, "running", "", said=output, code=137, asked=False, records=records)
     assert run.read_state()["reason"].startswith(f"rank 1 (actor-1) on n1 {end};")
 
 
@@ -172,7 +172,7 @@ def test_begin_makes_a_run_from_a_job_once(tmp_path: Path, capsys: pytest.Captur
     job = jobs.load(Path(folder) / "job.toml")
     assert job.seed == 9 and job.resources.ranks == 3 and batch.job_ids(RunDir(Path(folder))) == ["5_1"]
     assert batch.main(["begin", folder, "--ranks", "9"]) == 2
-    assert (said := capsys.readouterr()).out == "0\n1\n" and said.err.startswith("error: SLURM gives 9")
+    assert (output := capsys.readouterr()).out == "0\n1\n" and output.err.startswith("error: SLURM gives 9")
 
 
 def test_jobs_are_listed_once_in_order(run: RunDir) -> None:
@@ -190,7 +190,7 @@ STEP = "slurmstepd-n1: error: *** STEP 77.0 ON n1 CANCELLED AT 2026-11-25T09:23:
 
 
 @pytest.mark.parametrize(
-    ("cause", "reason", "word", "what"),
+    ("cause", "reason", "word", "traces"),
     [
         ("time limit", "job 77 reached its time limit", "again", {"record": RUNNING}),
         ("time limit", "job 77 reached its time limit", "again", {"asked": False, "why": OUT_OF_TIME}),
@@ -206,9 +206,9 @@ STEP = "slurmstepd-n1: error: *** STEP 77.0 ON n1 CANCELLED AT 2026-11-25T09:23:
         ("node lost", "a node of job 77 was lost", "again", {"said": STEP.format(" DUE TO NODE FAILURE, SEE")}),
     ],
 )  # fmt: skip
-def test_one_cause_per_stop(run: RunDir, cause: str, reason: str, word: str, what: dict[str, Any]) -> None:
+def test_one_cause_per_stop(run: RunDir, cause: str, reason: str, word: str, traces: dict[str, Any]) -> None:
     """All ranks saved, and said no more than that they had been asked to; the cause is found by whoever sees it."""
-    assert attempt(run, 0, 100, "stopped", what.get("why", "stopped: asked to stop"), **what) == word
+    assert attempt(run, 0, 100, "stopped", traces.get("why", "stopped: asked to stop"), **traces) == word
     state = run.read_state()
     waiting = "; restart 1 is waiting" if word == "again" else ""
     assert (state["cause"], state["reason"]) == (cause, f"stopped: {reason}{waiting}")
@@ -217,7 +217,7 @@ def test_one_cause_per_stop(run: RunDir, cause: str, reason: str, word: str, wha
 
 
 @pytest.mark.parametrize(
-    ("cause", "reason", "word", "what"),
+    ("cause", "reason", "word", "traces"),
     [
         ("cancelled", "job 77 was cancelled before the ranks had saved; the last checkpoint stands", "stopped",
          {"record": ENDING, "left": 5000.0, "said": "srun: error: n1: task 1: Killed\n"}),
@@ -232,9 +232,9 @@ def test_one_cause_per_stop(run: RunDir, cause: str, reason: str, word: str, wha
          {"records": {1: {"ended": "error", "time": 1.0, "error": "disk full", "bug": False}}}),
     ],
 )  # fmt: skip
-def test_one_cause_per_failure(run: RunDir, cause: str, reason: str, word: str, what: dict[str, Any]) -> None:
+def test_one_cause_per_failure(run: RunDir, cause: str, reason: str, word: str, traces: dict[str, Any]) -> None:
     records: dict[int, dict[str, str]] = {0: {}, 1: {}, 2: {}}
-    assert attempt(run, 0, 100, "running", "", **{"code": 137, "records": records, **what}) == word
+    assert attempt(run, 0, 100, "running", "", **{"code": 137, "records": records, **traces}) == word
     state = run.read_state()
     assert state["cause"] == cause and state["reason"].startswith(reason)
 

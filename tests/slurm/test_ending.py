@@ -54,11 +54,11 @@ class Box:
         if array:
             environment |= {"SLURM_ARRAY_JOB_ID": "6", "SLURM_ARRAY_TASK_ID": "4"}
         environment |= more
-        done = subprocess.run(
+        process = subprocess.run(
             ["bash", str(self.folder / "job.sbatch"), "a b"],
             env=environment, capture_output=True, text=True, timeout=20, check=False,
         )  # fmt: skip
-        return done.returncode, done.stderr
+        return process.returncode, process.stderr
 
     def calls(self, name: str) -> list[str]:
         file = self.folder / "calls"
@@ -89,9 +89,9 @@ def test_its_own_attempt_is_requeued(box: Box) -> None:
     assert box.calls("scontrol")[-1] == "scontrol requeue 7"
 
 
-@pytest.mark.parametrize("known", [LATER, PENDING])
-def test_an_attempt_that_the_controller_requeued_is_left_alone(box: Box, known: str) -> None:
-    box.stub("scontrol", f"0 {RUNNING}", f"0 {known}")
+@pytest.mark.parametrize("record", [LATER, PENDING])
+def test_an_attempt_that_the_controller_requeued_is_left_alone(box: Box, record: str) -> None:
+    box.stub("scontrol", f"0 {RUNNING}", f"0 {record}")
     assert box.end("again")[0] == 0
     assert set(box.calls("scontrol")) == {"scontrol --oneliner show job 7"}
 
@@ -138,8 +138,8 @@ def test_the_end_of_a_chain_takes_its_successor_back(box: Box, verdict: str, cod
 def test_a_chain_whose_successor_was_refused_asks_again(box: Box) -> None:
     box.stub("scontrol", "1 ")
     box.stub("sbatch", "1 ", "0 14")
-    code, said = box.end("again", "chain")
-    assert code == 75 and "refused the successor" in said
+    code, output = box.end("again", "chain")
+    assert code == 75 and "refused the successor" in output
     assert [call.split()[3] for call in box.calls("sbatch")] == ["--dependency=afternotok:7", "--dependency=afterany:7"]
 
 
@@ -219,8 +219,12 @@ def test_a_successor_gets_nothing_that_describes_this_job(box: Box) -> None:
 def test_the_ranks_get_what_is_set_whatever_the_submitting_shell_wanted_exported(box: Box, value: str) -> None:
     box.stub("scontrol", f"0 {RUNNING}")
     box.end("done", SLURM_EXPORT_ENV=value, SBATCH_EXPORT=value)
-    found = (box.folder / "srun.environment").read_text()
-    assert 'SLURM_EXPORT_ENV="ALL"' in found and 'HPC_RL_TOKEN="7-1-' in found and 'OMP_NUM_THREADS="1"' in found
+    variables = (box.folder / "srun.environment").read_text()
+    assert (
+        'SLURM_EXPORT_ENV="ALL"' in variables
+        and 'HPC_RL_TOKEN="7-1-' in variables
+        and 'OMP_NUM_THREADS="1"' in variables
+    )
 
 
 def test_nothing_is_started_for_a_run_that_is_done(box: Box) -> None:
@@ -232,5 +236,5 @@ def test_nothing_is_started_for_a_run_that_is_done(box: Box) -> None:
     box.stub("py", "0 done")
     box.stub("srun", "0 ")
     environment = {"PATH": f"{box.folder}/bin:/usr/bin:/bin", "SLURM_JOB_ID": "7", "SLURM_NTASKS": "3"}
-    done = subprocess.run(["bash", box.folder / "job.sbatch"], env=environment, timeout=20, check=False)
-    assert done.returncode == 0 and not box.calls("srun")
+    process = subprocess.run(["bash", box.folder / "job.sbatch"], env=environment, timeout=20, check=False)
+    assert process.returncode == 0 and not box.calls("srun")

@@ -54,8 +54,8 @@ def sent(folder: Path) -> list[str]:
 
 def test_every_task_of_a_large_array_is_known_and_the_queue_is_asked_once(slurm: Path) -> None:
     program(slurm, "squeue", f'seq -f "12_%g|RUNNING|None|N/A|n1" 0 {MANY - 1}')
-    found = query([f"12_{k}" for k in range(MANY)])
-    assert len(found) == MANY and found[f"12_{MANY - 1}"].active
+    statuses = query([f"12_{k}" for k in range(MANY)])
+    assert len(statuses) == MANY and statuses[f"12_{MANY - 1}"].active
     assert [call.split("--jobs=")[1] for call in calls(slurm)] == ["12"]
 
 
@@ -67,8 +67,8 @@ def test_tasks_that_nobody_asked_for_are_left_out(slurm: Path) -> None:
 def test_many_jobs_that_are_no_array_are_asked_for_in_parts(slurm: Path) -> None:
     """Successors of a chain are arrays of one task each."""
     program(slurm, "squeue", 'for j in $(echo "${5#--jobs=}" | tr , " "); do echo "${j}_0|RUNNING|None|N/A|n1"; done')
-    found = query([f"{10_000_000 + k}_0" for k in range(MANY)])
-    assert len(found) == MANY and 1 < len(calls(slurm)) < 5
+    statuses = query([f"{10_000_000 + k}_0" for k in range(MANY)])
+    assert len(statuses) == MANY and 1 < len(calls(slurm)) < 5
     assert all(len(call) < 2 * LINE_BYTES for call in calls(slurm))
 
 
@@ -76,8 +76,8 @@ def test_a_large_array_is_cancelled_in_few_words(slurm: Path) -> None:
     end([f"12_{k}" for k in range(MANY)] + ["7", "8_3"])
     words = [word for call in calls(slurm) for word in call.split()[1:]]
     assert words[-2:] == ["7", "8_3"] and len(words) < 5 and max(map(len, words)) < 128_000
-    ended = [f"12_{task}" for word in words[:-2] for task in word.removeprefix("12_[").removesuffix("]").split(",")]
-    assert ended == [f"12_{k}" for k in range(MANY)]
+    jobs = [f"12_{task}" for word in words[:-2] for task in word.removeprefix("12_[").removesuffix("]").split(",")]
+    assert jobs == [f"12_{k}" for k in range(MANY)]
 
 
 def test_single_tasks_and_jobs_stay_as_they_are() -> None:
@@ -95,8 +95,8 @@ def test_status_and_cancel_of_a_large_array(slurm: Path, tmp_path: Path, monkeyp
     program(slurm, "scancel", f"touch {tmp_path}/over")
     lines = states.status([tmp_path / "runs"], unwarned)
     assert len(lines) == 300 and {line.slurm for line in lines} == {"PENDING"}
-    said = cancel_runs(runs_of([tmp_path / "runs"]))
-    assert len(said) == 300 and all("while it waited" in sentence for sentence in said)
+    sentences = cancel_runs(runs_of([tmp_path / "runs"]))
+    assert len(sentences) == 300 and all("while it waited" in sentence for sentence in sentences)
 
 
 # ---- arrays ----------------------------------------------------------------------------------------------------------
@@ -118,9 +118,9 @@ def test_an_array_beyond_the_sites_limit_is_split_into_one_folder(slurm: Path, t
         locate = next(line for line in text.splitlines() if line.startswith("run="))
         (output,) = [line for line in text.splitlines() if line.startswith("#SBATCH --output=")]
         for place in range(count):
-            said = subprocess.run(["bash", "-c", f'{locate}; echo "$run"'], capture_output=True, text=True, check=True,
-                                  env={"SLURM_ARRAY_TASK_ID": str(place)})  # fmt: skip
-            assert Path(said.stdout.strip()) == folder / f"{first + place:04d}"
+            process = subprocess.run(["bash", "-c", f'{locate}; echo "$run"'], capture_output=True, text=True,
+                                     check=True, env={"SLURM_ARRAY_TASK_ID": str(place)})  # fmt: skip
+            assert Path(process.stdout.strip()) == folder / f"{first + place:04d}"
             log = output.removeprefix("#SBATCH --output=").strip("'").replace("%4a", f"{place:04d}")
             assert Path(log).parent.resolve() == (folder / f"{first + place:04d}" / "logs").resolve()
     assert len(states.status([folder], unwarned)) == 10
@@ -142,8 +142,8 @@ def test_parallel_holds_over_all_parts(slurm: Path, tmp_path: Path) -> None:
     program(slurm, "sbatch", COUNTED.format(slurm))
     options = Options(launcher="srun", mpi="pmi2", parallel=2, after=("ok:3",))
     submit(tasks("impala_catch", (), "0-9", ()), tmp_path / "runs", options, True)
-    given = [[word for word in call.split() if word.startswith("--dep")] for call in sent(slurm)]
-    assert given == [[], ["--dependency=afterok:3,afterany:11"], ["--dependency=afterok:3,afterany:12"]]
+    dependencies = [[word for word in call.split() if word.startswith("--dep")] for call in sent(slurm)]
+    assert dependencies == [[], ["--dependency=afterok:3,afterany:11"], ["--dependency=afterok:3,afterany:12"]]
 
 
 def test_of_several_arrays_all_are_queued_or_none(slurm: Path, tmp_path: Path) -> None:
@@ -185,24 +185,26 @@ def test_a_folder_in_which_nothing_more_can_be_written_is_removed_again(
 
 
 @pytest.mark.parametrize(
-    ("seeds", "sweeps", "said"),
+    ("seeds", "sweeps", "sentence"),
     [
         ("0-99999999999", [], "more than 100000 seeds"),
         ("0-60000,100000-160000", [], "more than 100000 seeds"),
-        ("0-99999", ["impala.unroll=" + ",".join(map(str, range(1, 999)))], "tasks are more than 100000"),
-        ("9" * 5000, [], "is not understood"),
-        ("²", [], "is not understood"),
+        ("0-99999", ["impala.unroll=" + ",".join(map(str, range(1, 999)))], "tasks, more than 100000"),
+        ("9" * 5000, [], "cannot be read"),
+        ("²", [], "cannot be read"),
     ],
     ids=["one range", "two ranges", "product", "digits", "superscript"],
 )
-def test_too_many_seeds_are_refused_before_a_list_of_them_is_made(seeds: str, sweeps: Sequence[str], said: str) -> None:
+def test_too_many_seeds_are_refused_before_a_list_of_them_is_made(
+    seeds: str, sweeps: Sequence[str], sentence: str
+) -> None:
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + (64 << 20), hard))
     try:
-        with pytest.raises(BadJob, match=said):
+        with pytest.raises(BadJob, match=sentence):
             tasks("impala_catch", (), seeds, sweeps)
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
@@ -219,21 +221,25 @@ def test_the_file_of_a_method_is_read_once_for_all_tasks(monkeypatch: pytest.Mon
 
 def test_show_refuses_what_submit_refuses(slurm: Path, tmp_path: Path) -> None:
     """Both lay ranks on nodes by one function."""
-    said = [hpc(command, "impala_catch", "--nodes", 4, *more) for command, more in
-            (("show", ()), ("submit", ("--out", tmp_path / "run")), ("submit", ("--dry-run",)))]  # fmt: skip
-    assert {done.stderr for done in said} == {"error: nodes = 4 for 3 rank(s); use fewer nodes, or -n for more ranks\n"}
-    assert [done.returncode for done in said] == [2, 2, 2] and hpc("show", "impala_catch", "--nodes", 3).returncode == 0
+    processes = [hpc(command, "impala_catch", "--nodes", 4, *more) for command, more in
+                 (("show", ()), ("submit", ("--out", tmp_path / "run")), ("submit", ("--dry-run",)))]  # fmt: skip
+    assert {process.stderr for process in processes} == {
+        "error: nodes = 4 for 3 rank(s); use fewer nodes, or -n for more ranks\n"
+    }
+    assert [process.returncode for process in processes] == [2, 2, 2] and hpc(
+        "show", "impala_catch", "--nodes", 3
+    ).returncode == 0
 
 
 @pytest.mark.parametrize(("nodes", "fits"), [("two", False), ("0", False), ("", False), ("1-2", True), ("2", True)])
 def test_nodes_of_the_learners_component(tmp_path: Path, nodes: str, fits: bool) -> None:
     options = Options(launcher="srun", layout="het", learners=(f"nodes={nodes}",))
-    found = tasks("impala_catch", ("resources.device=cuda",), None, ())
+    task_list = tasks("impala_catch", ("resources.device=cuda",), None, ())
     if fits:
-        assert f"#SBATCH --nodes={nodes}\n" in parts(found, tmp_path, options, False)[0].script
+        assert f"#SBATCH --nodes={nodes}\n" in parts(task_list, tmp_path, options, False)[0].script
     else:
-        with pytest.raises(BadJob, match=f"nodes={nodes}' is not understood"):
-            parts(found, tmp_path, options, False)
+        with pytest.raises(BadJob, match=f"nodes={nodes}' cannot be read"):
+            parts(task_list, tmp_path, options, False)
 
 
 # ---- names -----------------------------------------------------------------------------------------------------------
@@ -252,7 +258,7 @@ def test_nodes_of_the_learners_component(tmp_path: Path, nodes: str, fits: bool)
 def test_a_name_that_the_file_system_cannot_carry_is_a_sentence(
     slurm: Path, arguments: list[str], name: str, tmp_path: Path
 ) -> None:
-    done = hpc(*(word.format(tmp_path / name) for word in arguments))
-    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr[-2000:]
-    assert done.stderr.startswith("error: ") and "File name too long" in done.stderr
+    process = hpc(*(word.format(tmp_path / name) for word in arguments))
+    assert process.returncode == 2 and "Traceback" not in process.stderr, process.stderr[-2000:]
+    assert process.stderr.startswith("error: ") and "File name too long" in process.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["bin"]

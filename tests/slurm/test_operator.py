@@ -29,7 +29,7 @@ from hpc_rl.job import BadJob
 from hpc_rl.launchers.attempt import job_ids, note_job
 from hpc_rl.launchers.limits import check_time
 from hpc_rl.launchers.options import Options, seconds
-from hpc_rl.launchers.reasons import plain
+from hpc_rl.launchers.reasons import explain
 from hpc_rl.launchers.slurm import Refused, queued
 from hpc_rl.run_folders import runs_of, single
 from hpc_rl.storage.metrics import rate
@@ -93,7 +93,7 @@ def metrics(run: RunDir, *rows: tuple[float, int, int]) -> Path:
     ],
 )
 def test_reasons_in_plain_words(reason: str, words: str) -> None:
-    assert plain(reason).startswith(f"{reason}: ") and words in plain(reason)
+    assert explain(reason).startswith(f"{reason}: ") and words in explain(reason)
 
 
 def test_a_limit_that_refuses_a_submission_is_named_in_plain_words(slurm: Path, tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_a_limit_that_refuses_a_submission_is_named_in_plain_words(slurm: Path, 
 
 @pytest.mark.parametrize("reason", ["PriorityInversion", "SomethingNew", "", "QOS", "Max"])
 def test_a_reason_that_is_not_known_stays(reason: str) -> None:
-    assert plain(reason) == reason
+    assert explain(reason) == reason
 
 
 def test_a_pending_run_shows_its_own_word_and_what_it_waits_for(slurm: Path, tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_a_run_that_does_not_run_has_no_rate_and_no_empty_columns(slurm: Path, t
 
 
 @pytest.mark.parametrize(
-    ("rows", "wanted"),
+    ("rows", "expected"),
     [
         ([], None),
         ([(0, 5, 1)], None),
@@ -167,27 +167,32 @@ def test_a_run_that_does_not_run_has_no_rate_and_no_empty_columns(slurm: Path, t
     ],
 )
 def test_the_rate_is_that_of_the_last_minute_of_this_attempt(
-    tmp_path: Path, rows: list[tuple[float, int, int]], wanted: float | None
+    tmp_path: Path, rows: list[tuple[float, int, int]], expected: float | None
 ) -> None:
     run = create(tmp_path / "run", jobs.dumps(jobs.load("impala_catch")))
-    assert rate(metrics(run, *rows), 1) == (None if wanted is None else pytest.approx(wanted))
+    assert rate(metrics(run, *rows), 1) == (None if expected is None else pytest.approx(expected))
 
 
 def test_squeue_without_times_and_with_words_for_them() -> None:
     assert queued("1|RUNNING|None|N/A|n1")["1"].left_s is None
-    seen = queued(
+    statuses = queued(
         "2|RUNNING|None|N/A|n1|0:07|UNLIMITED\n3|PENDING|None|N/A||0:00|NOT_SET\n4|RUNNING|None|x|n1|INVALID|"
     )
-    assert (seen["2"].elapsed_s, seen["2"].left_s, seen["3"].left_s, seen["4"].elapsed_s) == (7, None, None, None)
+    assert (statuses["2"].elapsed_s, statuses["2"].left_s, statuses["3"].left_s, statuses["4"].elapsed_s) == (
+        7,
+        None,
+        None,
+        None,
+    )
 
 
 @pytest.mark.parametrize(
-    ("text", "wanted"),
+    ("text", "expected"),
     [("0:07", 7), ("59:58", 3598), ("1:00:00", 3600), ("2-03", 183600), ("1-00:00:01", 86401), ("UNLIMITED", None),
      ("", None), ("INVALID", None), (None, None), ("30", 1800)],
 )  # fmt: skip
-def test_times_of_slurm(text: str | None, wanted: int | None) -> None:
-    assert seconds(text) == wanted
+def test_times_of_slurm(text: str | None, expected: int | None) -> None:
+    assert seconds(text) == expected
 
 
 # ---- which run ------------------------------------------------------------------------------------------------------
@@ -196,8 +201,8 @@ def test_times_of_slurm(text: str | None, wanted: int | None) -> None:
 def test_without_arguments_status_shows_the_folder_runs(slurm: Path, tmp_path: Path) -> None:
     one_run(slurm, tmp_path / "runs" / "x")
     assert "runs/x  pending  12   RUNNING" in hpc("status", cwd=tmp_path).stdout
-    done = hpc("status", cwd=tmp_path / "bin")
-    assert done.returncode == 2 and "runs holds no run" in done.stderr
+    process = hpc("status", cwd=tmp_path / "bin")
+    assert process.returncode == 2 and "runs holds no run" in process.stderr
 
 
 def test_a_run_is_named_by_its_job(slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,7 +227,7 @@ def test_a_run_is_named_by_its_job(slurm: Path, tmp_path: Path, monkeypatch: pyt
 def test_a_job_of_another_folder_is_found_by_its_script(slurm: Path, tmp_path: Path, monkeypatch: object) -> None:
     run = one_run(slurm, tmp_path / "far away" / "run", "")
     answer(slurm, "squeue", str(run.path / "submit" / "job.sbatch"))
-    assert [found.path for found in runs_of([Path("12")])] == [run.path]
+    assert [run_of_job.path for run_of_job in runs_of([Path("12")])] == [run.path]
     with pytest.raises(BadRun, match="job 9 belongs"):
         runs_of([Path("9")])
 
@@ -230,8 +235,8 @@ def test_a_job_of_another_folder_is_found_by_its_script(slurm: Path, tmp_path: P
 def test_resume_by_job_and_with_ranks(slurm: Path, tmp_path: Path) -> None:
     run = one_run(slurm, tmp_path / "runs" / "x", "")
     answer(slurm, "sbatch", "13")
-    done = hpc("resume", "12", "-n", 5, cwd=tmp_path)
-    assert done.stdout == "13\n", done.stderr
+    process = hpc("resume", "12", "-n", 5, cwd=tmp_path)
+    assert process.stdout == "13\n", process.stderr
     assert jobs.load(run.job_file).resources.ranks == 5 and job_ids(run) == ["12", "13"]
     text = (run.path / "submit" / "job.sbatch").read_text()
     assert "--ntasks=5\n" in text and f"run={run.path}\n" in text
@@ -240,17 +245,17 @@ def test_resume_by_job_and_with_ranks(slurm: Path, tmp_path: Path) -> None:
 # ---- tell me when it is over ----------------------------------------------------------------------------------------
 
 
-def waited(found: list[RunDir], *steps: Callable[[], object]) -> tuple[int, list[str]]:
-    said: list[str] = []
+def waited(runs: list[RunDir], *steps: Callable[[], object]) -> tuple[int, list[str]]:
+    lines: list[str] = []
     todo = list(steps)
 
     def pause(seconds: float) -> None:
-        assert todo, f"it should be over: {said}"
+        assert todo, f"it should be over: {lines}"
         todo.pop(0)()
 
-    code = follow.wait(found, said.append, pause)
-    assert not todo, f"it ended too early: {said}"
-    return code, said
+    code = follow.wait(runs, lines.append, pause)
+    assert not todo, f"it ended too early: {lines}"
+    return code, lines
 
 
 @pytest.mark.parametrize(
@@ -258,7 +263,7 @@ def waited(found: list[RunDir], *steps: Callable[[], object]) -> tuple[int, list
 )  # fmt: skip
 def test_wait_ends_when_run_and_slurm_say_so(slurm: Path, tmp_path: Path, state: str, code: int) -> None:
     run = one_run(slurm, tmp_path / "run", "12|PENDING|Resources|N/A|")
-    result, said = waited(
+    result, lines = waited(
         [run],
         lambda: (answer(slurm, "squeue", RUNNING), run.write_state(state="running")),
         lambda: run.write_state(state="stopped", reason="stopped: asked to stop"),  # the script has yet to requeue it
@@ -270,7 +275,7 @@ def test_wait_ends_when_run_and_slurm_say_so(slurm: Path, tmp_path: Path, state:
         lambda: answer(slurm, "squeue", "12|COMPLETED|None|N/A|"),
     )
     assert result == code
-    assert [line.removeprefix(f"{run.path}: ") for line in said] == [
+    assert [line.removeprefix(f"{run.path}: ") for line in lines] == [
         "pending as job 12: Resources: it is next, and waits for nodes to become free",
         "running as job 12",
         "stopped as job 12: stopped: asked to stop",
@@ -296,13 +301,13 @@ def test_wait_believes_that_a_run_is_lost_at_the_second_look(slurm: Path, tmp_pa
 
 def test_wait_goes_on_while_slurm_does_not_answer_and_says_so_once(slurm: Path, tmp_path: Path) -> None:
     run = one_run(slurm, tmp_path / "run")
-    code, said = waited(
+    code, lines = waited(
         [run],
         lambda: (answer(slurm, "squeue", "", 1), run.write_state(state="stopped", reason="stopped: asked to stop")),
         lambda: None,
         lambda: answer(slurm, "squeue", ""),
     )
-    assert code == 0 and sum("what SLURM knows is left out" in line for line in said) == 1
+    assert code == 0 and sum("the states below are those that the runs recorded" in line for line in lines) == 1
 
 
 def test_wait_of_an_array_counts_what_stays_the_same_and_ends_with_the_worst(slurm: Path, tmp_path: Path) -> None:
@@ -310,7 +315,7 @@ def test_wait_of_an_array_counts_what_stays_the_same_and_ends_with_the_worst(slu
     first, second = runs_of([tmp_path / "runs"])
     answer(slurm, "squeue", "12_0|RUNNING|None|N/A|n1\n12_1|RUNNING|None|N/A|n1")
     naps: list[float] = []
-    said: list[str] = []
+    lines: list[str] = []
 
     def pause(seconds: float) -> None:
         naps.append(seconds)
@@ -319,8 +324,8 @@ def test_wait_of_an_array_counts_what_stays_the_same_and_ends_with_the_worst(slu
             second.write_state(state="failed", reason="failed: boom")
             answer(slurm, "squeue", "")
 
-    assert follow.wait([first, second], said.append, pause) == 1
-    assert said.count("2 pending") == 2 and max(naps) == follow.LATER_S and naps[0] == follow.FIRST_S
+    assert follow.wait([first, second], lines.append, pause) == 1
+    assert lines.count("2 pending") == 2 and max(naps) == follow.LATER_S and naps[0] == follow.FIRST_S
 
 
 @pytest.mark.parametrize("command", ["wait", "logs"])
@@ -340,20 +345,20 @@ def test_nobody_waits_for_a_run_whose_folder_is_gone(slurm: Path, tmp_path: Path
 def test_submit_waits_and_ends_as_the_run_did(slurm: Path, tmp_path: Path) -> None:
     run = RunDir(tmp_path / "run")
     program(slurm, "sbatch", f"""echo 12; echo '{{"state": "failed", "reason": "failed: boom"}}' > {run.state_file}""")
-    done = hpc("submit", "impala_catch", "--out", run.path, "--launcher", "srun", "--mpi", "pmi2", "--wait")
-    assert (done.returncode, done.stdout) == (1, "12\n") and "failed as job 12: failed: boom" in done.stderr
+    process = hpc("submit", "impala_catch", "--out", run.path, "--launcher", "srun", "--mpi", "pmi2", "--wait")
+    assert (process.returncode, process.stdout) == (1, "12\n") and "failed as job 12: failed: boom" in process.stderr
 
 
 def test_whoever_stops_waiting_is_told_that_the_job_goes_on(slurm: Path, tmp_path: Path) -> None:
     answer(slurm, "squeue", RUNNING)
     command = [sys.executable, "-c", "from hpc_rl.cli import main; main()", "submit", "impala_catch", "--wait"]
-    waiting = subprocess.Popen([*command, "--out", tmp_path / "a b"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+    process = subprocess.Popen([*command, "--out", tmp_path / "a b"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
                                text=True)  # fmt: skip
-    assert waiting.stderr is not None
-    assert any("pending as job 12" in line for line in waiting.stderr)
-    waiting.send_signal(signal.SIGINT)
-    rest = waiting.communicate(timeout=60)[1]
-    assert waiting.returncode == 130 and f"the job goes on, see hpc-rl status '{tmp_path}/a b'" in rest
+    assert process.stderr is not None
+    assert any("pending as job 12" in line for line in process.stderr)
+    process.send_signal(signal.SIGINT)
+    stderr = process.communicate(timeout=60)[1]
+    assert process.returncode == 130 and f"the job goes on, see hpc-rl status '{tmp_path}/a b'" in stderr
     assert not any(call.startswith("scancel") for call in calls(slurm))
 
 
@@ -379,7 +384,7 @@ def test_a_run_without_slurm_is_over_by_its_own_word(tmp_path: Path, monkeypatch
 
 def test_the_log_of_a_run_that_waits_says_for_what(slurm: Path, tmp_path: Path) -> None:
     run = one_run(slurm, tmp_path / "run", "12|PENDING|Priority|2026-11-25T12:00:00|")
-    said: list[str] = []
+    lines: list[str] = []
     naps = 0
 
     def pause(seconds: float) -> None:
@@ -392,23 +397,23 @@ def test_the_log_of_a_run_that_waits_says_for_what(slurm: Path, tmp_path: Path) 
             run.write_state(state="done", reason="done: budget")
             answer(slurm, "squeue", "12|COMPLETED|None|N/A|n1")
 
-    assert list(follow.tail(run.path, True, pause, said.append)) == ["learning"]
-    assert [re.sub(r"^.* waits: ", "", line) for line in said] == [
+    assert list(follow.tail(run.path, True, pause, lines.append)) == ["learning"]
+    assert [re.sub(r"^.* waits: ", "", line) for line in lines] == [
         "Priority: jobs of higher priority come first; it starts about 2026-11-25T12:00:00",
         "Resources: it is next, and waits for nodes to become free",
     ]
-    assert said[0].startswith(f"{run.path} is pending: job 12 waits: ")
+    assert lines[0].startswith(f"{run.path} is pending: job 12 waits: ")
 
 
 def test_the_log_of_a_run_that_has_said_nothing(slurm: Path, tmp_path: Path) -> None:
     run = one_run(slurm, tmp_path / "run", "12|PENDING|Priority|N/A|")
-    done = hpc("logs", run.path)
-    assert done.stdout == "" and f"{run.path} is pending: job 12 waits: Priority" in done.stderr
+    process = hpc("logs", run.path)
+    assert process.stdout == "" and f"{run.path} is pending: job 12 waits: Priority" in process.stderr
     answer(slurm, "squeue", RUNNING)
     assert "is pending, and has printed nothing" in hpc("logs", run.path).stderr
     (run.logs / "ranks.log").write_text("learning\n")
-    done = hpc("logs", run.path)
-    assert (done.stdout, done.stderr) == ("learning\n", "")
+    process = hpc("logs", run.path)
+    assert (process.stdout, process.stderr) == ("learning\n", "")
 
 
 def test_a_log_that_is_followed_goes_on_while_the_job_of_a_run_that_stopped_is_active(
@@ -432,7 +437,7 @@ def test_a_log_that_is_followed_goes_on_while_the_job_of_a_run_that_stopped_is_a
 
 
 @pytest.mark.parametrize(
-    ("time", "asked"),
+    ("time", "expected"),
     [
         (None, None),
         ("10", "--time=10"),
@@ -442,44 +447,44 @@ def test_a_log_that_is_followed_goes_on_while_the_job_of_a_run_that_stopped_is_a
     ],
 )
 def test_the_analysis_asks_for_no_more_time_than_its_runs(
-    slurm: Path, tmp_path: Path, time: str | None, asked: str | None
+    slurm: Path, tmp_path: Path, time: str | None, expected: str | None
 ) -> None:
     (tmp_path / "submit").mkdir()
     curves.analyze_after(["7", "9"], [tmp_path / "0000"], Options(time=time, qos="short"), tmp_path)
     text = (tmp_path / "submit" / "analysis.sbatch").read_text()
-    assert [line.split()[1] for line in text.splitlines() if "--time" in line] == ([asked] if asked else [])
+    assert [line.split()[1] for line in text.splitlines() if "--time" in line] == ([expected] if expected else [])
     assert "--qos=short" in text and "--dependency=afterany:7:9" in text
 
 
 def test_an_analysis_that_is_refused_does_not_fail_the_submission(slurm: Path, tmp_path: Path) -> None:
     program(slurm, "sbatch", "case $* in *analysis.sbatch*) echo no >&2; exit 1;; *) echo 12;; esac")
-    done = hpc("submit", "impala_catch", "--seeds", "0-1", "--out", tmp_path / "runs", "--then-analyze", "--launcher",
-               "srun", "--mpi", "pmi2")  # fmt: skip
-    assert (done.returncode, done.stdout) == (0, "12\n")
-    assert "warning: the runs are queued, but their analysis is not: sbatch says: no" in done.stderr
+    process = hpc("submit", "impala_catch", "--seeds", "0-1", "--out", tmp_path / "runs", "--then-analyze",
+                  "--launcher", "srun", "--mpi", "pmi2")  # fmt: skip
+    assert (process.returncode, process.stdout) == (0, "12\n")
+    assert "warning: the runs are queued, but their analysis is not: sbatch says: no" in process.stderr
     assert (tmp_path / "runs" / "0001" / "job.toml").exists()
 
 
 def with_analysis(slurm: Path, folder: Path) -> list[RunDir]:
     submit(tasks("impala_catch", (), "0-1", ()), folder, OPTIONS, True)
     answer(slurm, "sbatch", "14")
-    found = runs_of([folder])
-    curves.analyze_after(["12"], [run.path for run in found], OPTIONS, folder)
+    runs = runs_of([folder])
+    curves.analyze_after(["12"], [run.path for run in runs], OPTIONS, folder)
     answer(slurm, "squeue", "14|PENDING|Dependency|N/A|\n12_0|PENDING|Priority|N/A|\n12_1|PENDING|Priority|N/A|")
-    return found
+    return runs
 
 
 def test_status_shows_the_analysis_beside_its_runs(slurm: Path, tmp_path: Path) -> None:
     with_analysis(slurm, tmp_path / "runs" / "x")
     for path in (tmp_path / "runs", tmp_path / "runs" / "x"):
-        done = hpc("status", path)
-        assert "learning_curve.png  pending  14" in done.stdout and "analysis; waits: Dependency" in done.stdout
+        process = hpc("status", path)
+        assert "learning_curve.png  pending  14" in process.stdout and "analysis; waits: Dependency" in process.stdout
         assert len(json.loads(hpc("status", path, "--json").stdout)) == 3
     assert "learning_curve" not in hpc("status", tmp_path / "runs" / "x" / "0000").stdout
 
 
 @pytest.mark.parametrize(
-    ("queue", "account", "drawn", "state"),
+    ("queue", "account", "picture", "state"),
     [
         ("14|RUNNING|None|N/A|n1", "", False, "running"),
         ("14|COMPLETED|None|N/A|n1", "", True, "done"),
@@ -489,26 +494,28 @@ def test_status_shows_the_analysis_beside_its_runs(slurm: Path, tmp_path: Path) 
         ("", "", False, "lost"),
     ],
 )
-def test_states_of_an_analysis(slurm: Path, tmp_path: Path, queue: str, account: str, drawn: bool, state: str) -> None:
+def test_states_of_an_analysis(
+    slurm: Path, tmp_path: Path, queue: str, account: str, picture: bool, state: str
+) -> None:
     with_analysis(slurm, tmp_path / "x")
     answer(slurm, "squeue", queue)
     answer(slurm, "sacct", account)
-    if drawn:
+    if picture:
         (tmp_path / "x" / "learning_curve.png").touch()
     (line,) = curves.analyses([tmp_path / "x"], unwarned)
     assert (line.state, line.over) == (state, state not in ("pending", "running"))
 
 
 def test_cancel_of_all_runs_cancels_their_analysis_first(slurm: Path, tmp_path: Path) -> None:
-    found = with_analysis(slurm, tmp_path / "x")
-    said = cancel_runs(found)
-    assert said[2:] == [f"{tmp_path}/x/learning_curve.png: analysis job 14 cancelled"]
+    runs = with_analysis(slurm, tmp_path / "x")
+    sentences = cancel_runs(runs)
+    assert sentences[2:] == [f"{tmp_path}/x/learning_curve.png: analysis job 14 cancelled"]
     assert [call for call in calls(slurm) if call.startswith("scancel")] == ["scancel 14", "scancel 12_[0,1]"]
 
 
 def test_cancel_of_one_run_leaves_the_analysis_of_the_others(slurm: Path, tmp_path: Path) -> None:
-    found = with_analysis(slurm, tmp_path / "x")
-    assert len(cancel_runs(found[:1])) == 1 and "scancel 14" not in calls(slurm)
+    runs = with_analysis(slurm, tmp_path / "x")
+    assert len(cancel_runs(runs[:1])) == 1 and "scancel 14" not in calls(slurm)
 
 
 def test_cancel_of_a_single_run_cancels_its_analysis(slurm: Path, tmp_path: Path) -> None:
@@ -530,7 +537,7 @@ MAIN, BRIEF = ("main", "YES", "NONE", "04:00:00"), ("brief", "NO", "NONE", "00:0
 
 
 @pytest.mark.parametrize(
-    ("partitions", "given"),
+    ("partitions", "keys"),
     [
         ([MAIN, BRIEF], {"partition": "brief"}),
         ([("x", "YES", "00:02:00", "UNLIMITED")], {}),
@@ -538,10 +545,10 @@ MAIN, BRIEF = ("main", "YES", "NONE", "04:00:00"), ("brief", "NO", "NONE", "00:0
     ],
 )
 def test_a_partition_that_leaves_no_time_to_work_is_refused(
-    slurm: Path, tmp_path: Path, partitions: list[tuple[str, str, str, str]], given: dict[str, str]
+    slurm: Path, tmp_path: Path, partitions: list[tuple[str, str, str, str]], keys: dict[str, str]
 ) -> None:
     site(slurm, *partitions)
-    options = Options(launcher="srun", mpi="pmi2", **given)  # type: ignore[arg-type]
+    options = Options(launcher="srun", mpi="pmi2", **keys)  # type: ignore[arg-type]
     with pytest.raises(BadJob, match=r"partition (brief gives a job 60|x gives a job 120) s, .* lead_s = 120"):
         submit(tasks("impala_catch", (), None, ()), tmp_path / "run", options, False)
     assert not (tmp_path / "run").exists() and not any(call.startswith("sbatch") for call in calls(slurm))
@@ -549,9 +556,9 @@ def test_a_partition_that_leaves_no_time_to_work_is_refused(
 
 def warned(slurm: Path, options: Options, *partitions: tuple[str, str, str, str]) -> list[str]:
     site(slurm, *partitions)
-    said: list[str] = []
-    check_time(options, said.append)
-    return said
+    warnings: list[str] = []
+    check_time(options, warnings.append)
+    return warnings
 
 
 @pytest.mark.parametrize(
@@ -564,7 +571,7 @@ def warned(slurm: Path, options: Options, *partitions: tuple[str, str, str, str]
         (Options(time="3", resume_mode="none"), "leaves 60 s for work (SLURM may signal up to 60 s early)"),
         (Options(time="2", lead_s=60), "leaves 60 s for work"),
         (Options(time="3", lead_s=60), ""),
-        (Options(time="5:00:00"), "more than partition main allows, 14400 s: it would never start"),
+        (Options(time="5:00:00"), "more than partition main allows, 14400 s, so the job would never start"),
         (Options(time="5", partition="brief"), "more than partition brief allows, 60 s"),
         (Options(time="5", partition="brief,main"), ""),
         (Options(time="UNLIMITED"), ""),
@@ -572,8 +579,8 @@ def warned(slurm: Path, options: Options, *partitions: tuple[str, str, str, str]
     ],
 )
 def test_a_start_that_is_mostly_lead_is_told_with_the_figures(slurm: Path, options: Options, words: str) -> None:
-    said = warned(slurm, options, MAIN, BRIEF)
-    assert len(said) == bool(words) and words in "".join(said)
+    warnings = warned(slurm, options, MAIN, BRIEF)
+    assert len(warnings) == bool(words) and words in "".join(warnings)
 
 
 def test_what_is_not_given_sbatch_takes_from_its_variables(slurm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -591,15 +598,19 @@ def test_what_is_not_given_sbatch_takes_from_its_variables(slurm: Path, monkeypa
 def test_the_time_that_a_qos_has_given_is_looked_at_too(slurm: Path, tmp_path: Path) -> None:
     site(slurm, MAIN)
     answer(slurm, "squeue", "3:00")
-    said: list[str] = []
+    warnings: list[str] = []
     submit(
-        tasks("impala_catch", (), None, ()), tmp_path / "run", Options(launcher="srun", mpi="pmi2"), False, said.append
+        tasks("impala_catch", (), None, ()),
+        tmp_path / "run",
+        Options(launcher="srun", mpi="pmi2"),
+        False,
+        warnings.append,
     )
-    assert len(said) == 1 and "SLURM gives each start 180 s; lead_s = 120 leaves 60 s" in said[0]
+    assert len(warnings) == 1 and "SLURM gives each start 180 s; lead_s = 120 leaves 60 s" in warnings[0]
     RunDir(tmp_path / "run").write_state(state="stopped", reason="")
     program(slurm, "squeue", "case $* in *%l*) echo 2:00;; esac")
-    resume(tmp_path / "run", [], None, {}, said.append)
-    assert "gives each start 120 s; lead_s = 120 leaves 0 s" in said[1]
+    resume(tmp_path / "run", [], None, {}, warnings.append)
+    assert "gives each start 120 s; lead_s = 120 leaves 0 s" in warnings[1]
 
 
 # ---- completion -----------------------------------------------------------------------------------------------------
@@ -610,6 +621,6 @@ def test_completion_as_the_readme_has_it(shell: str) -> None:
     readme = (Path(__file__).parents[2] / "README.md").read_text()
     assert "_HPC_RL_COMPLETE=bash_source hpc-rl" in readme
     tool = Path(sys.executable).parent / "hpc-rl"
-    done = subprocess.run([tool], env={**os.environ, "_HPC_RL_COMPLETE": f"{shell}_source"}, capture_output=True,
-                          text=True, check=False, timeout=60)  # fmt: skip
-    assert "hpc_rl_completion" in done.stdout and not done.stderr
+    process = subprocess.run([tool], env={**os.environ, "_HPC_RL_COMPLETE": f"{shell}_source"}, capture_output=True,
+                             text=True, check=False, timeout=60)  # fmt: skip
+    assert "hpc_rl_completion" in process.stdout and not process.stderr

@@ -27,12 +27,17 @@ def test_user_hides_site_and_the_command_line_hides_both(homes: tuple[Path, Path
     assert load("big", {}).partition == "site"
     (user / "big.toml").write_text('partition = "mine"\nmodules = ["gcc"]\nlead_s = 60\n')
     assert load("big", {}).partition == "mine" and profiles()["big"].parent == user
-    given = load("big", {"partition": "now", "modules": ("mpi",), "time": None, "setup": ()})
-    assert given.partition == "now" and given.modules == ("gcc", "mpi") and given.lead_s == 60 and given.time is None
+    options = load("big", {"partition": "now", "modules": ("mpi",), "time": None, "setup": ()})
+    assert (
+        options.partition == "now"
+        and options.modules == ("gcc", "mpi")
+        and options.lead_s == 60
+        and options.time is None
+    )
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "sentence"),
     [
         ('partitoin = "x"', "did you mean 'partition'"),
         ("nodes = 0", "nodes = 0 must be at least 1"),
@@ -41,9 +46,9 @@ def test_user_hides_site_and_the_command_line_hides_both(homes: tuple[Path, Path
         ('modules = "gcc"', "must be a list"),
     ],
 )
-def test_a_bad_profile_is_one_sentence(homes: tuple[Path, Path], text: str, said: str) -> None:
+def test_a_bad_profile_is_one_sentence(homes: tuple[Path, Path], text: str, sentence: str) -> None:
     (homes[0] / "c.toml").write_text(text)
-    with pytest.raises(BadJob, match=said.replace("[", r"\[")):
+    with pytest.raises(BadJob, match=sentence.replace("[", r"\[")):
         load("c", {})
 
 
@@ -58,9 +63,9 @@ def test_an_unknown_profile_names_where_to_write_it(homes: tuple[Path, Path]) ->
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("option_values", "sentence"),
     [
-        ({"time": "four hours"}, "time = 'four hours' is not understood; write it like 4:00:00"),
+        ({"time": "four hours"}, "time = 'four hours' cannot be read; write it like 4:00:00"),
         ({"mem": "lots"}, "mem = 'lots'"),
         ({"gpus_per_node": "-1"}, "gpus_per_node = '-1'"),
         ({"nodes": 0}, "must be at least 1"),
@@ -75,16 +80,16 @@ def test_an_unknown_profile_names_where_to_write_it(homes: tuple[Path, Path]) ->
         ({"env": ("A B=1",)}, "NAME=VALUE"),
         ({"sbatch": ("output=x",)}, "'output' is set by hpc-rl"),
         ({"sbatch": ("--partition=x",)}, "its own option"),
-        ({"sbatch": ("$(x)=1",)}, "not KEY=VALUE"),
+        ({"sbatch": ("$(x)=1",)}, "cannot be read; write KEY=VALUE"),
         ({"learners": ("gpus-per-node=1",)}, "--layout het"),
         ({"comment": "a\nb"}, "line break"),
         ({"modules": ("a\nb",)}, "line break"),
     ],
 )
-def test_bad_options(given: dict[str, Any], said: str) -> None:
+def test_bad_options(option_values: dict[str, Any], sentence: str) -> None:
     with pytest.raises(BadJob) as error:
-        load(None, given)
-    assert said in str(error.value) and "\n" not in str(error.value)
+        load(None, option_values)
+    assert sentence in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("time", ["30", "4:00:00", "1-12", "1-12:30", "2-00:00:00", "UNLIMITED"])

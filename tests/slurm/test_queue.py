@@ -32,21 +32,32 @@ def test_state_words(text: str, word: str) -> None:
 
 
 def test_squeue_of_22_05_with_an_array_and_an_end() -> None:
-    said = (
+    output = (
         "12|PENDING|Resources|2026-11-21T04:00:00|\n13_0|RUNNING|None|2026-11-21T03:00:00|n[1-3]\n"
         "13_1|PENDING|Dependency|N/A|\nslurm_load_jobs warning: something\n14|COMPLETED|None|2026-11-21T02:00:00|n1\n"
     )
-    seen = queued(said)
-    assert seen["12"].start == "2026-11-21T04:00:00" and seen["12"].active and seen["12"].reason == "Resources"
-    assert seen["13_0"].nodes == "n[1-3]" and seen["13_1"].start == "" and not seen["14"].active and len(seen) == 4
+    statuses = queued(output)
+    assert (
+        statuses["12"].start == "2026-11-21T04:00:00" and statuses["12"].active and statuses["12"].reason == "Resources"
+    )
+    assert (
+        statuses["13_0"].nodes == "n[1-3]"
+        and statuses["13_1"].start == ""
+        and not statuses["14"].active
+        and len(statuses) == 4
+    )
 
 
 def test_sacct_of_several_versions() -> None:
-    said = "7|CANCELLED by 0|2026-11-21T02:00:00|n1\n8|TIMEOUT|2026-11-21T02:00:00|n2|more|fields\n"
-    said += "9_3|FROZEN|Unknown|None assigned\n"
-    seen = accounted(said)
-    assert (seen["7"].state, seen["8"].state, seen["9_3"].state) == ("CANCELLED", "TIMEOUT", "FROZEN")
-    assert seen["9_3"].start == "" and seen["9_3"].nodes == "" and not any(item.active for item in seen.values())
+    output = "7|CANCELLED by 0|2026-11-21T02:00:00|n1\n8|TIMEOUT|2026-11-21T02:00:00|n2|more|fields\n"
+    output += "9_3|FROZEN|Unknown|None assigned\n"
+    statuses = accounted(output)
+    assert (statuses["7"].state, statuses["8"].state, statuses["9_3"].state) == ("CANCELLED", "TIMEOUT", "FROZEN")
+    assert (
+        statuses["9_3"].start == ""
+        and statuses["9_3"].nodes == ""
+        and not any(item.active for item in statuses.values())
+    )
 
 
 def test_a_state_of_a_later_version_is_active_in_the_queue() -> None:
@@ -54,8 +65,8 @@ def test_a_state_of_a_later_version_is_active_in_the_queue() -> None:
 
 
 def test_the_leader_of_a_heterogeneous_job_stands_for_it() -> None:
-    said = "12+1|PENDING|None|N/A|\n12+0|RUNNING|None|2026-11-21T03:00:00|n1\n"
-    assert list(queued(said)) == ["12"] and queued(said)["12"].nodes == "n1"
+    output = "12+1|PENDING|None|N/A|\n12+0|RUNNING|None|2026-11-21T03:00:00|n1\n"
+    assert list(queued(output)) == ["12"] and queued(output)["12"].nodes == "n1"
     assert list(accounted("12+0|NODE_FAIL|x|n1\n12+1|CANCELLED by 0|x|n2\n")) == ["12"]
 
 
@@ -75,16 +86,16 @@ def bin_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("said", ["12", "12;cluster", "sbatch: warning: x\n12;c"])
-def test_the_job_id_of_sbatch(bin_folder: Path, said: str) -> None:
-    fake(bin_folder, "sbatch", said)
+@pytest.mark.parametrize("output", ["12", "12;cluster", "sbatch: warning: x\n12;c"])
+def test_the_job_id_of_sbatch(bin_folder: Path, output: str) -> None:
+    fake(bin_folder, "sbatch", output)
     assert sbatch(bin_folder / "x") == "12"
 
 
 def test_sbatch_that_refuses_is_quoted(bin_folder: Path) -> None:
     fake(bin_folder, "sbatch", "", 1, "sbatch: error: Batch job submission failed: Invalid account")
-    wanted = "^sbatch says: Batch job submission failed: Invalid account; asked for: --account=rl; see sinfo"
-    with pytest.raises(SlurmError, match=wanted):
+    sentence = "^sbatch says: Batch job submission failed: Invalid account; asked for: --account=rl; see sinfo"
+    with pytest.raises(SlurmError, match=sentence):
         sbatch(bin_folder / "x")
     fake(
         bin_folder, "sbatch", "", 1, 'sbatch: unrecognized option --nosuch=3\nTry "sbatch --help" for more information'
@@ -102,8 +113,8 @@ def test_no_slurm_is_one_sentence(bin_folder: Path, monkeypatch: pytest.MonkeyPa
 def test_jobs_that_squeue_forgot_are_asked_of_sacct_in_one_query(bin_folder: Path) -> None:
     fake(bin_folder, "squeue", "3|RUNNING|None|N/A|n1")
     fake(bin_folder, "sacct", "1|COMPLETED|N/A|n1\n2|NODE_FAIL|N/A|n1")
-    found = query([str(k) for k in range(1, 101)])
-    assert found["3"].active and found["2"].state == "NODE_FAIL" and len(found) == 3
+    statuses = query([str(k) for k in range(1, 101)])
+    assert statuses["3"].active and statuses["2"].state == "NODE_FAIL" and len(statuses) == 3
     assert len((bin_folder / "calls").read_text().splitlines()) == 2
 
 
@@ -135,12 +146,12 @@ def test_mpiexec_is_that_of_the_ranks_python(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vendor: str, flags: str
 ) -> None:
     python = tmp_path / "an env" / "python"
-    monkeypatch.setattr(slurm, "find_mpiexec", lambda found: (str(Path(found).parent / "mpiexec"), vendor))
+    monkeypatch.setattr(slurm, "find_mpiexec", lambda interpreter: (str(Path(interpreter).parent / "mpiexec"), vendor))
     monkeypatch.setattr(slurm, "_pmi_types", lambda: {"pmi2"})
-    made = slurm.resolved(Options(python=str(python), launcher="mpiexec"))
-    assert made.launcher == f"'{tmp_path}/an env/mpiexec'{flags} -n \"$ranks\""
+    options = slurm.resolved(Options(python=str(python), launcher="mpiexec"))
+    assert options.launcher == f"'{tmp_path}/an env/mpiexec'{flags} -n \"$ranks\""
     auto = slurm.resolved(Options(python=str(python)))
-    assert (auto.launcher, auto.mpi) == (("srun", "pmi2") if vendor == "mpich" else (made.launcher, "auto"))
+    assert (auto.launcher, auto.mpi) == (("srun", "pmi2") if vendor == "mpich" else (options.launcher, "auto"))
     assert slurm.resolved(Options(container="x.sif")).mpi == "none"
 
 

@@ -88,7 +88,7 @@ class Site:
 
     def _hpc(self, arguments: Sequence[object], code: int) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-c", "from hpc_rl.cli import main; main()", *map(str, arguments)]
-        done = subprocess.run(
+        process = subprocess.run(
             command,
             env=self.cluster.environment,
             cwd=self.home,
@@ -97,23 +97,23 @@ class Site:
             timeout=300,
             check=False,
         )
-        assert done.returncode == code, f"{arguments}: {done.stdout}{done.stderr}"
-        return done
+        assert process.returncode == code, f"{arguments}: {process.stdout}{process.stderr}"
+        return process
 
     def submit(self, name: str, *options: object) -> tuple[str, RunDir]:
         job = self.hpc("submit", "slow.toml", "--out", name, "--cluster", "here", *options).strip()
         assert job.isdigit()
         return job, RunDir(self.home / name)
 
-    def until(self, done: Callable[[], Any], what: str, run: RunDir, limit: float = PATIENCE_S) -> float:
+    def until(self, arrived: Callable[[], Any], event: str, run: RunDir, limit: float = PATIENCE_S) -> float:
         """Seconds until ``done``; everything that is known of the run when it does not come."""
         begin = time.monotonic()
-        while not done():
+        while not arrived():
             if self.over.is_set():
-                raise InterruptedError(what)
+                raise InterruptedError(event)
             if time.monotonic() - begin > limit:
                 raise AssertionError(
-                    f"{what} did not happen in {limit:.0f} s\n{told(run)}\n{self.cluster.ask('squeue')}"
+                    f"{event} did not happen in {limit:.0f} s\n{told(run)}\n{self.cluster.ask('squeue')}"
                 )
             time.sleep(0.2)
         return time.monotonic() - begin
@@ -138,8 +138,8 @@ def steps(run: RunDir) -> int:
 
 def restarts(site: Site, job: str) -> int:
     """As the controller counts them."""
-    said = site.cluster.ask("scontrol", "--oneliner", "show", "job", job)
-    return int(said.split("Restarts=")[1].split()[0])
+    record = site.cluster.ask("scontrol", "--oneliner", "show", "job", job)
+    return int(record.split("Restarts=")[1].split()[0])
 
 
 def active(site: Site, job: str) -> bool:
@@ -150,22 +150,22 @@ def closed(run: RunDir) -> dict[Path, int]:
     return {path: path.stat().st_size for path in trajectories.segments(run.path)}
 
 
-def goes_on(site: Site, run: RunDir, attempt: int, before: int, kept: dict[Path, int]) -> None:
+def goes_on(site: Site, run: RunDir, attempt: int, before: int, sizes: dict[Path, int]) -> None:
     """It came back, went beyond where it was, and lost nothing; then it is ended cleanly."""
     site.until(learning(run, attempt, before), f"attempt {attempt} beyond {before} env steps", run)
     site.hpc("cancel", run.path)
     assert run.read_state()["state"] == "stopped", told(run)
-    assert all(path.exists() and path.stat().st_size == size for path, size in kept.items())
+    assert all(path.exists() and path.stat().st_size == size for path, size in sizes.items())
     assert_gapless(run.path)
-    tell(site, run, before, len(kept))
+    tell(site, run, before, len(sizes))
 
 
-def tell(site: Site, run: RunDir, before: int, kept: int) -> None:
+def tell(site: Site, run: RunDir, before: int, segments: int) -> None:
     """One row of the table; restarts of all its jobs, as the controller counts them."""
     ids = job_ids(run)
     again = sum(restarts(site, job) for job in ids)
     site.table.append(
-        (run.path.name, ids[0], len(ids), again, f"{before:,}", f"{steps(run):,}", kept, len(closed(run)))
+        (run.path.name, ids[0], len(ids), again, f"{before:,}", f"{steps(run):,}", segments, len(closed(run)))
     )
 
 
@@ -198,11 +198,11 @@ def signal_of_a_user(site: Site) -> None:
     """scancel --signal reaches the ranks, not the script; it saves, is requeued and goes on."""
     job, run = site.submit("signal", "--nodes", 3, "--time", 10)
     site.until(learning(run, 0), "the first checkpoint", run)
-    before, kept = steps(run), closed(run)
+    before, segments = steps(run), closed(run)
     site.cluster.ask("scancel", "--signal=USR1", job)
     site.until(lambda: run.read_state()["state"] == "pending", "saved", run)
     assert (run.read_state()["cause"], run.read_state()["next"]) == ("signal", "")
-    goes_on(site, run, 1, before, kept)
+    goes_on(site, run, 1, before, segments)
     assert restarts(site, job) == 1
     assert " with hpc-rl cancel" in run.read_state()["reason"] and run.read_state()["cause"] == "cancelled"
 
@@ -212,24 +212,24 @@ def preemption(site: Site) -> None:
     and where the site ends such jobs (PreemptMode=CANCEL), a new one goes on.
     """
     job, run = site.submit("preempted", "-n", 2, "--partition", "low", "--time", 10)
-    other, ended = site.submit("preempted for good", "-n", 2, "--partition", "lowest", "--time", 10)
-    for each in (run, ended):
+    other, stopped_run = site.submit("preempted for good", "-n", 2, "--partition", "lowest", "--time", 10)
+    for each in (run, stopped_run):
         site.until(learning(each, 0), "the first checkpoint", each)
-    before, kept = steps(run), closed(run)
-    before_end, kept_end = steps(ended), closed(ended)
+    before, segments = steps(run), closed(run)
+    before_end, kept_end = steps(stopped_run), closed(stopped_run)
     urgent = site.cluster.ask(
         "sbatch", "--parsable", "--partition=high", "--exclusive", "--output=/dev/null", "--wrap=sleep 4"
     ).strip()
-    for each in (run, ended):
+    for each in (run, stopped_run):
         site.until(lambda each=each: each.read_state()["state"] == "pending", "saved", each)
         assert each.read_state()["cause"] == "preempted", told(each)
     site.until(
         lambda: "COMPLETED" in site.cluster.ask("sacct", "-nX", "-j", urgent, "-o", "State"), "the urgent job", run
     )
-    goes_on(site, run, 1, before, kept)
-    goes_on(site, ended, 1, before_end, kept_end)
+    goes_on(site, run, 1, before, segments)
+    goes_on(site, stopped_run, 1, before_end, kept_end)
     assert restarts(site, job) == 1 and job_ids(run) == [job]
-    assert job_ids(ended)[0] == other and len(job_ids(ended)) == 2
+    assert job_ids(stopped_run)[0] == other and len(job_ids(stopped_run)) == 2
 
 
 def array(site: Site) -> None:
@@ -242,9 +242,9 @@ def array(site: Site) -> None:
         ["seed=3"],
         ["seed=4"],
     ]
-    before, kept = steps(runs[1]), closed(runs[1])
+    before, segments = steps(runs[1]), closed(runs[1])
     site.cluster.ask("scancel", "--signal=USR1", "--batch", f"{job}_1")
-    goes_on(site, runs[1], 1, before, kept)
+    goes_on(site, runs[1], 1, before, segments)
     assert runs[0].read_state() | {"state": "running", "attempt": 0} == runs[0].read_state(), told(runs[0])
     lines = json.loads(site.hpc("status", "array", "--json"))
     assert [line["job"] for line in lines] == [f"{job}_0", f"{job}_1"]
@@ -272,10 +272,10 @@ def sweep_and_analysis(site: Site) -> None:
 
 def split_and_waited_for(site: Site) -> None:
     """More seeds than one array may have (four here) are several in one folder; --wait ends when all are done."""
-    said = site.hpc_err("submit", "slow.toml", "--out", "split", "--cluster", "here", "--time", 5, "-n", 2, "--seeds",
-                        "0-4", "--set", "budget.env_steps=300", "--wait")  # fmt: skip
+    output = site.hpc_err("submit", "slow.toml", "--out", "split", "--cluster", "here", "--time", 5, "-n", 2, "--seeds",
+                          "0-4", "--set", "budget.env_steps=300", "--wait")  # fmt: skip
     runs = [RunDir(site.home / "split" / f"{k:04d}") for k in range(5)]
-    assert [run.read_state()["state"] for run in runs] == ["done"] * 5 and "split/0004: done as job" in said
+    assert [run.read_state()["state"] for run in runs] == ["done"] * 5 and "split/0004: done as job" in output
     ids = [job_ids(run)[0] for run in runs]
     assert [job.split("_")[1] for job in ids] == ["0", "1", "2", "3", "0"] and len({j.split("_")[0] for j in ids}) == 2
     assert all((run.logs / f"slurm-{job}.out").exists() for run, job in zip(runs, ids, strict=True))
@@ -289,7 +289,7 @@ def cancelled_and_resumed(site: Site) -> None:
     site.until(learning(run, 0), "the first checkpoint", run)
     with ThreadPoolExecutor(1) as pool:
         log = pool.submit(site.hpc, "logs", "-f", run.path)
-        before, kept = steps(run), closed(run)
+        before, segments = steps(run), closed(run)
         assert "without saving" in site.hpc_err("cancel", "--now", run.path)
         assert "actor-1" in log.result(60)
     site.until(lambda: not active(site, job), "an empty queue", run)
@@ -302,9 +302,9 @@ def cancelled_and_resumed(site: Site) -> None:
     (line,) = json.loads(site.hpc("status", run.path, "--json"))
     assert (line["state"], line["slurm"], line["cause"]) == ("stopped", "CANCELLED", "cancelled")
     assert "cancelled by root" in line["reason"].lower() and f"go on with hpc-rl resume {run.path}" in line["reason"]
-    assert all(path.exists() and path.stat().st_size == size for path, size in kept.items())
+    assert all(path.exists() and path.stat().st_size == size for path, size in segments.items())
     assert_gapless(run.path)
-    tell(site, run, before, len(kept))
+    tell(site, run, before, len(segments))
 
 
 def chain(site: Site) -> None:
@@ -316,12 +316,12 @@ def chain(site: Site) -> None:
         "chain", "--nodes", 3, "--time", 10, "--resume-mode", "chain", "--sbatch", "export=NONE", "--env", "OMP_X=a b"
     )
     site.until(learning(run, 0), "the first checkpoint", run)
-    before, kept = steps(run), closed(run)
+    before, segments = steps(run), closed(run)
     first, waiting = job_ids(run)
     assert first == job
     assert json.loads(site.hpc("status", run.path, "--json"))[0]["job"] == job
     site.cluster.ask("scancel", "--signal=USR1", "--batch", job)
-    goes_on(site, run, 1, before, kept)
+    goes_on(site, run, 1, before, segments)
     assert job_ids(run)[1] == waiting and len(job_ids(run)) == 3
     for path in sorted(run.provenance.glob("*.json")):
         environment = json.loads(path.read_text())["environment"]
@@ -365,9 +365,9 @@ HPC_RL_RUN={site.home}/inside-plain sbatch --time=10 --ntasks=2 --partition=frai
         site.until(learning(run, 0), "the first checkpoint", run)
         (job,) = job_ids(run)
         assert "_" not in job
-        before, kept = steps(run), closed(run)
+        before, segments = steps(run), closed(run)
         site.cluster.ask("scancel", "--signal=USR1", "--batch", job)
-        goes_on(site, run, 1, before, kept)
+        goes_on(site, run, 1, before, segments)
         assert restarts(site, job) == 1
     assert "RUNNING" in site.cluster.ask("squeue", "-h", "-j", outer, "-o", "%T")
     assert restarts(site, f"{outer}_1") == 0
@@ -391,15 +391,15 @@ def plain_script(site: Site) -> None:
     """sbatch slurm/cpu.sbatch JOB, without `hpc-rl submit`: it saves and is requeued alike."""
     script = Path(__file__).parents[2] / "slurm" / "cpu.sbatch"
     exports = f"--export=ALL,HPC_RL_PYTHON={sys.executable}"
-    said = site.cluster.ask(
+    output = site.cluster.ask(
         "sbatch", "--parsable", f"--chdir={site.home}", "--time=10", exports, str(script), "slow.toml", "seed=7"
     )
-    run = RunDir(site.home / "runs" / f"slow-{said.strip()}")
+    run = RunDir(site.home / "runs" / f"slow-{output.strip()}")
     site.until(learning(run, 0), "the first checkpoint", run)
     assert "seed = 7" in run.job_file.read_text()
-    before, kept = steps(run), closed(run)
-    site.cluster.ask("scancel", "--signal=USR1", "--batch", said.strip())
-    goes_on(site, run, 1, before, kept)
+    before, segments = steps(run), closed(run)
+    site.cluster.ask("scancel", "--signal=USR1", "--batch", output.strip())
+    goes_on(site, run, 1, before, segments)
 
 
 def plain_seeds(site: Site) -> None:
@@ -425,9 +425,9 @@ def plain_het(site: Site) -> None:
     job = site.cluster.ask("sbatch", "--parsable", f"--chdir={site.home}", exports, str(script), "slow.toml").strip()
     run = RunDir(site.home / "plain_het")
     site.until(learning(run, 0), "the first checkpoint", run)
-    before, kept = steps(run), closed(run)
+    before, segments = steps(run), closed(run)
     site.cluster.ask("scancel", "--signal=USR1", "--batch", job)
-    goes_on(site, run, 1, before, kept)
+    goes_on(site, run, 1, before, segments)
 
 
 def het(site: Site) -> None:
@@ -441,9 +441,9 @@ def het(site: Site) -> None:
     (line,) = json.loads(site.hpc("status", run.path, "--json"))
     assert (line["state"], line["slurm"], line["job"]) == ("running", "RUNNING", job)
     assert [path.name for path in scratch.iterdir()] == [f"hpc_rl-{job}"]
-    before, kept = steps(run), closed(run)
+    before, segments = steps(run), closed(run)
     site.cluster.ask("scancel", "--signal=USR1", "--batch", job)
-    goes_on(site, run, 1, before, kept)
+    goes_on(site, run, 1, before, segments)
 
 
 def open_mpi(site: Site) -> None:
@@ -469,18 +469,18 @@ def open_mpi(site: Site) -> None:
         "PRTE_ALLOW_RUN_AS_ROOT_CONFIRM=1",
     )
     site.until(learning(run, 0), "the first checkpoint", run)
-    before, kept = steps(run), closed(run)
+    before, segments = steps(run), closed(run)
     site.cluster.ask("scancel", "--signal=USR1", "--batch", job)
     site.until(learning(run, 1, before), "attempt 1 beyond it", run)
     site.cluster.ask("scancel", "--signal=TERM", "--full", job)  # as preemption does: to every process of the job
     site.until(lambda: run.read_state()["state"] != "running", "the end of attempt 1", run)
-    goes_on(site, run, 2, before, kept)
+    goes_on(site, run, 2, before, segments)
 
 
 def self_test(site: Site) -> None:
     """What a user runs first on a cluster."""
-    said = site.hpc("selftest", "--nodes", 3, "--out", "self", "--cluster", "here").splitlines()
-    assert [line.split(":")[0] for line in said if line.startswith("ok")][-4:] == [
+    lines = site.hpc("selftest", "--nodes", 3, "--out", "self", "--cluster", "here").splitlines()
+    assert [line.split(":")[0] for line in lines if line.startswith("ok")][-4:] == [
         "ok   signal",
         "ok   resume",
         "ok   STOP file",
@@ -511,24 +511,24 @@ def edited_script(site: Site) -> None:
 def placement(site: Site) -> None:
     """Ten ranks on three nodes lie where `hpc-rl show` said: nodes are filled in the order of ranks."""
     usual = ("-n", 10, "--set", "environment.columns=9", "--nodes", 3)
-    shown = [line.split() for line in site.hpc("show", "slow.toml", *usual).splitlines()]
+    rows = [line.split() for line in site.hpc("show", "slow.toml", *usual).splitlines()]
     _, run = site.submit("placed", *usual, "--time", 5, "--set", "budget.env_steps=200")
     site.until(lambda: run.read_state()["state"] == "done", "the end", run)
     assert [record["host"] for record in rank_records(run)] == ["n1"] * 4 + ["n2"] * 3 + ["n3"] * 3
-    assert [row[0] for row in shown if row[1:2] == ["actor"]] == ["1–3", "4–6", "7–9"]
+    assert [row[0] for row in rows if row[1:2] == ["actor"]] == ["1–3", "4–6", "7–9"]
 
 
 def killed_rank(site: Site) -> None:
     """SIGKILL of one rank: the job ends within 15 s, names it, and is requeued."""
     _, run = site.submit("rank", "--nodes", 3, "--time", 10)
     site.until(learning(run, 0), "the first checkpoint", run)
-    before, kept = steps(run), closed(run)
+    before, segments = steps(run), closed(run)
     victim = next(record for record in rank_records(run) if record["rank"] == 2)
     os.kill(victim["pid"], signal.SIGKILL)
     seconds = site.until(lambda: run.read_state()["state"] == "pending", "the end of the job", run, 30)
     assert seconds < 15
     assert f"rank 2 (actor-1) on {victim['host']} ended: killed" in run.read_state()["reason"]
-    goes_on(site, run, 1, before, kept)
+    goes_on(site, run, 1, before, segments)
 
 
 def lost_node(site: Site) -> None:
@@ -543,13 +543,13 @@ def lost_node(site: Site) -> None:
     site.cluster.start_node("f2")
     site.until(learning(run, 0, steps(run) + 200), "steps with a new slurmd", run)
     victim = next(record for record in rank_records(run) if record["rank"] == 2)
-    before, kept = steps(run), closed(run)
+    before, segments = steps(run), closed(run)
     site.cluster.kill_node(victim["host"])
-    wanted = f"rank 2 on {victim['host']}"
-    seconds = site.until(lambda: wanted in (run.logs / "rank-000.json").read_text(), "the survivors' sentence", run, 30)
+    rank = f"rank 2 on {victim['host']}"
+    seconds = site.until(lambda: rank in (run.logs / "rank-000.json").read_text(), "the survivors' sentence", run, 30)
     assert seconds < 15
     site.cluster.start_node(victim["host"])
-    goes_on(site, run, 1, before, kept)
+    goes_on(site, run, 1, before, segments)
     assert restarts(site, job) == 1
 
 
@@ -567,15 +567,15 @@ def site(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReques
     (home / "config" / "hpc_rl").mkdir(parents=True)
     (home / "config" / "hpc_rl" / "here.toml").write_text('launcher = "srun"\nmpi = "pmi2"\nlead_s = 30\n')
     (home / "slow.toml").write_text(JOB)
-    made = clusters.start(folder)
-    made.environment |= {"XDG_CONFIG_HOME": str(home / "config"), "HOME": str(home)}
-    made.environment.pop("HPC_RL_RUN", None)
-    here = Site(made, home, threading.Event(), [])
+    cluster = clusters.start(folder)
+    cluster.environment |= {"XDG_CONFIG_HOME": str(home / "config"), "HOME": str(home)}
+    cluster.environment.pop("HPC_RL_RUN", None)
+    site_of_tests = Site(cluster, home, threading.Event(), [])
     try:
-        yield here
-        say(here, request.config.pluginmanager)
+        yield site_of_tests
+        say(site_of_tests, request.config.pluginmanager)
     finally:
-        made.stop()
+        cluster.stop()
 
 
 def say(site: Site, plugins: Any) -> None:
@@ -590,10 +590,10 @@ def say(site: Site, plugins: Any) -> None:
 @pytest.fixture(scope="module")
 def results(site: Site, request: pytest.FixtureRequest) -> Iterator[dict[str, Future[None]]]:
     """Every scenario that was asked for, at work."""
-    wanted = {item.callspec.params.get("name") for item in request.session.items if hasattr(item, "callspec")}
+    names = {item.callspec.params.get("name") for item in request.session.items if hasattr(item, "callspec")}
     pool = ThreadPoolExecutor(SIDE_BY_SIDE)
-    chosen = [s for s in SCENARIOS if s.__name__ in wanted and (s is not open_mpi or OPENMPI)]
-    yield {scenario.__name__: pool.submit(scenario, site) for scenario in chosen}
+    scenarios = [s for s in SCENARIOS if s.__name__ in names and (s is not open_mpi or OPENMPI)]
+    yield {scenario.__name__: pool.submit(scenario, site) for scenario in scenarios}
     site.over.set()
     pool.shutdown(cancel_futures=True)
 

@@ -72,8 +72,8 @@ def test_golden(name: str) -> None:
 
 def test_every_golden_script_and_plain_script_is_bash() -> None:
     for file in [*GOLDEN.glob("*.sbatch"), *(jobs.data_folder("slurm")).glob("*.sbatch")]:
-        done = subprocess.run(["bash", "-n", file], capture_output=True, text=True, check=False)
-        assert done.returncode == 0 and not done.stderr, (file, done.stderr)
+        process = subprocess.run(["bash", "-n", file], capture_output=True, text=True, check=False)
+        assert process.returncode == 0 and not process.stderr, (file, process.stderr)
 
 
 def test_the_plain_scripts_are_the_rendered_template() -> None:
@@ -123,16 +123,16 @@ def test_nothing_in_a_name_runs_or_breaks(
         "SLURM_NNODES": "1",
         "BASH_FUNC_module%%": "() { " + say.replace("${0##*/}", "module") + "; }",
     }
-    done = subprocess.run(
+    process = subprocess.run(
         ["bash", box / "job.sbatch"], cwd=box, env=environment, capture_output=True, text=True, timeout=20, check=False
     )
-    assert done.returncode == 0, done.stderr
+    assert process.returncode == 0, process.stderr
     assert not list(tmp_path.rglob("canary"))
-    said = _calls(box / "said")
-    assert ["module", "load", module] in said
-    started = next(words for words in said if words[0] == "srun" and "hpc_rl.rank" in words)
+    calls = _calls(box / "said")
+    assert ["module", "load", module] in calls
+    started = next(words for words in calls if words[0] == "srun" and "hpc_rl.rank" in words)
     assert started[-5:] == [str(python), "-m", "hpc_rl.rank", str(run), "3"]
-    begin = next(words for words in said if words[:4] == [program, "-m", "hpc_rl.launchers.attempt", "begin"])
+    begin = next(words for words in calls if words[:4] == [program, "-m", "hpc_rl.launchers.attempt", "begin"])
     assert begin[4:6] == [str(run), "--job"]
     assert (box / "value").read_bytes().decode() == value
 
@@ -159,15 +159,15 @@ esac
 def scripts(box: Path) -> dict[str, tuple[str, list[str]]]:
     """Every script that we render, with its arguments; what they start is below ``box``."""
     job, plan = job_and_plan()
-    found = {}
+    texts = {}
     for name, (options, array) in GOLDEN_CASES.items():
         launcher = options.launcher.replace("/env/bin", str(box / "bin"))
-        here = replace(options, python=str(box / "bin" / "python"), launcher=launcher)
+        options_here = replace(options, python=str(box / "bin" / "python"), launcher=launcher)
         script = for_array(job, box / "runs", 6, options.parallel) if array else for_run(job, box / "runs" / "0004")
-        found[name] = (render(script, job, plan, here), [])
+        texts[name] = (render(script, job, plan, options_here), [])
     for name, text in plain.plain().items():
-        found[name] = (text, ["impala_catch", "seed=3"] if "analysis" not in name else [str(box / "runs" / "4")])
-    return found
+        texts[name] = (text, ["impala_catch", "seed=3"] if "analysis" not in name else [str(box / "runs" / "4")])
+    return texts
 
 
 def run_in(box: Path, name: str, more: dict[str, str], module: int = 0) -> tuple[int, list[list[str]]]:
@@ -200,13 +200,13 @@ def run_in(box: Path, name: str, more: dict[str, str], module: int = 0) -> tuple
         environment |= {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "4", "HPC_RL_RUN": str(box / "runs")}
     elif name in plain.plain():
         environment |= {"HPC_RL_RUN": str(box / "runs" / "0004")}
-    done = subprocess.run(
+    process = subprocess.run(
         ["bash", box / "job.sbatch", *arguments], cwd=box, env={**more, **environment}, capture_output=True, text=True,
         timeout=20, check=False,
     )  # fmt: skip
     calls = _calls(box / "said") if (box / "said").exists() else []
     token = re.compile(r"^(7(?:_4)?-0-)\d+$")
-    return done.returncode, [[token.sub(r"\1N", word.replace(str(box), "BOX")) for word in call] for call in calls]
+    return process.returncode, [[token.sub(r"\1N", word.replace(str(box), "BOX")) for word in call] for call in calls]
 
 
 def own_names(text: str) -> set[str]:
@@ -226,8 +226,8 @@ def test_no_variable_of_the_script_can_be_preset(tmp_path: Path, name: str, modu
         {"out", "program"} if "analysis" in name else {"scratch", "watchdog", "launcher", "asked", "next", "restarts"}
     )
     assert some | {"python"} <= names
-    wanted = run_in(tmp_path / "plain", name, {}, module)
-    assert wanted[0] == (2 if module and "openmpi" in name else 75 if name == "array" else 0)
+    expected = run_in(tmp_path / "plain", name, {}, module)
+    assert expected[0] == (2 if module and "openmpi" in name else 75 if name == "array" else 0)
     victim = tmp_path / "precious"
     victim.mkdir()
     living = subprocess.Popen(["sleep", "60"])
@@ -236,9 +236,9 @@ def test_no_variable_of_the_script_can_be_preset(tmp_path: Path, name: str, modu
         for number, trap in enumerate(traps):
             box = tmp_path / str(number)
             shell = {"SHELLOPTS": "braceexpand:errexit:hashall:nounset:pipefail"} if number == 3 else {}
-            assert run_in(box, name, {**dict.fromkeys(names, trap), **shell}, module) == wanted
+            assert run_in(box, name, {**dict.fromkeys(names, trap), **shell}, module) == expected
             assert victim.is_dir() and living.poll() is None and not (tmp_path / "canary").exists()
-            if wanted[0] != 2 and "analysis" not in name:
+            if expected[0] != 2 and "analysis" not in name:
                 ranks = (box / "ranks.environment").read_text()
                 assert not names & set(re.findall(r"(?m)^declare -x (\w+)", ranks))
     finally:
@@ -329,7 +329,7 @@ def test_more_nodes_than_ranks_are_refused() -> None:
 
 def test_a_het_job_is_no_array_and_needs_learners_apart() -> None:
     job, plan = job_and_plan()
-    with pytest.raises(BadJob, match="cannot be an array"):
+    with pytest.raises(BadJob, match="cannot be a job array"):
         render(for_array(job, Path("/r"), 2, None), job, plan, Options(layout="het"))
     job, plan = job_and_plan("ppo_pong")
     with pytest.raises(BadJob, match="no learners apart"):
@@ -338,13 +338,13 @@ def test_a_het_job_is_no_array_and_needs_learners_apart() -> None:
 
 def test_a_template_of_ones_own_and_its_mistakes(tmp_path: Path) -> None:
     job, plan = job_and_plan()
-    mine = tmp_path / "mine.j2"
-    mine.write_text("#!/bin/bash\nrun {{ ranks }} {{ start }}\n")
-    assert render(for_run(job, tmp_path), job, plan, Options(template=str(mine), launcher="srun")).startswith(
+    template = tmp_path / "mine.j2"
+    template.write_text("#!/bin/bash\nrun {{ ranks }} {{ start }}\n")
+    assert render(for_run(job, tmp_path), job, plan, Options(template=str(template), launcher="srun")).startswith(
         "#!/bin/bash\nrun"
     )
-    mine.write_text("{{ rankz }}")
+    template.write_text("{{ rankz }}")
     with pytest.raises(BadJob, match="rankz"):
-        render(for_run(job, tmp_path), job, plan, Options(template=str(mine)))
+        render(for_run(job, tmp_path), job, plan, Options(template=str(template)))
     with pytest.raises(BadJob, match="cannot be read"):
         render(for_run(job, tmp_path), job, plan, Options(template=str(tmp_path / "none.j2")))

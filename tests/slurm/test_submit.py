@@ -38,25 +38,25 @@ def unwarned(text: str) -> None:
 
 
 def test_seeds_and_sweeps_multiply(slurm: Path) -> None:
-    found = tasks("ppo_cartpole", (), "0-2", ["ppo.learning_rate=1e-4,3e-4", "ppo.hidden=[64, 64],[32]"])
-    assert len(found) == 12 and found[0].changes == ("ppo.learning_rate=1e-4", "ppo.hidden=[64, 64]", "seed=0")
-    assert [task.job.seed for task in found[:4]] == [0, 1, 2, 0] and found[-1].job.method["hidden"] == (32,)
+    task_list = tasks("ppo_cartpole", (), "0-2", ["ppo.learning_rate=1e-4,3e-4", "ppo.hidden=[64, 64],[32]"])
+    assert len(task_list) == 12 and task_list[0].changes == ("ppo.learning_rate=1e-4", "ppo.hidden=[64, 64]", "seed=0")
+    assert [task.job.seed for task in task_list[:4]] == [0, 1, 2, 0] and task_list[-1].job.method["hidden"] == (32,)
 
 
 @pytest.mark.parametrize(
-    ("seeds", "sweeps", "said"),
+    ("seeds", "sweeps", "sentence"),
     [
         ("a-b", [], "write 0-4 or 1,3,5"),
         ("4-2", [], "names no seed"),
         ("1,1", [], "a seed twice"),
-        (None, ["ppo.learning_rate"], "not KEY=VALUE"),
+        (None, ["ppo.learning_rate"], "cannot be read; write KEY=VALUE"),
         (None, ["ppo.learning_rte=1"], "did you mean"),
         (None, ["seed=-1"], "seed = -1"),
         ("0-200000", [], "more than"),
     ],
 )
-def test_bad_ranges(seeds: str | None, sweeps: list[str], said: str) -> None:
-    with pytest.raises(BadJob, match=said):
+def test_bad_ranges(seeds: str | None, sweeps: list[str], sentence: str) -> None:
+    with pytest.raises(BadJob, match=sentence):
         tasks("ppo_cartpole", (), seeds, sweeps)
 
 
@@ -118,8 +118,8 @@ def test_no_array_inside_a_run(slurm: Path, tmp_path: Path) -> None:
 
 
 def test_status_of_a_hundred_runs_asks_once(slurm: Path, tmp_path: Path) -> None:
-    found = tasks("impala_catch", (), "0-99", ())
-    submit(found, tmp_path / "runs", OPTIONS, True)
+    task_list = tasks("impala_catch", (), "0-99", ())
+    submit(task_list, tmp_path / "runs", OPTIONS, True)
     answer(slurm, "squeue", "\n".join(f"12_{k}|PENDING|Priority|2026-11-21T05:00:00|" for k in range(100)))
     lines = states.status([tmp_path / "runs"], unwarned)
     assert len(lines) == 100 and {line.slurm for line in lines} == {"PENDING"} and lines[7].job == "12_7"
@@ -128,18 +128,18 @@ def test_status_of_a_hundred_runs_asks_once(slurm: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("queue", "account", "said"),
+    ("queue", "account", "sentence"),
     [("", "12|NODE_FAIL|x|n1", "SLURM ended job 12: NODE_FAIL"), ("", "", "SLURM no longer knows job 12")],
 )
-def test_a_run_that_slurm_lost_is_lost(slurm: Path, tmp_path: Path, queue: str, account: str, said: str) -> None:
+def test_a_run_that_slurm_lost_is_lost(slurm: Path, tmp_path: Path, queue: str, account: str, sentence: str) -> None:
     submit(tasks("impala_catch", (), None, ()), tmp_path / "run", OPTIONS, False)
     answer(slurm, "squeue", queue)
     answer(slurm, "sacct", account)
     (line,) = states.status([tmp_path / "run"], unwarned)
-    assert line.state == "lost" and said in line.reason and "after it said" not in line.reason
+    assert line.state == "lost" and sentence in line.reason and "its last output" not in line.reason
     (RunDir(tmp_path / "run").logs / "slurm-12.out").write_text("line 77: nopython: not found\n\n")
     (line,) = states.status([tmp_path / "run"], unwarned)
-    assert "after it said: line 77: nopython: not found; go on" in line.reason
+    assert "its last output: line 77: nopython: not found; go on" in line.reason
 
 
 def test_a_run_whose_job_was_cancelled_by_hand_is_stopped_and_one_that_cannot_be_asked_is_itself(
@@ -187,9 +187,9 @@ def test_a_log_that_is_followed_ends_with_a_job_that_slurm_lost(slurm: Path, tmp
             file.write("later\n")
         answer(slurm, "squeue", "")
 
-    said = list(follow.tail(tmp_path / "run", True, pause))
-    assert said[0] == "begin" and said[1].startswith("line 1") and said[-1] == "later" and len(naps) == 20
-    assert "of an earlier job" not in said and len(said) < 700
+    lines = list(follow.tail(tmp_path / "run", True, pause))
+    assert lines[0] == "begin" and lines[1].startswith("line 1") and lines[-1] == "later" and len(naps) == 20
+    assert "of an earlier job" not in lines and len(lines) < 700
 
 
 def test_resume_sends_the_same_again_with_changes(slurm: Path, tmp_path: Path) -> None:
@@ -199,8 +199,8 @@ def test_resume_sends_the_same_again_with_changes(slurm: Path, tmp_path: Path) -
     )
     RunDir(folder).request_stop()
     answer(slurm, "sbatch", "13")
-    given = {"time": "1-0", "modules": (), "partition": None}
-    assert resume(folder, ["budget.env_steps=999999"], None, given) == "13"
+    option_values = {"time": "1-0", "modules": (), "partition": None}
+    assert resume(folder, ["budget.env_steps=999999"], None, option_values) == "13"
     text = (folder / "submit" / "job.sbatch").read_text()
     assert "--partition=big" in text and "--time=1-0" in text and "afterok" not in text
     assert job_ids(RunDir(folder)) == ["12", "13"] and not RunDir(folder).stop_requested()
@@ -246,7 +246,7 @@ def test_resume_takes_a_profile_checks_what_results_and_undoes_itself_when_refus
 
 def test_an_sbatch_that_did_not_answer_keeps_the_run(slurm: Path, tmp_path: Path) -> None:
     answer(slurm, "sbatch", "what is this", 0)
-    with pytest.raises(SlurmError, match="no job id can be seen"):
+    with pytest.raises(SlurmError, match="without a job id"):
         submit(tasks("impala_catch", (), None, ()), tmp_path / "run", OPTIONS, False)
     assert (tmp_path / "run" / "job.toml").exists()
 
@@ -266,24 +266,24 @@ def test_cancel_of_many_asks_and_waits_for_all_at_once(
     slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     submit(tasks("impala_catch", (), "0-2", ()), tmp_path / "runs", OPTIONS, True)
-    found = runs_of([tmp_path / "runs"])
+    runs = runs_of([tmp_path / "runs"])
     answer(slurm, "squeue", "12_0|RUNNING|None|N/A|n1\n12_1|RUNNING|None|N/A|n1\n12_2|PENDING|Resources|N/A|")
 
     def save(seconds: float) -> None:
-        assert all(run.stop_requested() for run in found) and "scancel 12_2" in calls(slurm)
-        found[0].write_state(state="stopped", reason="stopped: asked to stop")
+        assert all(run.stop_requested() for run in runs) and "scancel 12_2" in calls(slurm)
+        runs[0].write_state(state="stopped", reason="stopped: asked to stop")
         answer(slurm, "squeue", "12_1|RUNNING|None|N/A|n1")
 
     # In place of the module: `subprocess` sleeps by time.sleep as well, while it waits for a child.
     monkeypatch.setattr("hpc_rl.cancel.time", SimpleNamespace(sleep=save, monotonic=time.monotonic))
     monkeypatch.setattr("hpc_rl.cancel.STOP_S", 0.5)
-    said = cancel_runs(found)
-    who = f"cancelled by {user(os.getuid())} with hpc-rl cancel"
-    assert [run.stop_text() for run in found] == [who] * 3
-    assert [line.partition(": ")[2] for line in said] == [
+    sentences = cancel_runs(runs)
+    author = f"cancelled by {user(os.getuid())} with hpc-rl cancel"
+    assert [run.stop_text() for run in runs] == [author] * 3
+    assert [line.partition(": ")[2] for line in sentences] == [
         "stopped: asked to stop",
-        f"{who}, and did not stop within 0 s; the last checkpoint stands; go on with hpc-rl resume {found[1].path}",
-        f"{who} while it waited; go on with hpc-rl resume {found[2].path}",
+        f"{author}, and did not stop within 0 s; the last checkpoint stands; go on with hpc-rl resume {runs[1].path}",
+        f"{author} while it waited; go on with hpc-rl resume {runs[2].path}",
     ]
     assert calls(slurm)[-1] == "scancel 12_1"
 
@@ -321,7 +321,7 @@ def test_what_no_script_could_write_down_is_told_by_status(
 
 def test_a_command_in_a_stranger_s_run_is_not_shown_to_be_pasted(slurm: Path, tmp_path: Path) -> None:
     run = create(tmp_path / "run", jobs.dumps(jobs.load("impala_catch")))
-    for command, shown in (
+    for command, pasted in (
         ("rm -rf ~", ""),
         ("hpc-rl resume run; rm -rf ~", ""),
         ("hpc-rl resume run --setup 'rm -rf ~'", ""),
@@ -333,7 +333,7 @@ def test_a_command_in_a_stranger_s_run_is_not_shown_to_be_pasted(slurm: Path, tm
     ):
         run.write_state(state="stopped", reason="stopped: job 7 was cancelled", cause="cancelled", next=command)
         (line,) = states.status([run.path], unwarned)
-        assert line.next == shown and line.reason.endswith(f"; go on with {shown}" if shown else "was cancelled")
+        assert line.next == pasted and line.reason.endswith(f"; go on with {pasted}" if pasted else "was cancelled")
 
 
 def test_cancel_without_a_controller_writes_what_needs_none(
@@ -347,9 +347,9 @@ def test_cancel_without_a_controller_writes_what_needs_none(
     monkeypatch.setattr("sys.argv", ["hpc-rl", "cancel", str(tmp_path / "a"), str(tmp_path / "b")])
     with pytest.raises(SystemExit) as end:
         main()
-    said = capsys.readouterr().err
-    assert end.value.code == 1 and "error: squeue says: " in said
-    assert f"{tmp_path}/a: STOP is written there" in said and f"{tmp_path}/b: failed already" in said
+    stderr = capsys.readouterr().err
+    assert end.value.code == 1 and "error: squeue says: " in stderr
+    assert f"{tmp_path}/a: STOP is written there" in stderr and f"{tmp_path}/b: failed already" in stderr
     assert RunDir(tmp_path / "a").stop_text().endswith("with hpc-rl cancel")
     assert not RunDir(tmp_path / "b").stop_requested()
 
@@ -372,18 +372,24 @@ def test_what_describes_another_job_reaches_no_new_one(
         "SLURM_JOB_GPUS": "2", "CUDA_VISIBLE_DEVICES": "2", "SBATCH_WAIT": "1", "SQUEUE_USERS": "nobody",
         "SCANCEL_INTERACTIVE": "1",
     }  # fmt: skip
-    own = {"SLURM_CONF": "/c", "SBATCH_PARTITION": "mine", "SBATCH_EXPORT": "NONE", "OMPI_MCA_btl": "self", "ROOT": "/"}
-    for name, value in {**foreign, **own}.items():
+    settings = {
+        "SLURM_CONF": "/c",
+        "SBATCH_PARTITION": "mine",
+        "SBATCH_EXPORT": "NONE",
+        "OMPI_MCA_btl": "self",
+        "ROOT": "/",
+    }
+    for name, value in {**foreign, **settings}.items():
         monkeypatch.setenv(name, value)
     (slurm / "sbatch").write_text(f"#!/bin/sh\nenv > {slurm}/environment\necho 12\n")
     (slurm / "squeue").write_text(f"#!/bin/sh\nenv > {slurm}/asked\n")
     submit(tasks("impala_catch", (), None, ()), tmp_path / "run", Options(launcher="srun", time="9", mem="1G"), False)
-    found = dict(line.split("=", 1) for line in (slurm / "environment").read_text().splitlines())
-    assert not found.keys() & foreign.keys() and found.items() >= own.items()
+    variables = dict(line.split("=", 1) for line in (slurm / "environment").read_text().splitlines())
+    assert not variables.keys() & foreign.keys() and variables.items() >= settings.items()
     states.status([tmp_path / "run"], unwarned)
     assert not {"SQUEUE_USERS", "SLURM_STEP_ID"} & {x.split("=")[0] for x in (slurm / "asked").read_text().splitlines()}
     monkeypatch.delenv("SLURM_STEP_ID")  # in a shell of one's own this is one's own wish
     (slurm / "sbatch").write_text(f"#!/bin/sh\nenv > {slurm}/environment\necho 13\n")
     submit(tasks("impala_catch", (), None, ()), tmp_path / "other", Options(launcher="srun"), False)
-    found = dict(line.split("=", 1) for line in (slurm / "environment").read_text().splitlines())
-    assert found["SLURM_CPU_BIND"] == "mask_cpu:0x1" and found["SBATCH_TIMELIMIT"] == "1"
+    variables = dict(line.split("=", 1) for line in (slurm / "environment").read_text().splitlines())
+    assert variables["SLURM_CPU_BIND"] == "mask_cpu:0x1" and variables["SBATCH_TIMELIMIT"] == "1"
