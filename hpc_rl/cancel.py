@@ -28,7 +28,7 @@ def cancel_runs(runs: Sequence[RunDir], now: bool = False) -> list[str]:
 
 
 class Unasked(slurm.SlurmError):
-    """SLURM does not answer; ``sentences`` tell for each run what was done nevertheless."""
+    """SLURM does not answer; ``sentences`` state for each run what was done nevertheless."""
 
     def __init__(self, message: str, sentences: list[str]) -> None:
         super().__init__(message)
@@ -50,41 +50,43 @@ def _who() -> str:
 
 def _cancel(runs: Sequence[RunDir], now: bool) -> list[str]:
     ids = {run.path: job_ids(run) for run in runs}
-    seen = slurm.query([job for jobs_of_run in ids.values() for job in jobs_of_run])
-    active = {run.path: [seen[job] for job in ids[run.path] if job in seen and seen[job].active] for run in runs}
+    statuses = slurm.query([job for jobs_of_run in ids.values() for job in jobs_of_run])
+    active = {
+        run.path: [statuses[job] for job in ids[run.path] if job in statuses and statuses[job].active] for run in runs
+    }
     for run in runs:
         if active[run.path]:
             run.request_stop(_who())  # first, so that a job that begins right now ends itself
     waiting = [item.job for jobs_of_run in active.values() for item in jobs_of_run if item.state == "PENDING"]
     at_work = [item.job for jobs_of_run in active.values() for item in jobs_of_run if item.state != "PENDING"]
-    ended = curves.cancel(runs)  # before its runs end, for that would start it
+    analyses = curves.cancel(runs)  # before its runs end, for that would start it
     slurm.cancel(waiting)
     late = at_work if now else _outlast(at_work)
     slurm.cancel(late)
     ended_runs = [
         _cancelled(run, [item.job for item in active[run.path]], set(waiting), set(late), now) for run in runs
     ]
-    return [*ended_runs, *ended]
+    return [*ended_runs, *analyses]
 
 
-def _outlast(running: Sequence[str]) -> list[str]:
+def _outlast(jobs: Sequence[str]) -> list[str]:
     """Those of the jobs that are still there when the time for a clean stop is over."""
-    left, deadline = list(running), time.monotonic() + STOP_S
-    while left and time.monotonic() < deadline:
+    remaining, deadline = list(jobs), time.monotonic() + STOP_S
+    while remaining and time.monotonic() < deadline:
         time.sleep(LOOK_S)
-        seen = slurm.query(left)
-        left = [job for job in left if job in seen and seen[job].active]
-    return left
+        statuses = slurm.query(remaining)
+        remaining = [job for job in remaining if job in statuses and statuses[job].active]
+    return remaining
 
 
-def _cancelled(run: RunDir, ended: Sequence[str], waiting: set[str], late: set[str], now: bool) -> str:
-    if not ended and (not job_ids(run) or not slurm.available()) and run.read_state()["state"] == "running":
+def _cancelled(run: RunDir, jobs: Sequence[str], waiting: set[str], late: set[str], now: bool) -> str:
+    if not jobs and (not job_ids(run) or not slurm.available()) and run.read_state()["state"] == "running":
         return _by_file(run)  # of hpc-rl run, or seen from a host without SLURM
-    if not ended:
+    if not jobs:
         return f"{run.path}: no job is queued or running"
-    if waiting.issuperset(ended):
+    if waiting.issuperset(jobs):
         sentence = f"{_who()} while it waited"
-    elif late.isdisjoint(ended):
+    elif late.isdisjoint(jobs):
         state = run.read_state()
         command = causes.pasted(state["next"])
         return f"{run.path}: {state['reason']}" + (f"; go on with {command}" if command else "")

@@ -19,7 +19,7 @@ PICTURE = "learning_curve.png"
 MINUTES = 30  # it asks for; less where the runs themselves ask for less
 
 
-def analyze_after(after: Sequence[str], runs: Sequence[Path], options: Options, home: Path) -> str:
+def analyze_after(ids: Sequence[str], runs: Sequence[Path], options: Options, home: Path) -> str:
     """A job of one task that draws the learning curve once these jobs are over; its id. Raises SlurmError.
 
     It asks for no more time than the runs, which partition and QOS have just accepted.
@@ -27,10 +27,10 @@ def analyze_after(after: Sequence[str], runs: Sequence[Path], options: Options, 
     keys = ("partition", "account", "qos", "reservation")
     limit = seconds(options.time)
     time = options.time if options.time is None or (limit is not None and limit < 60 * MINUTES) else str(MINUTES)
-    given = {key: value for key in keys if (value := getattr(options, key))} | ({"time": time} if time else {})
-    directives = [f"--{key}={word(value)}" for key, value in given.items()]
+    sbatch_options = {key: value for key in keys if (value := getattr(options, key))} | ({"time": time} if time else {})
+    directives = [f"--{key}={word(value)}" for key, value in sbatch_options.items()]
     directives += [
-        f"--dependency=afterany:{':'.join(after)}",
+        f"--dependency=afterany:{':'.join(ids)}",
         f"--output={word(pattern(home.absolute()))}/submit/analysis-%j.out",
     ]
     folders, out = command_line([str(run.absolute()) for run in runs]), home.absolute() / PICTURE
@@ -46,21 +46,22 @@ def analyses(paths: Sequence[Path], warn: Callable[[str], None]) -> list[Status]
     """A line for each analysis of these folders, or of those one folder below."""
     homes = [home for path in paths for home in (path, *sorted(p for p in path.glob("*") if p.is_dir()))]
     ids = {home: job for home in homes if (job := _job(home))}
-    seen, known = look_up(list(ids.values()), warn) if ids else ({}, None)
-    return [_line(home, job, seen.get(job), known) for home, job in ids.items()]
+    statuses, answered = look_up(list(ids.values()), warn) if ids else ({}, None)
+    return [_line(home, job, statuses.get(job), answered) for home, job in ids.items()]
 
 
-def cancel(found: Sequence[RunDir]) -> list[str]:
+def cancel(runs: Sequence[RunDir]) -> list[str]:
     """End the analyses of which all runs are among these; a sentence for each that was waiting. Raises SlurmError."""
-    chosen = {run.path for run in found}
-    homes = dict.fromkeys(home for run in found for home in (run.path, run.path.parent))
+    run_paths = {run.path for run in runs}
+    homes = dict.fromkeys(home for run in runs for home in (run.path, run.path.parent))
     ids = {
         home: job
         for home in homes
-        if (job := _job(home)) and (home in chosen or chosen.issuperset(p.parent for p in home.glob("*/job.toml")))
+        if (job := _job(home))
+        and (home in run_paths or run_paths.issuperset(p.parent for p in home.glob("*/job.toml")))
     }
-    seen = slurm.query(list(ids.values())) if ids else {}
-    active = {home: job for home, job in ids.items() if job in seen and seen[job].active}
+    statuses = slurm.query(list(ids.values())) if ids else {}
+    active = {home: job for home, job in ids.items() if job in statuses and statuses[job].active}
     slurm.cancel(list(active.values()))
     return [f"{home / PICTURE}: analysis job {job} cancelled" for home, job in active.items()]
 
@@ -77,14 +78,14 @@ def _job(home: Path) -> str:
     return ""
 
 
-def _line(home: Path, job: str, seen: JobStatus | None, known: bool | None) -> Status:
-    if seen is None:
-        state = "done" if (home / PICTURE).exists() else "lost" if known else "pending"
-    elif seen.active:
-        state = "pending" if seen.state == "PENDING" else "running"
+def _line(home: Path, job: str, status: JobStatus | None, answered: bool | None) -> Status:
+    if status is None:
+        state = "done" if (home / PICTURE).exists() else "lost" if answered else "pending"
+    elif status.active:
+        state = "pending" if status.state == "PENDING" else "running"
     else:
-        state = {"COMPLETED": "done", "CANCELLED": "stopped"}.get(seen.state, "failed")
-    waits = reasons.plain(seen.reason) if seen and state == "pending" and seen.reason else ""
+        state = {"COMPLETED": "done", "CANCELLED": "stopped"}.get(status.state, "failed")
+    waits = reasons.explain(status.reason) if status and state == "pending" and status.reason else ""
     reason = f"see {home}/submit/analysis-{job}.out" if state in ("failed", "lost") else ""
-    return Status(str(home / PICTURE), "analysis", state, job, seen.state if seen else "", 0, None, 0,
-                  seen.start if seen else "", reason, waits=waits, over=state in OVER)  # fmt: skip
+    return Status(str(home / PICTURE), "analysis", state, job, status.state if status else "", 0, None, 0,
+                  status.start if status else "", reason, waits=waits, over=state in OVER)  # fmt: skip

@@ -1,4 +1,4 @@
-"""Is this machine fit to run jobs? Each check is one function; a failing one says what to do.
+"""Checks whether this machine can run jobs. Each check is one function; a failing one names the remedy.
 
 ``python -m hpc_rl.doctor --pair`` is one rank of the 2-rank exchange that `examine` starts through mpiexec.
 """
@@ -55,16 +55,16 @@ def examine() -> list[Check]:
 
 def _versions() -> Check:
     names = ("torch", "numpy", "mpi4py", "h5py", "gymnasium", "ale-py")
-    found = [f"{name} {metadata.version(name)}" for name in names]
-    return Check("versions", True, ", ".join([f"Python {platform.python_version()}", *found]))
+    versions = [f"{name} {metadata.version(name)}" for name in names]
+    return Check("versions", True, ", ".join([f"Python {platform.python_version()}", *versions]))
 
 
 def _cores() -> Check:
-    mine, all_of_them = len(os.sched_getaffinity(0)), os.cpu_count() or 1
-    if mine < all_of_them:
-        text = f"{mine} of {all_of_them} in the affinity mask; ask SLURM for more with --cpus-per-task, or use taskset"
+    cores, all_cores = len(os.sched_getaffinity(0)), os.cpu_count() or 1
+    if cores < all_cores:
+        text = f"{cores} of {all_cores} in the affinity mask; request more with --cpus-per-task, or use taskset"
         return Check("cores", None, text)
-    return Check("cores", True, f"{mine}, all of them in the affinity mask")
+    return Check("cores", True, f"{cores}, all of them in the affinity mask")
 
 
 def _mpiexec() -> Check:
@@ -80,11 +80,11 @@ def _mpiexec() -> Check:
 def _mpi_library() -> Check:
     """In a child: an MPI library that cannot be loaded may end the process."""
     code = "from hpc_rl.transport import mpi; print(mpi.library())"
-    done, said = _child([sys.executable, "-c", code])
-    if done:
-        return Check("MPI library", True, said.strip().splitlines()[-1])
+    success, output = _child([sys.executable, "-c", code])
+    if success:
+        return Check("MPI library", True, output.strip().splitlines()[-1])
     remedy = "install one with pip install 'hpc-rl[mpi]', or load the module that mpi4py was built with"
-    return Check("MPI library", False, f"mpi4py cannot load it ({_last(said)}); {remedy}")
+    return Check("MPI library", False, f"mpi4py cannot load it ({_last(output)}); {remedy}")
 
 
 def _exchange() -> Check:
@@ -95,13 +95,13 @@ def _exchange() -> Check:
         launcher = mpiexec.prefix(2)
     except BadJob as error:
         return Check(name, False, str(error))
-    done, said = _child([*launcher, sys.executable, "-m", "hpc_rl.doctor", "--pair"])
-    figures = next((json.loads(line) for line in said.splitlines() if line.startswith('{"latency_s"')), None)
-    if done and figures:
+    success, output = _child([*launcher, sys.executable, "-m", "hpc_rl.doctor", "--pair"])
+    figures = next((json.loads(line) for line in output.splitlines() if line.startswith('{"latency_s"')), None)
+    if success and figures:
         latency, speed = figures["latency_s"] * 1e6, figures["bytes_per_s"] / 1e9
         return Check(name, True, f"1 KiB in {latency:.0f} µs, 1 MiB both ways at {speed:.2f} GB/s each way")
     remedy = "use the mpiexec of the library above: pip install 'hpc-rl[mpi]', or load its module first on PATH"
-    return Check(name, False, f"{_last(said)}; {remedy}")
+    return Check(name, False, f"{_last(output)}; {remedy}")
 
 
 def _hdf5() -> Check:
@@ -114,25 +114,27 @@ def _locking() -> Check:
     return locking(Path.cwd())
 
 
-def locking(here: Path) -> Check:
-    """Whether files in ``here`` can be locked; in a child, for a dead lock service never answers."""
+def locking(folder: Path) -> Check:
+    """Whether files in ``folder`` can be locked; in a child, for a dead lock service never answers."""
     from hpc_rl.storage.h5 import LOCKING_VARIABLE
 
     name = "HDF5 locking"
-    done, said = _child([sys.executable, "-m", "hpc_rl.storage.locking", str(here)])
-    if not done:
-        return Check(name, False, f"{_last(said)}; start where you may write, on a file system whose lock service runs")
-    found, why = json.loads(said.splitlines()[-1])
-    ours = "runs go on without: each file has one writer, and readers take no lock; never start two runs in one folder"
+    success, output = _child([sys.executable, "-m", "hpc_rl.storage.locking", str(folder)])
+    if not success:
+        return Check(
+            name, False, f"{_last(output)}; use a folder where you may write, on a file system whose lock service runs"
+        )
+    verdict, detail = json.loads(output.splitlines()[-1])
+    advice = "runs work without locks (each file has one writer), but never start two runs in one folder"
     forced = os.environ.get(LOCKING_VARIABLE, "FALSE")
-    if found == "absent" and forced.upper() not in ("FALSE", "0"):
-        return Check(name, False, f"{here} has no file locks ({why}) and {LOCKING_VARIABLE}={forced}; unset it")
+    if verdict == "absent" and forced.upper() not in ("FALSE", "0"):
+        return Check(name, False, f"{folder} has no file locks ({detail}) and {LOCKING_VARIABLE}={forced}; unset it")
     texts = {
-        "works": f"works in {here}",
-        "ignored": f"{here} grants a lock twice (usual on network file systems); {ours}",
-        "absent": f"{here} has no file locks ({why}); {ours}; for other programs set {LOCKING_VARIABLE}=FALSE",
+        "works": f"works in {folder}",
+        "ignored": f"{folder} grants a lock twice (usual on network file systems); {advice}",
+        "absent": f"{folder} has no file locks ({detail}); {advice}; for other programs set {LOCKING_VARIABLE}=FALSE",
     }
-    return Check(name, True if found == "works" else None, texts[found])
+    return Check(name, True if verdict == "works" else None, texts[verdict])
 
 
 def _zstd() -> Check:
@@ -176,7 +178,7 @@ def _roms() -> Check:
 
 
 def _child(command: list[str]) -> tuple[bool, str]:
-    """(exit code is 0, everything it said); a child that outlives the deadline is killed with all it started."""
+    """(exit code is 0, everything it printed); a child that outlives the deadline is killed with all it started."""
     from hpc_rl.launchers import mpiexec
 
     process = subprocess.Popen(
@@ -184,19 +186,19 @@ def _child(command: list[str]) -> tuple[bool, str]:
         start_new_session=True, stdin=subprocess.DEVNULL,
     )  # fmt: skip
     try:
-        said, _ = process.communicate(timeout=2 * DEADLINE_S)
+        output, _ = process.communicate(timeout=2 * DEADLINE_S)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, 9)
         process.communicate()
         return False, f"{Path(command[0]).name} did not end within {2 * DEADLINE_S:.0f} s"
-    return process.returncode == 0, said
+    return process.returncode == 0, output
 
 
-def _last(said: str) -> str:
+def _last(output: str) -> str:
     """The sentence of the first rank that failed, else the last line of the output."""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    found = [line.removeprefix("failed: ") for line in lines if line.startswith("failed: ")]
-    return found[0] if found else (lines[-1] if lines else "nothing was printed")
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    failures = [line.removeprefix("failed: ") for line in lines if line.startswith("failed: ")]
+    return failures[0] if failures else (lines[-1] if lines else "nothing was printed")
 
 
 def pair() -> None:
@@ -213,24 +215,24 @@ def pair() -> None:
     from hpc_rl.transport.waiting import Waiting
 
     link: Link = mpi.world(2)
-    other, waiting = 1 - link.rank, Waiting(DEADLINE_S)
-    what = f"rank {other} to exchange messages"
+    peer, waiting = 1 - link.rank, Waiting(DEADLINE_S)
+    peer_name = f"rank {peer} to exchange messages"
 
     def swap(size: int, rounds: int, tag: int, in_turn: bool) -> float:
         """Seconds per round."""
-        mine = np.full(size, link.rank + 1, np.uint8)
-        theirs = np.zeros(size, np.uint8)
+        outgoing = np.full(size, link.rank + 1, np.uint8)
+        incoming = np.zeros(size, np.uint8)
         begin = 0.0
         for k in range(rounds + 3):
             if k == 3:  # the first rounds open connections
                 begin = time.perf_counter()
-            received = link.irecv(theirs, other, tag)
+            received = link.irecv(incoming, peer, tag)
             if in_turn and link.rank == 1:
-                waiting.until(received, what)
-            sent = link.isend(mine, other, tag)
-            waiting.until(lambda a=received, b=sent: a() and b(), what)  # type: ignore[misc]
-        if not (theirs == other + 1).all():
-            raise RuntimeError(f"rank {link.rank} received {size} bytes that rank {other} never sent")
+                waiting.until(received, peer_name)
+            sent = link.isend(outgoing, peer, tag)
+            waiting.until(lambda a=received, b=sent: a() and b(), peer_name)  # type: ignore[misc]
+        if not (incoming == peer + 1).all():
+            raise RuntimeError(f"rank {link.rank} received {size} bytes that rank {peer} never sent")
         return (time.perf_counter() - begin) / rounds
 
     latency_s = swap(SMALL_BYTES, 200, 1, in_turn=True) / 2
@@ -241,7 +243,7 @@ def pair() -> None:
 
 def _main() -> None:
     if sys.argv[1:] != ["--pair"]:
-        sys.exit("this module is a part of `hpc-rl doctor`; run that")
+        sys.exit("hpc_rl.doctor is one rank of `hpc-rl doctor`; run that")
     from hpc_rl.transport import mpi
 
     try:
@@ -249,7 +251,7 @@ def _main() -> None:
     except mpi.WrongWorld as error:
         print(f"failed: {error}", flush=True)
         sys.exit(1)  # a world of one can finalize, and leaves nothing in /dev/shm then
-    except Exception as error:  # whatever it is, examine() shows it in its line
+    except Exception as error:  # of any kind: examine() shows it in its line
         print(f"failed: {error}", flush=True)
         mpi.abort(1)  # the other rank waits for us
 

@@ -13,25 +13,25 @@ from hpc_rl.status import OVER, TAIL_BYTES, Status, script_outputs, states
 from hpc_rl.storage.run_dir import RunDir
 from hpc_rl.storage.untrusted import MOST_LINE_BYTES, opened
 
-ASK_EVERY = 20  # looks at the files, one a second, for each question to SLURM
+QUERY_EVERY = 20  # looks at the files, one a second, for each query of SLURM
 FIRST_S, LATER_S = 5.0, 60.0  # between looks of `status --watch` and `wait`, which grow
 REPORT_S = 600.0  # `wait` reports at least so often
 
 
-def wait(runs: Sequence[RunDir], say: Callable[[str], None], pause: Callable[[float], None] = time.sleep) -> int:
-    """Report how these runs go until run and SLURM say that all are over; 0 where all are done or stopped, else 1.
+def wait(runs: Sequence[RunDir], report: Callable[[str], None], pause: Callable[[float], None] = time.sleep) -> int:
+    """Report how these runs go until by run and SLURM all are over; 0 where all are done or stopped, else 1.
 
     It has no deadline, as a queue has none. Each change is reported, and what stays the same every ten minutes.
     Raises BadRun where a run's folder is removed.
     """
-    told: dict[str, str] = {}
+    reported: dict[str, str] = {}
     warned: set[str] = set()
-    before: list[Status] = []
+    lines_before: list[Status] = []
     nap, silent = FIRST_S, 0.0
 
     def warn(text: str) -> None:
         if text not in warned:
-            say(f"warning: {text}")
+            report(f"warning: {text}")
         warned.add(text)
 
     while True:
@@ -40,16 +40,16 @@ def wait(runs: Sequence[RunDir], say: Callable[[str], None], pause: Callable[[fl
         for line in lines:
             word = f"{line.state}{f' as job {line.job}' if line.job else ''}"
             details = "; ".join(text for text in (line.waits, line.reason) if text)
-            if told.get(line.run) != word + details:
-                say(f"{line.run}: {word}{f': {details}' if details else ''}")
-                told[line.run], silent = word + details, 0.0
+            if reported.get(line.run) != word + details:
+                report(f"{line.run}: {word}{f': {details}' if details else ''}")
+                reported[line.run], silent = word + details, 0.0
         # lost twice in a row: between two states of a job there may be a moment in which SLURM knows neither
-        if all(line.over and (line.state != "lost" or line in before) for line in lines):
+        if all(line.over and (line.state != "lost" or line in lines_before) for line in lines):
             return int(any(line.state not in ("done", "stopped") for line in lines))
         if silent >= REPORT_S:
-            say(", ".join(f"{count} {state}" for state, count in Counter(line.state for line in lines).items()))
+            report(", ".join(f"{count} {state}" for state, count in Counter(line.state for line in lines).items()))
             silent = 0.0
-        before = lines
+        lines_before = lines
         pause(nap)
         silent, nap = silent + nap, min(LATER_S, nap * 1.5)
 
@@ -58,24 +58,24 @@ def tail(
     path: Path,
     follow: bool,
     pause: Callable[[float], None] = time.sleep,
-    say: Callable[[str], None] = lambda text: None,
+    report: Callable[[str], None] = lambda text: None,
 ) -> Iterator[str]:
     """The newest lines of the batch script's latest output and of the ranks; with ``follow`` until the run is over.
 
-    ``say`` gets what is no line of theirs: that the run waits, and for what.
+    ``report`` gets what is no line of theirs: that the run waits, and for what.
     """
     run = single(path)
     at: dict[Path, int] = {}
-    told = ""
+    reported = ""
     looks = printed = 0
     while True:
         line = None
         check_present([run])
-        if follow and (looks % ASK_EVERY == 0 or run.read_state()["state"] in OVER):  # SLURM may have ended what runs
+        if follow and (looks % QUERY_EVERY == 0 or run.read_state()["state"] in OVER):  # SLURM may have ended what runs
             (line,) = states([run], lambda text: None)
-            if line.waits and line.waits != told:
-                say(_waiting(line))
-                told = line.waits
+            if line.waits and line.waits != reported:
+                report(_waiting(line))
+                reported = line.waits
         for file in filter(Path.exists, (*_followed_outputs(run, at), run.logs / "ranks.log")):
             lines, at[file] = _fresh(file, at.get(file, _near_the_end(file) if looks == 0 else 0))
             yield from lines
@@ -85,7 +85,7 @@ def tail(
         looks += 1
         pause(1.0)
     if not printed:
-        say(_waiting(*states([run], lambda text: None)))
+        report(_waiting(*states([run], lambda text: None)))
 
 
 def _waiting(line: Status) -> str:
@@ -95,10 +95,10 @@ def _waiting(line: Status) -> str:
     return f"{line.run} is {line.state}: job {line.job} waits: {line.waits}{start}"
 
 
-def _followed_outputs(run: RunDir, known: Container[Path]) -> list[Path]:
+def _followed_outputs(run: RunDir, files: Container[Path]) -> list[Path]:
     """The script's outputs that are followed; at first the latest alone."""
     scripts = script_outputs(run)
-    return [file for file in scripts if file in known or file == scripts[-1]]
+    return [file for file in scripts if file in files or file == scripts[-1]]
 
 
 def _near_the_end(file: Path) -> int:
@@ -114,5 +114,5 @@ def _fresh(file: Path, at: int) -> tuple[list[str], int]:
     with opened(file) as stream:
         stream.seek(at)
         data = stream.read(MOST_LINE_BYTES)
-    whole = data if len(data) == MOST_LINE_BYTES else data[: data.rfind(b"\n") + 1]
-    return whole.decode(errors="replace").splitlines(), at + len(whole)
+    text = data if len(data) == MOST_LINE_BYTES else data[: data.rfind(b"\n") + 1]
+    return text.decode(errors="replace").splitlines(), at + len(text)

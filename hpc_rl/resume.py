@@ -33,33 +33,33 @@ def again(run: RunDir, overrides: Iterable[str]) -> Job:
         BadRun: the run is done, and its budget is the same.
     """
     saved = jobs.load(run.job_file)
-    wanted = resumed(saved, jobs.load(run.job_file, overrides))
+    job = resumed(saved, jobs.load(run.job_file, overrides))
     state, unit = run.read_state(), "updates" if saved.budget.updates else "env_steps"  # what is annealed goes by it
-    before, after = getattr(saved.budget, unit), getattr(wanted.budget, unit)
+    budget_before, budget_after = getattr(saved.budget, unit), getattr(job.budget, unit)
     annealed = [f"{saved.algorithm}.{key}" for key, x in saved.method.items() if key.startswith("anneal") and x is True]
-    at_rest = bool(annealed) and state[unit] >= before
-    counted = unit.replace("_", " ")
-    because = f"what {' and '.join(annealed)} lets fall came to 0 at {before} {counted} and never rises again"
+    at_rest = bool(annealed) and state[unit] >= budget_before
+    unit_name = unit.replace("_", " ")
+    because = f"what {' and '.join(annealed)} lets fall came to 0 at {budget_before} {unit_name} and never rises again"
     remedy = "start a new run with a larger budget and another --out, or with that set to false"
-    same = wanted.budget == saved.budget
-    if state["state"] == "done" and same and at_rest:
+    same_budget = job.budget == saved.budget
+    if state["state"] == "done" and same_budget and at_rest:
         raise BadRun(f"{run.path} is {state['reason']}; {because}; {remedy}")
-    refuse_done(run, same)
-    if at_rest and after > before:
-        raise BadJob(f"budget.{unit} = {after} would teach {run.path} nothing: {because}; {remedy}")
-    return wanted
+    refuse_done(run, same_budget)
+    if at_rest and budget_after > budget_before:
+        raise BadJob(f"budget.{unit} = {budget_after} would teach {run.path} nothing: {because}; {remedy}")
+    return job
 
 
-def resumed(saved: Job, wanted: Job) -> Job:
+def resumed(saved: Job, job: Job) -> Job:
     """The saved job with the changes that a resumed run may make. Raises BadJob naming the first other one.
 
     ``resources.precision`` "auto" was decided when the run first started, and means that.
     """
-    if wanted.resources.precision == "auto":
-        wanted = jobs.with_resources(wanted, precision=saved.resources.precision)
-    before, after = tomllib.loads(jobs.dumps(saved)), tomllib.loads(jobs.dumps(wanted))
-    for section in sorted(before.keys() | after.keys()):
-        old, new = before.get(section), after.get(section)
+    if job.resources.precision == "auto":
+        job = jobs.with_resources(job, precision=saved.resources.precision)
+    tables, new_tables = tomllib.loads(jobs.dumps(saved)), tomllib.loads(jobs.dumps(job))
+    for section in sorted(tables.keys() | new_tables.keys()):
+        old, new = tables.get(section), new_tables.get(section)
         if old == new or section in CHANGEABLE_ON_RESUME or section == "name":
             continue
         if isinstance(old, dict) and isinstance(new, dict):
@@ -70,6 +70,6 @@ def resumed(saved: Job, wanted: Job) -> Job:
         if keys:
             raise BadJob(
                 f"{keys[0]} cannot change on --resume; only {', '.join(CHANGEABLE_ON_RESUME[:-1])} and "
-                f"{CHANGEABLE_ON_RESUME[-1]} can. Start a new run with another --out for the rest"
+                f"{CHANGEABLE_ON_RESUME[-1]} can; start a new run with another --out for other changes"
             )
-    return wanted
+    return job

@@ -71,10 +71,10 @@ class Screen:
         (then, before), (now, steps) = self.seen[0], self.seen[-1]
         rate = (steps - before) / (now - then) if now > then else head.get("env_steps_per_s") or 0.0  # 0: not known yet
         budget = self.job.budget
-        left = budget.left(steps, int(head.get("updates") or 0)) / rate if rate else math.inf
+        left_s = budget.left(steps, int(head.get("updates") or 0)) / rate if rate else math.inf
         if budget.time_limit_s:
-            left = min(left, max(0.0, budget.time_limit_s - elapsed))
-        return {**head, "rate": rate, "frames": steps * self.repeat, "elapsed_s": elapsed, "left_s": left}
+            left_s = min(left_s, max(0.0, budget.time_limit_s - elapsed))
+        return {**head, "rate": rate, "frames": steps * self.repeat, "elapsed_s": elapsed, "left_s": left_s}
 
 
 def _action_repeat(job: Job) -> int:
@@ -136,8 +136,8 @@ def _progress(job: Job, plan: Plan, figures: Line) -> Any:
     if steps is None:
         row.add_row(f"{len(plan.ranks)} rank(s) starting", ProgressBar(budget, 0), f"0 / {budget:,} env steps")
     else:
-        whole = steps + job.budget.left(steps, int(figures.get("updates") or 0))
-        row.add_row(f"{steps:,} / {budget:,} env steps", ProgressBar(whole, steps), f"{steps / max(1, whole):.1%}")
+        total = steps + job.budget.left(steps, int(figures.get("updates") or 0))
+        row.add_row(f"{steps:,} / {budget:,} env steps", ProgressBar(total, steps), f"{steps / max(1, total):.1%}")
     return row
 
 

@@ -30,7 +30,7 @@ _TASK = {"run": str, "changes": list[str]}
 class Status:
     """One line. ``state`` is what the run recorded, or lost: SLURM ended the job and no rank could record why.
 
-    ``changes`` are what tells this task of an array from the others; ``mean_return`` is that of the last 100 episodes;
+    ``changes`` distinguish this task of an array from the others; ``mean_return`` is that of the last 100 episodes;
     ``waits`` is SLURM's reason in plain words; ``elapsed_s`` and ``left_s`` are of this start of its job; ``end`` is
     when the budget would be used at the present rate. ``over``: run and SLURM agree that nothing goes on. ``cause`` is
     why the latest attempt ended, in a word or two, ``next`` the command that goes on with the run.
@@ -62,22 +62,24 @@ def status(paths: Sequence[Path], warn: Callable[[str], None]) -> list[Status]:
     return states(runs_of(paths), warn)
 
 
-def states(found: Sequence[RunDir], warn: Callable[[str], None]) -> list[Status]:
+def states(runs: Sequence[RunDir], warn: Callable[[str], None]) -> list[Status]:
     """State of every run; where SLURM does not answer, ``warn`` gets that and what the runs recorded stands.
 
     A chain has two jobs of interest, its waiting successor and the one that runs.
     """
-    ids = {run.path: job_ids(run)[-2:] for run in found}
-    seen, known = look_up([job for jobs in ids.values() for job in jobs], warn)
-    return [_line(run, [seen[job] for job in ids[run.path] if job in seen], ids[run.path], known) for run in found]
+    ids = {run.path: job_ids(run)[-2:] for run in runs}
+    statuses, answered = look_up([job for jobs in ids.values() for job in jobs], warn)
+    return [
+        _line(run, [statuses[job] for job in ids[run.path] if job in statuses], ids[run.path], answered) for run in runs
+    ]
 
 
 def look_up(ids: Sequence[str], warn: Callable[[str], None]) -> tuple[Mapping[str, JobStatus], bool | None]:
-    """What SLURM knows, and whether it was asked: False without SLURM, None where it did not answer."""
+    """What SLURM knows, and whether it answered: False without SLURM, None where it did not answer."""
     try:
         return slurm.query(ids), slurm.available()
     except slurm.SlurmError as error:
-        warn(f"{error}; what SLURM knows is left out")
+        warn(f"{error}; the states below are those that the runs recorded")
         return {}, None
 
 
@@ -94,66 +96,66 @@ def render(lines: Sequence[Status]) -> str:
         start = f"starts about {line.start}" if line.start and line.slurm == "PENDING" else ""
         waits = f"waits: {line.waits}" if line.waits else ""
         notes.append("; ".join(text for text in (line.changes, waits, start, line.reason) if text))
-    shown = [k for k, title in enumerate(rows[0]) if len(rows) == 1 or any(row[k] for row in rows[1:])]
-    widths = [max(len(row[k]) for row in rows) for k in shown]
-    text = ["  ".join(row[k].ljust(w) for k, w in zip(shown, widths, strict=True)).rstrip() for row in rows]
-    both = zip(map(printable, text), map(printable, notes), strict=True)
-    return "\n".join(row + (f"\n    {note}" if note else "") for row, note in both)
+    columns = [k for k, title in enumerate(rows[0]) if len(rows) == 1 or any(row[k] for row in rows[1:])]
+    widths = [max(len(row[k]) for row in rows) for k in columns]
+    text = ["  ".join(row[k].ljust(w) for k, w in zip(columns, widths, strict=True)).rstrip() for row in rows]
+    pairs = zip(map(printable, text), map(printable, notes), strict=True)
+    return "\n".join(row + (f"\n    {note}" if note else "") for row, note in pairs)
 
 
 def as_json(lines: Sequence[Status]) -> str:
     return json.dumps([asdict(line) for line in lines], indent=1)
 
 
-def _line(run: RunDir, seen: Sequence[JobStatus], ids: Sequence[str], known: bool | None) -> Status:
+def _line(run: RunDir, statuses: Sequence[JobStatus], ids: Sequence[str], answered: bool | None) -> Status:
     try:
         state = run.read_state()
     except BadRun as error:  # one such run among many
         return Status(
             str(run.path), "", "unreadable", ids[-1] if ids else "", "", 0, None, 0, "", str(error), over=True
         )
-    active = [item for item in seen if item.active]
-    candidates = active or list(seen)
-    shown = next(
+    active = [item for item in statuses if item.active]
+    candidates = active or list(statuses)
+    current = next(
         (item for item in active if item.state != "PENDING"), candidates[-1] if candidates else JobStatus("", "", False)
     )
-    word, reason, cause, command = _why(run, state, shown, bool(ids and not active and known), ids)
-    live, changes = _live(run, state["attempt"]), _tasks(run.path.parent).get(run.path.name, "")
-    done = max(state["env_steps"], int(live.get("env_steps") or 0)) if word == "running" else state["env_steps"]
-    waiting, at_work = shown.state == "PENDING", shown.active and shown.state != "PENDING"
+    word, reason, cause, command = _why(run, state, current, bool(ids and not active and answered), ids)
+    metrics, changes = _live(run, state["attempt"]), _tasks(run.path.parent).get(run.path.name, "")
+    env_steps = max(state["env_steps"], int(metrics.get("env_steps") or 0)) if word == "running" else state["env_steps"]
+    waiting, at_work = current.state == "PENDING", current.active and current.state != "PENDING"
     speed = _rate(run, state["attempt"]) if word == "running" else None
     return Status(
-        str(run.path), changes, word, shown.job or (ids[-1] if ids else ""), shown.state, done,
-        live.get("mean_return_100"), state["attempt"], shown.start, reason,
-        waits=reasons.plain(shown.reason) if waiting and shown.reason else "",
-        elapsed_s=shown.elapsed_s if at_work else None,
-        left_s=shown.left_s if at_work else None,
-        nodes=shown.nodes if at_work else "",
+        str(run.path), changes, word, current.job or (ids[-1] if ids else ""), current.state, env_steps,
+        metrics.get("mean_return_100"), state["attempt"], current.start, reason,
+        waits=reasons.explain(current.reason) if waiting and current.reason else "",
+        elapsed_s=current.elapsed_s if at_work else None,
+        left_s=current.left_s if at_work else None,
+        nodes=current.nodes if at_work else "",
         env_steps_per_s=speed,
-        end=_end(run, done, speed, shown.elapsed_s or 0),
+        end=_end(run, env_steps, speed, current.elapsed_s or 0),
         # the ranks of a job that is about to be requeued have stopped already, so their word alone is not enough
-        over=word in OVER and not active and (known is not None or word == "done" or not ids),
+        over=word in OVER and not active and (answered is not None or word == "done" or not ids),
         cause=cause,
         next=command,
     )  # fmt: skip
 
 
 def _why(
-    run: RunDir, state: dict[str, Any], shown: JobStatus, gone: bool, ids: Sequence[str]
+    run: RunDir, state: dict[str, Any], current: JobStatus, job_over: bool, ids: Sequence[str]
 ) -> tuple[str, str, str, str]:
-    """(state, reason, cause, next command): the run's own, or what SLURM knows where nobody could write it down."""
+    """(state, reason, cause, next command): the run's own, or what SLURM knows where no rank could record it."""
     word, reason, cause, command = state["state"], state["reason"], state["cause"], causes.pasted(state["next"])
-    if word in ("running", "pending") and gone:
-        word = "stopped" if shown.state == "CANCELLED" else "lost"  # by scancel, which the run cannot see
-        cause = causes.of_state(shown.state) if shown.job else "unknown"
-        reason = f"{_ended(shown) if shown.job else f'SLURM no longer knows job {ids[-1]}'}{_last_words(run)}"
-        command = causes.saved_too_late(run) if shown.state == "TIMEOUT" else causes.go_on(run, cause)
-    elif word == "running" and shown.state == "PENDING":
+    if word in ("running", "pending") and job_over:
+        word = "stopped" if current.state == "CANCELLED" else "lost"  # by scancel, which the run cannot see
+        cause = causes.of_state(current.state) if current.job else "unknown"
+        reason = f"{_ended(current) if current.job else f'SLURM no longer knows job {ids[-1]}'}{_last_words(run)}"
+        command = causes.saved_too_late(run) if current.state == "TIMEOUT" else causes.go_on(run, cause)
+    elif word == "running" and current.state == "PENDING":
         word, cause = "pending", "node lost"
-        reason = f"SLURM requeued job {shown.job}: its node was lost, or its script was killed"
-    elif word == "stopped" and not cause and shown.state in slurm.ENDED[1:]:
+        reason = f"SLURM requeued job {current.job}: its node was lost, or its script was killed"
+    elif word == "stopped" and not cause and current.state in slurm.ENDED[1:]:
         # its ranks saved in time, but its script was killed before it had found out why
-        cause, reason = causes.of_state(shown.state), f"{reason}: {_ended(shown)}"
+        cause, reason = causes.of_state(current.state), f"{reason}: {_ended(current)}"
         command = causes.go_on(run, cause)
     if word in ("stopped", "failed", "lost") and command:
         reason = f"{reason}; go on with {command}"
@@ -199,11 +201,11 @@ def _end(run: RunDir, env_steps: int, speed: float | None, elapsed_s: int) -> st
     except jobs.BadJob:
         return ""
     updates = run.read_state()["updates"] if budget.updates else 0
-    left = budget.left(env_steps, updates) / speed
+    left_s = budget.left(env_steps, updates) / speed
     if budget.time_limit_s:
-        left = min(left, max(0.0, budget.time_limit_s - elapsed_s))
+        left_s = min(left_s, max(0.0, budget.time_limit_s - elapsed_s))
     with contextlib.suppress(OverflowError):
-        return (datetime.now() + timedelta(seconds=left)).isoformat(timespec="minutes")
+        return (datetime.now() + timedelta(seconds=left_s)).isoformat(timespec="minutes")
     return ""
 
 
@@ -215,7 +217,7 @@ def _clock(seconds: int | None) -> str:
 def _tasks(folder: Path) -> dict[str, str]:
     """Run -> what it changes, of an array's folder; of any other folder nothing."""
     try:
-        tasks = list(read_lines(folder / "submit" / "tasks.jsonl", _TASK, needed=_TASK))
+        tasks = list(read_lines(folder / "submit" / "tasks.jsonl", _TASK, required=_TASK))
     except (FileNotFoundError, Unreadable):
         return {}
     return {task["run"]: " ".join(task["changes"]) for task in tasks}
@@ -227,10 +229,10 @@ def script_outputs(run: RunDir) -> list[Path]:
 
 
 def _last_words(run: RunDir) -> str:
-    """The end of the batch script's output: there a shell says what it could not find."""
+    """The end of the batch script's output: there a shell names what it could not find."""
     scripts = script_outputs(run)
     lines: list[str] = []
     with contextlib.suppress(FileNotFoundError, Unreadable):
         lines = read_end(scripts[-1], TAIL_BYTES).split("\n") if scripts else []
-    said = next((line.strip() for line in reversed(lines) if line.strip()), "")
-    return f" after it said: {said[:160]}" if said else ""
+    last_line = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return f"; its last output: {last_line[:160]}" if last_line else ""

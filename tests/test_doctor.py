@@ -23,13 +23,13 @@ LIGHT = (doctor._versions, doctor._cores, doctor._hdf5, doctor._zstd, doctor._lo
 @pytest.mark.parametrize("check", LIGHT, ids=lambda check: check.__name__)
 def test_light_checks_pass_here(check: object, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    found = check()  # type: ignore[operator]
-    assert found.ok is not False and found.text
+    result = check()  # type: ignore[operator]
+    assert result.ok is not False and result.text
 
 
 def test_two_ranks_exchange() -> None:
-    found = doctor._exchange()
-    assert found.ok and "1 KiB in" in found.text and "GB/s" in found.text
+    result = doctor._exchange()
+    assert result.ok and "1 KiB in" in result.text and "GB/s" in result.text
 
 
 STEP = {
@@ -49,44 +49,44 @@ def test_two_ranks_exchange_inside_a_step_of_slurm(python: str, tmp_path: Path) 
     srun.chmod(0o755)
     environment = {**os.environ, **STEP, **nodes, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     code = "from hpc_rl import doctor; doctor.DEADLINE_S = 15; print(doctor._exchange())"
-    done = run_to_end([python, "-c", code], 90, environment)
-    assert "ok=True" in done.stdout, done.stdout + done.stderr
+    process = run_to_end([python, "-c", code], 90, environment)
+    assert "ok=True" in process.stdout, process.stdout + process.stderr
     assert not (tmp_path / "called").exists()
 
 
 def test_a_rank_without_its_mpiexec_is_a_singleton_and_says_so() -> None:
     command = [sys.executable, "-m", "hpc_rl.doctor", "--pair"]
-    done = run_to_end(command, 60)
-    assert done.returncode == 1
-    assert done.stdout.startswith("failed: MPI sees 1 rank(s) where 2 were started")
+    process = run_to_end(command, 60)
+    assert process.returncode == 1
+    assert process.stdout.startswith("failed: MPI sees 1 rank(s) where 2 were started")
 
 
 def test_singletons_fail_the_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
-    said = "failed: MPI sees 1 rank(s) where 2 were started\nfailed: MPI sees 1 rank(s) where 2 were started\n"
-    monkeypatch.setattr(doctor, "_child", lambda command: (False, said))
-    found = doctor._exchange()
-    assert found.ok is False and found.text.startswith("MPI sees 1 rank(s)") and "pip install" in found.text
+    output = "failed: MPI sees 1 rank(s) where 2 were started\nfailed: MPI sees 1 rank(s) where 2 were started\n"
+    monkeypatch.setattr(doctor, "_child", lambda command: (False, output))
+    result = doctor._exchange()
+    assert result.ok is False and result.text.startswith("MPI sees 1 rank(s)") and "pip install" in result.text
 
 
 def test_no_mpiexec(monkeypatch: pytest.MonkeyPatch) -> None:
     def none() -> tuple[str, str]:
-        raise BadJob("no mpiexec found; load a module")
+        raise BadJob("mpiexec is not on PATH; load a module")
 
     monkeypatch.setattr("hpc_rl.launchers.mpiexec.find_mpiexec", none)
-    assert doctor._mpiexec() == doctor.Check("mpiexec", False, "no mpiexec found; load a module")
+    assert doctor._mpiexec() == doctor.Check("mpiexec", False, "mpiexec is not on PATH; load a module")
     assert doctor._exchange().ok is False
 
 
 def test_a_child_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "DEADLINE_S", 0.1)
-    done, said = doctor._child([sys.executable, "-c", "import time; time.sleep(60)"])
-    assert not done and "did not end within" in said
+    success, output = doctor._child([sys.executable, "-c", "import time; time.sleep(60)"])
+    assert not success and "did not end within" in output
 
 
 def test_little_space_names_the_remedy(tmp_path: Path) -> None:
     assert doctor._space("disk", tmp_path, 1, "tidy up").ok
-    found = doctor._space("disk", tmp_path, 1 << 80, "tidy up")
-    assert found.ok is False and found.text.endswith("; tidy up")
+    result = doctor._space("disk", tmp_path, 1 << 80, "tidy up")
+    assert result.ok is False and result.text.endswith("; tidy up")
     assert doctor._space("disk", tmp_path / "absent", 1, "tidy up").ok is False
 
 
@@ -94,7 +94,7 @@ def test_locking_that_is_ignored_or_absent(tmp_path: Path, monkeypatch: pytest.M
     assert check_locking(tmp_path) == ("works", "")
     assert not list(tmp_path.iterdir())
     with monkeypatch.context() as patch:
-        patch.setattr(fcntl, "flock", lambda descriptor, how: None)
+        patch.setattr(fcntl, "flock", lambda descriptor, operation: None)
         assert check_locking(tmp_path) == ("ignored", "")
 
     def refuse(*args: object, **options: object) -> None:
@@ -115,15 +115,15 @@ def test_a_file_system_without_locks(
     monkeypatch.delenv(LOCKING_VARIABLE, raising=False)
     if forced:
         monkeypatch.setenv(LOCKING_VARIABLE, forced)
-    found = doctor.locking(tmp_path)
-    assert f"{tmp_path} has no file locks ({errno.errorcode[number]}" in found.text
+    result = doctor.locking(tmp_path)
+    assert f"{tmp_path} has no file locks ({errno.errorcode[number]}" in result.text
     if forced in ("TRUE", "BEST_EFFORT"):
-        assert found.ok is False and found.text.endswith(f"and {LOCKING_VARIABLE}={forced}; unset it")
+        assert result.ok is False and result.text.endswith(f"and {LOCKING_VARIABLE}={forced}; unset it")
     else:
-        assert found.ok is None and "runs go on without" in found.text
+        assert result.ok is None and "runs work without locks" in result.text
 
 
 def test_a_dead_lock_service_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "DEADLINE_S", 0.005)  # no child can start in that time
-    found = doctor.locking(tmp_path)
-    assert found.ok is False and "did not end within" in found.text and "lock service" in found.text
+    result = doctor.locking(tmp_path)
+    assert result.ok is False and "did not end within" in result.text and "lock service" in result.text

@@ -18,7 +18,7 @@ from hpc_rl.cli.machine import bench, doctor, selftest
 from hpc_rl.cli.queue import cancel, logs, resume, status, submit
 from hpc_rl.cli.training import run
 
-# A disk that takes nothing more, rights, and something else in the place of a file or folder of ours.
+# A full disk, missing rights, and something else in the place of a file or folder of a run.
 _REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR,
              errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO)  # fmt: skip
 
@@ -47,10 +47,11 @@ def main() -> None:
     except OSError as error:
         if error.errno not in _REFUSALS:
             raise
-        note(f"error: {error.filename or 'a file'} cannot be written or read ({error.strerror})")
+        name = error.filename or "a file"
+        note(f"error: {name} cannot be written or read ({error.strerror}); free space, or mend its rights")
         sys.exit(2)
     except Exception as error:
-        if not type(error).__module__.startswith("hpc_rl."):  # ours are sentences for the user
+        if not type(error).__module__.startswith("hpc_rl."):  # this package's are sentences for the user
             raise
         note(f"error: {error}")
         sys.exit(2)

@@ -26,12 +26,12 @@ def warn(text: str) -> None:
 
 def report_checks(checks: Iterable[Check]) -> int:
     """One line per check on stdout as it comes; exit code 1 if any failed."""
-    failed = False
+    failures = False
     for check in checks:
         mark = {True: "ok  ", False: "FAIL", None: "note"}[check.ok]
         click.echo(f"{mark} {check.name}: {check.text}")
-        failed |= check.ok is False
-    return int(failed)
+        failures |= check.ok is False
+    return int(failures)
 
 
 def open_closed_streams() -> None:

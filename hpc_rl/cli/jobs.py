@@ -44,6 +44,6 @@ def show(job: str, ranks: int | None, overrides: tuple[str, ...], nodes: int) ->
     """Networks, ranks, message sizes, memory and files of JOB, before anything starts."""
     from hpc_rl.show import render
 
-    chosen = load_job(job, ranks, overrides)
-    name_code(chosen)
-    click.echo(render(chosen, nodes))
+    settings = load_job(job, ranks, overrides)
+    name_code(settings)
+    click.echo(render(settings, nodes))

@@ -30,12 +30,12 @@ def doctor() -> int:
     help="Longest wait in the queue, s.",
 )  # fmt: skip
 @slurm_options
-def selftest(ranks: int, out: Path | None, queue_s: float, cluster: str | None, **given: Any) -> int:
+def selftest(ranks: int, out: Path | None, queue_s: float, cluster: str | None, **option_values: Any) -> int:
     """A two-minute job on this cluster: ranks, signal, save, requeue, resume, stop, HDF5 locks."""
     from hpc_rl.selftest import selftest as checks
 
     folder = out or Path("runs") / time.strftime("selftest-%m%d-%H%M%S")
-    options = load_options(cluster, {**given, "time": given["time"] or "10"})
+    options = load_options(cluster, {**option_values, "time": option_values["time"] or "10"})
     return report_checks(checks(folder, options, ranks, queue_s))
 
 
@@ -54,9 +54,9 @@ def roofline(job: str, ranks: int | None, overrides: tuple[str, ...], seconds: f
 
     from hpc_rl.bench.roofline import measure, render
 
-    chosen = load_job(job, ranks, overrides)
-    name_code(chosen)
-    measured = measure(chosen, seconds)
+    settings = load_job(job, ranks, overrides)
+    name_code(settings)
+    measured = measure(settings, seconds)
     figures = {**asdict(measured), "env_steps_per_s": measured.env_steps_per_s}
     click.echo(json.dumps(figures) if as_json else render(measured))
 
@@ -78,8 +78,8 @@ def samplers(as_json: bool) -> None:
     """Alternating against vector, where inference and stepping take equal time."""
     from hpc_rl.bench.samplers import measure, render
 
-    found = measure()
-    click.echo(json.dumps(found) if as_json else render(found))
+    rows = measure()
+    click.echo(json.dumps(rows) if as_json else render(rows))
 
 
 @bench.command()

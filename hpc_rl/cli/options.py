@@ -36,8 +36,8 @@ def slurm_options(command: Callable[..., Any]) -> Callable[..., Any]:
             command = click.option(flag, multiple=True, help=text)(command)
         else:
             kind = int if "int" in str(item.type) else str
-            shown = f"{text[:-1]} [{item.default}]." if item.default is not None else text
-            command = click.option(flag, type=kind, help=shown)(command)
+            help_text = f"{text[:-1]} [{item.default}]." if item.default is not None else text
+            command = click.option(flag, type=kind, help=help_text)(command)
     return click.option("--cluster", metavar="NAME", help="Site profile: defaults for all of these.")(command)
 
 

@@ -28,44 +28,45 @@ from hpc_rl.launchers.options import load as load_options
 @slurm_options
 def submit(
     job: str, ranks: int | None, overrides: tuple[str, ...], out: Path | None, seeds: str | None,
-    sweeps: tuple[str, ...], then_analyze: bool, wait: bool, dry_run: bool, cluster: str | None, **given: Any,
+    sweeps: tuple[str, ...], then_analyze: bool, wait: bool, dry_run: bool, cluster: str | None, **option_values: Any,
 ) -> int:  # fmt: skip
     """Send JOB to SLURM; prints the job's id. It saves before its time is over, is requeued, and goes on."""
     from hpc_rl import submit as submission
     from hpc_rl.sweep import tasks
 
-    options = load_options(cluster, given)
-    found = tasks(job, with_ranks(overrides, ranks), seeds, sweeps)
+    options = load_options(cluster, option_values)
+    task_list = tasks(job, with_ranks(overrides, ranks), seeds, sweeps)
     array = seeds is not None or bool(sweeps)
     folder = out or Path("runs") / Path(job).stem
     if then_analyze and options.resume_mode == "chain":
         raise click.UsageError("--then-analyze waits for one job, and a chain is many; use --resume-mode requeue")
     if dry_run:
-        pieces = submission.parts(found, folder, options, array)
+        pieces = submission.parts(task_list, folder, options, array)
         if len(pieces) > 1:
             note(f"{len(pieces)} arrays of at most {len(pieces[0].tasks)} tasks, this site's limit; here is the first")
         click.echo(pieces[0].script, nl=False)
         return 0
-    sent = submission.submit(found, folder, options, array, warn)
+    ids = submission.submit(task_list, folder, options, array, warn)
     home, first = shlex.quote(str(folder)), shlex.quote(str(folder / "0000" if array else folder))
-    note(f"{folder}: job {', '.join(sent)}, {len(found)} run(s); hpc-rl status {home} · hpc-rl logs -f {first}")
-    click.echo("\n".join(sent))
-    runs = [folder / f"{task.index:04d}" for task in found] if array else [folder]
+    note(f"{folder}: job {', '.join(ids)}, {len(task_list)} run(s); hpc-rl status {home} · hpc-rl logs -f {first}")
+    click.echo("\n".join(ids))
+    runs = [folder / f"{task.index:04d}" for task in task_list] if array else [folder]
     if then_analyze:
-        _analyze_after(sent, runs, options, folder)
+        _analyze_after(ids, runs, options, folder)
     return _wait(folder, runs) if wait else 0
 
 
-def _analyze_after(sent: Sequence[str], runs: Sequence[Path], options: Options, folder: Path) -> None:
+def _analyze_after(ids: Sequence[str], runs: Sequence[Path], options: Options, folder: Path) -> None:
     """The runs are queued whatever becomes of it."""
     from hpc_rl.curves import analyze_after
     from hpc_rl.launchers.slurm import SlurmError
 
     try:
-        job = analyze_after(sent, runs, options, folder)
+        job = analyze_after(ids, runs, options, folder)
         note(f"analysis: job {job}, draws {folder}/learning_curve.png")
     except SlurmError as error:
-        warn(f"the runs are queued, but their analysis is not: {error}")
+        later = "draw the curves later: python analysis/learning_curve.py RUN"
+        warn(f"the runs are queued, but their analysis is not: {error}; {later}")
 
 
 def _wait(folder: Path, folders: Sequence[Path]) -> int:
@@ -75,7 +76,7 @@ def _wait(folder: Path, folders: Sequence[Path]) -> int:
     try:
         return wait(runs_of(folders), note)
     except KeyboardInterrupt:
-        note(f"no longer waiting; the job goes on, see hpc-rl status {shlex.quote(str(folder))}")
+        note(f"{folder}: no longer watched; the job goes on, see hpc-rl status {shlex.quote(str(folder))}")
         raise
 
 
@@ -111,7 +112,7 @@ def logs(run: Path, follow: bool) -> None:
     """The newest lines that the batch script and the ranks of RUN printed."""
     from hpc_rl.follow import tail
 
-    for line in tail(run, follow, say=note):
+    for line in tail(run, follow, report=note):
         click.echo(line)
 
 
@@ -123,11 +124,11 @@ def cancel(runs: tuple[Path, ...], now: bool) -> int:
     from hpc_rl.cancel import Unasked, cancel_runs
     from hpc_rl.run_folders import runs_of
 
-    found = runs_of(runs)
-    if len(found) > len(runs) and sys.stdin.isatty():
-        click.confirm(f"Stop the jobs of all {len(found)} runs below?", abort=True, err=True)
+    directories = runs_of(runs)
+    if len(directories) > len(runs) and sys.stdin.isatty():
+        click.confirm(f"Stop the jobs of all {len(directories)} runs below?", abort=True, err=True)
     try:
-        sentences, code = cancel_runs(found, now), 0
+        sentences, code = cancel_runs(directories, now), 0
     except Unasked as error:
         sentences, code = [*error.sentences, f"error: {error}"], 1
     for sentence in sentences:
@@ -140,8 +141,8 @@ def cancel(runs: tuple[Path, ...], now: bool) -> int:
 @click.option("-n", "ranks", type=click.IntRange(min=1), help="MPI ranks (resources.ranks).")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change what may change then.")
 @slurm_options
-def resume(run: Path, ranks: int | None, overrides: tuple[str, ...], cluster: str | None, **given: Any) -> None:
-    """Send RUN to SLURM again, from its newest checkpoint, with its options of before and these changes."""
+def resume(run: Path, ranks: int | None, overrides: tuple[str, ...], cluster: str | None, **option_values: Any) -> None:
+    """Send RUN to SLURM again, from its newest checkpoint, with its earlier options and these changes."""
     from hpc_rl import submit as submission
 
-    click.echo(submission.resume(run, with_ranks(overrides, ranks), cluster, given, warn))
+    click.echo(submission.resume(run, with_ranks(overrides, ranks), cluster, option_values, warn))

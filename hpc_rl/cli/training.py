@@ -41,15 +41,15 @@ def run(
     if resume:
         directory = run_dir.open_run(folder)
         _check_same_work(load_job(job, ranks, overrides), jobs.load(directory.job_file), folder)
-        wanted = again(directory, with_ranks(overrides, ranks))
+        settings = again(directory, with_ranks(overrides, ranks))
         take_over(directory)
     else:
-        wanted = load_job(job, ranks, overrides)
-    name_code(wanted)
-    directory = local_run.prepare(wanted, folder, resume)
+        settings = load_job(job, ranks, overrides)
+    name_code(settings)
+    directory = local_run.prepare(settings, folder, resume)
     if hint := allocation_hint():
         note(f"note: {hint}")
-    outcome = local_run.train(wanted, directory)
+    outcome = local_run.train(settings, directory)
     if outcome.code:
         note(f"error: {outcome.sentence}")
     else:
@@ -57,16 +57,16 @@ def run(
     return outcome.code
 
 
-def _check_same_work(asked: Job, saved: Job, folder: Path) -> None:
-    """JOB with its --set names what is resumed; its other keys are those of the first start, kept in the run."""
+def _check_same_work(job: Job, saved: Job, folder: Path) -> None:
+    """JOB with its --set names what is resumed; its other keys are those of the first start, saved in the run."""
     for key in ("algorithm", "topology"):
-        if getattr(asked, key) != getattr(saved, key):
+        if getattr(job, key) != getattr(saved, key):
             raise jobs.BadJob(
-                f"{key} of {folder} is {getattr(saved, key)!r}, not {getattr(asked, key)!r}; resume its own job"
+                f"{key} of {folder} is {getattr(saved, key)!r}, not {getattr(job, key)!r}; resume its own job"
             )
-    if asked.environment.id != saved.environment.id:
+    if job.environment.id != saved.environment.id:
         raise jobs.BadJob(
-            f"environment.id of {folder} is {saved.environment.id!r}, not {asked.environment.id!r}; resume its own job"
+            f"environment.id of {folder} is {saved.environment.id!r}, not {job.environment.id!r}; resume its own job"
         )
 
 
@@ -76,7 +76,7 @@ def _report(directory: RunDir, roofline: bool | None) -> None:
     from hpc_rl.storage.untrusted import Unreadable, read_json
 
     try:
-        summary = read_json(directory.summary_file, SUMMARY_FIELDS, needed=SUMMARY_FIELDS)
+        summary = read_json(directory.summary_file, SUMMARY_FIELDS, required=SUMMARY_FIELDS)
         share = _roofline(directory, summary, roofline)
         state, mean = directory.read_state(), summary["mean_return_100"]
         note(
@@ -92,20 +92,20 @@ def _report(directory: RunDir, roofline: bool | None) -> None:
         click.echo(directory.path)
 
 
-def _roofline(directory: RunDir, summary: dict[str, Any], wanted: bool | None) -> str:
+def _roofline(directory: RunDir, summary: dict[str, Any], roofline: bool | None) -> str:
     """The share of what these cores could do, measured now that they are free; empty where it is not measured."""
     from hpc_rl.storage.run_dir import write_json
 
-    if not (wanted or (wanted is None and summary["wall_s"] >= ROOFLINE_FROM_S)):
+    if not (roofline or (roofline is None and summary["wall_s"] >= ROOFLINE_FROM_S)):
         return ""
     from hpc_rl.bench.roofline import measure
 
-    note("measuring what these cores could reach, half a minute; Ctrl-C leaves that out …")
+    note("the roofline of these cores is measured for half a minute; Ctrl-C skips it …")
     try:
         bound = measure(jobs.load(directory.job_file)).env_steps_per_s
         summary |= {"roofline_env_steps_per_s": bound, "roofline_share": summary["env_steps_per_s"] / bound}
         write_json(directory.summary_file, summary)
     except (Exception, KeyboardInterrupt) as error:  # an environment of the user runs here
-        warn(f"the roofline was not measured ({type(error).__name__}: {error})")
+        warn(f"the roofline was not measured ({type(error).__name__}: {error}); see hpc-rl bench roofline JOB")
         return ""
     return f" ({summary['roofline_share']:.0%} of the roofline)"
