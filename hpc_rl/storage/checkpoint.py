@@ -105,7 +105,7 @@ def load(path: Path) -> tuple[StateDict, dict[str, Any]]:
             text, version = _checked(source, _JSON), source.number("format")
             if version != FORMAT:
                 raise IncompatibleCheckpoint(
-                    f"{path} has format {version}, this version reads {FORMAT}; use that version"
+                    f"{path} has format {version}, this version reads {FORMAT}; use the version that wrote it"
                 )
             tree = decode(json.loads(text.tobytes()), each_once(lambda key: _as_tensor(source, key)))
             for part in ("state", "meta"):
@@ -137,7 +137,7 @@ def newest(
         try:
             state, meta = examined(path, check)
         except CorruptCheckpoint as error:
-            warn(f"{error}; falling back to the checkpoint before")
+            warn(f"{error}; falling back to the checkpoint before it")
             torn.append(path)
             continue
         for damaged in torn if set_aside else ():
@@ -160,7 +160,7 @@ def examined(path: Path, check: Callable[[StateDict, Mapping[str, Any]], None]) 
     try:
         check(state, meta)
     except CorruptCheckpoint as error:
-        raise CorruptCheckpoint(f"{path} cannot be taken up: {error}") from error
+        raise CorruptCheckpoint(f"{path} cannot be resumed from: {error}") from error
     return state, meta
 
 
@@ -174,8 +174,8 @@ def prune(run: RunDir, keep: int, best: Path | None = None) -> None:
     numbered = _numbered(run)
     oldest = int(numbered[-keep:][0].stem) if len(numbered) >= keep else 0
     aside = [path for path in run.checkpoints.glob(f"*.h5{_TORN}") if re.match(r"[0-9]+\.", path.name)]
-    passed = [path for path in aside if int(path.name.split(".")[0]) < oldest]
-    for path in [*numbered[:-keep], *passed, *run.checkpoints.glob("[0-9]*.h5.tmp")]:
+    aside_passed = [path for path in aside if int(path.name.split(".")[0]) < oldest]
+    for path in [*numbered[:-keep], *aside_passed, *run.checkpoints.glob("[0-9]*.h5.tmp")]:
         if best is None or path.name != best.name:
             path.unlink(missing_ok=True)
 
@@ -198,25 +198,25 @@ def best_score(run: RunDir) -> float:
     if not (run.checkpoints / BEST).is_file():
         return -math.inf
     try:
-        return float(read_json(run.checkpoints / "best.json", {"score": float}, needed=("score",))["score"])
+        return float(read_json(run.checkpoints / "best.json", {"score": float}, required=("score",))["score"])
     except (FileNotFoundError, Unreadable):
         return -math.inf
 
 
-def check_compatible(expected: Mapping[str, Any], found: Mapping[str, Any], prefix: str = "") -> None:
-    """Compare what the job needs (shapes, environment, …) with what the checkpoint's meta says.
+def check_compatible(expected: Mapping[str, Any], meta: Mapping[str, Any], prefix: str = "") -> None:
+    """Compare what the job needs (shapes, environment, …) with the checkpoint's meta.
 
     Raises:
         IncompatibleCheckpoint: names the first key that differs, with both values.
     """
-    for key in [*expected, *(key for key in found if key not in expected)]:
-        ours, theirs = _comparable(expected.get(key, "absent")), _comparable(found.get(key, "absent"))
-        if isinstance(ours, dict) and isinstance(theirs, dict):
-            check_compatible(ours, theirs, f"{prefix}{key}.")
-        elif ours != theirs:
+    for key in [*expected, *(key for key in meta if key not in expected)]:
+        job_value, checkpoint_value = _comparable(expected.get(key, "absent")), _comparable(meta.get(key, "absent"))
+        if isinstance(job_value, dict) and isinstance(checkpoint_value, dict):
+            check_compatible(job_value, checkpoint_value, f"{prefix}{key}.")
+        elif job_value != checkpoint_value:
             raise IncompatibleCheckpoint(
-                f"the checkpoint does not fit this job: {prefix}{key} is {theirs!r} in the checkpoint and {ours!r}"
-                " in the job; resume with the job that wrote it, or start a new run with another --out"
+                f"the checkpoint does not fit this job: {prefix}{key} is {checkpoint_value!r} in the checkpoint and "
+                f"{job_value!r} in the job; resume with the job that wrote it, or start a new run with another --out"
             )
 
 

@@ -67,7 +67,7 @@ class Source:
     file: Any
     descriptor: int
     size: int
-    left: int
+    bytes_left: int
 
     def number(self, name: str, dataset: str = "") -> int:
         """An integer attribute of the file or of a dataset. Raises Unreadable, Absent."""
@@ -75,13 +75,13 @@ class Source:
 
     def vector(self, name: str, length: int) -> Array:
         """An attribute of ``length`` integers, int64 [length]. Raises Unreadable, Absent."""
-        found: Array = np.asarray(self._attribute(name, (length,), self.file), np.int64)
-        return found
+        values: Array = np.asarray(self._attribute(name, (length,), self.file), np.int64)
+        return values
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Declared shape of a dataset. Raises Unreadable, Absent."""
-        found: tuple[int, ...] = self._find(name).shape
-        return found
+        extents: tuple[int, ...] = self._find(name).shape
+        return extents
 
     def read(self, name: str, rows: slice = slice(None)) -> Array:
         """A dataset, or some of its rows. Raises Unreadable, Absent."""
@@ -90,9 +90,9 @@ class Source:
             self._take(name, data.dtype.itemsize)
             self._stored_whole(name, data)
             return np.asarray(data[()])
-        chosen = range(*rows.indices(data.shape[0]))
-        if chosen:
-            low, high = min(chosen[0], chosen[-1]), max(chosen[0], chosen[-1])
+        indices = range(*rows.indices(data.shape[0]))
+        if indices:
+            low, high = min(indices[0], indices[-1]), max(indices[0], indices[-1])
             self._take(name, (high - low + 1) * math.prod(data.shape[1:]) * data.dtype.itemsize)
             if data.chunks is None:
                 self._stored_whole(name, data)
@@ -121,38 +121,38 @@ class Source:
     def _attribute(self, name: str, shape: tuple[int, ...], node: Any) -> Any:
         if name not in node.attrs:
             raise Absent(name)
-        known = node.attrs.get_id(name)
-        if known.shape != shape or known.dtype.kind not in "iu":
+        attribute = node.attrs.get_id(name)
+        if attribute.shape != shape or attribute.dtype.kind not in "iu":
             raise _refused(f"attribute {name}", f"is not {'a whole number' if not shape else 'whole numbers'}")
         return node.attrs[name]
 
     def _take(self, name: str, count: int) -> None:
-        self.left -= count
-        if self.left < 0:
+        self.bytes_left -= count
+        if self.bytes_left < 0:
             raise _refused(name, f"declares {count} bytes, too many for a file of {self.size}")
 
     def _stored_whole(self, name: str, data: Any) -> None:
         """What is never stored would be read as zeros, however much of it is declared."""
         contiguous = data.id.get_create_plist().get_layout() == h5py.h5d.CONTIGUOUS
         offset = data.id.get_offset() if contiguous else 0
-        known = data.nbytes == 0 or (offset is not None and offset + data.nbytes <= self.size)
-        if data.id.get_storage_size() != data.nbytes or not known:
+        inside = data.nbytes == 0 or (offset is not None and offset + data.nbytes <= self.size)
+        if data.id.get_storage_size() != data.nbytes or not inside:
             raise _refused(name, f"declares {data.nbytes} bytes that the file does not hold")
 
     def _stored_in_chunks(self, name: str, data: Any, low: int, high: int) -> None:
-        whole = math.prod(data.chunks) * data.dtype.itemsize
+        chunk_bytes = math.prod(data.chunks) * data.dtype.itemsize
         grid = [range(-(-extent // step)) for extent, step in zip(data.shape, data.chunks, strict=True)]
         grid[0] = range(low // data.chunks[0], high // data.chunks[0] + 1)
         count = math.prod(map(len, grid))
-        if whole > MOST_BYTES + RATIO * self.size or count > data.id.get_num_chunks():
-            raise _refused(name, f"declares {count} chunks of {whole} bytes that the file does not hold")
+        if chunk_bytes > MOST_BYTES + RATIO * self.size or count > data.id.get_num_chunks():
+            raise _refused(name, f"declares {count} chunks of {chunk_bytes} bytes that the file does not hold")
         packed = self._packing(name, data)
         for place in itertools.product(*grid):
             at = tuple(index * step for index, step in zip(place, data.chunks, strict=True))
             chunk = data.id.get_chunk_info_by_coord(at)
             inside = chunk.byte_offset is not None and 0 < chunk.size <= self.size - chunk.byte_offset
-            if not inside or not self._unpacks(chunk, packed, whole):
-                raise _refused(name, f"has a chunk at {at} that does not unpack to {whole} bytes")
+            if not inside or not self._unpacks(chunk, packed, chunk_bytes):
+                raise _refused(name, f"has a chunk at {at} that does not unpack to {chunk_bytes} bytes")
 
     def _packing(self, name: str, data: Any) -> list[int]:
         plan = data.id.get_create_plist()
@@ -161,18 +161,18 @@ class Source:
             raise _refused(name, f"is packed by the filters {filters}; zstd and deflate are read")
         return filters
 
-    def _unpacks(self, chunk: Any, filters: list[int], whole: int) -> bool:
+    def _unpacks(self, chunk: Any, filters: list[int], chunk_bytes: int) -> bool:
         """A chunk's stored bytes promise what the dataset says. Deflate keeps within `RATIO` by itself."""
         packed = filters and filters[-1] != _SHUFFLE and not chunk.filter_mask >> (len(filters) - 1) & 1
         if not packed:
-            return bool(chunk.size == whole)
+            return bool(chunk.size == chunk_bytes)
         if filters[-1] == _DEFLATE:  # noise grows a little
-            return bool(chunk.size <= whole + whole // 100 + 1024)
-        return _frame_bytes(os.pread(self.descriptor, _ZSTD_HEAD, chunk.byte_offset)) == whole
+            return bool(chunk.size <= chunk_bytes + chunk_bytes // 100 + 1024)
+        return _frame_bytes(os.pread(self.descriptor, _ZSTD_HEAD, chunk.byte_offset)) == chunk_bytes
 
 
-def _refused(name: str, why: str) -> Unreadable:
-    return Unreadable(f"{name.removeprefix('arrays/')} {why}")
+def _refused(name: str, fault: str) -> Unreadable:
+    return Unreadable(f"{name.removeprefix('arrays/')} {fault}")
 
 
 def _frame_bytes(head: bytes) -> int | None:

@@ -43,7 +43,7 @@ def remedy(error: BaseException) -> str:
     """What to do about a file that could not be written."""
     number = error.errno if isinstance(error, OSError) else None
     if number in NO_LOCKS:
-        return "look at hpc-rl doctor"
+        return "see hpc-rl doctor"
     return "free space" if number in (errno.ENOSPC, errno.EDQUOT) else "free space or make the folder writable"
 
 
@@ -75,7 +75,7 @@ class Sink:
     """The file below an ``h5py.File``, whose writes never fail but are remembered as failed.
 
     HDF5 does not recover from a write error: on a full disk ``close`` fails too, the handle stays open and the process
-    may crash minutes later. So HDF5 is told that all went well, and ``check`` tells the truth.
+    may crash minutes later. So every write reports success to HDF5, and ``check`` raises the error.
     """
 
     def __init__(self, path: Path) -> None:
@@ -128,9 +128,9 @@ class Sink:
 
 
 def _write_all(descriptor: int, view: memoryview, begin: int) -> None:
-    done = 0
-    while done < len(view):
-        done += os.pwrite(descriptor, view[done:], begin + done)
+    count = 0
+    while count < len(view):
+        count += os.pwrite(descriptor, view[count:], begin + count)
 
 
 def compressed(name: str, itemsize: int) -> dict[str, Any]:

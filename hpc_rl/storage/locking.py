@@ -43,7 +43,7 @@ def check_locking(folder: Path) -> tuple[str, str]:
                 fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return "works", ""
-            except OSError as error:  # HDF5 was told by its variable not to lock, so this is the first to ask
+            except OSError as error:  # HDF5's variable switched its locks off, so this is the first attempt
                 return _absent(error)
             finally:
                 os.close(other)

@@ -23,7 +23,7 @@ class Metrics:
     """Appends to ``directory``/``name``.jsonl: {"step": …, "time": unix seconds, metric: value or null, "attempt": …}.
 
     "attempt_from" is ``begin``, the step at which this attempt went on: what earlier ones wrote beyond it was given up
-    (see `kept`), and TensorBoard is told to forget it.
+    (see `counting`), and TensorBoard discards it.
     ``tensorboard`` also writes an event file below ``directory``/tensorboard/``name``/, or nothing where the package is
     not installed. Raises OSError, and Unreadable where something else has the file's name.
     """
@@ -57,11 +57,11 @@ class Metrics:
 
 def last(directory: Path) -> dict[str, dict[str, Any]]:
     """File name without suffix -> its last whole line, for every file that has one. Reads only the ends of files."""
-    found = {}
+    lines = {}
     for path in sorted(directory.glob("*.jsonl")):
         with contextlib.suppress(FileNotFoundError, Unreadable):
-            found[path.stem] = last_line(path)
-    return {name: row for name, row in found.items() if row is not None}
+            lines[path.stem] = last_line(path)
+    return {name: row for name, row in lines.items() if row is not None}
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
@@ -71,21 +71,21 @@ def rows(path: Path) -> list[dict[str, Any]]:
 
 def series(path: Path) -> list[dict[str, Any]]:
     """The lines that count, whose steps never go back. Raises FileNotFoundError, Unreadable."""
-    found = rows(path)
-    return [row for row, counts in zip(found, kept(found), strict=True) if counts]
+    lines = rows(path)
+    return [row for row, counts in zip(lines, counting(lines), strict=True) if counts]
 
 
-def kept(found: list[dict[str, Any]]) -> list[bool]:
+def counting(lines: list[dict[str, Any]]) -> list[bool]:
     """Which of a file's lines count: of earlier attempts those up to where every later one began."""
     counts, limit = [], math.inf
     attempt, begin = None, math.inf
-    for row in reversed(found):
-        step, here = row.get("step"), row.get("attempt") or 0
+    for row in reversed(lines):
+        step, attempt_of_row = row.get("step"), row.get("attempt") or 0
         if step is None:
             counts.append(False)
             continue
-        limit = limit if here == attempt else min(limit, begin)
-        attempt, begin = here, row.get("attempt_from") or 0 if "attempt" in row else step
+        limit = limit if attempt_of_row == attempt else min(limit, begin)
+        attempt, begin = attempt_of_row, row.get("attempt_from") or 0 if "attempt" in row else step
         counts.append(step <= limit)
         limit = min(limit, step)
     return counts[::-1]
@@ -98,8 +98,8 @@ def last_line(path: Path, window: int = 1 << 16) -> dict[str, Any] | None:
         while True:
             file.seek(max(0, size - window))
             lines = file.read(window).splitlines(keepends=True)
-            whole = reversed(lines if window >= size else lines[1:])
-            row = next((row for line in whole if (row := parse_line(line, _FIELDS)) is not None), None)
+            newest_first = reversed(lines if window >= size else lines[1:])
+            row = next((row for line in newest_first if (row := parse_line(line, _FIELDS)) is not None), None)
             if row is not None or window >= min(size, MOST_LINE_BYTES):
                 return None if row is None else _figures(row)
             window *= 8

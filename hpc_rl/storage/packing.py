@@ -25,5 +25,5 @@ def to_bytes(state: dict[str, Any]) -> bytes:
 def from_bytes(data: bytes) -> dict[str, Any]:
     """The inverse; arrays come back as tensors. Raises ValueError on anything that would need a pickle."""
     with np.load(io.BytesIO(data), allow_pickle=False) as file:
-        found: dict[str, Any] = decode(json.loads(file["text"].tobytes()), lambda key: to_device(file[key], "cpu"))
-    return found
+        state: dict[str, Any] = decode(json.loads(file["text"].tobytes()), lambda key: to_device(file[key], "cpu"))
+    return state

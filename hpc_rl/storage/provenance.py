@@ -50,7 +50,7 @@ def write(run: RunDir, attempt: int, value: Mapping[str, Any]) -> Path:
 
 
 def filtered(environment: Mapping[str, str]) -> dict[str, str]:
-    """The variables that steer MPI, GPUs and threads, without any whose name smells of a secret."""
+    """The variables that steer MPI, GPUs and threads, without any whose name may mark a secret."""
     return {
         name: value
         for name, value in sorted(environment.items())
@@ -72,10 +72,10 @@ def git(package: Path) -> dict[str, Any] | None:
 def _git(folder: Path, *arguments: str) -> str | None:
     command = ["git", "-C", str(folder), "--no-optional-locks", *arguments]
     try:
-        done = subprocess.run(command, capture_output=True, timeout=20, check=True, stdin=subprocess.DEVNULL)
+        process = subprocess.run(command, capture_output=True, timeout=20, check=True, stdin=subprocess.DEVNULL)
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.decode(errors="replace")
+    return process.stdout.decode(errors="replace")
 
 
 def _version(name: str) -> str | None:

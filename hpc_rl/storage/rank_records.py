@@ -24,20 +24,20 @@ _SEATED, _FAILED = ("pid", "role", "host", "token"), ("ended", "time", "error", 
 def write_record(folder: Path, rank: int, fields: dict[str, Any]) -> None:
     """Merge fields into logs/rank-NNN.json, which the launcher reads when a rank dies. Never raises for a file."""
     path = folder / "logs" / f"rank-{rank:03d}.json"
-    known: dict[str, Any] = {}
+    record: dict[str, Any] = {}
     if "pid" not in fields:
         with contextlib.suppress(FileNotFoundError, Unreadable):
-            known = read_json(path, {})
+            record = read_json(path, {})
     with contextlib.suppress(OSError):
         path.parent.mkdir(exist_ok=True)
         temporary = path.with_suffix(".tmp")
         with os.fdopen(created(temporary), "w") as file:
-            file.write(json.dumps({**known, **fields}))
+            file.write(json.dumps({**record, **fields}))
         temporary.replace(path)
 
 
 def rank_records(run: RunDir) -> list[dict[str, Any]]:
-    """logs/rank-NNN.json of every rank that got as far as its seat, by rank."""
+    """logs/rank-NNN.json of every rank that began, by rank."""
     return [record for record in all_records(run) if "pid" in record]
 
 
@@ -56,5 +56,5 @@ def all_records(run: RunDir) -> list[dict[str, Any]]:
 def _whole(record: dict[str, Any]) -> bool:
     """Of fields that come together there are all; a process number is one that a signal may be sent to."""
     seated, failed = "pid" in record, record.get("ended") == "error"
-    there = all(key in record for key in (*_SEATED * seated, *_FAILED * failed))
-    return there and (not seated or record["pid"] > 1)
+    complete = all(key in record for key in (*_SEATED * seated, *_FAILED * failed))
+    return complete and (not seated or record["pid"] > 1)

@@ -78,7 +78,7 @@ class RunDir:
         try:
             state: dict[str, Any] = read_json(self.state_file, STATE_FIELDS)
             if state.get("state", "pending") not in STATES:
-                raise Unreadable(f"{self.state_file}: a run is never {state['state']!r}")
+                raise Unreadable(f"{self.state_file}: state is {state['state']!r}, none of {', '.join(STATES)}")
         except FileNotFoundError:
             state = {}
         except Unreadable as error:
@@ -92,8 +92,8 @@ class RunDir:
         """Merge ``fields`` into state.json. One writer at a time. Raises ValueError for an unknown state, OSError."""
         if fields.get("state", "pending") not in STATES:
             raise ValueError(f"state {fields['state']!r} is unknown; choose one of {', '.join(STATES)}")
-        ended = {"cause": "", "next": ""} if fields.get("state", "running") != "running" else {}
-        write_json(self.state_file, self.read_state() | ended | fields | {"updated": time.time()})
+        conclusion = {"cause": "", "next": ""} if fields.get("state", "running") != "running" else {}
+        write_json(self.state_file, self.read_state() | conclusion | fields | {"updated": time.time()})
 
     def attempts(self) -> list[int]:
         """The numbers of this run's attempts, by its provenance files."""
@@ -104,13 +104,13 @@ class RunDir:
         return max(self.attempts(), default=-1) + 1
 
     def request_stop(self, text: str = "") -> None:
-        """Write the STOP file; ``text`` says in one line who asked for it. Of several requests the first counts."""
+        """Write the STOP file; ``text`` is its author in one line. Of several requests the first counts."""
         if not self.stop_requested():  # a link that leads nowhere is replaced, not followed
             with os.fdopen(created(self.stop_file), "w") as file:
                 file.write(f"{text}\n" if text else "")
 
     def stop_text(self) -> str:
-        """Who asked the run to stop; empty where the STOP file does not say it."""
+        """The author of the request to stop; empty where the STOP file does not name one."""
         try:
             text = read_end(self.stop_file, STOP_BYTES).partition("\n")[0]
         except (FileNotFoundError, Unreadable):
@@ -140,7 +140,7 @@ def create(path: Path, toml_text: str) -> RunDir:
             raise BadRun(f"{path} is not empty and not a run; choose another --out or empty it")
         run.path.mkdir(parents=True, exist_ok=True)
         _fill(run, toml_text)
-    except FileExistsError as error:  # somebody else created it between our look and our write
+    except FileExistsError as error:  # another process created it between the look and the write
         raise BadRun(_taken(path)) from error
     except OSError as error:
         raise BadRun(

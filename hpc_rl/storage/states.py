@@ -15,7 +15,7 @@ from hpc_rl.storage.untrusted import Unreadable
 from hpc_rl.types import Array, NonFinite
 
 _MARK = "$array"
-_IN_FLIGHT = "state/sampler/"  # what environments returned last, whatever it was: a record, nothing that was learned
+_IN_FLIGHT = "state/sampler/"  # what environments returned last: a record, nothing that was learned
 _MAY_BE_NAN = ("episode_return", "episode_success")  # a replayed fragment has NaN where no episode ended
 
 Arrays = dict[str, tuple[Array, str]]  # key -> array, name of its type in torch
@@ -28,8 +28,8 @@ def encode(value: Any, key: str, arrays: Arrays) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Mapping):
-        if wrong := [name for name in value if not isinstance(name, str) or name in ("", ".", _MARK)]:
-            raise TypeError(f"{key} has the key {wrong[0]!r}; a checkpoint's keys are non-empty strings")
+        if bad_keys := [name for name in value if not isinstance(name, str) or name in ("", ".", _MARK)]:
+            raise TypeError(f"{key} has the key {bad_keys[0]!r}; a checkpoint's keys are non-empty strings")
         return {name: encode(item, f"{key}/{_quoted(name)}", arrays) for name, item in value.items()}
     if isinstance(value, list | tuple):
         return [encode(item, f"{key}/{index}", arrays) for index, item in enumerate(value)]
@@ -66,12 +66,12 @@ def decode(value: Any, fetch: Callable[[str], Any]) -> Any:
 
 def each_once(fetch: Callable[[str], Any]) -> Callable[[str], Any]:
     """Each array stands for one leaf: a text that names one a million times would fill memory."""
-    taken = set[str]()
+    keys = set[str]()
 
     def checked(key: str) -> Any:
-        if key in taken:
+        if key in keys:
             raise Unreadable(f"two leaves name the array {key}")
-        taken.add(key)
+        keys.add(key)
         return fetch(key)
 
     return checked
@@ -92,7 +92,7 @@ def _may_stand(key: str, tensor: Any) -> bool:
 
 
 def refuse_hidden(value: Any, key: str) -> None:
-    """NaN behind a right checksum: it would come up ten updates later, as advice about the learning rate."""
+    """Raises Unreadable for NaN behind a right checksum: it would surface ten updates later, as a divergence."""
     if isinstance(value, dict | list):
         for name, item in value.items() if isinstance(value, dict) else enumerate(value):
             refuse_hidden(item, f"{key}/{name}")

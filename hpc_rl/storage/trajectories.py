@@ -57,11 +57,11 @@ class _Series:
     last: Array | None = None  # [1, b, …] the newest fragment's last row, added only when the segment closes
 
     def append(self, rows: Array) -> None:
-        done = 0
-        while done < len(rows):
-            count = min(len(rows) - done, len(self.buffer) - self.filled)
-            self.buffer[self.filled : self.filled + count] = rows[done : done + count]
-            self.filled, done = self.filled + count, done + count
+        offset = 0
+        while offset < len(rows):
+            count = min(len(rows) - offset, len(self.buffer) - self.filled)
+            self.buffer[self.filled : self.filled + count] = rows[offset : offset + count]
+            self.filled, offset = self.filled + count, offset + count
             if self.filled == len(self.buffer):
                 self.flush()
 
@@ -125,8 +125,8 @@ class Recorder:
     def closed(self) -> Array:
         """int64 [b]: each column's env-step number up to which everything is on disk under its final name.
 
-        A column that is not recorded counts as far as it was written: nobody waits for it. Zeros before the first
-        ``write``.
+        A column that is not recorded counts as far as it was written, since no checkpoint waits for it. Zeros before
+        the first ``write``.
         """
         return self._closed.copy()
 
@@ -136,7 +136,7 @@ class Recorder:
         Raises:
             RecordingFailed: the disk is full or the folder cannot be written; every later call raises, too.
         """
-        begun = time.perf_counter()
+        begin_s = time.perf_counter()
         start = np.array(tree["start"], np.int64)
         if self._next is None:
             self._closed = start.copy()
@@ -147,13 +147,13 @@ class Recorder:
         self._closed[~self._keep] = self._next[~self._keep]
         if self._series:
             self._guarded(lambda: self._append(tree, start))
-        self.seconds += time.perf_counter() - begun
+        self.seconds += time.perf_counter() - begin_s
 
     def roll(self) -> None:
         """Close the open segment, if any: flush, read back, sync, rename. Raises RecordingFailed."""
-        begun = time.perf_counter()
+        begin_s = time.perf_counter()
         self._guarded(self._close)
-        self.seconds += time.perf_counter() - begun
+        self.seconds += time.perf_counter() - begin_s
 
     def close(self) -> None:
         """Roll. A recorder that failed has nothing left to close."""
@@ -185,8 +185,8 @@ class Recorder:
             overlap = {"step": 0, "edge": 1, "frame": self._spec.stack}[series.leaf.rows]
             if len(rows) != moves + overlap:
                 raise ValueError(f"leaf {name!r} has {len(rows)} rows; {moves} moves need {moves + overlap}")
-            old = 0 if fresh else max(overlap - 1, 0)  # rows that the fragment before has written
-            series.append(rows[old : len(rows) - min(overlap, 1), self._pick])
+            overlap_rows = 0 if fresh else max(overlap - 1, 0)  # rows that the fragment before has written
+            series.append(rows[overlap_rows : len(rows) - min(overlap, 1), self._pick])
             series.last = rows[-1:, self._pick].copy() if overlap else None
             self.bytes_written += (len(rows) - overlap) * series.buffer[0].nbytes
         assert self._sink is not None
@@ -198,8 +198,8 @@ class Recorder:
     def _open(self, tree: Tree, start: Array) -> None:
         if self._number == 0:
             self._directory.mkdir(parents=True, exist_ok=True)
-            taken = [_number(path) for path in self._directory.iterdir() if _FILE.fullmatch(path.name)]
-            self._number = max(taken, default=-1) + 1
+            numbers = [_number(path) for path in self._directory.iterdir() if _FILE.fullmatch(path.name)]
+            self._number = max(numbers, default=-1) + 1
         self._file, self._sink = create_h5(self._path(temporary=True))
         self._opened, self._start = time.monotonic(), start
         for name, leaf in self._schema.items():
@@ -297,8 +297,8 @@ Limits = Mapping[tuple[int, int], int]
 def segments(run: Path) -> list[Path]:
     """Closed segments of a run, by (attempt, role, index, number); files still being written are left out."""
     below = (run / "trajectories").glob("*/segment-*.h5")
-    found = [path for path in below if _FOLDER.fullmatch(path.parent.name) and _FILE.fullmatch(path.name)]
-    return sorted(found, key=lambda path: (*_origin(path), _number(path)))
+    paths = [path for path in below if _FOLDER.fullmatch(path.parent.name) and _FILE.fullmatch(path.name)]
+    return sorted(paths, key=lambda path: (*_origin(path), _number(path)))
 
 
 def describe(path: Path) -> Segment:
@@ -307,7 +307,9 @@ def describe(path: Path) -> Segment:
         attempt, role, index = _origin(path)
         with reading(path) as source:
             if (version := source.number("format")) != FORMAT:
-                raise BadSegment(f"{path} has format {version}, this version reads {FORMAT}; update hpc_rl")
+                raise BadSegment(
+                    f"{path} has format {version}, this version reads {FORMAT}; use the version that wrote it"
+                )
             columns = source.read("column")
             start, stop = (source.vector(name, columns.size) for name in ("first_step", "last_step"))
         if columns.ndim != 1 or columns.dtype.kind != "i" or (start < 0).any() or (stop < start).any():
@@ -320,18 +322,18 @@ def describe(path: Path) -> Segment:
 def kept_from(run: Path) -> Limits:
     """Where each attempt's rows end to count, because a later attempt went back and made these steps again.
 
-    The later attempt's provenance says where it started ("resumed_from": {"file", "steps": {column: step}}, file null
+    The later attempt's provenance has its start ("resumed_from": {"file", "steps": {column: step}}, file null
     for the very beginning); where it does not, the first step it recorded of the column does.
     """
-    seen = [describe(path) for path in segments(run)]
-    columns = {int(column) for segment in seen for column in segment.columns}
-    recorded = {segment.attempt for segment in seen}
-    started = sorted(recorded | set(RunDir(run).attempts()), reverse=True)
+    segments_of_run = [describe(path) for path in segments(run)]
+    columns = {int(column) for segment in segments_of_run for column in segment.columns}
+    recorded = {segment.attempt for segment in segments_of_run}
+    attempts = sorted(recorded | set(RunDir(run).attempts()), reverse=True)
     limits: dict[tuple[int, int], int] = {}
     earliest: dict[int, int] = {}  # column -> where any later attempt began
-    for attempt in started:
+    for attempt in attempts:
         limits |= {(attempt, column): step for column, step in earliest.items()}
-        for column, step in _starts(run, attempt, seen, columns).items():
+        for column, step in _starts(run, attempt, segments_of_run, columns).items():
             earliest[column] = min(step, earliest.get(column, step))
     return limits
 
@@ -342,8 +344,8 @@ def kept_moves(path: Path, limits: Limits) -> Array:
     valid, step = _moves(segment)
     most = np.iinfo(np.int64).max
     limit = [limits.get((segment.attempt, int(column)), most) for column in segment.columns]
-    kept: Array = valid & (step < np.array(limit, np.int64))
-    return kept
+    moves: Array = valid & (step < np.array(limit, np.int64))
+    return moves
 
 
 def episodes(path: Path, limits: Limits | None = None) -> Tree:
@@ -358,8 +360,8 @@ def episodes(path: Path, limits: Limits | None = None) -> Tree:
     success = _success_of(segment, score)
     if not score.shape == length.shape == success.shape == valid.shape:
         raise _unfit(segment, "its returns, lengths and successes are not one for each move")
-    ended = np.isfinite(score) & (kept_moves(path, limits) if limits is not None else True)
-    row, column = np.nonzero(ended)
+    ends = np.isfinite(score) & (kept_moves(path, limits) if limits is not None else True)
+    row, column = np.nonzero(ends)
     return {
         "column": segment.columns[column],
         "step": moves[row, column],
@@ -410,25 +412,25 @@ def _series_of(segment: Segment, name: str, kind: str) -> Array:
     return data
 
 
-def _unfit(segment: Segment, why: str) -> BadSegment:
-    return BadSegment(f"{segment.path} is not a readable segment ({why}); move it away to go on without it")
+def _unfit(segment: Segment, fault: str) -> BadSegment:
+    return BadSegment(f"{segment.path} is not a readable segment ({fault}); move it away to go on without it")
 
 
-def _starts(run: Path, attempt: int, seen: list[Segment], columns: set[int]) -> dict[int, int]:
+def _starts(run: Path, attempt: int, segments_of_run: list[Segment], columns: set[int]) -> dict[int, int]:
     """Column -> env-step number at which this attempt began."""
     starts: dict[int, int] = {}
-    for segment in seen:
+    for segment in segments_of_run:
         if segment.attempt == attempt:
             for column, step in zip(segment.columns.tolist(), segment.start.tolist(), strict=True):
                 starts[column] = min(step, starts.get(column, step))
     try:
         path = run / "provenance" / f"{attempt:04d}.json"
         resumed = checked(read_json(path, {}, most=_PROVENANCE_BYTES).get("resumed_from"), _FROM, _FROM, str(path))
-        told = {int(column): step for column, step in resumed["steps"].items()}
+        recorded = {int(column): step for column, step in resumed["steps"].items()}
         beginning = dict.fromkeys(columns, 0) if resumed["file"] is None else {}
     except (FileNotFoundError, ValueError):  # Unreadable, and columns that are no numbers
         return starts
-    return starts | beginning | told
+    return starts | beginning | recorded
 
 
 def _origin(path: Path) -> tuple[int, str, int]:

@@ -77,7 +77,7 @@ def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
         except OSError as error:
             raise Unreadable(f"{path} cannot be read ({error.strerror})") from None
     if len(data) > most:
-        raise Unreadable(f"{path} has more than {most} bytes, which is no size for such a file")
+        raise Unreadable(f"{path} has more than {most} bytes, too many for such a file")
     return data
 
 
@@ -97,33 +97,33 @@ def read_end(path: Path, most: int = MOST_BYTES, begin: int = 0) -> str:
         return file.read(most).decode(errors="replace")
 
 
-def read_json(path: Path, fields: Mapping[str, Any], needed: Collection[str] = (), most: int = MOST_BYTES) -> Any:
+def read_json(path: Path, fields: Mapping[str, Any], required: Collection[str] = (), most: int = MOST_BYTES) -> Any:
     """The JSON object of a file whose ``fields`` have the stated kinds, as far as they are there; others are kept.
 
     A kind is int, float, str, bool, dict, list[kind], dict[str, kind] or a union of these, also with None.
 
     Raises:
         FileNotFoundError: there is no file.
-        Unreadable: it is not such an object, or lacks a field that is ``needed``.
+        Unreadable: it is not such an object, or lacks a field that is ``required``.
     """
-    return checked(parse_json(read_bytes(path, most), str(path)), fields, needed, str(path))
+    return checked(parse_json(read_bytes(path, most), str(path)), fields, required, str(path))
 
 
-def read_lines(path: Path, fields: Mapping[str, Any], needed: Collection[str] = ()) -> Iterator[Any]:
+def read_lines(path: Path, fields: Mapping[str, Any], required: Collection[str] = ()) -> Iterator[Any]:
     """The JSON objects of a file of lines; others, and torn lines, are passed over. Raises as `opened` does."""
     with opened(path) as file:
         for line in iter(lambda: file.readline(MOST_LINE_BYTES), b""):
-            row = parse_line(line, fields, needed)
+            row = parse_line(line, fields, required)
             if row is not None:
                 yield row
 
 
-def parse_line(line: bytes, fields: Mapping[str, Any], needed: Collection[str] = ()) -> Any:
+def parse_line(line: bytes, fields: Mapping[str, Any], required: Collection[str] = ()) -> Any:
     """One line as an object of these fields; None where it is something else, or still being written."""
     if not line.endswith(b"\n"):  # "12" may be the beginning of "123"
         return None
     try:
-        return checked(parse_json(line, "a line"), fields, needed, "a line")
+        return checked(parse_json(line, "a line"), fields, required, "a line")
     except Unreadable:
         return None
 
@@ -165,12 +165,12 @@ def parse_json(data: bytes, name: str) -> Any:
     return value
 
 
-def checked(value: Any, fields: Mapping[str, Any], needed: Collection[str], name: str) -> Any:
+def checked(value: Any, fields: Mapping[str, Any], required: Collection[str], name: str) -> Any:
     """``value`` where it is an object of these fields. Raises Unreadable."""
     if not isinstance(value, dict):
         raise Unreadable(f"{name} holds {_shown(value)} and not a table of names and values")
-    if missing := [key for key in needed if key not in value]:
-        raise Unreadable(f"{name} has no {missing[0]!r}")
+    if absent := [key for key in required if key not in value]:
+        raise Unreadable(f"{name} has no {absent[0]!r}")
     for key, kind in fields.items():
         if key in value and not _is(value[key], kind):
             raise Unreadable(f"{name}: {key} is {_shown(value[key])}, which has another type")

@@ -120,8 +120,8 @@ def test_a_wrong_one_falls_back_with_a_sentence(ppo: Any, wrong: str) -> None:
     said: list[str] = []
     found = checkpoint.newest(run, said.append, check=check)
     assert found is not None and found[0] == good
-    assert len(said) == 1 and said[0].startswith(f"{bad} cannot be taken up: ") and "falling back" in said[0]
-    with pytest.raises(CorruptCheckpoint, match="cannot be taken up"):
+    assert len(said) == 1 and said[0].startswith(f"{bad} cannot be resumed from: ") and "falling back" in said[0]
+    with pytest.raises(CorruptCheckpoint, match="cannot be resumed from"):
         checkpoint.examined(bad, check)
 
 

@@ -85,16 +85,16 @@ def test_pixels_are_compressed(run: RunDir) -> None:
 def test_no_flipped_byte_gets_through(run: RunDir) -> None:
     small = {"w": torch.arange(50.0), "n": 3, "s": "text"}
     path = checkpoint.save(run, 1, small, {"k": 1})
-    whole, torn = path.read_bytes(), 0
-    for offset in range(0, len(whole), 7):
-        path.write_bytes(whole)
+    data, torn = path.read_bytes(), 0
+    for offset in range(0, len(data), 7):
+        path.write_bytes(data)
         flip(path, offset)
         try:
-            found, meta = checkpoint.load(path)
+            state, meta = checkpoint.load(path)
         except (CorruptCheckpoint, IncompatibleCheckpoint):
             torn += 1
         else:
-            assert same(small, found) and meta == {"k": 1}  # the byte was padding
+            assert same(small, state) and meta == {"k": 1}  # the byte was padding
     assert torn > 100
 
 
@@ -110,11 +110,11 @@ def test_a_torn_newest_falls_back_with_a_warning(run: RunDir) -> None:
     newer = checkpoint.save(run, 2, {"x": torch.full((1000,), 2.0)}, {"n": 2})
     data = newer.read_bytes()
     flip(newer, data.index(np.full(20, 2.0, np.float32).tobytes()) + 11)
-    said: list[str] = []
-    found = checkpoint.newest(run, said.append)
-    assert found is not None
-    assert found[0] == older and found[2] == {"n": 1}
-    assert len(said) == 1 and "000000002.h5 is torn: the checksum of state/x" in said[0]
+    warnings: list[str] = []
+    newest = checkpoint.newest(run, warnings.append)
+    assert newest is not None
+    assert newest[0] == older and newest[2] == {"n": 1}
+    assert len(warnings) == 1 and "000000002.h5 is torn: the checksum of state/x" in warnings[0]
 
 
 def test_all_torn_never_starts_afresh(run: RunDir) -> None:
@@ -132,8 +132,8 @@ def test_none_was_ever_written(run: RunDir) -> None:
 def test_numbers_are_compared_as_numbers(run: RunDir) -> None:
     for number in (999_999_999, 1_000_000_000, 5):
         checkpoint.save(run, number, {}, {"n": number})
-    found = checkpoint.newest(run, pytest.fail)
-    assert found is not None and found[2] == {"n": 1_000_000_000}
+    newest = checkpoint.newest(run, pytest.fail)
+    assert newest is not None and newest[2] == {"n": 1_000_000_000}
 
 
 def test_another_format_stops_and_is_not_torn(run: RunDir) -> None:
@@ -144,19 +144,19 @@ def test_another_format_stops_and_is_not_torn(run: RunDir) -> None:
         checkpoint.newest(run, lambda text: None)
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("number", [math.nan, math.inf])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_non_finite_is_refused_by_name(run: RunDir, bad: float, dtype: torch.dtype) -> None:
-    weights = torch.tensor([1.0, bad], dtype=dtype)
+def test_non_finite_is_refused_by_name(run: RunDir, number: float, dtype: torch.dtype) -> None:
+    weights = torch.tensor([1.0, number], dtype=dtype)
     with pytest.raises(NonFinite, match="state/net/w holds NaN or infinity"):
         checkpoint.save(run, 1, {"net": {"w": weights}}, {})
     assert list(run.checkpoints.iterdir()) == []
 
 
-@pytest.mark.parametrize("bad", [object(), {"x"}, lambda: 0])
-def test_what_needs_a_pickle_is_refused_by_name(run: RunDir, bad: object) -> None:
+@pytest.mark.parametrize("leaf", [object(), {"x"}, lambda: 0])
+def test_what_needs_a_pickle_is_refused_by_name(run: RunDir, leaf: object) -> None:
     with pytest.raises(TypeError, match="state/a/0 is a"):
-        checkpoint.save(run, 1, {"a": [bad]}, {})
+        checkpoint.save(run, 1, {"a": [leaf]}, {})
     with pytest.raises(TypeError, match="state has the key 3"):
         checkpoint.save(run, 1, {3: 1}, {})  # type: ignore[dict-item]
 
@@ -184,8 +184,8 @@ def test_prune_keeps_the_last_and_the_best(run: RunDir) -> None:
     checkpoint.mark_best(run, paths[0], 1.0)
     (run.checkpoints / "000000009.h5.tmp").touch()
     checkpoint.prune(run, 2, best=paths[1])
-    left = sorted(path.name for path in run.checkpoints.iterdir())
-    assert left == ["000000001.h5", "000000003.h5", "000000004.h5", "best.h5", "best.json"]
+    names = sorted(path.name for path in run.checkpoints.iterdir())
+    assert names == ["000000001.h5", "000000003.h5", "000000004.h5", "best.h5", "best.json"]
     with pytest.raises(ValueError, match="keep = 0"):
         checkpoint.prune(run, 0)
 
@@ -216,14 +216,14 @@ def test_keep_one_after_a_torn_newest_keeps_the_new_one(run: RunDir) -> None:
     torn = checkpoint.save(run, 10, {"n": 10}, {})
     torn.write_bytes(torn.read_bytes()[:-100])
     assert checkpoint.newest(run, lambda text: None) and torn.exists()  # who only reads renames nothing
-    found = checkpoint.newest(run, lambda text: None, set_aside=True)
-    assert found is not None and found[0] == good
+    newest = checkpoint.newest(run, lambda text: None, set_aside=True)
+    assert newest is not None and newest[0] == good
     assert sorted(path.name for path in run.checkpoints.iterdir()) == ["000000005.h5", "000000010.h5.torn"]
     checkpoint.save(run, 7, {"n": 7}, {})  # what a run writes that went on from 5
     checkpoint.prune(run, 1)
     assert sorted(path.name for path in run.checkpoints.iterdir()) == ["000000007.h5", "000000010.h5.torn"]
-    found = checkpoint.newest(run, pytest.fail)
-    assert found is not None and found[1] == {"n": 7}
+    newest = checkpoint.newest(run, pytest.fail)
+    assert newest is not None and newest[1] == {"n": 7}
     checkpoint.save(run, 12, {}, {})
     checkpoint.prune(run, 1)
     assert [path.name for path in run.checkpoints.iterdir()] == ["000000012.h5"]

@@ -70,9 +70,9 @@ def refused(run: RunDir, change: Callable[[Any], None], match: str) -> None:
         change(file)
     with pytest.raises(CorruptCheckpoint, match=match):
         checkpoint.load(newer)
-    said: list[str] = []
-    found = checkpoint.newest(run, said.append)
-    assert found is not None and found[0] == older and len(said) == 1 and str(newer) in said[0]
+    warnings: list[str] = []
+    newest = checkpoint.newest(run, warnings.append)
+    assert newest is not None and newest[0] == older and len(warnings) == 1 and str(newer) in warnings[0]
 
 
 # --- what leads elsewhere ---
@@ -99,12 +99,12 @@ def test_a_secret_in_external_storage_is_not_read(run: RunDir, tmp_path: Path) -
     refused(run, change, "other files")
 
 
-@pytest.mark.parametrize("where", [KEY, "arrays/state", "arrays", "json"])
+@pytest.mark.parametrize("name", [KEY, "arrays/state", "arrays", "json"])
 @pytest.mark.parametrize("kind", ["external", "soft"])
-def test_links(run: RunDir, pipe: Path, where: str, kind: str) -> None:
+def test_links(run: RunDir, pipe: Path, name: str, kind: str) -> None:
     def change(file: Any) -> None:
-        file.move(where, "moved")
-        file[where] = h5py.ExternalLink(str(pipe), "/moved") if kind == "external" else h5py.SoftLink("/moved")
+        file.move(name, "moved")
+        file[name] = h5py.ExternalLink(str(pipe), "/moved") if kind == "external" else h5py.SoftLink("/moved")
 
     refused(run, change, "is a link")
 
@@ -154,9 +154,11 @@ def peak_bytes(paths: list[Path]) -> int:
         "    except checkpoint.CorruptCheckpoint: pass\n"
         "print(peak() - before)"
     )
-    done = subprocess.run([sys.executable, "-c", code, *map(str, paths)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return int(done.stdout) * 1024
+    process = subprocess.run(
+        [sys.executable, "-c", code, *map(str, paths)], capture_output=True, text=True, check=False
+    )
+    assert process.returncode == 0, process.stderr
+    return int(process.stdout) * 1024
 
 
 @pytest.mark.parametrize("count", [3 << 29, 1 << 42])
@@ -230,10 +232,10 @@ def test_one_file_gives_so_much_and_no_more(run: RunDir, monkeypatch: pytest.Mon
     assert checkpoint.load(path)[0]["a"].shape == (3 << 18,)
     with reading(path) as source:
         source.read("arrays/state/a")
-        source.left = 1 << 18
+        source.bytes_left = 1 << 18
         with pytest.raises(Unreadable, match=f"state/a declares {3 << 18} bytes, too many for a file of"):
             source.read("arrays/state/a")
-        source.left = 1 << 18
+        source.bytes_left = 1 << 18
         assert len(source.read("arrays/state/a", slice(0, 1 << 18))) == 1 << 18
 
 
@@ -254,7 +256,7 @@ def test_a_chunk_that_lies_outside_the_file(run: RunDir, tmp_path: Path) -> None
     path = checkpoint.save(run, 1, {"p": torch.zeros(3 << 20, dtype=torch.uint8)}, {})
     with reading(path) as source:
         assert len(source.read("arrays/state/p")) == 3 << 20
-        assert source.left == MOST_BYTES + RATIO * source.size - (3 << 20)
+        assert source.bytes_left == MOST_BYTES + RATIO * source.size - (3 << 20)
         Chunk.size = 2000
         assert not source._unpacks(Chunk(), [1], 399)
         Chunk.size = 400
@@ -275,8 +277,8 @@ def test_what_packs_too_well_is_stored_such_that_it_can_be_read(run: RunDir, mon
     blank = torch.zeros(20 << 20, dtype=torch.uint8).reshape(-1, 64, 64)
     path = checkpoint.save(run, 1, {"frames": blank, "w": torch.ones(3)}, {})
     assert path.stat().st_size < 1 << 18
-    found, _ = checkpoint.load(path)
-    assert found["frames"].shape == blank.shape and not found["frames"].any()
+    state, _ = checkpoint.load(path)
+    assert state["frames"].shape == blank.shape and not state["frames"].any()
 
 
 # --- right checksums of the wrong things ---
@@ -302,11 +304,11 @@ def test_texts(run: RunDir, tree: Any) -> None:
     refused(run, replaced(tree), "000000002.h5 is torn")
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_weights_that_are_not_finite(run: RunDir, bad: float) -> None:
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_weights_that_are_not_finite(run: RunDir, number: float) -> None:
     def change(file: Any) -> None:
         weights = WEIGHTS.copy()
-        weights[7] = bad
+        weights[7] = number
         file[KEY][:] = weights
         file[KEY].attrs["crc32"] = crc(weights)
 
@@ -331,13 +333,13 @@ def test_names_that_are_no_numbers(run: RunDir) -> None:
         (run.checkpoints / f"{name}.h5").write_bytes(b"")
     os.mkfifo(run.checkpoints / "000000009.h5")
     (run.checkpoints / "000000008.h5").mkdir()
-    said: list[str] = []
-    found = checkpoint.newest(run, said.append)
-    assert found is not None and found[0].name == "000000001.h5" and len(said) == 2
-    assert "is a pipe" in said[0] and "is a folder" in said[1]
+    warnings: list[str] = []
+    newest = checkpoint.newest(run, warnings.append)
+    assert newest is not None and newest[0].name == "000000001.h5" and len(warnings) == 2
+    assert "is a pipe" in warnings[0] and "is a folder" in warnings[1]
     (run.checkpoints / "000000001.h5").unlink()
     with pytest.raises(NoUsableCheckpoint, match="none of the 2"):
-        checkpoint.newest(run, said.append)
+        checkpoint.newest(run, warnings.append)
 
 
 def test_a_reader_meets_no_raw_exception(tmp_path: Path) -> None:

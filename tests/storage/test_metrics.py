@@ -11,16 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hpc_rl.storage.metrics import Metrics, kept, last, rows, series
+from hpc_rl.storage.metrics import Metrics, counting, last, rows, series
 
 
 def test_rows(tmp_path: Path) -> None:
     to = Metrics(tmp_path, "learner-0")
     to.write(10, {"loss": 0.5, "return": math.nan, "norm": float(np.float32(2.0)), "count": 3})
     to.write(20, {"loss": 0.25})
-    found = rows(tmp_path / "learner-0.jsonl")  # without close: each line is flushed
-    assert [row["step"] for row in found] == [10, 20]
-    assert found[0]["return"] is None and found[0]["norm"] == 2.0 and abs(found[0]["time"] - time.time()) < 60
+    lines = rows(tmp_path / "learner-0.jsonl")  # without close: each line is flushed
+    assert [row["step"] for row in lines] == [10, 20]
+    assert lines[0]["return"] is None and lines[0]["norm"] == 2.0 and abs(lines[0]["time"] - time.time()) < 60
     to.close()
 
 
@@ -41,8 +41,8 @@ def test_last_reads_the_end_only(tmp_path: Path) -> None:
     (tmp_path / "long.jsonl").write_text('{"step": 1}\n' * 20_000 + json.dumps({"x" * 100_000: 1.0}) + "\n")
     (tmp_path / "empty.jsonl").touch()
     (tmp_path / "torn.jsonl").write_text('{"st')
-    found = last(tmp_path)
-    assert list(found) == ["long"] and found["long"] == {"x" * 100_000: 1.0}
+    lines = last(tmp_path)
+    assert list(lines) == ["long"] and lines["long"] == {"x" * 100_000: 1.0}
 
 
 def test_tensorboard(tmp_path: Path) -> None:
@@ -77,8 +77,8 @@ def written(folder: Path, tensorboard: bool = False) -> Path:
 
 def test_what_was_lost_is_left_out_of_the_series(tmp_path: Path) -> None:
     path = written(tmp_path)
-    found = [(row["step"], row["attempt"]) for row in series(path)]
-    assert found == [(100, 0), (150, 0), (190, 1), (230, 1), (240, 1), (280, 2), (320, 2)]
+    steps = [(row["step"], row["attempt"]) for row in series(path)]
+    assert steps == [(100, 0), (150, 0), (190, 1), (230, 1), (240, 1), (280, 2), (320, 2)]
     assert len(rows(path)) == 10  # nothing is removed from the file
 
 
@@ -97,10 +97,10 @@ def test_an_attempt_that_began_earlier_than_the_one_before(tmp_path: Path) -> No
 
 def test_lines_of_older_versions_and_strange_ones_never_go_back() -> None:
     old = [{"step": step} for step in (100, 200, 300, 150, 250)]
-    assert kept(old) == [True, False, False, True, True]
+    assert counting(old) == [True, False, False, True, True]
     strange = [{"step": 5}, {}, {"step": None}, {"step": 7, "attempt": None, "attempt_from": None}]
-    assert kept(strange) == [True, False, False, True]
-    assert kept([]) == []
+    assert counting(strange) == [True, False, False, True]
+    assert counting([]) == []
 
 
 def test_tensorboard_forgets_what_was_lost(tmp_path: Path) -> None:
@@ -110,5 +110,5 @@ def test_tensorboard_forgets_what_was_lost(tmp_path: Path) -> None:
     written(tmp_path, tensorboard=True)
     events = EventAccumulator(str(tmp_path / "tensorboard" / "learner-0"))
     events.Reload()
-    found = [(event.step, event.value) for event in events.Scalars("of")]
-    assert found == [(100, 0), (150, 0), (190, 1), (230, 1), (240, 1), (280, 2), (320, 2)]
+    points = [(event.step, event.value) for event in events.Scalars("of")]
+    assert points == [(100, 0), (150, 0), (190, 1), (230, 1), (240, 1), (280, 2), (320, 2)]

@@ -118,9 +118,12 @@ def test_attempts_are_counted_by_provenance(tmp_path: Path) -> None:
     value = provenance.collect(["hpc-rl", "run"], 0, {"seed": 1}, {"resumed_from": {"file": None, "steps": {}}})
     path = provenance.write(run, 0, value)
     assert path.name == "0000.json" and run.next_attempt() == 1
-    found = json.loads(path.read_text())
-    assert found["resumed_from"] == {"file": None, "steps": {}} and found["versions"]["numpy"] == np.__version__
-    assert found["host"] and found["cpu"] and found["seeds"] == {"seed": 1}
+    provenance_of = json.loads(path.read_text())
+    assert (
+        provenance_of["resumed_from"] == {"file": None, "steps": {}}
+        and provenance_of["versions"]["numpy"] == np.__version__
+    )
+    assert provenance_of["host"] and provenance_of["cpu"] and provenance_of["seeds"] == {"seed": 1}
 
 
 def test_no_secret_is_written() -> None:
@@ -150,5 +153,5 @@ def test_state_is_read_without_heavy_imports() -> None:
     code = (
         "import sys, hpc_rl.storage.run_dir, hpc_rl.storage.metrics; print({'h5py','torch','numpy'} & set(sys.modules))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set()"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == "set()"

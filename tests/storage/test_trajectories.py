@@ -78,8 +78,8 @@ class Tape:
 
 def recorder(run: Path, tape: Tape, attempt: int = 0, keep: list[bool] | None = None, **options: object) -> Recorder:
     folder = run / "trajectories" / f"a{attempt}-actor-3"
-    chosen = np.array(keep or [True] * len(tape.columns))
-    return Recorder(folder, tape.schema, tape.spec, tape.columns, chosen, attempt, **options)  # type: ignore[arg-type]
+    mask = np.array(keep or [True] * len(tape.columns))
+    return Recorder(folder, tape.schema, tape.spec, tape.columns, mask, attempt, **options)  # type: ignore[arg-type]
 
 
 def small_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,10 +110,10 @@ def test_segments_are_the_tape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     for path, (begin, end) in zip(paths, cuts, strict=True):
         expected = tape.fragment(begin, end - begin)
         for name, leaf in expected.items():
-            found = trajectories.read(path, name)
-            assert found.dtype == tape.schema[name].dtype
+            rows = trajectories.read(path, name)
+            assert rows.dtype == tape.schema[name].dtype
             if name != "observation":
-                np.testing.assert_array_equal(found, leaf, err_msg=name)
+                np.testing.assert_array_equal(rows, leaf, err_msg=name)
         frames = torch.from_numpy(trajectories.read(path, "observation"))
         rebuilt = stacked(frames, torch.from_numpy(expected["first"]), stack, "zeros")
         np.testing.assert_array_equal(rebuilt, tape.stacks[begin : end + 1])
@@ -189,9 +189,9 @@ def test_a_gap_starts_a_new_segment(tmp_path: Path) -> None:
 
 def test_a_fragment_of_wrong_length_is_named(tmp_path: Path) -> None:
     tape = Tape(20)
-    wrong = tape.fragment(0, 20) | {"reward": tape.reward[:7]}
+    fragment = tape.fragment(0, 20) | {"reward": tape.reward[:7]}
     with pytest.raises(ValueError, match="'reward' has 7 rows; 20 moves need 20"):
-        recorder(tmp_path, tape).write(wrong)
+        recorder(tmp_path, tape).write(fragment)
 
 
 def test_a_second_recorder_never_overwrites(tmp_path: Path) -> None:
@@ -221,8 +221,8 @@ def test_segments_are_sorted_by_number_not_by_text(tmp_path: Path) -> None:
     for folder in ("a10-actor-0", "a2-actor-10", "a2-actor-9", "a2-env_worker-0"):
         (tmp_path / "trajectories" / folder).mkdir(parents=True)
         (tmp_path / "trajectories" / folder / "segment-000000.h5").touch()
-    found = [path.parent.name for path in trajectories.segments(tmp_path)]
-    assert found == ["a2-actor-9", "a2-actor-10", "a2-env_worker-0", "a10-actor-0"]
+    folders = [path.parent.name for path in trajectories.segments(tmp_path)]
+    assert folders == ["a2-actor-9", "a2-actor-10", "a2-env_worker-0", "a10-actor-0"]
 
 
 def test_gzip_without_hdf5plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -339,11 +339,11 @@ def test_abandoned_rows_are_told_by_provenance(tmp_path: Path) -> None:
 def test_abandoned_rows_without_provenance_begin_at_the_next_recording(tmp_path: Path) -> None:
     tape = two_attempts(tmp_path, None)
     limits = trajectories.kept_from(tmp_path)
-    kept = [trajectories.kept_moves(path, limits) for path in trajectories.segments(tmp_path)]
+    moves = [trajectories.kept_moves(path, limits) for path in trajectories.segments(tmp_path)]
     valid = ~tape.first[1:]
-    np.testing.assert_array_equal(kept[0][:60], valid[:60])
-    assert not kept[0][60:].any()
-    assert sum(x.sum() for x in kept) == valid.sum()  # every move of the tape counts once
+    np.testing.assert_array_equal(moves[0][:60], valid[:60])
+    assert not moves[0][60:].any()
+    assert sum(x.sum() for x in moves) == valid.sum()  # every move of the tape counts once
 
 
 def test_an_attempt_from_the_beginning_abandons_everything_before(tmp_path: Path) -> None:
@@ -357,15 +357,15 @@ def test_an_attempt_from_the_beginning_abandons_everything_before(tmp_path: Path
 def test_episodes(tmp_path: Path) -> None:
     tape = two_attempts(tmp_path, None)
     old, _ = trajectories.segments(tmp_path)
-    found = trajectories.episodes(old)
+    every = trajectories.episodes(old)
     row, column = np.nonzero(np.isfinite(tape.score))
-    np.testing.assert_array_equal(found["column"], tape.columns[column])
-    np.testing.assert_array_equal(found["step"], tape.step[row, column])
-    np.testing.assert_array_equal(found["return"], tape.score[row, column])
-    assert found["length"].tolist() == [1] * len(row)
-    assert found["success"].tolist() == [1] * len(row)
-    kept = trajectories.episodes(old, trajectories.kept_from(tmp_path))
-    assert 0 < len(kept["step"]) == (row < 60).sum() < len(row)
+    np.testing.assert_array_equal(every["column"], tape.columns[column])
+    np.testing.assert_array_equal(every["step"], tape.step[row, column])
+    np.testing.assert_array_equal(every["return"], tape.score[row, column])
+    assert every["length"].tolist() == [1] * len(row)
+    assert every["success"].tolist() == [1] * len(row)
+    valid = trajectories.episodes(old, trajectories.kept_from(tmp_path))
+    assert 0 < len(valid["step"]) == (row < 60).sum() < len(row)
 
 
 def test_segments_without_success_have_none(tmp_path: Path) -> None:
@@ -374,9 +374,9 @@ def test_segments_without_success_have_none(tmp_path: Path) -> None:
     old, _ = trajectories.segments(tmp_path)
     with h5py.File(old, "r+") as file:
         del file["episode_success"]
-    found = trajectories.episodes(old)
-    assert len(found["return"]) and np.isnan(found["success"]).all()
-    assert found["success"].shape == found["return"].shape
+    episodes = trajectories.episodes(old)
+    assert len(episodes["return"]) and np.isnan(episodes["success"]).all()
+    assert episodes["success"].shape == episodes["return"].shape
 
 
 def test_read_a_part(tmp_path: Path) -> None:

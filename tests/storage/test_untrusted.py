@@ -112,13 +112,13 @@ def test_json_of_another_kind_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "x.json"
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(Unreadable, match=str(path)):
-        read_json(path, FIELDS, needed=("count",))
+        read_json(path, FIELDS, required=("count",))
 
 
 def test_json_of_the_stated_kind_is_read(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     path.write_text(json.dumps(GOOD))
-    assert read_json(path, FIELDS, needed=("count",)) == GOOD
+    assert read_json(path, FIELDS, required=("count",)) == GOOD
     with pytest.raises(FileNotFoundError):
         read_json(tmp_path / "none", FIELDS)
 
@@ -194,19 +194,19 @@ def test_metric_lines_of_another_kind_are_left_out(tmp_path: Path) -> None:
 
 
 def test_records_of_another_kind_are_left_out(run: RunDir) -> None:
-    whole = {"role": "actor-0", "host": "h", "pid": 4242, "token": "t", "shared": []}
-    bad = ["[]", "3", "{", json.dumps({**whole, "pid": -1}), json.dumps({**whole, "pid": "1"}), json.dumps({"pid": 7}),
-           json.dumps({**whole, "shared": "/etc/passwd"}), json.dumps({**whole, "ended": "error"}),
-           json.dumps({**whole, "token": None}), "[" * 5000]  # fmt: skip
-    for k, text in enumerate(bad):
+    record = {"role": "actor-0", "host": "h", "pid": 4242, "token": "t", "shared": []}
+    damaged = ["[]", "3", "{", json.dumps({**record, "pid": -1}), json.dumps({**record, "pid": "1"}),
+               json.dumps({"pid": 7}), json.dumps({**record, "shared": "/etc/passwd"}),
+               json.dumps({**record, "ended": "error"}), json.dumps({**record, "token": None}), "[" * 5000]  # fmt: skip
+    for k, text in enumerate(damaged):
         (run.logs / f"rank-{k:03d}.json").write_text(text)
-    (run.logs / "rank-x.json").write_text(json.dumps(whole))
+    (run.logs / "rank-x.json").write_text(json.dumps(record))
     os.mkfifo(run.logs / "rank-900.json")
-    (run.logs / "rank-100.json").write_text(json.dumps({**whole, "rank": "../../x"}))
-    assert all_records(run) == [{**whole, "rank": 100}]
+    (run.logs / "rank-100.json").write_text(json.dumps({**record, "rank": "../../x"}))
+    assert all_records(run) == [{**record, "rank": 100}]
     error = {"ended": "error", "time": 1.0, "error": "", "bug": False}
-    (run.logs / "rank-100.json").write_text(json.dumps({**whole, **error}))
-    assert first_failure(run, "", 1, {}) == "rank 100 (actor-0) on h failed: without a word"
+    (run.logs / "rank-100.json").write_text(json.dumps({**record, **error}))
+    assert first_failure(run, "", 1, {}) == "rank 100 (actor-0) on h failed: no error message"
 
 
 def test_only_job_numbers_reach_scancel(run: RunDir) -> None:
@@ -219,17 +219,17 @@ def test_only_job_numbers_reach_scancel(run: RunDir) -> None:
 
 
 def test_a_noted_file_is_removed_only_if_it_is_one_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shared, other = tmp_path / "shm", tmp_path / "other"
-    shared.mkdir(), other.mkdir()
-    monkeypatch.setattr(shared_memory, "SHARED", shared)
-    stay = [other / "precious", other / "mpich_shm_1", other / "hpc_rl-t-1", shared / "precious", shared / "hpc_rl-u-1"]
-    gone = [shared / "mpich_shm_2", shared / "hpc_rl-t-2"]
+    folder, other = tmp_path / "shm", tmp_path / "other"
+    folder.mkdir(), other.mkdir()
+    monkeypatch.setattr(shared_memory, "SHARED", folder)
+    stay = [other / "precious", other / "mpich_shm_1", other / "hpc_rl-t-1", folder / "precious", folder / "hpc_rl-u-1"]
+    gone = [folder / "mpich_shm_2", folder / "hpc_rl-t-2"]
     for path in (*stay, *gone):
         path.write_text("x")
-    linked = shared / "mpich_shm_link"
+    linked = folder / "mpich_shm_link"
     linked.symlink_to(other / "precious")
-    named = [*map(str, (*stay, *gone, linked)), f"{shared}/../other/mpich_shm_1", "", "\0", "mpich_shm_2"]
-    shared_memory.remove({"t", "*", "../other/hpc_rl-t", ""}, named, set())
+    names = [*map(str, (*stay, *gone, linked)), f"{folder}/../other/mpich_shm_1", "", "\0", "mpich_shm_2"]
+    shared_memory.remove({"t", "*", "../other/hpc_rl-t", ""}, names, set())
     assert all(path.exists() for path in stay) and linked.is_symlink() and not any(path.exists() for path in gone)
 
 
