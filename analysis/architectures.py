@@ -35,7 +35,7 @@ def read(folder: Path) -> list[dict[str, Any]]:
             if checked(row, ROW, ROW, f"a row of {file}")["ideal"] <= 0:
                 raise Unreadable(f"{file} has a row whose ideal is not above 0")
         if not any(row["job"] in NAMES for row in rows):
-            raise Unreadable(f"{file} has a row of none of {', '.join(NAMES)}")
+            raise Unreadable(f"{file} has no row of {', '.join(NAMES)}")
     except Unreadable as error:
         raise SystemExit(f"{error}; measure again: python -m tests.learning.architectures --out {folder}") from None
     return rows
@@ -53,13 +53,13 @@ def draw(rows: list[dict[str, Any]], out: Path) -> None:
     figure, axes = plt.subplots(figsize=(9, 4.5), layout="constrained")
     wide = 0.8 / len(jobs)
     for k, job in enumerate(jobs):
-        mine = {row["columns"]: row for row in rows if row["job"] == job}
-        at = [i + (k - (len(jobs) - 1) / 2) * wide for i, c in enumerate(columns) if c in mine]
-        found = [mine[c] for c in columns if c in mine]
-        bars = axes.bar(at, [row["env_steps_per_s"] for row in found], 0.9 * wide, label=NAMES[job])
-        shares = [f"{row['env_steps_per_s'] / row['ideal']:.0%}" for row in found]
+        row_of = {row["columns"]: row for row in rows if row["job"] == job}
+        at = [i + (k - (len(jobs) - 1) / 2) * wide for i, c in enumerate(columns) if c in row_of]
+        job_rows = [row_of[c] for c in columns if c in row_of]
+        bars = axes.bar(at, [row["env_steps_per_s"] for row in job_rows], 0.9 * wide, label=NAMES[job])
+        shares = [f"{row['env_steps_per_s'] / row['ideal']:.0%}" for row in job_rows]
         axes.bar_label(bars, shares, label_type="center", color="white", fontsize=7)  # above, the line would cross it
-        for x, row in zip(at, found, strict=True):
+        for x, row in zip(at, job_rows, strict=True):
             axes.hlines(row["ideal"], x - wide / 2, x + wide / 2, colors="black", linewidth=1.2)
     axes.hlines([], 0, 0, colors="black", linewidth=1.2, label="ideal")
     axes.set_xticks(range(len(columns)), [f"{c} columns" for c in columns])
@@ -74,14 +74,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--out", type=Path, default=Path("architectures.png"))
-    chosen = parser.parse_args()
-    rows = read(chosen.folder)
+    arguments = parser.parse_args()
+    rows = read(arguments.folder)
     print(f"{'job':<26}{'columns':>8}{'env steps/s':>13}{'ideal':>9}{'share':>7}")
     for row in rows:
         share = row["env_steps_per_s"] / row["ideal"]
         print(f"{row['job']:<26}{row['columns']:>8}{row['env_steps_per_s']:>13.1f}{row['ideal']:>9.1f}{share:>7.0%}")
-    draw(rows, chosen.out)
-    print(f"drawn to {chosen.out}")
+    draw(rows, arguments.out)
+    print(f"drawn to {arguments.out}")
 
 
 if __name__ == "__main__":

@@ -29,8 +29,8 @@ def read_runs(runs: list[Path]) -> list[dict[str, Any]]:
     with Client(**WORKERS) as client:  # type: ignore[no-untyped-call]
         # A task opens its own file: HDF5 handles do not travel between processes.
         tasks = [client.map(episodes, segments(run), limits=kept_from(run)) for run in runs]
-        found = client.gather(tasks)
-    return [in_order(run, parts) for run, parts in zip(runs, found, strict=True)]
+        parts_of_runs = client.gather(tasks)
+    return [in_order(run, parts) for run, parts in zip(runs, parts_of_runs, strict=True)]
 
 
 def in_order(run: Path, parts: list[dict[str, Any]]) -> dict[str, Any]:
@@ -53,8 +53,8 @@ def running_mean(returns: Any, window: int = WINDOW) -> Any:
 
 def reached(run: dict[str, Any], target: float) -> int | None:
     """Env steps at which the mean of 100 episodes first was ``target``, or None."""
-    good = np.flatnonzero((running_mean(run["returns"]) >= target) & (np.arange(len(run["returns"])) >= WINDOW - 1))
-    return int(run["steps"][good[0]]) if len(good) else None
+    indices = np.flatnonzero((running_mean(run["returns"]) >= target) & (np.arange(len(run["returns"])) >= WINDOW - 1))
+    return int(run["steps"][indices[0]]) if len(indices) else None
 
 
 def clock(run: dict[str, Any]) -> tuple[Any, Any] | None:
@@ -68,8 +68,8 @@ def clock(run: dict[str, Any]) -> tuple[Any, Any] | None:
             steps = np.array([row["step"] for row in rows], float)
             gaps = np.diff([row["time"] for row in rows])
             minutes = np.concatenate([[0.0], np.cumsum(np.where(gaps < 60, gaps, 0.0))]) / 60
-            kept = np.concatenate([[True], np.diff(np.maximum.accumulate(steps)) > 0])  # later attempts go back
-            return steps[kept], minutes[kept]
+            advancing = np.concatenate([[True], np.diff(np.maximum.accumulate(steps)) > 0])  # later attempts go back
+            return steps[advancing], minutes[advancing]
     return None
 
 
@@ -87,8 +87,8 @@ def draw(runs: list[dict[str, Any]], out: Path) -> None:
     axis.grid(alpha=0.3)
     axis.legend(frameon=False)
     if len(runs) == 1 and (ticks := clock(runs[0])) is not None:
-        there, back = (lambda x: np.interp(x, *ticks)), (lambda x: np.interp(x, ticks[1], ticks[0]))
-        axis.secondary_xaxis("top", functions=(there, back)).set_xlabel("minutes of training")
+        minutes_of, steps_of = (lambda x: np.interp(x, *ticks)), (lambda x: np.interp(x, ticks[1], ticks[0]))
+        axis.secondary_xaxis("top", functions=(minutes_of, steps_of)).set_xlabel("minutes of training")
     figure.savefig(out, dpi=150)
 
 
@@ -97,25 +97,25 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directory")
     parser.add_argument("--out", type=Path, default=Path("curve.png"), help="picture [curve.png]")
     parser.add_argument("--target", type=float, default=18.0, help="return to look for [18]")
-    wanted = parser.parse_args()
-    for run in wanted.runs:
+    arguments = parser.parse_args()
+    for run in arguments.runs:
         if not (run / "job.toml").is_file():
-            sys.exit(f"error: {run} is no run directory (it has no job.toml); name the folder of --out")
+            sys.exit(f"error: {run} is not a run directory (it has no job.toml); name the folder of --out")
         if not segments(run):
             sys.exit(f"error: {run} has no closed segments; record it (output.record > 0) and let it save once")
     try:
-        runs = read_runs(wanted.runs)
+        runs = read_runs(arguments.runs)
     except (BadSegment, Unreadable) as error:
         sys.exit(f"error: {error}")
     for run in runs:
         if not len(run["returns"]):
             sys.exit(f"error: {run['path']} has no finished episode yet; wait until the next segment is closed")
-    draw(runs, wanted.out)
-    print(f"{'run':<24}{'episodes':>10}{'env steps':>13}{'last 100':>10}  env steps to {wanted.target:g}")
+    draw(runs, arguments.out)
+    print(f"{'run':<24}{'episodes':>10}{'env steps':>13}{'last 100':>10}  env steps to {arguments.target:g}")
     for run in runs:
-        last, first = running_mean(run["returns"])[-1], reached(run, wanted.target)
-        when = "never" if first is None else f"{first:,}"
-        print(f"{run['name']:<24}{len(run['returns']):>10,}{run['steps'][-1]:>13,}{last:>10.2f}  {when}")
+        score, step = running_mean(run["returns"])[-1], reached(run, arguments.target)
+        reached_at = "never" if step is None else f"{step:,}"
+        print(f"{run['name']:<24}{len(run['returns']):>10,}{run['steps'][-1]:>13,}{score:>10.2f}  {reached_at}")
 
 
 if __name__ == "__main__":  # the worker processes import this file, too

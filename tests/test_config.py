@@ -80,9 +80,9 @@ BAD: list[tuple[Any, Any, str]] = [
 @pytest.mark.parametrize(("hint", "values"), GOOD, ids=str)
 def test_values_that_a_hint_allows_come_back_as_its_type(hint: Any, values: list[Any]) -> None:
     for value in values:
-        found = convert("x", value, hint)
-        assert found == (tuple(value) if isinstance(value, list) else value)
-        assert not (isinstance(found, int) and "float" in str(hint)), "a whole number stayed whole"
+        converted = convert("x", value, hint)
+        assert converted == (tuple(value) if isinstance(value, list) else value)
+        assert not (isinstance(converted, int) and "float" in str(hint)), "a whole number stayed whole"
 
 
 @pytest.mark.parametrize(("hint", "value", "sentence"), BAD, ids=str)
@@ -102,8 +102,11 @@ def test_free_values_are_what_toml_would_give_back() -> None:
     class Two(int):
         pass
 
-    found = convert("x", {"pair": (1, (2.0, Two(2))), "flag": True}, dict[str, Any])
-    assert found == {"pair": [1, [2.0, 2]], "flag": True} and repr(found) == "{'pair': [1, [2.0, 2]], 'flag': True}"
+    converted = convert("x", {"pair": (1, (2.0, Two(2))), "flag": True}, dict[str, Any])
+    assert (
+        converted == {"pair": [1, [2.0, 2]], "flag": True}
+        and repr(converted) == "{'pair': [1, [2.0, 2]], 'flag': True}"
+    )
 
 
 def test_a_section_is_built_over_its_defaults() -> None:

@@ -80,8 +80,8 @@ def test_long_batches_of_recurrent_networks_are_counted_by_short_ones(monkeypatc
     config, plan = config_of("ppo", lstm=6), Plan("solo", PLAN.ranks, 60, 4, 4)
     short = footprint(agent_of("ppo", config, VECTOR), plan, 4)
     monkeypatch.setattr("hpc_rl.footprint.SHORT", 60)
-    whole = footprint(agent_of("ppo", config, VECTOR), plan, 4)
-    assert short.update_bytes == pytest.approx(whole.update_bytes, rel=0.03)
+    exact = footprint(agent_of("ppo", config, VECTOR), plan, 4)
+    assert short.update_bytes == pytest.approx(exact.update_bytes, rel=0.03)
 
 
 # ---- a method with everything that is rare, by hand -----------------------------------------------------------------
@@ -205,19 +205,19 @@ def test_what_is_alive_at_once() -> None:
 def test_what_an_update_keeps_for_its_gradients_is_alive() -> None:
     net, batch = ActorCritic(SPECS["pixel"], ()), 16
     net.to("meta")
-    kept: dict[int, int] = {}
+    numbers: dict[int, int] = {}
     owned = {p.untyped_storage()._cdata for p in net.parameters()}
 
     def keep(x: Tensor) -> Tensor:
         if (key := x.untyped_storage()._cdata) not in owned:
-            kept[key] = x.untyped_storage().nbytes()
+            numbers[key] = x.untyped_storage().nbytes()
         return x
 
     live = LiveBytes()
     images = torch.empty(batch, 4, 36, 36, dtype=torch.uint8, device="meta")
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x), live:
         _outputs = net(images)
-    assert sum(kept.values()) <= live.alive <= live.most <= 1.5 * sum(kept.values())
+    assert sum(numbers.values()) <= live.alive <= live.most <= 1.5 * sum(numbers.values())
     with (again := LiveBytes()):
         outputs = net(images)
     assert again.most == live.most
@@ -226,14 +226,14 @@ def test_what_an_update_keeps_for_its_gradients_is_alive() -> None:
 
 
 def test_numbers_that_are_read_are_one_and_copies_hold_zeros() -> None:
-    found: list[Any] = []
+    tensors: list[Any] = []
     x = torch.empty(3, device="meta")
 
     def work() -> None:
-        found.extend([float(x.sum()), int(x.long().sum()), bool(x.isfinite().all()), x.to("cpu").tolist()])
-        found.append(len(x[x > 0]))
+        tensors.extend([float(x.sum()), int(x.long().sum()), bool(x.isfinite().all()), x.to("cpu").tolist()])
+        tensors.append(len(x[x > 0]))
         host = torch.ones(3)
         host.copy_(x)
 
     assert most_at_once(work)[1] == ""
-    assert found == [1.0, 1, True, [0.0, 0.0, 0.0], 3]
+    assert tensors == [1.0, 1, True, [0.0, 0.0, 0.0], 3]

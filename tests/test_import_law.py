@@ -31,14 +31,14 @@ LOWEST = ("types.py", "devices.py", "fragments.py")
 
 def imports(name: str) -> set[str]:
     """Dotted names that a file imports anywhere in it; ``from a import b`` gives both a and a.b."""
-    found: set[str] = set()
+    names: set[str] = set()
     for node in ast.walk(TREES[name]):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{name} imports relatively"
-            found |= {str(node.module)} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+            names |= {str(node.module)} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
 
 
 def file_of(module: str) -> str | None:
@@ -58,13 +58,13 @@ OURS = {name: ours(name) for name in TREES}
 
 def closure(name: str) -> set[str]:
     """The file itself, what it imports, what that imports, …"""
-    seen, todo = set(), [name]
+    reached, todo = set(), [name]
     while todo:
         file = todo.pop()
-        if file not in seen:
-            seen.add(file)
+        if file not in reached:
+            reached.add(file)
             todo += OURS[file]
-    return seen
+    return reached
 
 
 def room_of(name: str) -> str:
@@ -88,15 +88,15 @@ def test_the_reader_sees_imports() -> None:
 def test_nouns_equations_and_networks_know_nothing_above_them() -> None:
     assert not ours("config.py") and ours("checking.py") == {"config.py"}
     for name in below(*LOWEST):
-        wrong = [x for x in ours(name) if x not in LOWEST]
-        assert not wrong, f"{name} imports {wrong}"
+        crossings = [x for x in ours(name) if x not in LOWEST]
+        assert not crossings, f"{name} imports {crossings}"
     for name in below("formulas", "nets"):
-        wrong = [x for x in ours(name) if x not in LOWEST and x.split("/")[0] not in ("formulas", "nets")]
-        assert not wrong, f"{name} imports {wrong}"
+        crossings = [x for x in ours(name) if x not in LOWEST and x.split("/")[0] not in ("formulas", "nets")]
+        assert not crossings, f"{name} imports {crossings}"
     for name in below("algorithms"):
         allowed = {*LOWEST, "config.py", "experience.py", "algorithms/base.py", "formulas", "nets", "optim", "search"}
-        wrong = [x for x in ours(name) if x not in allowed and room_of(x) not in allowed]
-        assert not wrong, f"{name} imports {wrong}"
+        crossings = [x for x in ours(name) if x not in allowed and room_of(x) not in allowed]
+        assert not crossings, f"{name} imports {crossings}"
 
 
 def test_only_methods_turns_a_name_into_a_module() -> None:
@@ -107,8 +107,8 @@ def test_only_methods_turns_a_name_into_a_module() -> None:
         called = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
         calls = {function.id for function in called if isinstance(function, ast.Name)}
         assert not calls & {"exec", "eval", "compile", "__import__"}, f"{name} executes source"
-        wrong = [x for x in imports(name) for method in METHODS if x.startswith(f"hpc_rl.algorithms.{method}")]
-        assert not wrong, f"{name} imports {wrong}"
+        imported = [x for x in imports(name) for method in METHODS if x.startswith(f"hpc_rl.algorithms.{method}")]
+        assert not imported, f"{name} imports {imported}"
         if not name.startswith("algorithms/"):
             texts = {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
             assert not texts & set(METHODS), f"{name} names the method {texts & set(METHODS)}"
@@ -291,8 +291,8 @@ def test_no_arrow_points_up() -> None:
 def circles() -> set[frozenset[str]]:
     """Files that import each other, directly or through others, inside functions too."""
     reach = {name: closure(name) for name in TREES}
-    found = {frozenset(other for other in reach[name] if name in reach[other]) for name in TREES}
-    return {files for files in found if len(files) > 1}
+    components = {frozenset(other for other in reach[name] if name in reach[other]) for name in TREES}
+    return {files for files in components if len(files) > 1}
 
 
 def test_no_files_import_each_other_in_a_circle() -> None:
@@ -322,19 +322,19 @@ def crossings(tree: ast.AST) -> set[str]:
 
     ``xp`` is the array module that Rules are made with, whose asarray changes dtypes only.
     """
-    found = set()
+    names = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in CROSSINGS:
             by_numpy = isinstance(node.func.value, ast.Name) and node.func.value.id in ("np", "xp")
             if not by_numpy and (node.args or not node.keywords or {k.arg for k in node.keywords} - {"memory_format"}):
-                found.add(node.func.attr)
-    return found
+                names.add(node.func.attr)
+    return names
 
 
 def test_tensors_change_device_in_named_functions_only() -> None:
     for name, tree in TREES.items():
-        wrong = crossings(tree) - MAY_CROSS.get(name, set())
-        assert not wrong, f"{name} calls {wrong}; use to_host, to_device or write_back of devices.py"
+        functions = crossings(tree) - MAY_CROSS.get(name, set())
+        assert not functions, f"{name} calls {functions}; use to_host, to_device or write_back of devices.py"
     for name, allowed in MAY_CROSS.items():
         assert allowed == CROSSINGS or crossings(TREES[name]) == allowed, f"{name} needs no exception"
     text = "x.cpu(); y.to(device); torch.from_numpy(z); x.numpy(); x.to(device=d); x.to(memory_format=m); np.asarray(z)"
@@ -358,6 +358,6 @@ def test_light_commands_import_nothing_heavy(arguments: list[str], tmp_path: Pat
         f"code = cli({arguments!r}, standalone_mode=False)\nassert not code, code\n"
         f"found = [name for name in {heavy!r} if name in sys.modules]\nassert not found, found"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() or "no job is queued" in done.stderr
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.strip() or "no job is queued" in process.stderr

@@ -14,12 +14,12 @@ from hpc_rl.evaluation import mean_interval
 def test_the_interval_holds_the_truth_as_often_as_it_promises() -> None:
     draw = np.random.default_rng(1)
     for n in (2, 5, 20):
-        held = 0
+        hits = 0
         for values in draw.normal(3.0, 2.0, (2000, n)):
             _, low, high = mean_interval(values.tolist(), 0.95)
             assert low is not None and high is not None
-            held += low <= 3.0 <= high
-        assert abs(held / 2000 - 0.95) < 0.015, n
+            hits += low <= 3.0 <= high
+        assert abs(hits / 2000 - 0.95) < 0.015, n
 
 
 def test_one_value_has_no_interval_and_equal_ones_have_none_to_speak_of() -> None:

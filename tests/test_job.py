@@ -44,9 +44,9 @@ def table(**changes: Any) -> dict[str, Any]:
 
 def with_value(section: str, name: str, value: Any) -> dict[str, Any]:
     algorithm = section if section in jobs.algorithms() else "a2c"
-    whole: dict[str, Any] = {**table(), "algorithm": algorithm}
-    whole[section] = {**whole.get(section, {}), name: value}
-    return whole
+    tables: dict[str, Any] = {**table(), "algorithm": algorithm}
+    tables[section] = {**tables.get(section, {}), name: value}
+    return tables
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf"), 2**63, 10**400], ids=str)
@@ -130,5 +130,5 @@ def test_numbers_of_a_profile_and_of_the_command_line(tmp_path: Path, monkeypatc
             options.load("here", {})
     for seconds in ("nan", "inf", "-1", "0"):
         for words in (["bench", "roofline", "ppo_cartpole", "--seconds", seconds], ["selftest", "--wait", seconds]):
-            done = CliRunner().invoke(cli, words)
-            assert done.exit_code == 2 and "is not a number of seconds above 0" in done.output, done.output
+            result = CliRunner().invoke(cli, words)
+            assert result.exit_code == 2 and "is not a number of seconds above 0" in result.output, result.output

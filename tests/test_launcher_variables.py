@@ -54,7 +54,7 @@ def test_each_start_drops_what_would_mislead_it(name: str, monkeypatch: pytest.M
     with _launcher_hidden():
         process = os.environ.get(name) == "1"
     reached = {"j": name in environment.scrubbed(outer), "r": mpiexec.environment(outer).get(name) == "1", "p": process}
-    assert "".join(key for key, kept in reached.items() if kept) == REACHES[name]
+    assert "".join(key for key, present in reached.items() if present) == REACHES[name]
     assert os.environ[name] == "1"
 
 

@@ -70,8 +70,8 @@ def refused(text: str) -> str:
         jobs.parse(table)
     job = methods.FOLDER / "job.toml"
     job.write_text('algorithm = "foo"\ntopology = "solo"\n[environment]\nid = "toy/catch"\n')
-    done = CliRunner().invoke(cli, ["show", str(job)])
-    assert isinstance(done.exception, BadMethod) and str(done.exception) == str(caught.value)
+    result = CliRunner().invoke(cli, ["show", str(job)])
+    assert isinstance(result.exception, BadMethod) and str(result.exception) == str(caught.value)
     sentence = str(caught.value)
     assert sentence.startswith("algorithms/foo.py") and "\n" not in sentence
     return sentence

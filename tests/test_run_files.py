@@ -59,6 +59,6 @@ def test_the_summary_sets_the_state_of_the_run(attempt: tuple[RunDir, RunFiles])
 
 @pytest.mark.parametrize("fraction", [0.0, 0.1, 0.5, 1.0])
 def test_the_recorded_columns_are_the_same_on_any_rank(fraction: float) -> None:
-    whole = recorded_columns(np.arange(12), 12, fraction)
+    mask = recorded_columns(np.arange(12), 12, fraction)
     parts = [recorded_columns(np.arange(low, low + 4), 12, fraction) for low in (0, 4, 8)]
-    assert np.array_equal(np.concatenate(parts), whole) and whole.sum() == int(12 * fraction)
+    assert np.array_equal(np.concatenate(parts), mask) and mask.sum() == int(12 * fraction)

@@ -130,8 +130,8 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_a_careless_environment_gets_its_sentence(name: str, words: str) -> None:
-    (found,) = check_environment(f"their_envs:{name}", moves=20)
-    assert found.startswith(f"their_envs:{name}: ") and words in found and "\n" not in found
+    (sentence,) = check_environment(f"their_envs:{name}", moves=20)
+    assert sentence.startswith(f"their_envs:{name}: ") and words in sentence and "\n" not in sentence
 
 
 def test_several_faults_are_all_named() -> None:
@@ -152,8 +152,8 @@ def test_a_sound_environment_gets_none(id: str) -> None:
 
 def test_arguments_are_those_of_the_job() -> None:
     assert check_environment("their_envs:with_size", {"size": 4}) == []
-    (found,) = check_environment("their_envs:with_size", {"sizes": 4})
-    assert "takes no argument 'sizes'; it takes size" in found
+    (sentence,) = check_environment("their_envs:with_size", {"sizes": 4})
+    assert "takes no argument 'sizes'; it takes size" in sentence
 
 
 def test_what_it_raises_by_itself_is_its_own() -> None:
@@ -163,5 +163,5 @@ def test_what_it_raises_by_itself_is_its_own() -> None:
 
 def test_it_needs_no_torch() -> None:
     code = "import sys, hpc_rl.testing as t; t.check_environment('toy/chain'); print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == "False"

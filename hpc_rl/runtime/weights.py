@@ -18,7 +18,7 @@ from hpc_rl.plan import Plan
 from hpc_rl.runtime.messages import WEIGHTS, weights_layout
 from hpc_rl.transport.base import Inbox, Link, Outbox
 from hpc_rl.transport.waiting import Waiting
-from hpc_rl.transport.weights import SharedWeights, made, shared_path
+from hpc_rl.transport.weights import SharedWeights, is_complete, shared_path
 from hpc_rl.types import Clock
 
 
@@ -97,7 +97,7 @@ class WeightSubscriber:
         if self.relaying:
             self.inbox = Inbox(link, [routes.learners[0]], WEIGHTS, weights_layout(nbytes), waiting, credits=1)
         else:
-            waiting.until(lambda: made(path, nbytes), f"{waiting.who([source])} to make room for weights")
+            waiting.until(lambda: is_complete(path, nbytes), f"{waiting.who([source])} to make room for weights")
         self.shared = SharedWeights(path, nbytes, create=self.relaying)
 
     def relay(self) -> None:

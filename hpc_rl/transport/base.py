@@ -19,7 +19,7 @@ from hpc_rl.types import Array, Tree
 
 
 class Link(Protocol):
-    """Who can move bytes between ranks without blocking. Buffers must stay alive until the returned test says True."""
+    """Moves bytes between ranks without blocking. Buffers must stay alive until the returned test is True."""
 
     rank: int
     size: int
@@ -56,7 +56,7 @@ class Outbox:
     """The sending end of a channel: a message leaves only with a credit in hand.
 
     A credit is one receive that the peer has already posted for this sender, granted in a message of 8 bytes. So a
-    receiver that stalls holds exactly the messages it asked for, whatever their size.
+    receiver that stalls holds exactly the messages it granted, whatever their size.
     """
 
     def __init__(self, link: Link, peer: int, tag: int, layout: Layout, waiting: Waiting, slots: int = 2) -> None:
@@ -114,7 +114,7 @@ class Inbox:
         self.queues: dict[int, deque[int]] = {peer: deque() for peer in peers}
         self.grants: deque[tuple[Array, Done]] = deque()
         self.looked = time.monotonic()
-        self.heard = dict.fromkeys(self.peers, self.looked)
+        self.received_at = dict.fromkeys(self.peers, self.looked)
         for peer in self.peers:
             for _ in range(credits):
                 self.buffers.append(layout.buffer())
@@ -132,7 +132,7 @@ class Inbox:
             queue = self.queues[peer]
             if queue and self.arrived[queue[0]]():
                 index = queue.popleft()
-                self.heard[peer] = now
+                self.received_at[peer] = now
                 tree, version = self.layout.unpack(self.buffers[index])
                 return Message(tree, version, peer, index)
         return None
@@ -144,15 +144,15 @@ class Inbox:
 
     def get(self, give_up: Done = lambda: False) -> Message:
         """Wait for the next message. Raises Stopped, Deadline: see `Waiting.until`."""
-        found: list[Message] = []
+        messages: list[Message] = []
 
         def arrived() -> bool:
-            found.extend(message for message in [self.poll()] if message is not None)
-            return bool(found)
+            messages.extend(message for message in [self.poll()] if message is not None)
+            return bool(messages)
 
         self.waiting.until(arrived, lambda: f"a message from {self.waiting.who(self.peers)}", give_up)
         self.check_peers()
-        return found[0]
+        return messages[0]
 
     def newest(self) -> Message | None:
         """The last of all messages that have arrived; older ones are released."""
@@ -166,17 +166,17 @@ class Inbox:
     def release(self, message: Message) -> None:
         """Give the slot back: post its receive again, then grant the sender one more message."""
         if not self.queues[message.peer]:  # it had no credit, so its silence begins now
-            self.heard[message.peer] = time.monotonic()
+            self.received_at[message.peer] = time.monotonic()
         self._post(message.slot, message.peer)
         self._grant(message.peer, 1)
 
     def check_peers(self) -> None:
         """Raise Deadline naming peers with a credit that sent nothing for so long: the others would hide their loss."""
         limit = self.waiting.deadline_s
-        quiet = [p for p in self.peers if time.monotonic() - self.heard[p] > limit and self.queues[p]]
-        lost = [p for p in quiet if not self.arrived[self.queues[p][0]]()]
-        if lost:
-            raise Deadline(f"waited {limit:.0f} s for a message from {self.waiting.who(lost)}; is that rank alive?")
+        quiet = [p for p in self.peers if time.monotonic() - self.received_at[p] > limit and self.queues[p]]
+        silent = [p for p in quiet if not self.arrived[self.queues[p][0]]()]
+        if silent:
+            raise Deadline(f"waited {limit:.0f} s for a message from {self.waiting.who(silent)}; is that rank alive?")
 
     def watch(self) -> bool:
         """`check_peers`, as the ``give_up`` of another wait: silence does not begin anew with it. Always False."""
@@ -185,10 +185,10 @@ class Inbox:
         return False
 
     def _look(self) -> float:
-        """The present; a long pause of this rank's own is nobody else's silence."""
+        """The present; a long pause of this rank is not its peers' silence."""
         now = time.monotonic()
         if (pause := now - self.looked) > self.waiting.deadline_s / 4:
-            self.heard = {peer: then + pause for peer, then in self.heard.items()}
+            self.received_at = {peer: time_s + pause for peer, time_s in self.received_at.items()}
         self.looked = now
         return now
 

@@ -44,16 +44,16 @@ class AllReduce:
         return self.sum(table).amax(0)
 
     def mean(self, total: Tensor, count: Tensor) -> Tensor:
-        both = self.sum(torch.stack([total, count]))
-        return both[0] / both[1].clamp(min=1)
+        sums = self.sum(torch.stack([total, count]))
+        return sums[0] / sums[1].clamp(min=1)
 
     def apply_gradients(
         self, optimizer: Optimizer, loss_sum: Tensor | None, count: int, max_norm: float, scale: float = 1.0
     ) -> float:
         accumulate(optimizer.flat, loss_sum, count, self.stop)
         self.reduce(optimizer.flat.reduction)
-        norm, self.stop, taken = finish(optimizer, max_norm, scale)
-        self.taken, self.dropped = self.taken + taken, self.dropped + (not norm < inf)
+        norm, self.stop, stepped = finish(optimizer, max_norm, scale)
+        self.taken, self.dropped = self.taken + stepped, self.dropped + (not norm < inf)
         return norm
 
     def check_identical(self, tensors: Sequence[Tensor]) -> None:

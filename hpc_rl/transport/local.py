@@ -20,8 +20,8 @@ class _Exchange:
     """What all threads share: messages on their way, receives waiting for them, reductions being filled."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
-    sent: dict[_Key, deque[tuple[Array, threading.Event]]] = field(default_factory=lambda: defaultdict(deque))
-    wanted: dict[_Key, deque[tuple[Array, threading.Event]]] = field(default_factory=lambda: defaultdict(deque))
+    sends: dict[_Key, deque[tuple[Array, threading.Event]]] = field(default_factory=lambda: defaultdict(deque))
+    receives: dict[_Key, deque[tuple[Array, threading.Event]]] = field(default_factory=lambda: defaultdict(deque))
     rounds: dict[tuple[int, ...], list[_Round]] = field(default_factory=lambda: defaultdict(list))
 
 
@@ -46,18 +46,18 @@ class LocalLink:
         return self._match((peer, self.rank, tag), data, sending=False)
 
     def _match(self, key: _Key, data: Array, sending: bool) -> Done:
-        shared = self.exchange
-        mine, theirs = (shared.sent, shared.wanted) if sending else (shared.wanted, shared.sent)
+        exchange = self.exchange
+        own_queue, peer_queue = (exchange.sends, exchange.receives) if sending else (exchange.receives, exchange.sends)
         done = threading.Event()
-        with shared.lock:
-            if theirs[key]:
-                other, other_done = theirs[key].popleft()
-                source, target = (data, other) if sending else (other, data)
+        with exchange.lock:
+            if peer_queue[key]:
+                peer_data, peer_done = peer_queue[key].popleft()
+                source, target = (data, peer_data) if sending else (peer_data, data)
                 _bytes(target)[: source.nbytes] = _bytes(source)
-                other_done.set()
+                peer_done.set()
                 done.set()
             else:
-                mine[key].append((data, done))
+                own_queue[key].append((data, done))
         return done.is_set
 
     def ireduce(self, data: Array, members: Sequence[int]) -> Done:

@@ -32,27 +32,27 @@ class MpiLink:
     def __init__(self, world: MPI.Intracomm) -> None:
         self.comm = world.Dup()
         self.rank, self.size = world.rank, world.size
-        # Made at start, which waits for everybody anyway; later, a rank that is gone would block for ever.
+        # Made at start, which waits for every rank anyway; later, a lost rank would block for ever.
         self._groups: dict[tuple[int, ...], MPI.Intracomm] = {tuple(range(world.size)): world.Dup()}
         self._open: list[tuple[MPI.Request, Array]] = []
         self._lock = threading.Lock()
 
     def isend(self, data: Array, peer: int, tag: int) -> Done:
-        return self._kept(self.comm.Isend(data, peer, tag), data)
+        return self._held(self.comm.Isend(data, peer, tag), data)
 
     def irecv(self, data: Array, peer: int, tag: int) -> Done:
-        return self._kept(self.comm.Irecv(data, peer, tag), data)
+        return self._held(self.comm.Irecv(data, peer, tag), data)
 
     def ireduce(self, data: Array, members: Sequence[int]) -> Done:
         request = self._groups[tuple(members)].Iallreduce(MPI.IN_PLACE, data)
-        return self._kept(request, data)
+        return self._held(request, data)
 
     def prepare(self, members: Sequence[int]) -> None:
         key = tuple(members)
         if key not in self._groups and self.rank in key:
             self._groups[key] = self.comm.Create_group(self.comm.group.Incl(list(key)))
 
-    def _kept(self, request: MPI.Request, data: Array) -> Done:
+    def _held(self, request: MPI.Request, data: Array) -> Done:
         """Hold the request and its buffer until it is complete: a channel may be dropped before, a wait given up.
 
         mpi4py's request of a reduction in place does not hold its buffer itself.
@@ -86,8 +86,8 @@ def world(expected: int) -> MpiLink:
     if size != expected:
         vendor = MPI.get_vendor()[0]
         raise WrongWorld(
-            f"MPI sees {size} rank(s) where {expected} were started; the launcher does not speak the PMI of {vendor}. "
-            "Use the mpiexec of the same MPI (see hpc-rl doctor), or srun --mpi=pmi2 (MPICH), --mpi=pmix (Open MPI)"
+            f"MPI sees {size} rank(s) where {expected} were started: its launcher does not speak the PMI of {vendor}; "
+            "use the mpiexec of the same MPI (see hpc-rl doctor), or srun --mpi=pmi2 (MPICH), --mpi=pmix (Open MPI)"
         )
     return MpiLink(MPI.COMM_WORLD)
 

@@ -14,7 +14,7 @@ from hpc_rl.transport.base import Link
 from hpc_rl.transport.waiting import Deadline, Done, Waiting
 from hpc_rl.types import Array
 
-END, HOLD, RELEASE = 97, 1, 2  # tag, and what the first of some ranks tells the others
+END, HOLD, RELEASE = 97, 1, 2  # tag, and the words that the first of some ranks sends to the others
 ROLL_CALL, ROLL_CALL_S = 98, 3.0  # tag, and the longest that an answer may take
 
 
@@ -36,11 +36,11 @@ class Ports:
                 f"{self.waiting.who([root])} to gather",
             )
             return []
-        others = [m for m in members if m != root]
-        sizes = {m: np.zeros(1, np.int64) for m in others}
-        self._finish([link.irecv(sizes[m], m, tag) for m in others], f"{self.waiting.who(others)} to report")
-        parts = {m: np.empty(int(sizes[m][0]), np.uint8) for m in others}
-        self._finish([link.irecv(parts[m], m, tag + 1) for m in others], f"{self.waiting.who(others)} to report")
+        peers = [m for m in members if m != root]
+        sizes = {m: np.zeros(1, np.int64) for m in peers}
+        self._finish([link.irecv(sizes[m], m, tag) for m in peers], f"{self.waiting.who(peers)} to report")
+        parts = {m: np.empty(int(sizes[m][0]), np.uint8) for m in peers}
+        self._finish([link.irecv(parts[m], m, tag + 1) for m in peers], f"{self.waiting.who(peers)} to report")
         return [data if m == root else parts[m].tobytes() for m in members]
 
     def broadcast(self, value: Any, members: Sequence[int], tag: int = 94) -> Any:
@@ -60,25 +60,25 @@ class Ports:
 
     def hold(self, members: Sequence[int]) -> None:
         """Have the others wait on in `await_release`: called by the first member, more often than their deadline."""
-        self._tell(members, HOLD)
+        self._send_word(members, HOLD)
 
     def release(self, members: Sequence[int]) -> None:
         """Let the other members return from `await_release`: called by the first one."""
-        self._tell(members, RELEASE)
+        self._send_word(members, RELEASE)
 
     def await_release(self, members: Sequence[int]) -> None:
         """Return once the first member calls `release`. Raises Deadline: it was silent for too long."""
-        told, root = np.zeros(1, np.int8), members[0]
-        while told[0] != RELEASE:
-            self._finish([self.link.irecv(told, root, END)], f"{self.waiting.who([root])} to end the run")
+        message, root = np.zeros(1, np.int8), members[0]
+        while message[0] != RELEASE:
+            self._finish([self.link.irecv(message, root, END)], f"{self.waiting.who([root])} to end the run")
 
-    def _tell(self, members: Sequence[int], what: int) -> None:
+    def _send_word(self, members: Sequence[int], word: int) -> None:
         for m in members:
             if m != self.link.rank:
-                self.link.isend(np.array([what], np.int8), m, END)
+                self.link.isend(np.array([word], np.int8), m, END)
 
     def barrier(self, members: Sequence[int]) -> None:
-        """Return once all members are here. Raises Deadline."""
+        """Return once all members have called it. Raises Deadline."""
         self.reduce(np.zeros(1), members)
 
     def reduce(self, data: Array, members: Sequence[int]) -> None:
@@ -91,27 +91,27 @@ class Ports:
             raise self.unanswered(members) from None
 
     def unanswered(self, members: Sequence[int]) -> Deadline:
-        """What to raise when a reduction was waited for in vain; takes seconds, to find out whom it waited for."""
-        limit, who = self.waiting.deadline_s, self.lost(members)
-        return Deadline(f"waited {limit:.0f} s for {who} to join a reduction; is that rank alive?")
+        """The exception for a reduction that did not complete; takes seconds, to find out which rank is silent."""
+        limit, silent = self.waiting.deadline_s, self.lost(members)
+        return Deadline(f"waited {limit:.0f} s for {silent} to join a reduction; is that rank alive?")
 
     def lost(self, members: Sequence[int]) -> str:
-        """Who of ``members`` is silent, for a sentence; to be called by all that a joint operation failed for."""
-        lost = self._roll_call(members)
-        return self.waiting.who(lost) if lost else f"one of {self.waiting.who(members)}"
+        """The silent ones of ``members``, for a sentence; to be called by all that a joint operation failed for."""
+        silent = self._roll_call(members)
+        return self.waiting.who(silent) if silent else f"one of {self.waiting.who(members)}"
 
     def _roll_call(self, members: Sequence[int]) -> list[int]:
-        """Who does not answer: every rank that waits in vain calls all others at about the same time."""
-        others = [m for m in members if m != self.link.rank]
-        mine = np.zeros(1, np.int8)
-        theirs = {m: np.zeros(1, np.int8) for m in others}
-        heard = {m: self.link.irecv(theirs[m], m, ROLL_CALL) for m in others}
-        for m in others:
-            self.link.isend(mine, m, ROLL_CALL)
+        """The ranks that do not answer: every rank that waits in vain calls all others at about the same time."""
+        peers = [m for m in members if m != self.link.rank]
+        call = np.zeros(1, np.int8)
+        answers = {m: np.zeros(1, np.int8) for m in peers}
+        arrived = {m: self.link.irecv(answers[m], m, ROLL_CALL) for m in peers}
+        for m in peers:
+            self.link.isend(call, m, ROLL_CALL)
         end = time.monotonic() + min(ROLL_CALL_S, self.waiting.deadline_s)
-        while (lost := [m for m in others if not heard[m]()]) and time.monotonic() < end:
+        while (silent := [m for m in peers if not arrived[m]()]) and time.monotonic() < end:
             time.sleep(0.01)
-        return lost
+        return silent
 
-    def _finish(self, requests: list[Done], what: str) -> None:
-        self.waiting.until(lambda: all(done() for done in requests), what)
+    def _finish(self, requests: list[Done], awaited: str) -> None:
+        self.waiting.until(lambda: all(done() for done in requests), awaited)

@@ -1,6 +1,6 @@
 """The only file that imports torch.distributed: reductions by gloo (hosts) or nccl (GPU to GPU), arranged over MPI.
 
-There is no port to choose: the first member listens on a free one and tells the others over the link.
+There is no port to choose: the first member listens on a free one and sends its number over the link.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from hpc_rl.devices import to_device
 from hpc_rl.transport.ports import Ports
 from hpc_rl.transport.waiting import Deadline
 
-_LONGER_S = 60.0  # the backend's patience beyond ours, so that the sentence at a deadline is ours
+_LONGER_S = 60.0  # the backend's deadline beyond this package's, whose sentence names the silent rank
 _NEEDS = {"gloo": "it needs TCP between the hosts", "nccl": "it needs CUDA, and for each learner a GPU of its own"}
 
 
@@ -50,17 +50,17 @@ class TorchReduce:
         except Deadline:
             raise
         except (RuntimeError, ValueError, OSError) as error:
-            who, why = ports.waiting.who([ports.link.rank]), _first_line(error)
-            what = f'resources.reduction = "{backend}" does not start on {who} ({why})'
-            raise NoBackend(f'{what}; {_NEEDS[backend]}, or use "mpi"') from error
+            host, reason = ports.waiting.who([ports.link.rank]), _first_line(error)
+            fault = f'resources.reduction = "{backend}" does not start on {host} ({reason})'
+            raise NoBackend(f'{fault}; {_NEEDS[backend]}, or use "mpi"') from error
         self.close = weakref.finalize(self, dist.destroy_process_group)  # at the latest when the process exits
 
     def __call__(self, data: Tensor) -> None:
-        """Raises Deadline, naming who is missing, when the time is up or the backend has lost somebody."""
-        here = to_device(data, self.home)  # the tensor itself if it is there already
+        """Raises Deadline, naming the silent ranks, when the time is up or the backend has lost a rank."""
+        local = to_device(data, self.home)  # the tensor itself if it is there already
         work: Any = None
         try:
-            work = dist.all_reduce(here, async_op=True)
+            work = dist.all_reduce(local, async_op=True)
             self.ports.waiting.until(work.is_completed, "a reduction")
             work.wait()  # raises what went wrong; on a GPU, orders what follows after the sum
         except Deadline:
@@ -68,11 +68,11 @@ class TorchReduce:
         except RuntimeError as error:
             del work  # it holds the connections
             if self.backend == "gloo":
-                self.close()  # gloo tells only the neighbours of a lost rank; closing tells theirs, and so on
-            who, why = self.ports.lost(self.members), _first_line(error)
-            raise Deadline(f"{self.backend} lost {who} in a reduction ({why}); is that rank alive?") from error
-        if here is not data:
-            data.copy_(here)
+                self.close()  # gloo fails only at the neighbours of a lost rank; closing fails theirs, and so on
+            silent, reason = self.ports.lost(self.members), _first_line(error)
+            raise Deadline(f"{self.backend} lost {silent} in a reduction ({reason}); is that rank alive?") from error
+        if local is not data:
+            data.copy_(local)
 
     def _meet(self, token: str) -> None:
         patience = timedelta(seconds=self.ports.waiting.deadline_s + _LONGER_S)
@@ -87,7 +87,7 @@ class TorchReduce:
             server = _store(address, port, patience, listener.detach())
         host, port = self.ports.broadcast([address, port], self.members)
         store = dist.PrefixStore(token, server or _store(host, port, patience))  # type: ignore[attr-defined]
-        self.ports.barrier(self.members)  # names who is missing; from now on nobody keeps the others waiting
+        self.ports.barrier(self.members)  # names silent ranks; from now on none keeps the others waiting
         device = self.home if self.backend == "nccl" else None  # given, nccl connects now and not at the first sum
         dist.init_process_group(self.backend, None, patience, size, rank, store, device_id=device)
 
@@ -101,12 +101,12 @@ def _store(host: str, port: int, patience: timedelta, listener: int | None = Non
 def _own_address(ports: Ports, members: Sequence[int]) -> str:
     """This host's address towards members on other hosts: only names that the launcher gave are looked up."""
     hosts = ports.waiting.hosts
-    others = [hosts[m] for m in members if hosts[m] != hosts[ports.link.rank]] if hosts else []
+    peers = [hosts[m] for m in members if hosts[m] != hosts[ports.link.rank]] if hosts else []
     with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        if others:
-            probe.connect((others[0], 9))  # sends nothing: the system only chooses the route
+        if peers:
+            probe.connect((peers[0], 9))  # sends nothing: the system only chooses the route
             return str(probe.getsockname()[0])
-    return socket.gethostbyname(socket.gethostname()) if others else "127.0.0.1"
+    return socket.gethostbyname(socket.gethostname()) if peers else "127.0.0.1"
 
 
 def _choose_interface(address: str) -> None:

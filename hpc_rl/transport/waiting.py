@@ -1,7 +1,7 @@
 """Waiting, the one way in which this package blocks.
 
 Blocking law: every wait is `Waiting.until`: spin briefly, sleep with back-off, look at the stop flag, end at a deadline
-in a sentence that names who has not arrived.
+in a sentence that names the ranks it waited for.
 """
 
 from __future__ import annotations
@@ -55,13 +55,13 @@ class Waiting:
         return ", ".join(f"rank {r}" + (f" on {self.hosts[r]}" if self.hosts else "") for r in ranks)
 
     def until(
-        self, done: Done, what: Callable[[], str] | str, give_up: Done = lambda: False, spin_s: float = 0.0
+        self, done: Done, awaited: Callable[[], str] | str, give_up: Done = lambda: False, spin_s: float = 0.0
     ) -> None:
         """Return once ``done()``. For the first ``spin_s`` it yields the core instead of sleeping.
 
         Raises:
             Stopped: ``give_up()`` became true first.
-            Deadline: neither happened within ``deadline_s``; the message says what was missing.
+            Deadline: neither happened within ``deadline_s``; the message names ``awaited``.
         """
         begin = time.monotonic()
         pause = 20e-6
@@ -79,6 +79,6 @@ class Waiting:
                 time.sleep(pause)
                 pause = min(pause * 1.5, 1e-3)
                 if time.monotonic() - begin > self.deadline_s:
-                    missing = what if isinstance(what, str) else what()
-                    raise Deadline(f"waited {self.deadline_s:.0f} s for {missing}; is that rank alive?")
+                    sentence = awaited if isinstance(awaited, str) else awaited()
+                    raise Deadline(f"waited {self.deadline_s:.0f} s for {sentence}; is that rank alive?")
         self.waited_s += time.monotonic() - begin

@@ -26,7 +26,7 @@ def shared_path(token: str, node: int) -> Path:
     return Path("/dev/shm") / f"hpc_rl-{token}-{node}"
 
 
-def made(path: Path, nbytes: int) -> bool:
+def is_complete(path: Path, nbytes: int) -> bool:
     """Whether the creator has finished the file; a reader must wait for that."""
     return path.exists() and path.stat().st_size == 2 * _slot_bytes(nbytes)
 
@@ -78,12 +78,12 @@ class SharedWeights:
             heads = [self._slot(k)[0] for k in range(2)]
             index = max(range(2), key=lambda k: (int(heads[k][1]) == exactly, int(heads[k][1])))
             head, payload = self._slot(index)
-            before, version = int(head[3]), int(head[1])
-            if version <= have.version or not before or exactly not in (None, version):
+            sequence, version = int(head[3]), int(head[1])
+            if version <= have.version or not sequence or exactly not in (None, version):
                 return have
             copy, env_steps = payload.copy(), int(head[4])
             checksum = int(head[2])
-            if before == int(head[0]) and version == int(head[1]) and zlib.adler32(copy.data) == checksum:
+            if sequence == int(head[0]) and version == int(head[1]) and zlib.adler32(copy.data) == checksum:
                 data[:] = copy
                 return Clock(version, env_steps)
             self.torn += 1

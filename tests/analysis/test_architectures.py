@@ -18,11 +18,11 @@ def test_it_draws_and_prints_every_row(tmp_path: Path) -> None:
     jobs = ["a2c_latency_step", "impala_latency"]
     rows = [{"job": j, "columns": c, "env_steps_per_s": 10.0 * c, "ideal": 12.5 * c} for j in jobs for c in (8, 32)]
     (tmp_path / "table.json").write_text(json.dumps(rows))
-    done = run(tmp_path, "--out", tmp_path / "x.png")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("80%") == 4 and (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+    process = run(tmp_path, "--out", tmp_path / "x.png")
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.count("80%") == 4 and (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_missing_table_is_one_sentence(tmp_path: Path) -> None:
-    done = run(tmp_path)
-    assert done.returncode == 1 and "measure first" in done.stderr and "Traceback" not in done.stderr
+    process = run(tmp_path)
+    assert process.returncode == 1 and "measure first" in process.stderr and "Traceback" not in process.stderr

@@ -95,12 +95,12 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("wrong", WRONG)
-def test_a_wrong_segment_is_named(run: RunDir, wrong: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+@pytest.mark.parametrize("fault", WRONG)
+def test_a_wrong_segment_is_named(run: RunDir, fault: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     (path,) = segments(run.path)
     os.mkfifo(path.parent / "other.h5")
     with h5py.File(path, "r+") as file:
-        WRONG[wrong](file)
+        WRONG[fault](file)
     with pytest.raises(BadSegment, match=str(path)):
         episodes(path, kept_from(run.path))
     curve = program()

@@ -73,10 +73,10 @@ def test_picture_and_table_leave_out_abandoned_steps(tmp_path: Path) -> None:
     for step in (100, 600, 1200):
         metrics.write(step, {})
     metrics.close()
-    done = run_program(run.path, "--out", tmp_path / "curve.png", "--target", 15)
-    assert done.returncode == 0, done.stderr
+    process = run_program(run.path, "--out", tmp_path / "curve.png", "--target", 15)
+    assert process.returncode == 0, process.stderr
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
-    name, episodes, steps, last, *first = done.stdout.splitlines()[1].split()
+    name, episodes, steps, last, *first = process.stdout.splitlines()[1].split()
     assert (name, episodes, steps, last) == ("mine", "240", "1,200", "20.00")
     # 75 of 100 episodes at 20: 38 episodes of both columns into the second attempt.
     assert first == [f"{(60 + 38) * EPISODE * COLUMNS:,}"]
@@ -108,6 +108,6 @@ def test_clock_leaves_out_pauses_and_what_was_made_again(tmp_path: Path) -> None
 def test_errors_are_one_sentence(tmp_path: Path, case: str) -> None:
     if case == "empty":
         made(tmp_path / "empty")
-    done = run_program(tmp_path / case)
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1
+    process = run_program(tmp_path / case)
+    assert process.returncode == 1
+    assert process.stderr.startswith("error: ") and len(process.stderr.splitlines()) == 1

@@ -59,9 +59,9 @@ def test_a_stalled_receiver_holds_exactly_what_it_granted(credits: int) -> None:
     def receiver(link: LocalLink) -> None:
         box = inbox(link, credits)
         assert stalled.wait(10)
-        found = [box.get() for _ in range(credits)]
-        assert [m.version for m in found] == list(range(credits)) and box.poll() is None
-        box.release(found[0])
+        messages = [box.get() for _ in range(credits)]
+        assert [m.version for m in messages] == list(range(credits)) and box.poll() is None
+        box.release(messages[0])
         assert box.get().version == 99
 
     two(sender, receiver)
@@ -103,16 +103,16 @@ def test_newest_skips_and_gives_back_the_older_ones() -> None:
     def receiver(link: LocalLink) -> None:
         box = inbox(link, 3)
         Waiting(10).until(lambda: all(arrived() for arrived in box.arrived), "three messages")
-        got = box.newest()
-        assert got is not None and got.version >= 2 and (got.tree["x"] == got.version).all()
-        last = got.version
-        box.release(got)
+        message = box.newest()
+        assert message is not None and message.version >= 2 and (message.tree["x"] == message.version).all()
+        last = message.version
+        box.release(message)
         while last < 6:
-            got = box.newest()
-            if got is not None:
-                assert got.version > last
-                last = got.version
-                box.release(got)
+            message = box.newest()
+            if message is not None:
+                assert message.version > last
+                last = message.version
+                box.release(message)
         assert box.newest() is None
         assert len(box.queues[1]) == 3, "a slot was not given back"
 
@@ -143,11 +143,11 @@ def test_a_message_is_not_overwritten_before_it_is_released() -> None:
 
     def receiver(link: LocalLink) -> None:
         box = inbox(link, 2)
-        held = box.get()
+        first = box.get()
         for number in range(1, 6):
-            got = box.get()
-            assert got.version == number and (held.tree["x"] == 0).all()
-            box.release(got)
+            message = box.get()
+            assert message.version == number and (first.tree["x"] == 0).all()
+            box.release(message)
 
     two(sender, receiver)
 
@@ -242,13 +242,13 @@ def test_waiting_adds_up_and_pulses() -> None:
 
 
 def everywhere(size: int, body: Callable[[Ports], Any]) -> list[Any]:
-    found: list[Any] = [None] * size
+    results: list[Any] = [None] * size
 
     def rank(link: LocalLink) -> None:
-        found[link.rank] = body(Ports(link, Waiting(10.0)))
+        results[link.rank] = body(Ports(link, Waiting(10.0)))
 
     run_threads(size, rank, 20.0)
-    return found
+    return results
 
 
 def test_gather_broadcast_and_reduce() -> None:

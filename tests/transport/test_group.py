@@ -40,16 +40,16 @@ def one_step(group: Group, rows: Tensor, max_norm: float, stop: bool = False) ->
 def test_a_step_is_that_of_the_mean_over_all_samples(size: int, max_norm: float) -> None:
     gradient = SCALE * DATA.mean(0)
     norm = float(gradient.norm())
-    wanted = -RATE * gradient * min(1.0, max_norm / norm)
-    found = {}
+    expected = -RATE * gradient * min(1.0, max_norm / norm)
+    results = {}
 
     def rank(link: LocalLink) -> None:
         group = learners(Ports(link, Waiting(10.0)), range(size), "mpi", "cpu", "")
-        found[link.rank] = one_step(group, DATA[SHARES[size][link.rank]], max_norm, stop=link.rank == 1)
+        results[link.rank] = one_step(group, DATA[SHARES[size][link.rank]], max_norm, stop=link.rank == 1)
 
     run_threads(size, rank, 20.0)
-    for parameters, seen, stop in found.values():
-        assert torch.allclose(parameters, wanted, atol=1e-6) and abs(seen - norm) < 1e-5
+    for parameters, steps, stop in results.values():
+        assert torch.allclose(parameters, expected, atol=1e-6) and abs(steps - norm) < 1e-5
         assert stop is (size == 3), "one member's wish to stop reaches all, at the same step"
 
 
@@ -59,22 +59,22 @@ def test_one_learner_needs_no_reduction() -> None:
 
 
 def test_a_mean_is_a_sum_over_a_sum() -> None:
-    found = {}
+    results = {}
 
     def rank(link: LocalLink) -> None:
         group = AllReduce(Ports(link, Waiting(10.0)), range(3))
         total, count = torch.tensor([6.0, 1.0, 0.0][link.rank]), torch.tensor([2.0, 5.0, 0.0][link.rank])
-        found[link.rank] = float(group.mean(total, count))
+        results[link.rank] = float(group.mean(total, count))
 
     run_threads(3, rank, 20.0)
-    assert set(found.values()) == {1.0}
+    assert set(results.values()) == {1.0}
     assert float(Alone().mean(torch.tensor(0.0), torch.tensor(0.0))) == 0.0
 
 
 @pytest.mark.parametrize("size", [1, 3])
 def test_no_samples_anywhere_is_no_step(size: int) -> None:
     """Adam's momentum would move the parameters on a gradient of zeros. It is no drop either: nothing was wrong."""
-    found = {}
+    results = {}
 
     def rank(link: LocalLink) -> None:
         group = learners(Ports(link, Waiting(10.0)), range(size), "mpi", "cpu", "")
@@ -87,14 +87,14 @@ def test_no_samples_anywhere_is_no_step(size: int) -> None:
         for loss in (None, 0 * module(DATA).sum()):
             assert group.apply_gradients(optimizer, loss, 0, 100.0) == 0.0
         state = optimizer.torch.state_dict()["state"][0]
-        found[link.rank] = (
+        results[link.rank] = (
             torch.equal(flat.parameter.data, before)
             and int(state["step"]) == 1
             and (group.taken, group.dropped) == (1, 0)
         )
 
     run_threads(size, rank, 20.0)
-    assert len(found) == size and all(found.values())
+    assert len(results) == size and all(results.values())
 
 
 def test_a_norm_that_is_not_finite_drops_the_step_and_is_counted() -> None:

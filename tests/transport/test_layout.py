@@ -29,10 +29,10 @@ def filled(layout: Layout, seed: int = 0) -> Tree:
 def test_what_is_packed_is_unpacked(layout: Layout) -> None:
     buffer, tree = layout.buffer(), filled(layout)
     layout.pack(tree, 2**40 + 3, buffer)
-    found, version = layout.unpack(buffer.copy())
-    assert version == 2**40 + 3 and found.keys() == tree.keys()
+    tree_of, version = layout.unpack(buffer.copy())
+    assert version == 2**40 + 3 and tree_of.keys() == tree.keys()
     for name, x in tree.items():
-        assert found[name].dtype == x.dtype and np.array_equal(found[name], x), name
+        assert tree_of[name].dtype == x.dtype and np.array_equal(tree_of[name], x), name
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -56,9 +56,9 @@ def test_lent_leaves_are_left_where_they_are() -> None:
     before = {name: x.copy() for name, x in lent.items()}
     layout.pack(lent, 7, buffer)
     layout.pack({**lent, "reward": np.full((5, 3), 9, np.float32)}, 8, buffer)
-    found, version = layout.unpack(buffer)
-    assert version == 8 and (found["reward"] == 9).all()
-    assert all(np.array_equal(found[name], x) for name, x in before.items() if name != "reward")
+    unpacked, version = layout.unpack(buffer)
+    assert version == 8 and (unpacked["reward"] == 9).all()
+    assert all(np.array_equal(unpacked[name], x) for name, x in before.items() if name != "reward")
 
 
 def test_a_leaf_of_another_shape_or_name_is_refused() -> None:

@@ -89,11 +89,11 @@ def test_a_writer_that_died_half_way_leaves_the_old_weights(path: Path, word: in
     data = of(9)
     head = writer.slots[0][:HEAD].view(np.int64)
     head[word] += 1
-    found = reader.read(data, at(2)).version
+    version = reader.read(data, at(2)).version
     if word == 1:  # a version is no sum of the payload: only the writer's order protects it
-        assert found in (2, 4)
+        assert version in (2, 4)
         return
-    assert found == 2 and (data == 9).all() and reader.torn == 3
+    assert version == 2 and (data == 9).all() and reader.torn == 3
 
 
 def test_a_changed_payload_is_noticed(path: Path) -> None:
