@@ -28,7 +28,7 @@ from hpc_rl.runtime.judge import GreedyGames, MakeEvaluation
 from hpc_rl.runtime.messages import schemas
 from hpc_rl.runtime.sampling import Lanes, central_sampler, own_sampler
 from hpc_rl.runtime.schedule import schedule
-from hpc_rl.runtime.stores import load_store
+from hpc_rl.runtime.stores import load_store, shards
 from hpc_rl.samplers.base import EVALUATED_TOGETHER, Timings
 from hpc_rl.settings import Job
 from hpc_rl.storage.packing import from_bytes, to_bytes
@@ -72,6 +72,8 @@ def assemble(attempt: Attempt, rank_spec: RankSpec, ports: Ports) -> RankContext
         return agent.exploration(columns, job.environment.columns, progress)
 
     def gather(state: StateDict, members: Sequence[int]) -> list[StateDict]:
+        if len(members) == 1:  # nothing is sent, so a large replay need not be packed
+            return [state]
         return [from_bytes(part) for part in ports.gather(to_bytes(state), members)]
 
     def make_group() -> Group:
@@ -116,12 +118,11 @@ def assemble(attempt: Attempt, rank_spec: RankSpec, ports: Ports) -> RankContext
     )
 
 
-def _store(attempt: Attempt, rank_spec: RankSpec, schema: Schema, group: Group) -> Store:
+def _store(attempt: Attempt, rank_spec: RankSpec, schema: Schema) -> Store:
     """The store of this rank's own columns. Raises IncompatibleCheckpoint."""
-    agent = attempt.agent
-    key, columns = (attempt.job.seed, rank_spec.columns.start), len(rank_spec.columns)
-    store = own_store(agent.experience, schema, agent.spec, columns, group.size, key, agent.annotate)
-    load_store(store, attempt.resume[0].get("stores", []) if attempt.resume else [], group.rank, group.size)
+    agent, count, columns = attempt.agent, shards(attempt.plan), rank_spec.columns
+    store = own_store(agent.experience, schema, agent.spec, columns, count, attempt.job.seed, agent.annotate)
+    load_store(store, attempt.resume[0].get("stores", []) if attempt.resume else [])
     return store
 
 

@@ -43,6 +43,8 @@ class Experience:
     capacity: int = 0  # of the replay, env steps over all columns; 0 where all items are fresh
     min_size: int = 0  # env steps over all columns before the first update
     arrivals: tuple[str, ...] = ()  # leaves that Learner.arrived takes
+    queue: int = 0  # columns of one fragment each that every learner keeps for itself, to mix them in again
+    columnless: bool = False  # a learner without columns has work, too: allreduce allows more ranks than columns
     passes: int = 1  # times that an update learns from each sample
     minibatches: int = 1  # optimiser steps per pass, each on its share of the batch
     split: Literal["moves", "columns"] = "moves"  # what minibatches share: the moves of every column, or whole columns

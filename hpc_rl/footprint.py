@@ -53,6 +53,7 @@ class Footprint:
     learner_bytes: int  # weights, gradients, optimiser states and its own tensors
     checkpoint_bytes: int  # what is saved of the learner; without a replay
     batch_bytes: int  # of one update of one learning rank
+    queue_bytes: int  # fragments that one learner keeps for itself, as it learns from them
     act_bytes: float  # at once during an inference, for each column
     update_bytes: int  # at once during an update, beside learner and batch
     uncounted: tuple[str, ...]  # sentences on what needs numbers
@@ -80,6 +81,7 @@ def footprint(agent: Agent, plan: Plan, columns: int) -> Footprint:
         optimizer.torch.step()  # its state exists from the first step on
     state = learner_state(learner)
     recorded, sent = schemas(policy, spec)
+    kept = nbytes(vars(blank(recorded, spec, plan.steps, 1))) * experience.queue
     flats = {id(flat): flat for flat in (learner.weights, *(x.flat for x in learner.optimizers.values()))}
     return Footprint(
         recorded=recorded,
@@ -92,6 +94,7 @@ def footprint(agent: Agent, plan: Plan, columns: int) -> Footprint:
         learner_bytes=nbytes(state) + sum(flat.reduction.nbytes for flat in flats.values()),
         checkpoint_bytes=nbytes(state),
         batch_bytes=sum(nbytes(vars(batch)) for batch in batches(shapes).values()),
+        queue_bytes=kept,
         act_bytes=act_bytes / columns,
         update_bytes=update_bytes,
         uncounted=tuple(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from hpc_rl import job as jobs
 from hpc_rl.agent import agent_of
-from hpc_rl.bench.batches import learning_together
+from hpc_rl.conclusion import REPORT_GAMES
 from hpc_rl.envs.column_shares import split_columns
 from hpc_rl.experience import Experience
 from hpc_rl.footprint import Footprint, footprint
@@ -14,6 +14,7 @@ from hpc_rl.fragments import fragment_bytes
 from hpc_rl.plan import Plan, RankSpec
 from hpc_rl.replay.stores import store_bytes
 from hpc_rl.runtime.messages import weights_layout
+from hpc_rl.runtime.stores import shards
 from hpc_rl.samplers.base import EVALUATED_TOGETHER
 from hpc_rl.settings import Job
 from hpc_rl.transport.layout import Layout
@@ -64,9 +65,18 @@ class Figures:
 
     @property
     def replay_bytes(self) -> int:
-        """What one learning rank replays from, in memory and in a checkpoint. Raises Unreplayable."""
-        together = learning_together(self.plan)
-        return store_bytes(self.experience, self.method.recorded, self.spec, self.columns, together)
+        """What one shard replays from, in memory and in a checkpoint. Raises Unreplayable."""
+        return store_bytes(self.experience, self.method.recorded, self.spec, self.columns, shards(self.plan))
+
+    @property
+    def replays_bytes(self) -> int:
+        """What a numbered checkpoint holds of replays, and best.h5 does not."""
+        return self.replay_bytes * shards(self.plan)
+
+    @property
+    def queues_bytes(self) -> int:
+        """What every checkpoint holds of the learners' queues."""
+        return self.method.queue_bytes * len(self.plan.learners)
 
 
 def gather(job: Job) -> Figures:
@@ -94,7 +104,9 @@ def budget(figures: Figures, rank: RankSpec) -> dict[str, float]:
         parts["weights and optimiser"] = method.learner_bytes + method.checkpoint_bytes  # and a checkpoint's copy
     if rank.learns:
         parts["learning"] = method.batch_bytes + method.update_bytes
-        parts["replay"] = figures.replay_bytes
+        parts["replay"] = figures.replay_bytes if plan.learned_columns(rank) else 0
+        parts["queue of fragments"] = method.queue_bytes
+        parts["a checkpoint's copies"] = _copies_bytes(figures, rank, parts["replay"] + parts["queue of fragments"])
     elif rank.role == "actor" or judging:
         parts["weights"] = 3 * weights  # with a gradient buffer, and a copy while new ones are taken
     if actors and rank.role not in ("env_worker", "evaluator"):
@@ -107,9 +119,9 @@ def budget(figures: Figures, rank: RankSpec) -> dict[str, float]:
         parts["inference"] = width * method.act_bytes
         if rank.learns:
             parts["rollout"] = fragment_bytes(method.recorded, plan.steps, width, figures.spec.stack)
-    if judging or (rank.rank == 0 and plan.evaluator is None and figures.job.evaluate.every_steps):
-        games = min(EVALUATED_TOGETHER, figures.job.evaluate.episodes)
-        parts["evaluation"] = games * ((GAME_BYTES if atari else 16 << 10) + method.act_bytes)
+    if judging or rank.rank == 0:  # rank 0 plays the last games
+        games = min(EVALUATED_TOGETHER, max(figures.job.evaluate.episodes, 0 if judging else REPORT_GAMES))
+        parts["games that judge"] = games * ((GAME_BYTES if atari else 16 << 10) + method.act_bytes)
     if width and (rank.role != "actor" or not plan.of("env_worker")):
         parts["environments"] = width * (GAME_BYTES if atari else 16 << 10)
         if processes := figures.job.environment.processes:
@@ -117,10 +129,20 @@ def budget(figures: Figures, rank: RankSpec) -> dict[str, float]:
     return parts
 
 
+def _copies_bytes(figures: Figures, rank: RankSpec, own: float) -> float:
+    """What a rank copies of its replay and queue while a checkpoint is taken: the state, its message, what rank 0
+    gathers of all. A single learner has nothing to send."""
+    if len(figures.plan.learners) == 1:
+        return own
+    first = rank.rank == figures.plan.learners[0]
+    return own + 2 * (figures.replays_bytes + figures.queues_bytes if first else own)
+
+
 def _recorder_bytes(figures: Figures, width: int) -> float:
     """Rows that wait until a chunk is full: 128 of large leaves, about 1 MiB of small ones."""
     if not figures.job.output.record:
         return 0.0
-    leaves = [leaf for leaf in figures.method.recorded.values() if leaf.rows != "fragment"]
+    recorded = figures.method.recorded.items()
+    leaves = [leaf for name, leaf in recorded if leaf.rows != "fragment" or name == "noise"]
     rows = (128 * width * fragment_bytes({"": leaf}, 1, 1, 0) for leaf in leaves)
     return float(sum(min(BUFFER_BYTES, max(MIB // 2, count)) for count in rows))

@@ -42,7 +42,7 @@ class Plan:
 
     @property
     def learning_columns(self) -> int:
-        """Columns that one learning rank has in an update; a parameter server's workers learn alone."""
+        """Columns that one learning rank has in an update, where it has any."""
         return max(self.fragment_columns, self.batch_columns // len(self.learners))
 
     def of(self, role: str) -> list[int]:

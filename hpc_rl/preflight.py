@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from hpc_rl.agent import agent_of
-from hpc_rl.bench.batches import learning_together
 from hpc_rl.envs.column_shares import split_columns
 from hpc_rl.envs.make import describe_sets
 from hpc_rl.plan import Plan
 from hpc_rl.replay.stores import store_bytes
 from hpc_rl.runtime.messages import schemas
+from hpc_rl.runtime.stores import shards
 from hpc_rl.settings import Job
 
 
@@ -26,4 +26,4 @@ def check(job: Job, plan: Plan) -> None:
     for columns in shares:
         split_columns(job.environment.id, columns, job.environment.processes)
     recorded, _ = schemas(agent.make_policy(), agent.spec)
-    store_bytes(agent.experience, recorded, agent.spec, max(shares), learning_together(plan))
+    store_bytes(agent.experience, recorded, agent.spec, max(shares), shards(plan))

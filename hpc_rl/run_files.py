@@ -29,7 +29,10 @@ def run_files(run: RunDir, job: Job, spec: Spec, rank_spec: RankSpec, attempt: i
     def save_checkpoint(state: StateDict, meta: Mapping[str, Any], best: bool) -> None:
         _refuse_superseded(run, attempt)
         path = checkpoint.save(run, meta["updates"], state, meta)
-        if best:
+        if best and any(state.get("stores", [])):  # replays are large, and no policy plays by them
+            kept = {name: x for name, x in state.items() if name != "stores"}
+            checkpoint.save_best(run, kept, meta, meta["score"])
+        elif best:
             checkpoint.mark_best(run, path, meta["score"])
         checkpoint.prune(run, job.checkpoint.keep)
         run.write_state(state="running", env_steps=meta["env_steps"], updates=meta["updates"], attempt=attempt)

@@ -12,9 +12,11 @@ from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
+from hpc_rl.fragments import fragment_bytes
 from hpc_rl.launchers.options import nodes_of
 from hpc_rl.memory import MIB, Figures, budget, gather
 from hpc_rl.plan import Plan
+from hpc_rl.replay.stores import keeps_episodes
 from hpc_rl.settings import Job
 from hpc_rl.transport.parameters import gradient_layout, parameter_layout
 
@@ -138,7 +140,7 @@ def _messages(figures: Figures) -> str:
 def _memory(figures: Figures) -> str:
     rows = [("memory per rank", "about", "of which")]
     total = 0.0
-    for role, group in groupby(figures.plan.ranks, lambda rank: rank.role):
+    for (role, _), group in groupby(figures.plan.ranks, lambda rank: (rank.role, bool(rank.columns))):
         ranks = list(group)
         parts = budget(figures, ranks[0])
         total += len(ranks) * sum(parts.values())
@@ -147,7 +149,18 @@ def _memory(figures: Figures) -> str:
         label = role if len(ranks) == 1 else f"{role} ×{len(ranks)}"
         rows.append((label, _size(sum(parts.values())), what))
     rows.append(("all ranks", _size(total), "pages that ranks of one node share are counted for each of them"))
-    return "\n".join([_table(rows), *figures.method.uncounted])
+    return "\n".join([_table(rows), *_episodes(figures), *figures.method.uncounted])
+
+
+def _episodes(figures: Figures) -> list[str]:
+    """What cannot be counted before episodes are known."""
+    if not keeps_episodes(figures.experience):
+        return []
+    move = fragment_bytes(figures.method.recorded, 1001, 1, figures.spec.stack) / 1001
+    return [
+        "not counted: whole episodes, kept until every column has a complete one, and once more while they are learned "
+        f"from; {_size(1000 * move)} for one of 1,000 moves"
+    ]
 
 
 def _files(figures: Figures) -> str:
@@ -158,17 +171,19 @@ def _files(figures: Figures) -> str:
     size = f"{_size(whole)} uncompressed" + (f", about {_size(whole / ATARI_RATIO)} as written" if atari else "")
     recording = sum(1 for rank in figures.plan.ranks if rank.columns) if output.record else 0
     every = min(output.segment_s, job.checkpoint.interval_s)
-    replay = figures.replay_bytes * len(figures.plan.learners)
-    checkpoint = figures.method.checkpoint_bytes + replay
+    replay, queue = figures.replays_bytes, figures.queues_bytes
+    best = figures.method.checkpoint_bytes + queue
     free = shutil.disk_usage(Path.cwd()).free
     rows = [("files", "", "")]
     rows.append(("trajectories", size, f"{_size(figures.step_bytes)} per env step" if recording else "none recorded"))
     if recording:
         rows.append(("segments", f"{recording * 3600 / every:,.0f} an hour", f"{recording} rank(s), every {every:g} s"))
     kept = f"last {job.checkpoint.keep} and the best, every {job.checkpoint.interval_s:g} s"
-    what = "weights, optimiser states and learner" + (f"; {_size(replay)} of replay" if replay else "")
-    rows.append(("checkpoint", _size(checkpoint), f"{what}; {kept}"))
-    need = whole / (ATARI_RATIO if atari else 1) + (job.checkpoint.keep + 2) * checkpoint
+    what = "weights, optimiser states and learner" + (f"; {_size(queue)} of queues" if queue else "")
+    what += f"; {_size(replay)} of replay, not in the best" if replay else ""
+    rows.append(("checkpoint", _size(best + replay), f"{what}; {kept}"))
+    numbered = (job.checkpoint.keep + 1) * (best + replay)  # the newest is written before the oldest goes
+    need = whole / (ATARI_RATIO if atari else 1) + numbered + 2 * best
     enough = "" if need < free else "; lower output.record or pass --out on another disk"
     rows.append(("free disk", _size(free), f"{os.getcwd()}, about {_size(need)} needed{enough}"))
     return _table(rows)

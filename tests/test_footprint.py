@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from batches import NAMES, SPECS, WHOLE, config_of, learner_of
+from batches import NAMES, SPECS, WHOLE, config_of, learner_of, sampled
 from torch import Tensor, nn
 
 from hpc_rl import job as jobs
@@ -82,6 +82,16 @@ def test_long_batches_of_recurrent_networks_are_counted_by_short_ones(monkeypatc
     monkeypatch.setattr("hpc_rl.footprint.SHORT", 60)
     exact = footprint(agent_of("ppo", config, VECTOR), plan, 4)
     assert short.update_bytes == pytest.approx(exact.update_bytes, rel=0.03)
+
+
+def test_a_queue_is_as_large_as_the_learners() -> None:
+    config = config_of("impala", replay=0.5, replay_columns=10)
+    spec, batches = sampled("impala", "toy/catch", 4, 6, config)
+    learner = learner_of("impala", spec, config)
+    for batch in batches:
+        learner.update({"items": batch}, 0.0)
+    assert len(learner.queue) == 10
+    assert counted("impala", spec, config).queue_bytes == sum(nbytes(vars(x)) for x in learner.queue)
 
 
 # ---- a method with everything that is rare, by hand -----------------------------------------------------------------

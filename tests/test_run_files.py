@@ -1,7 +1,7 @@
 """What one attempt writes into its run: nothing once another has begun, the summary with its state, chosen columns.
 
 Mutations seen to fail: no look at the newest attempt before a checkpoint, before the best one; the reason as the state;
-columns chosen by their place on a rank.
+columns chosen by their place on a rank; a replay in best.h5.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from hpc_rl.envs.make import describe
 from hpc_rl.plan import RankSpec
 from hpc_rl.run_files import Superseded, recorded_columns, run_files
 from hpc_rl.runtime.files import RunFiles
+from hpc_rl.storage import checkpoint
 from hpc_rl.storage.run_dir import RunDir, create
 
 TABLE = {"algorithm": "a2c", "topology": "solo", "environment": {"id": "toy/catch", "columns": 2}}
@@ -46,6 +47,18 @@ def test_an_attempt_writes_nothing_once_another_has_begun(attempt: tuple[RunDir,
     with pytest.raises(Superseded):
         files.save_best(STATE, {**META, "score": 2.0})
     assert sorted(path.name for path in run.checkpoints.iterdir()) == before and files.best_score() == 1.0
+
+
+def test_the_best_checkpoint_holds_no_replay(attempt: tuple[RunDir, RunFiles]) -> None:
+    """Replays are large, and no policy plays by them; without one the best is a link to the numbered checkpoint."""
+    run, files = attempt
+    for updates, stores in ((4, [{}]), (5, [{"rows": torch.zeros(7)}, {}])):
+        files.save_checkpoint({**STATE, "stores": stores}, {**META, "updates": updates, "score": updates}, True)
+        numbered, best = run.checkpoints / f"{updates:09d}.h5", run.checkpoints / "best.h5"
+        assert best.samefile(numbered) == (updates == 4) and files.best_score() == updates
+    state, meta = checkpoint.load(best)
+    assert state.keys() == {"weights"} and meta["updates"] == 5
+    assert torch.equal(checkpoint.load(numbered)[0]["stores"][0]["rows"], torch.zeros(7))
 
 
 def test_the_summary_sets_the_state_of_the_run(attempt: tuple[RunDir, RunFiles]) -> None:

@@ -1,6 +1,7 @@
 """The page of `hpc-rl show`: its numbers by hand, and the memory budget against measured runs.
 
-Mutation seen to fail: a ring's slots without the stack of its next fragment.
+Mutations seen to fail: a ring's slots without the stack of its next fragment; a replay in the best checkpoint; the
+last games left out where a job evaluates nothing; the queue counted once for all learners or without its share.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import pytest
 from hpc_rl import job as jobs
 from hpc_rl.job import Job
 from hpc_rl.memory import MIB, budget, gather
-from hpc_rl.show import render
+from hpc_rl.show import _size, render
 
 CATCH: dict[str, Any] = {
     "algorithm": "impala",
@@ -143,6 +144,42 @@ def test_a_replay_by_hand() -> None:
     assert "32 items of 3 moves per update, 8 drawn for each env step" in text
     assert "replay of 1,000 env steps, learning from 100 on" in text and "learner's target" in text
     assert figures.method.own["target"] == figures.method.parameters
+
+
+def test_what_checkpoints_take_by_hand() -> None:
+    """Those that are kept, one more while it is written, and twice the best, which has no replay."""
+    table = {"algorithm": "dqn", "topology": "allreduce", "environment": {"id": "CartPole-v1", "columns": 4}}
+    table |= {"resources": {"ranks": 2}, "output": {"record": 0.0}, "checkpoint": {"keep": 3}}
+    figures = gather(jobs.parse({**table, "dqn": {"capacity": 10**6}}))
+    learner, replay = figures.method.checkpoint_bytes, figures.replay_bytes
+    assert figures.replays_bytes == 2 * replay > 200 * learner
+    text = render(figures.job)
+    assert f"about {_size(4 * (learner + 2 * replay) + 2 * learner)} needed" in text
+    assert f"; {_size(2 * replay)} of replay, not in the best" in text
+    first, second = (budget(figures, rank) for rank in figures.plan.ranks)
+    assert (first["a checkpoint's copies"], second["a checkpoint's copies"]) == (5 * replay, 3 * replay)
+    alone = gather(jobs.parse({**table, "topology": "solo", "resources": {}, "dqn": {"capacity": 10**6}}))
+    assert budget(alone, alone.plan.ranks[0])["a checkpoint's copies"] == alone.replay_bytes
+
+
+def test_a_queue_of_fragments_has_memory_and_lies_in_checkpoints() -> None:
+    plain, queue = (gather(catch(impala={"replay": share, "replay_columns": 10_000})) for share in (0.0, 0.5))
+    row = 50 * 4 + 1 + 8 + 4 + 4 + 8 + 4 + 1  # observation, first, action, reward, discount, version, log_prob, finite
+    each = 20 * row + 50 * 4 + 1 + 4 + 8 + 4  # one observation more; column, start, chance
+    assert (plain.method.queue_bytes, queue.method.queue_bytes) == (0, 10_000 * each)
+    learner = queue.plan.ranks[0]
+    assert budget(queue, learner)["queue of fragments"] == 10_000 * each and plain.queues_bytes == 0
+    assert f"; {_size(10_000 * each)} of queues" in render(queue.job)
+
+
+def test_whole_episodes_are_named_and_the_last_games_counted() -> None:
+    table = {"algorithm": "cem", "topology": "allreduce", "environment": {"id": "CartPole-v1", "columns": 4}}
+    figures = gather(jobs.parse({**table, "resources": {"ranks": 2}}))
+    assert "not counted: whole episodes, kept until every column has a complete one" in render(figures.job)
+    assert "whole episodes, kept" not in render(catch())
+    first, second = (budget(figures, rank) for rank in figures.plan.ranks)
+    assert first["games that judge"] == 16 * ((16 << 10) + figures.method.act_bytes)
+    assert "games that judge" not in second
 
 
 # Largest resident memory in MiB of real runs on two cores (torch 2.13 for the CPU, MPICH 5.0).

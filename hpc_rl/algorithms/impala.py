@@ -84,8 +84,14 @@ class Config:
     initial_std: Annotated[Positive, "σ of a box's actions at the start, in the scale of −1..1"] = 1.0
 
     def experience(self) -> Experience:
-        items = (Items("items", self.batch_columns),)
-        return Experience(self.unroll, items, passes=self.passes, minibatches=self.minibatches, split="columns")
+        return Experience(
+            self.unroll,
+            (Items("items", self.batch_columns),),
+            queue=self.replay_columns if self.replay else 0,
+            passes=self.passes,
+            minibatches=self.minibatches,
+            split="columns",
+        )
 
 
 def loss(

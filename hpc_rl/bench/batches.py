@@ -9,6 +9,7 @@ from hpc_rl.algorithms.base import Policy
 from hpc_rl.experience import Experience
 from hpc_rl.fragments import allocate, trajectory_schema
 from hpc_rl.plan import Plan
+from hpc_rl.runtime.stores import shards
 from hpc_rl.types import Actions, Array, Leaf, Schema, Spec, Tree
 
 Shapes = dict[str, tuple[int, int]]
@@ -20,16 +21,11 @@ def batch_shapes(experience: Experience, plan: Plan) -> Shapes:
 
     Whole episodes are as long as it happens: they are taken to be as long as a fragment, one in each column.
     """
-    together, shapes = learning_together(plan), {}
+    together, shapes = shards(plan), {}
     for items in experience.items:
         drawn = max(1, items.batch_size // together) if items.length and items.batch_size else plan.learning_columns
         shapes[items.name] = (items.length or plan.steps, drawn)
     return shapes
-
-
-def learning_together(plan: Plan) -> int:
-    """Learners that share out a batch; a parameter server's workers learn alone."""
-    return 1 if plan.of("parameter_server") else len(plan.learners)
 
 
 def reuse(experience: Experience) -> float:

@@ -11,19 +11,21 @@ import numpy as np
 
 from hpc_rl.optim.flat import StateDict
 from hpc_rl.replay.base import Batches
+from hpc_rl.replay.dealing import owners
 from hpc_rl.replay.rows import MOVES
 from hpc_rl.types import Array, Schema, Spec, Tree
 
 
 class Episodes:
-    """Complete episodes of b columns that step together. An item's "noise" is that of the fragment it began in."""
+    """Complete episodes of ``columns`` that step together. An item's "noise" is that of the fragment it began in."""
 
-    def __init__(self, name: str, schema: Schema, spec: Spec, columns: int) -> None:
+    def __init__(self, name: str, schema: Schema, spec: Spec, columns: range) -> None:
         self.name, self.schema, self.stack, self.padding = name, schema, spec.stack, spec.padding
         self.moves = [name for name in schema if name in MOVES or name.startswith("extras/")]
-        self.running: list[list[Tree]] = [[] for _ in range(columns)]  # parts of the episode that each column is in
+        self.columns = columns
+        self.running: list[list[Tree]] = [[] for _ in columns]  # parts of the episode that each column is in
         self.complete: list[Tree] = []
-        self.following = np.full(columns, -1, np.int64)  # env step that continues each column
+        self.following = np.full(len(columns), -1, np.int64)  # env step that continues each column
         self.inserted: list[Tree] = []
 
     def insert(self, tree: Tree) -> None:
@@ -72,21 +74,19 @@ class Episodes:
     def state(self) -> StateDict:
         """Episodes that run, and those not used yet, as bytes: they may hold NaN that environments returned."""
         return {
+            "column": np.array(self.columns, np.int32),
             "running": [[_bytes(part) for part in running] for running in self.running],
             "complete": [_bytes(episode) for episode in self.complete],
             "following": self.following.copy(),
         }
 
-    def load(self, state: StateDict) -> None:
-        """The inverse of ``state``. Raises ValueError where it is of another number of columns."""
-        if len(state["running"]) != len(self.running):
-            raise ValueError(
-                f"the saved episodes are of {len(state['running'])} columns and this rank has {len(self.running)}; "
-                "resume with as many ranks and columns as before"
-            )
-        self.running = [[self._from_bytes(part) for part in running] for running in state["running"]]
-        self.complete = [self._from_bytes(episode) for episode in state["complete"]]
-        self.following = np.asarray(state["following"]).copy()
+    def load(self, parts: list[StateDict]) -> None:
+        """Take up the episodes of these columns, whatever ranks saved them. Raises ValueError where one is missing."""
+        held = owners(parts, self.columns)
+        self.running = [[self._from_bytes(x) for x in part["running"][k]] for part, k in held]
+        self.following = np.array([int(part["following"][k]) for part, k in held], np.int64)
+        episodes = [self._from_bytes(x) for part in parts for x in part["complete"]]
+        self.complete = [episode for episode in episodes if int(episode["column"][0]) in self.columns]
 
     def _part(self, tree: Tree, k: int, begin: int, stop: int) -> Tree:
         """Copies of the moves begin..stop of column k, and of the rows around them; row 0 of an episode is padded."""

@@ -40,7 +40,7 @@ class Fresh:
     def state(self) -> StateDict:
         return {}
 
-    def load(self, state: StateDict) -> None:
+    def load(self, parts: list[StateDict]) -> None:
         """Nothing is kept."""
 
 

@@ -10,7 +10,6 @@ of this rank, less those already made: Cassirer et al. 2021, Reverb, arXiv 2102.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import floor, prod
 
@@ -19,13 +18,12 @@ import numpy as np
 from hpc_rl.experience import Experience, Items
 from hpc_rl.optim.flat import StateDict
 from hpc_rl.replay.base import Batches
+from hpc_rl.replay.dealing import dealt
 from hpc_rl.replay.room import part, room
-from hpc_rl.replay.rows import Rows, row_leaves
+from hpc_rl.replay.rows import Annotate, Rows, row_leaves
 from hpc_rl.samplers.base import PURPOSES
 from hpc_rl.types import Array, Schema, Spec, Tree
 
-Annotate = Callable[[Tree], dict[str, Array] | None]
-"""A method's ``annotate`` with its config in place."""
 NEVER = np.iinfo(np.int64).max // 2
 
 
@@ -42,12 +40,12 @@ class Kind:
 
 
 class Ring:
-    """Replay of b columns that step together.
+    """Replay of columns that step together.
 
     Args:
-        columns: b of this rank; all shards have as many.
+        columns: this rank's; all shards have as many.
         shards: ranks that learn together, each with a ring of its own.
-        key: (seed of the job, this rank's first column); update n draws from the stream (seed, "replay", n, column).
+        seed: of the job; update n draws from the stream (seed, "replay", n, first column).
         annotate: rows [L(+1), n] without observations of items just completed -> {name: [n]}, returned with the items
             as extras that are constant over their rows; "priority" is of no use to uniform draws and not kept.
 
@@ -59,24 +57,22 @@ class Ring:
         self,
         schema: Schema,
         spec: Spec,
-        columns: int,
+        columns: range,
         experience: Experience,
         shards: int,
-        key: tuple[int, int],
+        seed: int,
         annotate: Annotate | None = None,
     ) -> None:
         self.experience, self.shards, self.annotate = experience, shards, annotate
-        self.seed, self.first_column = key
-        self.kept, slots = room(experience, columns * shards, spec.stack)  # moves per column that items may cover
+        self.seed, self.columns, width = seed, columns, len(columns)
+        self.kept, slots = room(experience, width * shards, spec.stack)  # moves per column that items may cover
         self.rows = Rows(schema, spec, columns, slots)
+        shard = columns.start // width % shards
         self.kinds = [
-            Kind(
-                items, part(items, shards, self.first_column // columns % shards), np.zeros((slots, columns), np.int32)
-            )
-            for items in experience.items
+            Kind(items, part(items, shards, shard), np.zeros((slots, width), np.int32)) for items in experience.items
         ]
         self.low = 0  # the oldest row that an item may begin with
-        self.env_steps = 0  # inserted here
+        self.env_steps = np.zeros(width, np.int64)  # inserted here
         self.updates = 0  # sampled for
         self.inserted: list[Tree] = []
 
@@ -95,13 +91,13 @@ class Ring:
         """How many updates the limiter allows now; 0 while some kind has no complete item."""
         if not all(kind.count for kind in self.kinds):
             return 0
-        steps = self.env_steps * self.shards - self.experience.min_size
+        steps = int(self.env_steps.sum()) * self.shards - self.experience.min_size
         allowed = min(steps * kind.items.samples_per_insert / kind.items.batch_size for kind in self.kinds)
         return max(0, floor(allowed) - self.updates)
 
     def sample(self, update: int) -> Batches:
         """Items of every kind for this update, keys [n] int64. Raises RuntimeError while one has no complete item."""
-        stream = np.random.SeedSequence(self.seed, spawn_key=(PURPOSES["replay"], update, self.first_column))
+        stream = np.random.SeedSequence(self.seed, spawn_key=(PURPOSES["replay"], update, self.columns.start))
         draw = np.random.Generator(np.random.PCG64(stream))
         self.updates += 1
         return {kind.items.name: self._batch(kind, draw) for kind in self.kinds}
@@ -121,27 +117,27 @@ class Ring:
             kind.items.name: {
                 "lengths": kind.lengths.copy(),
                 "checked": kind.checked,
-                "count": kind.count,
                 "notes": {name: x.copy() for name, x in kind.notes.items()},
             }
             for kind in self.kinds
         }
-        counters = {"low": self.low, "env_steps": self.env_steps, "updates": self.updates, "shards": self.shards}
-        return counters | {"rows": self.rows.state(), "items": kinds}
+        counters = {"low": self.low, "env_steps": self.env_steps.copy(), "updates": self.updates}
+        return counters | {"column": self.rows.column.copy(), "rows": self.rows.state(), "items": kinds}
 
-    def load(self, state: StateDict) -> None:
-        """The inverse of ``state``. Raises ValueError where the layout is another: rows are not dealt out again."""
-        if int(state["shards"]) != self.shards:
-            raise ValueError(
-                f"the saved replay is of {int(state['shards'])} learners, this job has {self.shards}; "
-                "resume with as many ranks and columns as before"
-            )
+    def load(self, parts: list[StateDict]) -> None:
+        """Take up the rows of these columns, whatever rings had them.
+
+        Raises:
+            ValueError: a column is missing, or its rows are of other leaves or another capacity.
+        """
+        state = dealt(parts, self.columns)
         self.rows.load(state["rows"])
-        self.low, self.env_steps, self.updates = (int(state[name]) for name in ("low", "env_steps", "updates"))
+        self.low, self.updates = int(state["low"]), int(state["updates"])
+        self.env_steps[:] = np.asarray(state["env_steps"])
         for kind in self.kinds:
             saved = state["items"][kind.items.name]
             kind.lengths[:] = np.asarray(saved["lengths"])
-            kind.checked, kind.count = int(saved["checked"]), int(saved["count"])
+            kind.checked, kind.count = int(saved["checked"]), int(np.count_nonzero(kind.lengths))
             kind.notes = {name: np.asarray(x).copy() for name, x in saved["notes"].items()}
 
     def _forget(self, kind: Kind, low: int) -> None:

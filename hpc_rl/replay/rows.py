@@ -8,6 +8,9 @@ that its first observation still shows.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from math import prod
+
 import numpy as np
 
 from hpc_rl.optim.flat import StateDict
@@ -16,6 +19,9 @@ from hpc_rl.types import Array, Schema, Spec, Tree
 
 MOVES = ("action", "reward", "discount", "version")
 """Leaves of a move that learners read, beside the extras; episode figures are taken from arrivals."""
+
+Annotate = Callable[[Tree], dict[str, Array] | None]
+"""A method's ``annotate`` with its config in place."""
 
 
 def row_leaves(schema: Schema) -> dict[str, tuple[tuple[int, ...], str]]:
@@ -41,22 +47,20 @@ def _moves(schema: Schema) -> list[str]:
 class Rows:
     """The newest rows of b columns that step together. Raises Unreplayable as `row_leaves` does."""
 
-    def __init__(self, schema: Schema, spec: Spec, columns: int, slots: int) -> None:
-        self.stack, self.padding, self.width, self.slots = spec.stack, spec.padding, columns, slots
+    def __init__(self, schema: Schema, spec: Spec, columns: Sequence[int], slots: int) -> None:
+        self.stack, self.padding, self.width, self.slots = spec.stack, spec.padding, len(columns), slots
         self.end = -1  # the newest row; the moves before it are complete
-        self.column = np.zeros(0, np.int32)  # [b], known from the first fragment on
+        self.column = np.array(columns, np.int32)  # [b]
         self.moves, leaves = _moves(schema), row_leaves(schema)
-        self.data = {name: np.zeros((slots, columns, *shape), dtype) for name, (shape, dtype) in leaves.items()}
-        self.flat = {name: x.reshape(slots * columns, *x.shape[2:]) for name, x in self.data.items()}
+        self.data = {name: np.zeros((slots, self.width, *shape), dtype) for name, (shape, dtype) in leaves.items()}
+        self.flat = {name: x.reshape(slots * self.width, *x.shape[2:]) for name, x in self.data.items()}
 
-    def append(self, tree: Tree) -> int:
-        """Copy a fragment [T(+1), b] behind the newest row. Returns its env steps.
+    def append(self, tree: Tree) -> Array:
+        """Copy a fragment [T(+1), b] behind the newest row. Returns its env steps [b].
 
         Raises:
             ValueError: it is not of the same columns as all others.
         """
-        if not len(self.column):
-            self.column = tree["column"].copy()
         if not np.array_equal(self.column, tree["column"]):
             raise ValueError(f"columns {tree['column']} do not step together with columns {self.column} of this replay")
         if not self._continues(tree):
@@ -71,7 +75,8 @@ class Rows:
         self.data["start"][at[0]] = tree["start"]
         self.data["start"][at[1:]] = tree["start"] + valid.cumsum(0)
         self.end += len(valid)
-        return int(valid.sum())
+        steps: Array = valid.sum(0)
+        return steps
 
     def _continues(self, tree: Tree) -> bool:
         """Whether row 0 of a fragment is the newest row: its env step, ``first`` and every byte of its frame."""
@@ -142,24 +147,27 @@ class Rows:
         return frames
 
     def state(self) -> StateDict:
-        """All rows in memory, as bytes: they may hold NaN that environments returned, and pixels compress."""
-        return {"end": self.end, "column": self.column.copy()} | {
-            name: np.ascontiguousarray(x[self._present()]).view(np.uint8) for name, x in self.data.items()
-        }
+        """All rows in memory, as bytes [n, b, …]: they may hold NaN that environments returned, and pixels compress."""
+        return {"end": self.end} | {name: _bytes(x[self._present()]) for name, x in self.data.items()}
 
     def load(self, state: StateDict) -> None:
-        """The inverse of ``state``. Raises ValueError where it is of other columns, leaves or another capacity."""
-        self.end, self.column = int(state["end"]), np.asarray(state["column"]).copy()
+        """The inverse of ``state``. Raises ValueError where it is of other leaves or another capacity."""
+        self.end = int(state["end"])
         present = self._present()
         for name, x in self.data.items():
             saved = np.asarray(state[name]) if name in state else np.zeros(0, np.uint8)
-            if saved.shape != (like := np.ascontiguousarray(x[present]).view(np.uint8)).shape:
+            if saved.shape != (like := _bytes(x[present])).shape:
                 raise ValueError(
                     f"the saved replay has {name} of {saved.shape} bytes where this job has {like.shape}; "
-                    "resume with as many ranks and columns as before"
+                    "resume with the capacity and columns that it was saved with"
                 )
-            x[present] = np.ascontiguousarray(saved).view(x.dtype)
+            x[present] = np.ascontiguousarray(saved).view(x.dtype).reshape(x[present].shape)
 
     def _present(self) -> Array:
         """Slots in use, from the oldest row to the newest."""
         return np.arange(max(0, self.end + 1 - self.slots), self.end + 1) % self.slots
+
+
+def _bytes(x: Array) -> Array:
+    """uint8 [n, b, k] of numbers [n, b, …]."""
+    return np.ascontiguousarray(x).view(np.uint8).reshape(*x.shape[:2], prod(x.shape[2:]) * x.itemsize)

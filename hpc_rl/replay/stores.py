@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from hpc_rl.experience import Experience
 from hpc_rl.replay.base import Store
+from hpc_rl.replay.empty import Empty
 from hpc_rl.replay.episodes import Episodes
 from hpc_rl.replay.fresh import Fresh
-from hpc_rl.replay.ring import Annotate, Ring, ring_bytes
+from hpc_rl.replay.ring import Ring, ring_bytes
 from hpc_rl.replay.room import needs_ring
+from hpc_rl.replay.rows import Annotate
 from hpc_rl.types import Schema, Spec
 
 
@@ -15,19 +17,23 @@ def own_store(
     experience: Experience,
     schema: Schema,
     spec: Spec,
-    columns: int,
+    columns: range,
     shards: int,
-    key: tuple[int, int],
+    seed: int,
     annotate: Annotate | None = None,
 ) -> Store:
-    """The store of a rank that learns from its own ``columns``, one of ``shards`` ranks that learn together.
+    """The store of a rank that learns from its own ``columns``, one of ``shards`` with as many that learn together.
 
-    ``key`` = (seed, its first column) keys its draws. Raises Unreplayable where a `Ring` cannot hold it.
+    ``seed`` and its first column key its draws. Raises Unreplayable where a `Ring` cannot hold it.
     """
-    if needs_ring(experience):
-        return Ring(schema, spec, columns, experience, shards, key, annotate)
     first = experience.items[0]
-    return Fresh(first.name) if first.fresh else Episodes(first.name, schema, spec, columns)
+    if first.fresh and not needs_ring(experience):
+        return Fresh(first.name)
+    if not columns:
+        return Empty(experience, schema, spec, annotate)
+    if needs_ring(experience):
+        return Ring(schema, spec, columns, experience, shards, seed, annotate)
+    return Episodes(first.name, schema, spec, columns)
 
 
 def store_bytes(experience: Experience, schema: Schema, spec: Spec, columns: int, shards: int) -> int:
@@ -37,3 +43,8 @@ def store_bytes(experience: Experience, schema: Schema, spec: Spec, columns: int
         Unreplayable: it would refuse.
     """
     return ring_bytes(schema, spec, columns, experience, shards) if needs_ring(experience) else 0
+
+
+def keeps_episodes(experience: Experience) -> bool:
+    """Whether `own_store` keeps whole episodes, whose memory depends on their lengths."""
+    return not experience.items[0].fresh and not needs_ring(experience)

@@ -36,7 +36,7 @@ def gradient_worker(context: RankContext) -> None:
     layout = Layout(report_schema(sent, kept), plan.steps, plan.fragment_columns)
     reports = Outbox(link, servers[0], REPORTS, layout, waiting)
     tree = allocate(sent, plan.steps, plan.fragment_columns, method.spec.stack)
-    store = context.make_store(recorded, client)
+    store = context.make_store(recorded)
 
     def fill() -> str | None:
         if control.stopping():

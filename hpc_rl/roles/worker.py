@@ -33,7 +33,7 @@ def worker(context: RankContext) -> Outcome | None:
     recorded = schemas(learner.policy, method.spec)[0]
     sampling = context.make_sampling(learner.policy, timings, lambda: None)
     sampler, recording = sampling.sampler, sampling.recording
-    store = context.make_store(recorded, group)
+    store = context.make_store(recorded)
     training = Training(method, learner, store, counters, timings)
     writer = CheckpointWriter(counters, context.files, job, context.about, context.limits)
     reporter = Reporter(context.files, timings, context.limits.started, counters.env_steps)
@@ -81,7 +81,7 @@ def _state(context: RankContext, training: Training, sampling: Sampling, replay:
     parts = context.gather(own, context.plan.learners)
     if not parts:
         return None
-    whole = {"sampler": merged([part["sampler"] for part in parts])}
+    whole = {"sampler": merged([part["sampler"] for part in parts if part["sampler"]])}
     whole["columns"] = joined_columns([part["columns"] for part in parts])
     whole["stores"] = [part["store"] for part in parts]
     return {**learner_state(training.learner), **whole}

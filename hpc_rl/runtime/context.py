@@ -66,7 +66,7 @@ class RankContext:
     resume: Resume
     gather: Callable[[StateDict, Sequence[int]], list[StateDict]]  # of these ranks, at the first; elsewhere []
     make_group: Callable[[], Group]  # of the ranks that learn; collective
-    make_store: Callable[[Schema, Group], Store]  # of this rank's own experience
+    make_store: Callable[[Schema], Store]  # of this rank's own experience
     make_sampling: Callable[[Policy, Timings, Callable[[], None]], Sampling]  # the last is called while it steps
     make_environment: Callable[[int, int], Environment]  # (columns, threads)
     make_judge: Callable[[Policy, Timings], Judge]

@@ -222,10 +222,9 @@ def reduce_counters(
     fills its own block of columns and its own rows of ended episodes, so that a sum puts them side by side, in the same
     order for any layout. Of the episodes that ended only the last `RECENT` matter.
     """
-    share = plan.batch_columns // group.size
-    mine = slice(group.rank * share, (group.rank + 1) * share)
+    share, moves = plan.learning_columns, np.concatenate([env_steps_of(tree) for tree in trees])
+    mine = slice(group.rank * share, group.rank * share + len(moves))  # none of a rank without columns
     heads, games = np.zeros((5, plan.batch_columns)), np.zeros((group.size, min(RECENT, plan.steps * share), 3))
-    moves = np.concatenate([env_steps_of(tree) for tree in trees])
     heads[0, mine], heads[1, mine] = _together(trees, "column"), moves
     heads[2, mine] = _together(trees, "start") + moves
     heads[3, mine] = version - np.concatenate([_acting_version(tree) for tree in trees])

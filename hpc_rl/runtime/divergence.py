@@ -25,10 +25,13 @@ def in_a_row(before: int, bad: bool, what: str, cause: Callable[[], str]) -> int
 
 def cause_of(group: Group, batch: Trajectory) -> str:
     """Why, by the numbers in the last batch of all learners: each of them says the same."""
-    table = torch.zeros((group.size, 9), dtype=torch.float64)
-    numbers = (*_largest(batch, batch.reward), *_largest(batch, _sizes(batch)), *_extent(batch))
-    table[group.rank] = torch.tensor([*numbers, float(batch.valid.sum())])
+    table = torch.zeros((group.size, 10), dtype=torch.float64)
+    if len(column := batch.column):  # a rank without columns has nothing to blame
+        sizes = batch.observation[:-1].float().abs().flatten(2).amax(2)  # [T, b]
+        numbers = (*_largest(batch, batch.reward), *_largest(batch, sizes), float(column.min()), float(column.max()))
+        table[group.rank] = torch.tensor([*numbers, float(batch.valid.sum()), 1.0])
     table = group.sum(table)
+    table = table[table[:, 9] > 0]
     reward, observation = (table[table[:, k].argmax(), k : k + 3].tolist() for k in (0, 3))
     low, high = int(table[:, 6].min()), int(table[:, 7].max())
     if not table[:, 8].sum():
@@ -51,18 +54,9 @@ def cause_of(group: Group, batch: Trajectory) -> str:
     )
 
 
-def _sizes(batch: Trajectory) -> Tensor:
-    """[T, b] the largest number of each move's observation."""
-    return batch.observation[:-1].float().abs().flatten(2).amax(2)
-
-
 def _largest(batch: Trajectory, x: Tensor) -> tuple[float, float, float]:
     """The largest |x| [T, b] of the valid moves, and its column and env step."""
     sizes = torch.where(batch.valid, x.abs(), -torch.ones(()))
     t, k = divmod(int(sizes.argmax()), sizes.shape[1])
     steps = int(batch.start[k]) + int((~batch.first[1 : t + 1, k]).sum())
     return float(sizes[t, k]), float(batch.column[k]), float(steps)
-
-
-def _extent(batch: Trajectory) -> tuple[float, float]:
-    return float(batch.column.min()), float(batch.column.max())

@@ -48,9 +48,9 @@ def own_sampler(
     timings: Timings,
     pulse: Callable[[], None],
 ) -> Vector:
-    """This rank's columns in ``count`` lanes: two are the alternating sampler."""
+    """This rank's columns in ``count`` lanes: two are the alternating sampler. Without columns there is no lane."""
     threads = max(1, rank_spec.threads)
-    parts = np.array_split(np.array(rank_spec.columns, np.int32), count)
+    parts = np.array_split(np.array(rank_spec.columns, np.int32), count) if rank_spec.columns else []
     return Vector([lanes.start(policy, make_environment(len(x), threads), x) for x in parts], timings, pulse)
 
 

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from hpc_rl.optim.flat import StateDict
+from hpc_rl.plan import Plan
 from hpc_rl.replay.base import Store
 from hpc_rl.storage.checkpoint import IncompatibleCheckpoint
 
 
-def load_store(store: Store, parts: list[StateDict], rank: int, size: int) -> None:
-    """Fill the store of member ``rank`` of ``size`` from a checkpoint's parts, where it has any.
+def shards(plan: Plan) -> int:
+    """Parts that the experience of learners lies in, equally large: one of each that has columns to learn from. A
+    parameter server's workers learn alone."""
+    sharing = [spec for spec in plan.ranks if spec.learns and plan.learned_columns(spec)]
+    return 1 if plan.of("parameter_server") else len(sharing)
+
+
+def load_store(store: Store, parts: list[StateDict]) -> None:
+    """Fill a store from what ranks saved of theirs, if any did.
 
     Raises:
-        IncompatibleCheckpoint: what was replayed was saved by another number of ranks, whose columns it cannot be
-            dealt to.
+        IncompatibleCheckpoint: the columns, leaves or capacity of what was replayed are others.
     """
-    if not any(parts):
+    if not (saved := [part for part in parts if part]):
         return
-    if len(parts) != size:
-        raise IncompatibleCheckpoint(
-            f"the checkpoint holds a replay for each of {len(parts)} ranks; resume with -n {len(parts)}"
-        )
     try:
-        store.load(parts[rank])
-    except ValueError as error:
+        store.load(saved)
+    except (KeyError, IndexError, TypeError, ValueError) as error:
         raise IncompatibleCheckpoint(f"the checkpoint's replay does not fit this job: {error}") from error

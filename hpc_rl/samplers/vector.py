@@ -16,18 +16,21 @@ from hpc_rl.types import Array, Tree
 
 
 class Vector:
-    """Fills whole fragments, lane by lane in a fixed order: one lane is `vector`, two are `alternating`."""
+    """Fills whole fragments, lane by lane in a fixed order: one lane is `vector`, two are `alternating`.
+
+    Without lanes, on a rank without columns, there is nothing to fill.
+    """
 
     def __init__(self, lanes: Sequence[Lane], timings: Timings, pulse: Callable[[], None] = lambda: None) -> None:
         self.lanes, self.timings, self.pulse = list(lanes), timings, pulse
-        self.columns = np.concatenate([lane.columns for lane in self.lanes])
+        self.columns = np.concatenate([np.zeros(0, np.int32), *(lane.columns for lane in self.lanes)])
         edges = np.cumsum([0, *(len(lane.columns) for lane in self.lanes)])
         self.places = [slice(int(a), int(b)) for a, b in pairwise(edges)]
 
     @property
     def steps(self) -> Array:
         """[b] env steps of each column so far, over all attempts."""
-        return np.concatenate([lane.steps for lane in self.lanes])
+        return np.concatenate([np.zeros(0, np.int64), *(lane.steps for lane in self.lanes)])
 
     def collect(self, tree: Tree, newest: Callable[[], int]) -> None:
         """Fill ``tree`` (leaves of `trajectory_schema`) with T moves of all columns, all by the same weights."""
@@ -54,8 +57,8 @@ class Vector:
         return {"bad_rows": float(sum(lane.bad_rows.count for lane in self.lanes))}
 
     def state(self) -> dict[str, Any]:
-        """Everything `load` needs, per column."""
-        whole: dict[str, Any] = merged([lane.state() for lane in self.lanes])
+        """Everything `load` needs, per column; {} without any."""
+        whole: dict[str, Any] = merged([lane.state() for lane in self.lanes]) if self.lanes else {}
         return whole
 
     def load(self, state: dict[str, Any]) -> None:

@@ -8,7 +8,9 @@ Fragments of a rank follow each other like this (T = 3, stack = 2; the rows that
 The last row of edges and frames is added only when the segment closes, because the next fragment repeats it. Where an
 episode began just before a fragment, its first frames differ from the rows before (the environment's own stack is
 padded there): the first fragment of a segment keeps its own, later ones are rebuilt from ``first`` as in
-``fragments.stacked``.
+``fragments.stacked``. Leaves without rows are those of the first fragment, from which the others' follow; but what
+every fragment draws anew, "noise", has a row for each of the F fragments, [F, b, M], and "fragment_row" [F] says with
+which move each begins.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ _BUFFER_BYTES = 32 << 20
 _FOLDER = re.compile(r"a([0-9]+)-(.+)-([0-9]+)")
 _FILE = re.compile(r"segment-([0-9]+)\.h5")
 _FROM = {"file": str | None, "steps": dict[str, int]}  # of a provenance file's "resumed_from"
+_DRAWN = "noise"  # the leaf that every fragment draws anew
 _PROVENANCE_BYTES = 16 << 20  # with a diff, and a step for each column
 
 
@@ -110,8 +113,10 @@ class Recorder:
         self._series = {
             name: _series(leaf, len(self._columns))
             for name, leaf in schema.items()
-            if leaf.rows != "fragment" and len(self._columns)
+            if (leaf.rows != "fragment" or name == _DRAWN) and len(self._columns)
         }
+        self._begins: list[int] = []  # the move of the open segment with which each of its fragments begins
+        self._moves = 0  # of the open segment
         self._file: Any = None
         self._sink: Sink | None = None
         self._failed = ""
@@ -181,14 +186,16 @@ class Recorder:
             self._open(tree, start)
         moves = len(tree["first"]) - 1
         for name, series in self._series.items():
-            rows = tree[name]
-            overlap = {"step": 0, "edge": 1, "frame": self._spec.stack}[series.leaf.rows]
-            if len(rows) != moves + overlap:
+            rows = tree[name][None] if series.leaf.rows == "fragment" else tree[name]
+            overlap = {"step": 0, "edge": 1, "frame": self._spec.stack, "fragment": 0}[series.leaf.rows]
+            if len(rows) != moves + overlap and series.leaf.rows != "fragment":
                 raise ValueError(f"leaf {name!r} has {len(rows)} rows; {moves} moves need {moves + overlap}")
             overlap_rows = 0 if fresh else max(overlap - 1, 0)  # rows that the fragment before has written
             series.append(rows[overlap_rows : len(rows) - min(overlap, 1), self._pick])
             series.last = rows[-1:, self._pick].copy() if overlap else None
             self.bytes_written += (len(rows) - overlap) * series.buffer[0].nbytes
+        self._begins.append(self._moves)
+        self._moves += moves
         assert self._sink is not None
         self._sink.check()
         too_old = time.monotonic() - self._opened >= self._segment_s
@@ -202,11 +209,12 @@ class Recorder:
             self._number = max(numbers, default=-1) + 1
         self._file, self._sink = create_h5(self._path(temporary=True))
         self._opened, self._start = time.monotonic(), start
+        self._begins, self._moves = [], 0
         for name, leaf in self._schema.items():
-            if leaf.rows == "fragment":
-                data = self._file.create_dataset(name, data=tree[name][self._pick])
-            else:
+            if name in self._series:
                 data = self._create(name, self._series[name])
+            else:
+                data = self._file.create_dataset(name, data=tree[name][self._pick])
             data.attrs.update({"unit": leaf.unit, "doc": leaf.doc, "rows": leaf.rows})
 
     def _create(self, name: str, series: _Series) -> Any:
@@ -227,6 +235,9 @@ class Recorder:
             end = series.buffer[series.filled - 1].copy() if series.filled else series.last
             series.flush()
             expected[name] = (len(series.data), end)
+        if _DRAWN in self._series:
+            data = self._file.create_dataset("fragment_row", data=np.array(self._begins, np.int64))
+            data.attrs.update({"unit": "", "doc": "the move with which each fragment begins", "rows": "fragment"})
         self._file.attrs.update(self._header())
         finish(self._file, self._sink)
         _verify(self._path(temporary=True), expected)
@@ -372,7 +383,7 @@ def episodes(path: Path, limits: Limits | None = None) -> Tree:
 
 
 def read(path: Path, name: str, rows: slice = slice(None)) -> Array:
-    """Rows of one leaf of a segment; of a "fragment" leaf, columns.
+    """Rows of one leaf of a segment; of a "fragment" leaf columns, of "noise" and "fragment_row" fragments.
 
     Raises:
         KeyError: the segment has no such leaf. BadSegment: it cannot be read.

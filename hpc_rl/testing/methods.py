@@ -203,4 +203,4 @@ def _store(trial: Trial, schema: Schema) -> Store:
     """As on `solo`, but for the env steps before the first update, which a check need not wait for."""
     own = trial.agent.experience
     experience = replace(own, min_size=min(own.min_size, 64))
-    return own_store(experience, schema, trial.spec, COLUMNS, 1, (1, 0), trial.agent.annotate)
+    return own_store(experience, schema, trial.spec, range(COLUMNS), 1, 1, trial.agent.annotate)

@@ -1,5 +1,6 @@
 """Synchronous training: every rank is a worker with an equal share of the columns; gradients are summed over all.
 
+Where a method has work for ranks without columns (``Experience.columnless``), there may be more ranks than columns.
 With ``resources.evaluators = 1`` the last rank plays the evaluations instead.
 """
 
@@ -24,10 +25,10 @@ def plan(job: Job) -> Plan:
     in_process(job)
     judges = evaluators(job)
     count, threads = job.resources.ranks - len(judges), job.resources.threads
-    shares = share_columns(job, count, "ranks" if not judges else "workers")
     experience = jobs.experience(job)
+    shares = share_columns(job, count, "ranks" if not judges else "workers", empty=experience.columnless)
     check_minibatches(job, experience, job.environment.columns)
-    check_room(experience, job.environment.columns, count)
+    check_room(experience, job.environment.columns, sum(1 for share in shares if share))
     peers = tuple(range(count))
     workers = [RankSpec(r, "worker", r, shares[r], threads, True, "accelerator", peers) for r in range(count)]
     return Plan(job.topology, (*workers, *judges), experience.unroll, job.environment.columns, len(shares[0]))

@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from hpc_rl.devices import to_device, to_host
-from hpc_rl.optim.group import accumulate, clip
+from hpc_rl.optim.group import Alone, accumulate, clip
 from hpc_rl.optim.optimizers import Optimizer
 from hpc_rl.transport.base import Inbox, Outbox
 from hpc_rl.transport.layout import Layout
@@ -36,17 +36,19 @@ def parameter_layout(size: int) -> Layout:
     return Layout({"parameters": Leaf((size,), "float32", "fragment"), "env_steps": steps}, 1, 1)
 
 
-class ParameterClient:
+class ParameterClient(Alone):
     """Pushes each gradient and waits for newer parameters. In everything else this worker is a group of its own.
+
+    Nothing is broadcast or compared: every worker's generator was seeded alike, the servers' parameters replace the
+    first ones, and workers hold the versions that they pulled last.
 
     Without a quorum a gradient is a whole update: clipped here, because no server sees all of it. With a quorum the
     server adds the sums of several workers, and divides and clips them itself.
     """
 
-    rank, size, taken, dropped, stop = 0, 1, 0, 0, False
-
     def __init__(self, ports: Ports, servers: Sequence[int], length: int, quorum: int, give_up: Done) -> None:
-        self.quorum, self.give_up, self.alive = quorum, give_up, give_up
+        super().__init__(give_up)
+        self.quorum, self.give_up = quorum, give_up
         self.parts = shard_slices(length, len(servers))
         self.versions, self.env_steps = [-1] * len(servers), 0
         self.gradients, self.parameters = list[Outbox](), list[Inbox]()
@@ -97,18 +99,3 @@ class ParameterClient:
         """Wait until everything pushed has left this rank. Raises Deadline."""
         for outbox in self.gradients:
             outbox.flush()
-
-    def broadcast_(self, data: Tensor) -> None:
-        """Nothing: every worker's generator was seeded alike, and the servers' parameters replace the first ones."""
-
-    def sum(self, data: Tensor) -> Tensor:
-        return data
-
-    def max(self, data: Tensor) -> Tensor:
-        return data
-
-    def mean(self, total: Tensor, count: Tensor) -> Tensor:
-        return total / count.clamp(min=1)
-
-    def check_identical(self, tensors: Sequence[Tensor]) -> None:
-        """Nothing: workers hold the versions they pulled last."""

@@ -41,6 +41,7 @@ class Column:
     """Next-step autoreset with episodes of random length, whose frames are random bytes and never alike."""
 
     spec: Spec
+    number: int
     draw: np.random.Generator
     mean: float = 5.0  # moves of an episode
     rows: list[Row] = field(default_factory=list)
@@ -79,7 +80,7 @@ def fragment(columns: list[Column], steps: int, version: int = 0) -> Tree:
     tree["episode_return"][:] = np.nan
     for k, column in enumerate(columns):
         row = column.rows[-1]
-        tree["column"][k], tree["start"][k] = 10 + k, row.start
+        tree["column"][k], tree["start"][k] = column.number, row.start
         for j in range(spec.stack - 1):
             tree["observation"][j, k] = row.stack[j]
         for t in range(steps + 1):
@@ -98,4 +99,5 @@ def fragment(columns: list[Column], steps: int, version: int = 0) -> Tree:
 
 
 def columns_of(spec: Spec, width: int, mean: float = 5.0, seed: int = 0) -> list[Column]:
-    return [Column(spec, np.random.default_rng([seed, k]), mean, action=10_000 * k) for k in range(width)]
+    """Columns 10, 11, … of the job."""
+    return [Column(spec, 10 + k, np.random.default_rng([seed, k]), mean, action=10_000 * k) for k in range(width)]

@@ -2,7 +2,7 @@
 
 Mutations seen to fail: episodes of two versions kept; a lost fragment taken as the next one; the first stack not
 padded; one frame instead of a stack dropped where two parts meet; ``start`` of the fragment, not of the episode;
-complete episodes or the expected env step left out of ``state``.
+complete episodes or the expected env step left out of ``state``; complete episodes of all columns dealt to every rank.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ WIDTH, UNROLL, NOISE = 3, 4, 5
 STACKS = [(1, "zeros"), (4, "zeros"), (4, "repeat")]
 
 
-def store_of(spec: Spec) -> Episodes:
+def store_of(spec: Spec, width: int = WIDTH, low: int = 10) -> Episodes:
     schema = {**schema_of(spec), "noise": Leaf((NOISE,), "float32", "fragment")}
-    return Episodes("items", schema, spec, WIDTH)
+    return Episodes("items", schema, spec, range(low, low + width))
 
 
 def noisy(columns: list[Column], number: int, version: int) -> Tree:
     tree = fragment(columns, UNROLL, version)
-    tree["noise"] = np.full((WIDTH, NOISE), number, np.float32) + np.arange(WIDTH, dtype=np.float32)[:, None] / 8
+    own = np.array([column.number - 10 for column in columns], np.float32)[:, None]
+    tree["noise"] = np.full((len(columns), NOISE), number, np.float32) + own / 8
     return tree
 
 
@@ -116,7 +117,7 @@ def test_a_resumed_store_goes_on_with_the_same_bits(fragments: int) -> None:
         tree = noisy(columns, number, 0)
         tree["reward"][0, 0] = np.nan
         whole.insert(tree)
-    resumed.load(from_bytes(to_bytes(whole.state())))
+    resumed.load([from_bytes(to_bytes(whole.state()))])
     for number in range(fragments, 20):
         tree = noisy(columns, number, 0)
         whole.insert(tree)
@@ -128,9 +129,45 @@ def test_a_resumed_store_goes_on_with_the_same_bits(fragments: int) -> None:
         assert x.tobytes() == other[name].tobytes() and x.dtype == other[name].dtype, name
 
 
-def test_another_number_of_columns_is_refused() -> None:
+@pytest.mark.parametrize(("before", "after"), [((1, 2), (3,)), ((3,), (2, 1)), ((1, 2), (2, 1))], ids=str)
+def test_episodes_are_dealt_out_again_by_column(before: tuple[int, ...], after: tuple[int, ...]) -> None:
+    """Other ranks go on with what the ranks before had: all together they give the same episodes."""
+    spec = spec_of(4)
+    columns, whole = columns_of(spec, WIDTH), store_of(spec)
+    stores = {True: _stores(spec, before), False: _stores(spec, after)}
+    for number in range(20):
+        if number == 7:
+            parts = [from_bytes(to_bytes(store.state())) for store in stores[True]]
+            for store in stores[False]:
+                store.load(parts)
+        tree = noisy(columns, number, 0)
+        whole.insert(tree)
+        for store in stores[number < 7]:
+            store.insert(_of_columns(tree, [c - 10 for c in store.columns]))
+    expected = _episodes(whole)
+    assert len(expected) > 10
+    assert sorted(x for store in stores[False] for x in _episodes(store)) == expected
+
+
+def _stores(spec: Spec, widths: tuple[int, ...]) -> list[Episodes]:
+    return [store_of(spec, width, 10 + sum(widths[:k])) for k, width in enumerate(widths)]
+
+
+def _of_columns(tree: Tree, keep: list[int]) -> Tree:
+    ends = ("column", "start", "attempt", "noise")
+    return {name: x[keep] if name in ends else x[:, keep] for name, x in tree.items()}
+
+
+def _episodes(store: Episodes) -> list[tuple[int, int, bytes]]:
+    """(column, start, all bytes of its moves) of each complete episode."""
+    moves = ("action", "reward", "observation", "first", "noise")
+    keyed = [(int(x["column"][0]), int(x["start"][0]), b"".join(x[m].tobytes() for m in moves)) for x in store.complete]
+    return sorted(keyed)
+
+
+def test_a_column_that_nobody_saved_is_refused() -> None:
     store = store_of(spec_of(1))
-    with pytest.raises(ValueError, match="of 2 columns and this rank has 3; resume with"):
-        store.load({**store.state(), "running": [[], []]})
+    with pytest.raises(ValueError, match="none of the 1 saved replays has column 12"):
+        store.load([store_of(spec_of(1), 2).state()])
     with pytest.raises(RuntimeError, match="no episode"):
         store.sample(0)

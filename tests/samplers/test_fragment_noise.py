@@ -2,7 +2,8 @@
 asked for.
 
 Mutations seen to fail: drawn where M = 0; drawn once per lane; new ones for each move; the leaf "noise" taken for rows
-of moves where a fragment is cut into lanes.
+of moves where a fragment is cut into lanes; a segment that keeps the noise of its first fragment only, or counts the
+fragments of the segment before.
 """
 
 from __future__ import annotations
@@ -89,11 +90,35 @@ def test_it_stays_over_a_fragment_and_is_kept(lanes: int) -> None:
     assert np.array_equal(batch.noise.numpy(), np.concatenate([tree["noise"] for tree in trees[:2]]))
 
 
-def test_it_is_recorded(tmp_path: Path) -> None:
+@pytest.mark.parametrize("segments", [[3], [2, 1], [1, 1, 1]], ids=str)
+def test_that_of_each_fragment_is_recorded(segments: list[int], tmp_path: Path) -> None:
+    """A reader finds for every move what it was made with, in whatever segment its fragment lies."""
     spec, schema, trees, _ = collected(2)
     columns, keep = np.arange(COLUMNS), np.arange(COLUMNS) % 2 == 0
     recorder = Recorder(tmp_path / "trajectories" / "a0-worker-0", schema, spec, columns, keep, 0)
+    waiting = list(trees)
+    for count in segments:
+        for _ in range(count):
+            recorder.write(waiting.pop(0))
+        recorder.roll()
+    paths, low = trajectories.segments(tmp_path), 0
+    assert len(paths) == len(segments)
+    for path, count in zip(paths, segments, strict=True):
+        noise, begins = trajectories.read(path, "noise"), trajectories.read(path, "fragment_row")
+        assert begins.tolist() == [STEPS * k for k in range(count)]
+        assert np.array_equal(noise, [tree["noise"][keep] for tree in trees[low : low + count]])
+        moves = np.arange(len(trajectories.read(path, "reward")))
+        of_moves = noise[np.searchsorted(begins, moves, "right") - 1]
+        assert np.array_equal(of_moves[::STEPS], noise) and len(of_moves) == STEPS * count
+        low += count
+
+
+def test_without_it_segments_are_as_they_were(tmp_path: Path) -> None:
+    spec, schema, trees, _ = collected(0)
+    columns = np.arange(COLUMNS)
+    recorder = Recorder(tmp_path / "trajectories" / "a0-worker-0", schema, spec, columns, columns >= 0, 0)
     recorder.write(trees[0])
     recorder.close()
     (path,) = trajectories.segments(tmp_path)
-    assert np.array_equal(trajectories.read(path, "noise"), trees[0]["noise"][keep])
+    with pytest.raises(KeyError):
+        trajectories.read(path, "fragment_row")

@@ -38,8 +38,12 @@ names = texts.filter(
 )
 
 
-def job_and_plan(name: str = "impala_catch") -> tuple[Job, Plan]:
+def job_and_plan(name: str = "impala_catch", evaluators: int = 0) -> tuple[Job, Plan]:
+    """The last rank of ``evaluators`` = 1 plays the evaluations."""
     job = jobs.load(name)
+    if evaluators:
+        resources = replace(job.resources, ranks=job.resources.ranks + evaluators, evaluators=evaluators)
+        job = replace(job, resources=resources, evaluate=replace(job.evaluate, every_steps=100_000))
     return job, jobs.plan(job)
 
 
@@ -49,6 +53,10 @@ GOLDEN_CASES = {
     "het": (
         Options(python="/env/bin/python", launcher="srun", mpi="pmi2", layout="het", partition="cpu",
                 learners=("partition=gpu", "gpus-per-node=1")), False,
+    ),
+    "evaluator": (  # the ranks that learn, with GPUs, and the evaluator beside them
+        Options(python="/env/bin/python", launcher="srun", mpi="pmi2", layout="het", partition="cpu",
+                learners=("partition=gpu", "gpus-per-node=2")), False,
     ),
     "openmpi-site": (
         Options(python="/env/bin/python", launcher='/env/bin/mpiexec -n "$ranks"', modules=("gcc/13", "openmpi"),
@@ -62,7 +70,7 @@ GOLDEN_CASES = {
 def test_golden(name: str) -> None:
     """To accept a change of the template: HPC_RL_ACCEPT=1 pytest tests/slurm/test_script.py, and read the diff."""
     options, array = GOLDEN_CASES[name]
-    job, plan = job_and_plan()
+    job, plan = job_and_plan("ppo_pong", evaluators=1) if name == "evaluator" else job_and_plan()
     script = for_array(job, Path("/runs/catch"), 6, options.parallel) if array else for_run(job, Path("/runs/catch"))
     text, file = render(script, job, plan, options), GOLDEN / f"{name}.sbatch"
     if os.environ.get("HPC_RL_ACCEPT"):

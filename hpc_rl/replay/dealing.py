@@ -1,0 +1,85 @@
+"""What several ranks saved of their replays, dealt out again by column, so that a run may go on with other ranks.
+
+Rings that learn together insert fragments of the same length, each of its own columns. Their rows are put side by side
+by their distance from the newest one: a gap that one ring has and another has not shifts what lies before it. Rows that
+a column never had are gaps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from hpc_rl.optim.flat import StateDict
+from hpc_rl.types import Array
+
+
+def owners(parts: Sequence[StateDict], columns: Sequence[int]) -> list[tuple[StateDict, int]]:
+    """For each of the global ``columns`` the part that holds it and its place there, by the parts' leaf "column".
+
+    Raises:
+        ValueError: none holds it.
+    """
+    places = {int(column): (part, k) for part in parts for k, column in enumerate(np.asarray(part["column"]))}
+    if missing := [column for column in columns if column not in places]:
+        raise ValueError(f"none of the {len(parts)} saved replays has column {missing[0]}")
+    return [places[column] for column in columns]
+
+
+def dealt(parts: Sequence[StateDict], columns: Sequence[int]) -> StateDict:
+    """The state of a `Ring` of these ``columns``: the saved one of just them, or one made of those that hold them.
+
+    Raises:
+        ValueError: none holds a column.
+    """
+    held = owners(parts, columns)
+    head, _ = held[0]
+    if np.array_equal(np.asarray(head["column"]), np.asarray(columns)):
+        return head
+    end = max(_end(part) for part, _ in held)
+    shifts = [end - _end(part) for part, _ in held]
+    return {
+        "column": np.array(columns, np.int32),
+        "env_steps": np.array([int(part["env_steps"][k]) for part, k in held], np.int64),
+        "updates": max(int(part["updates"]) for part, _ in held),
+        "low": min(int(part["low"]) + shift for (part, _), shift in zip(held, shifts, strict=True)),
+        "rows": {"end": end} | {name: _rows(held, name) for name in head["rows"] if name != "end"},
+        "items": {name: _items(held, shifts, name) for name in head["items"]},
+    }
+
+
+def _end(part: StateDict) -> int:
+    return int(part["rows"]["end"])
+
+
+def _rows(held: Sequence[tuple[StateDict, int]], name: str) -> Array:
+    """[n, b, bytes] of one leaf, the newest rows side by side."""
+    series = [np.asarray(part["rows"][name])[:, k] for part, k in held]
+    longest = max(len(x) for x in series)
+    out = np.full((longest, len(series), series[0].shape[1]), name == "gap", np.uint8)
+    for k, x in enumerate(series):
+        out[longest - len(x) :, k] = x
+    return out
+
+
+def _items(held: Sequence[tuple[StateDict, int]], shifts: Sequence[int], name: str) -> StateDict:
+    """What is known of one kind of items; rows between the oldest and the newest decision are decided once more."""
+    kinds = [(part["items"][name], k, shift) for (part, k), shift in zip(held, shifts, strict=True)]
+    notes: dict[str, Array] = {}
+    for kind, _, _ in kinds:
+        notes |= {note: np.zeros_like(np.asarray(x)[:, 0]) for note, x in kind["notes"].items()}
+    return {
+        "lengths": np.stack([np.roll(np.asarray(kind["lengths"])[:, k], shift) for kind, k, shift in kinds], 1),
+        "checked": min(int(kind["checked"]) + shift for kind, _, shift in kinds),
+        "notes": {
+            note: np.stack(
+                [
+                    np.roll(np.asarray(kind["notes"][note])[:, k], shift) if note in kind["notes"] else blank
+                    for kind, k, shift in kinds
+                ],
+                1,
+            )
+            for note, blank in notes.items()
+        },
+    }
