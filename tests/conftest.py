@@ -30,6 +30,8 @@ ALONE = (
 
 SLOW = (
     "tests/bench/",
+    "tests/docs/test_blocks.py",
+    "tests/docs/test_read_back.py",
     "tests/fuzz/",
     "tests/package/",
     "tests/run/test_resumed_job.py",
