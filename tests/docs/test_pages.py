@@ -78,6 +78,9 @@ def check_command(text: str, whole: bool) -> str:
             command.make_context(command.name, list(rest))
     except click.ClickException as error:
         return error.format_message()
+    job = rest[0] if rest and command.name in ("run", "show", "submit", "roofline") else "JOB"
+    if not (job.isupper() or job.endswith(".toml") or job.startswith("-") or job in jobs.shipped_jobs()):
+        return f"no job {job} ships with the package"
     options = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
     wrong = [word for word in rest if word.startswith("--") and word.split("=")[0] not in {*options, "--help"}]
     return f"{command.name} has no option {wrong[0]}" if wrong else ""
@@ -104,6 +107,7 @@ def test_a_command_that_is_not_there_is_named() -> None:
     assert check_command("hpc-rl shw impala_pong", True) == "there is no command shw"
     assert "--node" in check_command("hpc-rl show impala_pong --node 3", True)
     assert check_command("hpc-rl show JOB --node", False) == "show has no option --node"
+    assert check_command("hpc-rl run ppo_carpole", True) == "no job ppo_carpole ships with the package"
     assert check_command("hpc-rl bench roof", False) == "bench has no command roof"
     assert check_command("hpc-rl show impala_pong -n 9 --nodes 3", True) == ""
 
