@@ -1,4 +1,4 @@
-"""The fuzz run itself, a process of its own: `python program.py BASE FOLDER SEED CASES SECONDS [ONLY]`.
+"""The fuzz run itself, a process of its own: `python program.py BASE FOLDER SEED CASES [ONLY]`.
 
 Each case copies the run directory BASE, damages one file of it, and does with it what a user would. A raw exception, a
 write or removal outside the case, a started process, a signal to another process or more than MOST_BYTES more memory is
@@ -17,7 +17,6 @@ import random
 import resource
 import shutil
 import sys
-import time
 import traceback
 import zlib
 from collections.abc import Callable, Iterator
@@ -104,7 +103,8 @@ def from_batch(*arguments: object) -> None:
 
 def analyse(run: Path) -> None:
     with contextlib.suppress(trajectories.BadSegment, curve.Unreadable):
-        parts = [trajectories.episodes(path, trajectories.kept_from(run)) for path in trajectories.segments(run)]
+        kept = trajectories.kept_from(run)
+        parts = [trajectories.episodes(path, kept) for path in trajectories.segments(run)]
         found = curve.in_order(run, parts) if parts else {"path": run, "steps": np.zeros(0)}
         curve.clock(found)
 
@@ -157,8 +157,8 @@ def peak_bytes() -> int:
 
 def main() -> None:
     base, folder = Path(sys.argv[1]), Path(sys.argv[2])
-    seed, cases, seconds = int(sys.argv[3]), int(sys.argv[4]), float(sys.argv[5])
-    only = int(sys.argv[6]) if len(sys.argv) > 6 else None
+    seed, cases = int(sys.argv[3]), int(sys.argv[4])
+    only = int(sys.argv[5]) if len(sys.argv) > 5 else None
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     local.launch = lambda *rest, **more: Outcome(0, "done: nothing was started")  # type: ignore[assignment]
     local.command = lambda run, ranks: []  # type: ignore[assignment]
@@ -168,7 +168,7 @@ def main() -> None:
     groups: dict[str, list[str]] = {}  # kinds of files, drawn with equal chances
     for name in files:
         groups.setdefault(name if "/" not in name or "submit" in name else name.split("/")[0], []).append(name)
-    outside, watch, until = folder / "outside", Watch(), time.monotonic() + seconds
+    outside, watch = folder / "outside", Watch()
     outside.mkdir()
     (outside / "precious").write_text("precious")
     os.mkfifo(outside / "pipe")
@@ -179,8 +179,6 @@ def main() -> None:
                 use()
     ran = 0
     for k in range(cases) if only is None else (only,):
-        if time.monotonic() > until:
-            break
         draw = random.Random(seed * 1_000_003 + k)
         case = folder / "case"
         shutil.rmtree(case, ignore_errors=True)
