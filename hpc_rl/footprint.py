@@ -78,7 +78,7 @@ def footprint(agent: Agent, plan: Plan, columns: int) -> Footprint:
     act_bytes, act_fault = most_at_once(lambda: _act(agent, policy, columns))
     update_bytes, update_fault = _update(learner, experience, shapes, batches)
     for optimizer in learner.optimizers.values():
-        optimizer.torch.step()  # its state exists from the first step on
+        optimizer.step()  # its state exists from the first step on
     state = learner_state(learner)
     recorded, sent = schemas(policy, spec)
     kept = nbytes(vars(blank(recorded, spec, plan.steps, 1))) * experience.queue
@@ -89,7 +89,7 @@ def footprint(agent: Agent, plan: Plan, columns: int) -> Footprint:
         layers=_layers(policy.net),
         parameters=sum(p.numel() for p in policy.net.parameters()),
         weights=learner.weights.data.numel(),
-        optimizers={name: (type(x.torch).__name__, x.flat.data.numel()) for name, x in learner.optimizers.items()},
+        optimizers={name: (x.name, x.flat.data.numel()) for name, x in learner.optimizers.items()},
         own=_tensors(learner),
         learner_bytes=nbytes(state) + sum(flat.reduction.nbytes for flat in flats.values()),
         checkpoint_bytes=nbytes(state),

@@ -52,7 +52,7 @@ def test_sizes_are_those_of_the_objects_with_numbers(name: str, kind: str, chang
     method = counted(name, spec, config)
     learner = learner_of(name, spec, config)
     for optimizer in learner.optimizers.values():
-        optimizer.torch.step()
+        optimizer.step()
     assert method.parameters == sum(p.numel() for p in learner.policy.net.parameters()) == method.layers[0].parameters
     assert method.weights == learner.weights.data.numel()
     assert method.checkpoint_bytes == nbytes(learner_state(learner))
@@ -163,7 +163,7 @@ def rare(**changes: Any) -> Footprint:
 def test_several_flats_by_hand() -> None:
     method = rare()
     assert (method.parameters, method.weights) == (8 + 3, 8 + 3)
-    assert method.optimizers == {"actor": ("Adam", 8), "temperature": ("Adam", 2)}
+    assert method.optimizers == {"actor": ("adam", 8), "temperature": ("adam", 2)}
     assert method.own == {"target": 11}
     moments = 4 * (2 * 8 + 1) + 4 * (2 * 2 + 1)  # both of Adam, and its count of steps
     saved = 4 * 11 + moments + 4 * 2 + 4 * 11  # weights, moments, the temperature, the target

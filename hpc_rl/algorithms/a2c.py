@@ -120,7 +120,7 @@ class Learner(base.Learner):
     def update(self, batches: Mapping[str, Trajectory], progress: float) -> UpdateResult:
         config, batch = self.config, batches["items"]
         rate = annealed(config.learning_rate, progress, config.anneal)
-        self.optimizer.set_learning_rate(rate)
+        self.optimizer.learning_rate = rate
         output, value, _ = self.policy.net(batch.observation, batch.first, batch.carry.get("lstm"))
         reward = self.normalizers.reward(batch, config.reward_clip)
         summed, sums = loss(config, output, value, self.policy.head, batch, reward)

@@ -153,7 +153,7 @@ class Learner(base.Learner):
     def update(self, batches: Mapping[str, Trajectory], progress: float) -> UpdateResult:
         config, batch = self.config, batches["items"]
         rate = annealed(config.learning_rate, progress, config.anneal)
-        self.optimizer.set_learning_rate(rate)
+        self.optimizer.learning_rate = rate
         summed, sums = loss(config, self.policy.net(batch.observation[0]), self._target(batch), batch)
         count = int(batch.valid[0].sum())
         norm = self.group.apply_gradients(self.optimizer, summed, count, config.max_grad_norm)

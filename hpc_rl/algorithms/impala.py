@@ -148,7 +148,7 @@ class Learner(base.Learner):
     def update(self, batches: Mapping[str, Trajectory], progress: float) -> UpdateResult:
         config, batch = self.config, self._mixed(batches["items"])
         rate = annealed(config.learning_rate, progress, config.anneal)
-        self.optimizer.set_learning_rate(rate)
+        self.optimizer.learning_rate = rate
         moves, columns = batch.action.shape[:2]
         nominal = moves * columns * self.group.size / config.minibatches
         scale = nominal if config.loss == "sum" else 1.0

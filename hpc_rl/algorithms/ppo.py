@@ -173,7 +173,7 @@ class Learner(base.Learner):
         config, batch = self.config, batches["items"]
         rate = annealed(config.learning_rate, progress, config.anneal)
         clip = annealed(config.clip, progress, config.anneal_clip)
-        self.optimizer.set_learning_rate(rate)
+        self.optimizer.learning_rate = rate
         samples, shuffle = self._samples(batch), np.random.default_rng([self.seed, self.round])
         self.round += 1
         steps, kl = 0, 0.0

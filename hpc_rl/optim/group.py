@@ -132,5 +132,5 @@ def finish(optimizer: Optimizer, max_norm: float, scale: float) -> tuple[float, 
     norm = clip(optimizer.flat, max_norm, scale)
     taken = samples and norm < inf
     if taken:
-        optimizer.torch.step()
+        optimizer.step()
     return norm, stop, taken

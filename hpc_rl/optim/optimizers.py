@@ -1,26 +1,37 @@
-"""Optimisers over one flat buffer, their annealing, and their states."""
+"""Optimisers over one flat buffer, their annealing, and their states.
+
+torch.optim's classes are not used: the first of them that is made imports torch's compiler, which costs every rank 1.5 s
+of CPU and 70 MiB. Each rule below repeats torch's bit for bit where torch has it; a test compares.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hpc_rl.optim.flat import Flat, StateDict
 
+UpdateRule = Callable[[Tensor, Tensor, StateDict, float], None]
+"""(parameters [n], gradient [n], state, learning rate): one step in place. The first one fills the empty state."""
 
-@dataclass(frozen=True)
+
+@dataclass
 class Optimizer:
-    """A torch optimiser over one flat parameter."""
+    """An update rule over one flat parameter."""
 
     flat: Flat
-    torch: torch.optim.Optimizer
+    rule: UpdateRule
+    learning_rate: float
+    name: str = ""
+    state: StateDict = field(default_factory=dict)  # moments and counters, empty before the first step
 
-    def set_learning_rate(self, rate: float) -> None:
-        self.torch.param_groups[0]["lr"] = rate
+    def step(self) -> None:
+        """One step down the gradient in ``flat.reduction``."""
+        self.rule(self.flat.data, self.flat.reduction[:-2], self.state, self.learning_rate)
 
 
 def annealed(value: float, progress: float, anneal: bool) -> float:
@@ -28,51 +39,74 @@ def annealed(value: float, progress: float, anneal: bool) -> float:
     return value * (1 - progress if anneal else 1.0)
 
 
-class RmsPropInside(torch.optim.Optimizer):
+def adam(x: Tensor, g: Tensor, state: StateDict, rate: float, beta1: float, beta2: float, epsilon: float) -> None:
+    """m ← β₁ m + (1 − β₁) g,  v ← β₂ v + (1 − β₂) g²,  θ ← θ − η m̂ / (√v̂ + ε), m̂ and v̂ without their bias.
+
+    Kingma and Ba 2015, arXiv 1412.6980, algorithm 1, by torch's fused kernel.
+    """
+    step = _moment(state, "step", torch.zeros((), device=x.device))
+    m, v = _moment(state, "exp_avg", x), _moment(state, "exp_avg_sq", x)
+    step += 1
+    torch._fused_adam_([x], [g], [m], [v], [], [step], lr=rate, beta1=beta1, beta2=beta2, weight_decay=0.0,
+                       eps=epsilon, amsgrad=False, maximize=False)  # fmt: skip
+
+
+def rmsprop(x: Tensor, g: Tensor, state: StateDict, rate: float, alpha: float, epsilon: float, momentum: float) -> None:
+    """v ← α v + (1 − α) g²,  m ← μ m + g / (√v + ε),  θ ← θ − η m, from v = 0 and m = 0, as torch's RMSprop."""
+    square = _moment(state, "square_avg", x)
+    square.mul_(alpha).addcmul_(g, g, value=1 - alpha)
+    root = square.sqrt().add_(epsilon)
+    if momentum > 0:
+        moment = _moment(state, "momentum_buffer", x)
+        moment.mul_(momentum).addcdiv_(g, root)
+        x.add_(moment, alpha=-rate)
+    else:
+        x.addcdiv_(g, root, value=-rate)
+
+
+def rmsprop_inside(
+    x: Tensor, g: Tensor, state: StateDict, rate: float, alpha: float, epsilon: float, momentum: float
+) -> None:
     """v ← α v + (1 − α) g²,  m ← μ m + g / √(v + ε),  θ ← θ − η m, from v = 0 and m = 0: ε inside the root.
 
     Mnih et al. 2016, arXiv 1602.01783, where all actors share v. TensorFlow's RMSProp, which published settings of
     IMPALA and A2C are for, has ε there as well but begins with v = 1; torch's adds ε to the root.
     """
+    square, moment = _moment(state, "square_avg", x), _moment(state, "momentum_buffer", x)
+    square.mul_(alpha).addcmul_(g, g, value=1 - alpha)
+    moment.mul_(momentum).addcdiv_(g, (square + epsilon).sqrt_())
+    x.sub_(moment, alpha=rate)
 
-    def __init__(self, params: list[nn.Parameter], lr: float, alpha: float, eps: float, momentum: float) -> None:
-        super().__init__(params, {"lr": lr, "alpha": alpha, "eps": eps, "momentum": momentum})
 
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        for group in self.param_groups:
-            for x in group["params"]:
-                state = self.state[x]
-                square = state.setdefault("square_avg", torch.zeros_like(x))
-                moment = state.setdefault("momentum_buffer", torch.zeros_like(x))
-                square.mul_(group["alpha"]).addcmul_(x.grad, x.grad, value=1 - group["alpha"])
-                moment.mul_(group["momentum"]).addcdiv_(x.grad, (square + group["eps"]).sqrt_())
-                x.sub_(moment, alpha=group["lr"])
+def _moment(state: StateDict, name: str, like: Tensor) -> Tensor:
+    """What ``state`` has under this name, at first zeros."""
+    if name not in state:
+        state[name] = torch.zeros_like(like)
+    moment: Tensor = state[name]
+    return moment
 
 
 def make_optimizer(
     flat: Flat, kind: str, learning_rate: float, epsilon: float, decay: float, momentum: float = 0.0
 ) -> Optimizer:
     """ "adam" (β₁ = momentum, β₂ = decay), "rmsprop" (α = decay), both with ε outside the root, or "rmsprop_inside"."""
-    if kind == "adam":
-        fused = not flat.data.is_meta  # where nothing is computed there are no fused kernels
-        adam = torch.optim.Adam([flat.parameter], learning_rate, (momentum, decay), epsilon, fused=fused)
-        return Optimizer(flat, adam)
-    if kind == "rmsprop_inside":
-        return Optimizer(flat, RmsPropInside([flat.parameter], learning_rate, decay, epsilon, momentum))
-    return Optimizer(flat, torch.optim.RMSprop([flat.parameter], learning_rate, decay, epsilon, momentum=momentum))
+    rules: dict[str, UpdateRule] = {
+        "adam": partial(adam, beta1=momentum, beta2=decay, epsilon=epsilon),
+        "rmsprop": partial(rmsprop, alpha=decay, epsilon=epsilon, momentum=momentum),
+        "rmsprop_inside": partial(rmsprop_inside, alpha=decay, epsilon=epsilon, momentum=momentum),
+    }
+    return Optimizer(flat, rules[kind], learning_rate, kind)
 
 
 def optimizer_state(optimizer: Optimizer) -> StateDict:
-    """Moments and counters of an optimiser over one flat parameter; empty before its first step."""
-    state: Mapping[str, Any] = optimizer.torch.state_dict()["state"].get(0, {})
-    return {name: x.detach().clone() if isinstance(x, Tensor) else x for name, x in state.items()}
+    """A copy of the moments and counters; empty before the first step."""
+    return {name: x.clone() for name, x in optimizer.state.items()}
 
 
 def load_optimizer(optimizer: Optimizer, state: StateDict) -> None:
     """The inverse of ``optimizer_state``, of copies; an empty state is that of an optimiser which never stepped."""
-    own = {name: x.clone() if isinstance(x, Tensor) else x for name, x in state.items()}
-    optimizer.torch.load_state_dict({**optimizer.torch.state_dict(), "state": {0: own} if state else {}})
+    device = optimizer.flat.data.device
+    optimizer.state = {name: x.to(device, copy=True) for name, x in state.items()}
 
 
 def states(weights: Flat, optimizers: Mapping[str, Optimizer]) -> dict[str, StateDict]:

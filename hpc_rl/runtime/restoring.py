@@ -92,7 +92,7 @@ def _check_meta(expected: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
 def _whole(learn: Learner) -> StateDict:
     """The state of a learner that has stepped once, by nothing: an optimiser has no moments before."""
     for optimizer in learn.optimizers.values():
-        optimizer.torch.step()
+        optimizer.step()
     return learner_state(learn)
 
 

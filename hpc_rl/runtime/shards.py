@@ -30,12 +30,10 @@ class ParameterShard:
     """
 
     def __init__(self, learn: Learner, part: slice, quorum: int, version: int) -> None:
-        whole_optimizer = only_optimizer(learn)
-        made = whole_optimizer.torch
+        whole = only_optimizer(learn)
         self.flat = Flat(learn.weights.data[part])
-        self.optimizer = Optimizer(self.flat, type(made)([self.flat.parameter], **made.defaults))
-        whole = optimizer_state(whole_optimizer)
-        load_optimizer(self.optimizer, {name: x[part] if _spread(x) else x for name, x in whole.items()})
+        self.optimizer = Optimizer(self.flat, whole.rule, whole.learning_rate, whole.name)
+        load_optimizer(self.optimizer, {name: x[part] if _spread(x) else x for name, x in whole.state.items()})
         self.quorum, self.version = quorum, version
         self.held: list[int] = []  # workers whose gradients wait for the others of this version
         self.late = self.dropped = self.bad = 0  # gradients too late; steps dropped, and how many in a row just now
@@ -59,7 +57,7 @@ class ParameterShard:
         self.held.append(peer)
         if len(self.held) < self.quorum:
             return []
-        self.optimizer.torch.param_groups[0]["lr"] = rate
+        self.optimizer.learning_rate = rate
         dropped = not np.isfinite(finish(self.optimizer, max_norm, scale)[0])
         self.dropped += dropped
         # Workers that have no samples end by themselves, with a sentence that names their columns.

@@ -79,7 +79,7 @@ class ParameterClient(Alone):
         """
         flat = optimizer.flat
         accumulate(flat, loss_sum, count, False)
-        rate = optimizer.torch.param_groups[0]["lr"]
+        rate = optimizer.learning_rate
         head = np.array([count, scale, max_norm, rate])
         if self.quorum:
             norm = float(flat.reduction[:-2].norm()) * scale / max(count, 1)

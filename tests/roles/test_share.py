@@ -19,6 +19,7 @@ from seats import run_job
 from test_witness import check_column, column_of, table_of
 
 from hpc_rl import job as jobs
+from hpc_rl.optim.flat import StateDict
 from hpc_rl.optim.group import Alone, Diverged
 from hpc_rl.optim.optimizers import Optimizer, optimizer_state
 from hpc_rl.runtime.checkpoints import learner_state, load_learner
@@ -38,11 +39,15 @@ def gradient(share: ParameterShard, value: float, count: float = 1.0, rate: floa
     }
 
 
+def descend(x: torch.Tensor, g: torch.Tensor, state: StateDict, rate: float) -> None:
+    x.sub_(g, alpha=rate)
+
+
 def plain(quorum: int) -> ParameterShard:
     """A share over plain gradient descent, whose steps can be computed by hand."""
     spec, _ = sampled("a2c", "toy/catch", 0)
     learn = learner_of("a2c", spec)
-    learn.optimizers = {"weights": Optimizer(learn.weights, torch.optim.SGD([learn.weights.parameter], 1.0))}
+    learn.optimizers = {"weights": Optimizer(learn.weights, descend, 1.0)}
     return ParameterShard(learn, slice(0, learn.weights.data.numel()), quorum, 0)
 
 

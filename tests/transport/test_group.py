@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hpc_rl.optim.flat import flatten
+from hpc_rl.optim.flat import StateDict, flatten
 from hpc_rl.optim.group import Alone, Group
-from hpc_rl.optim.optimizers import Optimizer
+from hpc_rl.optim.optimizers import Optimizer, make_optimizer
 from hpc_rl.transport.group import AllReduce, learners
 from hpc_rl.transport.local import LocalLink, alone, run_threads
 from hpc_rl.transport.ports import Ports
@@ -22,12 +22,16 @@ SHARES = {1: [slice(0, 6)], 3: [slice(0, 1), slice(1, 6), slice(6, 6)]}  # one s
 RATE, SCALE = 0.1, 2.0
 
 
+def descend(x: Tensor, g: Tensor, state: StateDict, rate: float) -> None:
+    x.sub_(g, alpha=rate)
+
+
 def one_step(group: Group, rows: Tensor, max_norm: float, stop: bool = False) -> tuple[Tensor, float, bool]:
     """One step of SGD on the loss Σ w·x: parameters after it, the norm, whether somebody wants to stop."""
     module = nn.Linear(2, 1, bias=False)
     nn.init.zeros_(module.weight)
     flat = flatten(module)
-    optimizer = Optimizer(flat, torch.optim.SGD([flat.parameter], RATE))
+    optimizer = Optimizer(flat, descend, RATE)
     loss = module(rows).sum() if len(rows) else None
     group.stop = stop
     norm = group.apply_gradients(optimizer, loss, len(rows), max_norm, SCALE)
@@ -81,15 +85,14 @@ def test_no_samples_anywhere_is_no_step(size: int) -> None:
         module = nn.Linear(2, 1, bias=False)
         nn.init.ones_(module.weight)
         flat = flatten(module)
-        optimizer = Optimizer(flat, torch.optim.Adam([flat.parameter], 0.1))
+        optimizer = make_optimizer(flat, "adam", 0.1, 1e-8, 0.999, 0.9)
         group.apply_gradients(optimizer, module(DATA).sum(), len(DATA), 100.0)
         before = flat.parameter.data.clone()
         for loss in (None, 0 * module(DATA).sum()):
             assert group.apply_gradients(optimizer, loss, 0, 100.0) == 0.0
-        state = optimizer.torch.state_dict()["state"][0]
         results[link.rank] = (
             torch.equal(flat.parameter.data, before)
-            and int(state["step"]) == 1
+            and int(optimizer.state["step"]) == 1
             and (group.taken, group.dropped) == (1, 0)
         )
 
