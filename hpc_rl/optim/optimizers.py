@@ -1,7 +1,7 @@
 """Optimisers over one flat buffer, their annealing, and their states.
 
-torch.optim's classes are not used: the first of them that is made imports torch's compiler, which costs every rank 1.5 s
-of CPU and 70 MiB. Each rule below repeats torch's bit for bit where torch has it; a test compares.
+torch.optim's classes are not used: the first that is made imports torch's compiler, which costs every rank 1.5 s of CPU
+and 70 MiB. Each rule below repeats torch's bit for bit where torch has it; a test compares.
 """
 
 from __future__ import annotations
