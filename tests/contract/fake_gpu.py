@@ -40,16 +40,18 @@ class FakeGpu(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs, name = dict(kwargs or {}), getattr(func, "__name__", "")
-        tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
-        marks = {fake_of(x) for x in tensors if x.dim()}
-        here = next(iter(m for m in (fake_of(x) for x in tensors) if m), None)
-        full = resolve_name(func) or name
-        if "device.__get__" in full or (name == "__get__" and getattr(func, "__self__", None) is Tensor.device):
+        tensors = list(_tensors((*args, *kwargs.values())))
+        devices = [fake_of(x) for x in tensors] if SHARED else [None] * len(tensors)
+        here = next(filter(None, devices), None)
+        if name == "__get__" and getattr(func, "__self__", None) is Tensor.device:
             return torch.device(here or "cpu")
         if name in HOST_ONLY and here:
             raise TypeError(f"can't convert {here} device type tensor to numpy. Use Tensor.cpu()")
-        if name not in CROSSING and "__set__" not in full and len(marks) > 1:
-            raise RuntimeError(f"{full}: expected all tensors to be on the same device, found {marks}")
+        if here and name not in CROSSING and name != "__set__":
+            marks = {device for x, device in zip(tensors, devices, strict=True) if x.dim()}
+            if len(marks) > 1:
+                called = resolve_name(func) or name
+                raise RuntimeError(f"{called}: expected all tensors to be on the same device, found {marks}")
         wanted, args = self._wanted(name, args, kwargs)
         out = func(*args, **kwargs)
         if wanted is not None and tensors and name in ("to", "cpu"):
