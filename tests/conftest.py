@@ -1,4 +1,4 @@
-"""Which tests watch the clock: `make test` runs them by themselves, after all others have run in two processes.
+"""Which tests watch the clock: `make test` runs them by themselves, after all others have run in three processes.
 
 `make quick` leaves them out, and those that start ranks or take long.
 """
@@ -25,19 +25,28 @@ ALONE = (
     "tests/run/test_run_faults.py",
     "tests/run/test_run_resume.py",
     "tests/run/test_run_signals.py",
-    "tests/slurm/test_real.py",
+    "tests/slurm/test_real.py::test_alone",
 )
 
+# Mostly waits; started first, so that the others fill its pauses.
+FIRST = "tests/slurm/test_real.py"
+
 SLOW = (
+    FIRST,
     "tests/bench/",
+    "tests/contract/test_devices.py",
+    "tests/contract/test_layouts.py",
     "tests/docs/test_blocks.py",
     "tests/docs/test_read_back.py",
     "tests/fuzz/",
     "tests/package/",
+    "tests/roles/test_evaluator_rank.py",
     "tests/run/test_resumed_job.py",
     "tests/run/test_run_locks.py",
     "tests/run/test_run_train.py",
     "tests/run/test_user_package.py",
+    "tests/slurm/test_limits.py",
+    "tests/slurm/test_script.py",
     "tests/test_doctor.py",
 )
 
@@ -50,6 +59,7 @@ int flock(int descriptor, int operation) { errno = atoi(getenv("TEST_FLOCK_ERRNO
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not item.nodeid.startswith(FIRST))
     for item in items:
         if item.nodeid.startswith(ALONE):
             item.add_marker("alone")

@@ -64,7 +64,7 @@ class FakeGpu(TorchFunctionMode):
         return out
 
     def _wanted(self, name: str, args: Any, kwargs: dict[str, Any]) -> tuple[str | None, Any]:
-        """The device that a call asks for, and the call's arguments with the host in its rank_spec."""
+        """The device that a call asks for, and the call's arguments with the host in its place."""
         if name == "cpu":
             return "cpu", args
         if name == "to":
