@@ -13,6 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from hpc_rl.devices import to_device
 from hpc_rl.optim.flat import Flat, StateDict
 
 UpdateRule = Callable[[Tensor, Tensor, StateDict, float], None]
@@ -106,7 +107,7 @@ def optimizer_state(optimizer: Optimizer) -> StateDict:
 def load_optimizer(optimizer: Optimizer, state: StateDict) -> None:
     """The inverse of ``optimizer_state``, of copies; an empty state is that of an optimiser which never stepped."""
     device = optimizer.flat.data.device
-    optimizer.state = {name: x.to(device, copy=True) for name, x in state.items()}
+    optimizer.state = {name: to_device(x.clone(), device) for name, x in state.items()}
 
 
 def states(weights: Flat, optimizers: Mapping[str, Optimizer]) -> dict[str, StateDict]:
