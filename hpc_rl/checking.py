@@ -50,6 +50,12 @@ def hints_of(kind: type[DataclassInstance]) -> dict[str, object]:
     return {item.name: hints[item.name] for item in fields(kind)}
 
 
+def kind_of(hint: object) -> type[Any]:
+    """The builtin type of a hint's values; of several the first that is not None."""
+    kind: type[Any] = next(_base(kind) for kind in _alternatives(hint) if kind is not type(None))
+    return kind
+
+
 def check_defaults(kind: type[DataclassInstance], name: str) -> None:
     """Refuse a dataclass whose own defaults could not be given in a job file.
 

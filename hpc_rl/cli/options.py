@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hpc_rl import job as jobs
+from hpc_rl.checking import hints_of, kind_of
 from hpc_rl.cli.diagnostics import note
 from hpc_rl.launchers.options import Options
 
@@ -35,9 +36,8 @@ def slurm_options(command: Callable[..., Any]) -> Callable[..., Any]:
         elif item.default == ():
             command = click.option(flag, multiple=True, help=text)(command)
         else:
-            kind = int if "int" in str(item.type) else str
             help_text = f"{text[:-1]} [{item.default}]." if item.default is not None else text
-            command = click.option(flag, type=kind, help=help_text)(command)
+            command = click.option(flag, type=kind_of(hints_of(Options)[item.name]), help=help_text)(command)
     return click.option("--cluster", metavar="NAME", help="Site profile: defaults for all of these.")(command)
 
 

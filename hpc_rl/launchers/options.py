@@ -11,16 +11,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from hpc_rl.checking import convert, hints_of, nearest
-from hpc_rl.config import BadJob
+from hpc_rl.config import BadJob, Range
 from hpc_rl.job import data_folder
 from hpc_rl.storage.untrusted import Unreadable, read_json, read_toml
 
-MODES = ("requeue", "chain", "none")
-LAYOUTS = ("one", "het")
-MPI_TYPES = ("auto", "pmi2", "pmix", "none")
 _TIME = re.compile(r"\d+(-\d+(:\d+){0,2}|(:\d+){0,2})|UNLIMITED|INFINITE", re.IGNORECASE)
 _MEMORY = re.compile(r"\d+[KMGT]?B?", re.IGNORECASE)
 _GPUS = re.compile(r"([\w.-]+:)?\d+")
@@ -37,8 +34,10 @@ def _option(text: str, default: Any = None, directive: str = "") -> Any:
 class Options:
     """One submission. None leaves the choice to SLURM; tuples are given by repeating the option."""
 
-    nodes: int | None = _option("Nodes.", directive="nodes")
-    cpus_per_task: int | None = _option("CPUs of each rank [resources.threads].", directive="cpus-per-task")
+    nodes: Annotated[int, Range(1)] | None = _option("Nodes.", directive="nodes")
+    cpus_per_task: Annotated[int, Range(1)] | None = _option(
+        "CPUs of each rank [resources.threads].", directive="cpus-per-task"
+    )
     gpus_per_node: str | None = _option("GPUs of each node, N or TYPE:N.", directive="gpus-per-node")
     mem: str | None = _option("Memory of each node, like 16G.", directive="mem")
     mem_per_cpu: str | None = _option("Memory of each CPU.", directive="mem-per-cpu")
@@ -58,15 +57,21 @@ class Options:
     comment: str | None = _option("Comment.", directive="comment")
     exclusive: bool = _option("Whole nodes.", False, "exclusive")
     after: tuple[str, ...] = _option("Start after a job: ok:ID, any:ID, notok:ID or start:ID.", ())
-    parallel: int | None = _option("Array tasks at the same time.")
+    parallel: Annotated[int, Range(1)] | None = _option("Array tasks at the same time.")
     sbatch: tuple[str, ...] = _option("Any other sbatch option, KEY=VALUE or KEY.", ())
-    layout: str = _option("one: roles by rank; het: learners and the others as two components.", "one")
+    layout: Literal["one", "het"] = _option(
+        "one: roles by rank; het: learners and the others as two components.", "one"
+    )
     learners: tuple[str, ...] = _option("sbatch option of the learners' component, KEY=VALUE (layout het).", ())
-    lead_s: int = _option("Seconds before the time limit at which ranks begin to save.", 120)
-    resume_mode: str = _option("When time is up: requeue, chain (a new job that waits) or none.", "requeue")
-    max_restarts: int = _option("Restarts after which the run is left stopped.", 100)
+    lead_s: Annotated[int, Range(10)] = _option("Seconds before the time limit at which ranks begin to save.", 120)
+    resume_mode: Literal["requeue", "chain", "none"] = _option(
+        "When time is up: requeue, chain (a new job that waits) or none.", "requeue"
+    )
+    max_restarts: Annotated[int, Range(0)] = _option("Restarts after which the run is left stopped.", 100)
     launcher: str = _option("What starts the ranks: auto, srun, mpiexec or a command.", "auto")
-    mpi: str = _option("PMI of srun: auto, pmi2, pmix or none (its default).", "auto")
+    mpi: Literal["auto", "pmi2", "pmix", "none"] = _option(
+        "PMI of srun: auto, pmi2, pmix or none (its default).", "auto"
+    )
     modules: tuple[str, ...] = _option("Module to load.", ())
     setup: tuple[str, ...] = _option("Shell line to run before the ranks.", ())
     teardown: tuple[str, ...] = _option("Shell line to run after them, whatever happened.", ())
@@ -176,19 +181,14 @@ def _shapes(options: Options) -> None:
 
 
 def _ranges(options: Options) -> None:
-    for key, least in (("nodes", 1), ("cpus_per_task", 1), ("parallel", 1), ("lead_s", 10), ("max_restarts", 0)):
-        value = getattr(options, key)
-        if value is not None and value < least:
-            raise BadJob(f"{key} = {value} must be at least {least}")
+    for key, hint in hints_of(Options).items():
+        convert(key, getattr(options, key), hint)
     limit = seconds(options.time)
     if limit is not None and limit <= options.lead_s:
         raise BadJob(
             f"time = {options.time!r} is not longer than lead_s = {options.lead_s}, so ranks would save at once and "
             "never train; give more --time or less --lead-s"
         )
-    for key, choices in (("resume_mode", MODES), ("layout", LAYOUTS), ("mpi", MPI_TYPES)):
-        if getattr(options, key) not in choices:
-            raise BadJob(f"{key} = {getattr(options, key)!r}; choose from {', '.join(choices)}")
 
 
 def seconds(text: str | None) -> int | None:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from hpc_rl.job import BadJob
 from hpc_rl.launchers import environment, reasons
@@ -84,7 +85,8 @@ def resolved(options: Options) -> Options:
     by_mpiexec = replace(options, launcher=f'{shlex.quote(mpiexec)}{unbound} -n "$ranks"')
     if options.launcher == "mpiexec":
         return by_mpiexec
-    pmi = {"mpich": "pmi2", "openmpi": "pmix"}.get(vendor, "")
+    types: dict[str, Literal["pmi2", "pmix", "none"]] = {"mpich": "pmi2", "openmpi": "pmix"}
+    pmi = types.get(vendor, "none")
     mpi, offered = options.mpi, _pmi_types()
     if mpi == "auto":
         usable = "SLURM_MPI_TYPE" not in environment.scrubbed(os.environ) and pmi in offered

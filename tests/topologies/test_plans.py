@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from hpc_rl import job as jobs
+from hpc_rl.replay.room import Unreplayable
 from hpc_rl.topologies.base import share_columns
 
 SOLO: dict[str, Any] = {"topology": "solo", "environment": {"id": "toy/catch", "columns": 8}}
@@ -42,6 +43,22 @@ def test_every_minibatch_has_data(
     for count in (most + 1, 999):
         with pytest.raises(jobs.BadJob, match=f"minibatches = {count} .* {most} {what} .* at most {most}"):
             plan(table, algorithm, {**method, "minibatches": count})
+
+
+TWO: dict[str, Any] = {**SOLO, "topology": "allreduce", "resources": {"ranks": 2}}
+
+
+@pytest.mark.parametrize(
+    ("table", "method", "sentence"),
+    [
+        (SOLO, {"capacity": 8}, "holds 1 moves of each of 8 columns.*set the capacity to"),
+        (TWO, {"batch_size": 1}, "a batch of 1 .* cannot be shared by 2 learners; use a batch of at least 2"),
+    ],
+)
+def test_a_replay_without_room_is_refused(table: dict[str, Any], method: dict[str, Any], sentence: str) -> None:
+    assert plan(table, "dqn", {})
+    with pytest.raises(Unreplayable, match=sentence):
+        plan(table, "dqn", method)
 
 
 @pytest.mark.parametrize("name", jobs.shipped_jobs())
