@@ -4,7 +4,8 @@ The method looks one move ahead. On toy/catch with two rows and three columns ev
 them untrained, where a policy that guesses wins one in three.
 
 Mutations seen to fail: `agent_of` without rules; `bind` with rules for the policy alone; rules made with NumPy; a
-`Step` without state in `footprint`, and in the roofline; `Step.state` left out by the sampler.
+`Step` without state in `footprint`, and in the roofline; `Step.state` left out by the sampler; `hpc-rl run` without
+`preflight.check`.
 """
 
 from __future__ import annotations

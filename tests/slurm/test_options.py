@@ -1,4 +1,7 @@
-"""Options and site profiles: what is refused, and in which sentence. Mutation seen to fail: `_check` emptied."""
+"""Options and site profiles: what is refused, and in which sentence.
+
+Mutations seen to fail: `_check` emptied; the types of the fields not read.
+"""
 
 from __future__ import annotations
 
