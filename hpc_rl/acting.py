@@ -48,13 +48,13 @@ class ActingPolicy:
         Raises:
             ValueError: observations of another shape, or of another number of columns than before.
         """
-        shown = np.array(observation, self.spec.dtype)
-        if shown.shape[1:] != self.spec.observation or not len(shown):
+        row = np.array(observation, self.spec.dtype)
+        if row.shape[1:] != self.spec.observation or not len(row):
             raise ValueError(
-                f"observations of shape {list(shown.shape)} were given to a policy for [b, "
+                f"observations of shape {list(row.shape)} were given to a policy for [b, "
                 f"{', '.join(map(str, self.spec.observation))}]; one observation x goes in as x[None]"
             )
-        columns = len(shown)
+        columns = len(row)
         first = np.full(columns, self._carry is None) if first is None else np.asarray(first, bool)
         reward = np.zeros(columns) if reward is None else reward
         if self._carry is None:
@@ -65,7 +65,7 @@ class ActingPolicy:
         led_here, rules_state = to_device(led, self._device), None
         if state is not None:
             rules_state = {name: to_device(x, self._device) for name, x in state.items()}
-        step = Step(to_device(shown, self._device), to_device(first, self._device), led_here, rules_state)
+        step = Step(to_device(row, self._device), to_device(first, self._device), led_here, rules_state)
         draws = self._draw.random((columns, self._policy.fragment_noise + self._policy.noise), np.float32)
         with torch.no_grad():
             scale = torch.full((columns,), exploration, device=self._device)

@@ -89,12 +89,12 @@ def convert(key: str, value: object, hint: object) -> object:
     raise BadJob(f"{key} = {shown(value)} must be {' or '.join(map(word, kinds))}")
 
 
-def nearest(name: str, known: Iterable[str], what: str) -> str:
+def nearest(name: str, names: Iterable[str], noun: str) -> str:
     """The end of a sentence about an unknown name: the known one that is most like it, or all of them."""
-    known = list(known)
-    if close := difflib.get_close_matches(name, known, 1, 0.5):
+    names = list(names)
+    if close := difflib.get_close_matches(name, names, 1, 0.5):
         return f"; did you mean {close[0]!r}?"
-    return f"; the known {what}s are {', '.join(known)}"
+    return f"; the known {noun}s are {', '.join(names)}"
 
 
 def shown(value: object) -> str:

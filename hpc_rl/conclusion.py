@@ -31,8 +31,8 @@ def conclude(context: RankContext, outcome: Outcome) -> None:
     The run is written as ended before they are played: foreign code that crashes in them must not cost it that.
     """
     evaluation, limits, hold = outcome.scheduler.evaluation, context.limits, _Hold(context.ports)
-    evaluator, done = evaluation.evaluator, outcome.reason.startswith("done")
-    while done and evaluation.begun and not limits.reached():
+    evaluator, budget_used = evaluation.evaluator, outcome.reason.startswith("done")
+    while budget_used and evaluation.begun and not limits.reached():
         if evaluator is not None:
             evaluator.wait(limits.reached)
         outcome.scheduler.write()
@@ -40,7 +40,7 @@ def conclude(context: RankContext, outcome: Outcome) -> None:
     reports = [*outcome.reports, *(evaluator.release() if evaluator is not None else [])]
     summary = _summary(context, outcome, reports)
     context.files.write_summary(summary)
-    if done and outcome.counters.episodes > 0:
+    if budget_used and outcome.counters.episodes > 0:
         figures = _last_games(evaluation, outcome.state, limits, hold)
         context.files.write_summary(summary | {name: figures.get(name) for name in GREEDY})
 

@@ -87,5 +87,5 @@ def settle_precision(
     names = hardware.processors(kind, plan, rows)
     precisions = hardware.settled(ports, job, agent.spec, names, device)
     if ports.link.rank == 0:
-        write_text(run.job_file, jobs.dumps(hardware.kept(jobs.load(run.job_file), agent.spec, precisions)))
+        write_text(run.job_file, jobs.dumps(hardware.with_precisions(jobs.load(run.job_file), agent.spec, precisions)))
     return precisions.get(names[ports.link.rank], "fp32")

@@ -13,8 +13,8 @@ if TYPE_CHECKING:  # `list` and `submit` must start without torch
 
 def to_host(x: Tensor) -> Array:
     """The tensor's numbers as an array, without their graph: its own memory where it lies on the host, else a copy."""
-    found: Array = x.detach().cpu().numpy()
-    return found
+    array: Array = x.detach().cpu().numpy()
+    return array
 
 
 def write_back(host: Array, x: Tensor) -> None:

@@ -85,8 +85,8 @@ def stacked(frames: Tensor, first: Tensor, stack: int, padding: str) -> Tensor:
         for later in range(row + 1, min(row + stack, rows)):
             if later > row + 1 and bool(first[later, column]):
                 break
-            missing = stack - 1 - (later - row - 1)
-            out[later, column, :missing] = frames[row + stack, column] if padding == "repeat" else 0
+            padded = stack - 1 - (later - row - 1)
+            out[later, column, :padded] = frames[row + stack, column] if padding == "repeat" else 0
     return out
 
 

@@ -35,8 +35,8 @@ def sight(job: Job, plan: Plan, rank: RankSpec, nodes: Sequence[int]) -> Row:
     """What this rank sees. A GPU is looked at only where the job may use one."""
     import torch
 
-    wanted = rank.device == "accelerator" and job.resources.device != "cpu"
-    gpus = torch.cuda.device_count() if wanted else 0
+    allowed = rank.device == "accelerator" and job.resources.device != "cpu"
+    gpus = torch.cuda.device_count() if allowed else 0
     model = torch.cuda.get_device_name(turn(plan, rank.rank, nodes) % gpus) if gpus else ""
     return {"cpu": cpu_name(), "gpus": gpus, "model": model}
 
@@ -47,17 +47,17 @@ def device_kind(job: Job, plan: Plan, rows: Sequence[Row]) -> str:
     Raises:
         BadJob: the job insists on GPUs, and a learning rank sees none.
     """
-    wanted = job.resources.device
+    device = job.resources.device
     blind = [rank for rank in plan.accelerated if not rows[rank]["gpus"]]
-    if wanted == "cuda" and blind:
+    if device == "cuda" and blind:
         name, host = plan.ranks[blind[0]].name, rows[blind[0]].get("host", "its host")
         raise BadJob(
             f'resources.device = "cuda" but rank {blind[0]} ({name}) on {host} sees no GPU; '
             'give each node of a learning rank one (--gpus-per-node), or use device = "auto" or "cpu"'
         )
-    if wanted == "auto":
+    if device == "auto":
         return "cpu" if blind else "cuda"
-    return wanted
+    return device
 
 
 def device(kind: str, plan: Plan, rank: RankSpec, nodes: Sequence[int], row: Row) -> str:
@@ -90,8 +90,8 @@ def processors(kind: str, plan: Plan, rows: Sequence[Row]) -> list[str]:
     return names
 
 
-def settled(ports: Ports, job: Job, spec: Spec, names: Sequence[str], where: str) -> dict[str, str]:
-    """Precision of every processor in ``names``, which is in rank order; ``where`` is this rank's device. Collective.
+def settled(ports: Ports, job: Job, spec: Spec, names: Sequence[str], device: str) -> dict[str, str]:
+    """Precision of every processor in ``names``, which is in rank order; ``device`` is this rank's. Collective.
 
     What the job states holds for all. "auto" is measured by the first rank of each processor that job.toml does not
     list yet.
@@ -101,21 +101,21 @@ def settled(ports: Ports, job: Job, spec: Spec, names: Sequence[str], where: str
     """
     from hpc_rl.nets.precision import faster_precision, is_image
 
-    wanted = job.resources.precision
-    if wanted != "auto" or not is_image(spec):
-        return dict.fromkeys(filter(None, names), "fp32" if wanted == "auto" else wanted)
-    known: dict[str, str] = {**job.resources.precisions}
-    mine = names[ports.link.rank]
-    if mine and mine not in known and names.index(mine) == ports.link.rank:
-        known[mine] = faster_precision(spec, where)
-    parts = ports.gather(json.dumps(known).encode(), range(ports.link.size))
+    precision = job.resources.precision
+    if precision != "auto" or not is_image(spec):
+        return dict.fromkeys(filter(None, names), "fp32" if precision == "auto" else precision)
+    precisions: dict[str, str] = {**job.resources.precisions}
+    own_name = names[ports.link.rank]
+    if own_name and own_name not in precisions and names.index(own_name) == ports.link.rank:
+        precisions[own_name] = faster_precision(spec, device)
+    parts = ports.gather(json.dumps(precisions).encode(), range(ports.link.size))
     for part in parts:
-        known |= json.loads(part)
-    found: dict[str, str] = ports.broadcast(known, range(ports.link.size))
-    return found
+        precisions |= json.loads(part)
+    agreed: dict[str, str] = ports.broadcast(precisions, range(ports.link.size))
+    return agreed
 
 
-def kept(job: Job, spec: Spec, precisions: dict[str, str]) -> Job:
+def with_precisions(job: Job, spec: Spec, precisions: dict[str, str]) -> Job:
     """The job with what `settled` found for "auto", for the attempts to come."""
     from hpc_rl.nets.precision import is_image
 

@@ -108,10 +108,10 @@ def parse(table: Mapping[str, Any], name: str = "job") -> Job:
     table = {"name": name, **table}
     _check_names(table)
     method = table["algorithm"]
-    known = [*HEAD, *SECTIONS, method]
+    keys = [*HEAD, *SECTIONS, method]
     for key in table:
-        if key not in known:
-            raise BadJob(f"unknown key {key!r}" + nearest(str(key), known, "key"))
+        if key not in keys:
+            raise BadJob(f"unknown key {key!r}" + nearest(str(key), keys, "key"))
     hints = hints_of(Job)
     head: dict[str, Any] = {key: convert(key, table[key], hints[key]) for key in HEAD if key in table}
     sections: dict[str, Any] = {key: build(kind, table.get(key, {}), key) for key, kind in SECTIONS.items()}
@@ -127,11 +127,11 @@ def parse(table: Mapping[str, Any], name: str = "job") -> Job:
 
 def _check_names(table: Mapping[str, Any]) -> None:
     """Refuse a job without a known algorithm on a topology that this one allows."""
-    for key, known in (("algorithm", algorithms()), ("topology", topologies())):
+    for key, names in (("algorithm", algorithms()), ("topology", topologies())):
         if key not in table:
-            raise BadJob(f'the job has no {key}; add {key} = "…" (choose from {", ".join(known)})')
-        if table[key] not in known:
-            raise BadJob(f"{key} = {table[key]!r} is not known" + nearest(str(table[key]), known, key))
+            raise BadJob(f'the job has no {key}; add {key} = "…" (choose from {", ".join(names)})')
+        if table[key] not in names:
+            raise BadJob(f"{key} = {table[key]!r} is not known" + nearest(str(table[key]), names, key))
     allowed = allowed_topologies(table["algorithm"])
     if table["topology"] not in allowed:
         raise BadJob(
@@ -159,15 +159,15 @@ def _check_meant(job: Job) -> None:
         value = getattr(job.resources if section else job, name)
         if value != neutral and job.topology not in valid_on:
             _refuse(key, value, f"topology {' or '.join(valid_on)}")
-    given = job.resources
-    if given.inference == "actor" and job.sampler != "central":
-        _refuse("resources.inference", given.inference, 'sampler = "central"')
-    if given.servers > 1 and job.topology == "actor_learner" and given.inference != "actor":
-        _refuse("resources.servers", given.servers, 'resources.inference = "actor"')
+    resources = job.resources
+    if resources.inference == "actor" and job.sampler != "central":
+        _refuse("resources.inference", resources.inference, 'sampler = "central"')
+    if resources.servers > 1 and job.topology == "actor_learner" and resources.inference != "actor":
+        _refuse("resources.servers", resources.servers, 'resources.inference = "actor"')
 
 
-def _refuse(key: str, value: Any, where: str) -> None:
-    raise BadJob(f"{key} = {value!r} has no effect here: it applies to {where} only; remove it")
+def _refuse(key: str, value: Any, scope: str) -> None:
+    raise BadJob(f"{key} = {value!r} has no effect here: it applies to {scope} only; remove it")
 
 
 def check_reduction(reduction: str, device: str) -> None:

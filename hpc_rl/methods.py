@@ -72,15 +72,15 @@ def topology(name: str) -> types.ModuleType:
 
 def allowed_topologies(name: str) -> tuple[str, ...]:
     """TOPOLOGIES of a method, without importing its file. Raises BadMethod where that is no tuple of their names."""
-    value, known = _assigned(name, "TOPOLOGIES"), topologies()
+    value, all_topologies = _assigned(name, "TOPOLOGIES"), topologies()
     try:
         names = ast.literal_eval(value)
     except (ValueError, TypeError):
         raise BadMethod(f"algorithms/{name}.py, line {value.lineno}: TOPOLOGIES must be a literal tuple") from None
-    if not isinstance(names, tuple) or not names or any(x not in known for x in names):
+    if not isinstance(names, tuple) or not names or any(x not in all_topologies for x in names):
         raise BadMethod(
             f"algorithms/{name}.py: TOPOLOGIES = {shown(names)} must be a tuple of topologies; "
-            f"choose from {', '.join(known)}"
+            f"choose from {', '.join(all_topologies)}"
         )
     return names
 
@@ -159,15 +159,15 @@ def _names(tree: ast.AST) -> set[str]:
 
 def _imports(tree: ast.Module, names: set[str]) -> list[ast.stmt]:
     """The imports at the file's top level that bind one of ``names`` and come from `FOR_CONFIG`."""
-    kept: list[ast.stmt] = []
+    statements: list[ast.stmt] = []
     for node in tree.body:
         if isinstance(node, ast.ImportFrom) and node.module in FOR_CONFIG:
             aliases = [alias for alias in node.names if (alias.asname or alias.name) in names]
-            kept += [ast.copy_location(ast.ImportFrom(node.module, aliases, node.level), node)] if aliases else []
+            statements += [ast.copy_location(ast.ImportFrom(node.module, aliases, node.level), node)] if aliases else []
         elif isinstance(node, ast.Import):
             modules = [alias for alias in node.names if alias.name in FOR_CONFIG and "." not in alias.name]
-            kept += [ast.copy_location(ast.Import(modules), node)] if modules else []
-    return kept
+            statements += [ast.copy_location(ast.Import(modules), node)] if modules else []
+    return statements
 
 
 @functools.cache
@@ -185,6 +185,6 @@ def _sentence(path: Path, error: Exception, problem: str) -> str:
     if isinstance(error, SyntaxError) and error.filename == str(path):
         frames = [error.lineno or 0]
     line = frames[-1] if frames else 0
-    where = f"algorithms/{path.name}" + (f", line {line}" if line else "")
+    place = f"algorithms/{path.name}" + (f", line {line}" if line else "")
     text = error.msg if isinstance(error, SyntaxError) else " ".join(str(error).split())
-    return f"{where}: {problem} ({type(error).__name__}: {text})"
+    return f"{place}: {problem} ({type(error).__name__}: {text})"

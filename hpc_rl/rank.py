@@ -81,10 +81,10 @@ def _serve_processes(folder: Path) -> None:
     """Where the job asks for environment processes, their server starts here: a rank must not fork once MPI runs."""
     from hpc_rl import job
 
-    wanted = 0
+    processes = 0
     with contextlib.suppress(job.BadJob):  # every rank hears of it in `make_context`, where rank 0 can tell the others
-        wanted = job.load(folder / "job.toml").environment.processes
-    if wanted:
+        processes = job.load(folder / "job.toml").environment.processes
+    if processes:
         from hpc_rl.envs import forkserver
 
         forkserver.start()

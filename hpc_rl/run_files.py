@@ -64,9 +64,9 @@ def run_files(run: RunDir, job: Job, spec: Spec, rank_spec: RankSpec, attempt: i
 
 def recorded_columns(columns: Array, total: int, fraction: float) -> Array:
     """[b] bool: which ``columns`` belong to the recorded fraction of all; the same whatever rank holds them."""
-    chosen = np.floor((np.arange(total) + 1) * fraction) > np.floor(np.arange(total) * fraction)
-    kept: Array = chosen[columns]
-    return kept
+    all_columns = np.floor((np.arange(total) + 1) * fraction) > np.floor(np.arange(total) * fraction)
+    mask: Array = all_columns[columns]
+    return mask
 
 
 def _segments(folder: Path, job: Job, spec: Spec, attempt: int, schema: Schema, columns: Array) -> SegmentWriter:

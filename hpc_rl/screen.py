@@ -151,7 +151,7 @@ def _facts(run: RunDir, job: Job, figures: Line) -> Any:
     target = job.budget.stop_at_return
     goal = "" if target is None else f", target {target:g}"
     lag = f"{_number(figures.get('policy_lag'))}, max {_number(figures.get('policy_lag_max'))}"
-    left = _clock(figures.get("left_s", math.inf)) + ("" if target is None else " at most")
+    remaining = _clock(figures.get("left_s", math.inf)) + ("" if target is None else " at most")
     rate, frames = figures.get("rate", 0.0), figures.get("frames", 0)
     updates, episodes = figures.get("updates") or 0, figures.get("episodes") or 0
     grid.add_row("steps/s", f"{rate:,.0f}" if rate else "–", "frames", f"{frames:,}")
@@ -160,7 +160,7 @@ def _facts(run: RunDir, job: Job, figures: Line) -> Any:
     greedy = ("greedy return", _number(figures.get("greedy_return"), 2) + goal) if judged else ("", "")
     grid.add_row("return", training, "episodes", f"{episodes:,.0f}")
     grid.add_row("policy lag", lag, "updates", f"{updates:,.0f}")
-    grid.add_row("elapsed", _clock(figures["elapsed_s"]), "time left", left)
+    grid.add_row("elapsed", _clock(figures["elapsed_s"]), "time left", remaining)
     grid.add_row("checkpoint", _checkpoint_age(run), *greedy)
     return grid
 

@@ -20,7 +20,7 @@ JOB = "impala_catch"
 CHANGES = (
     "checkpoint.interval_s=3",
     "budget.env_steps=1000000000",
-    "budget.stop_at_return=2",  # more than the game pays: it goes on until it is told to stop
+    "budget.stop_at_return=2",  # more than the game pays: it goes on until its STOP file
     "resources.deadline_s=30",
 )
 LOOK_S = 1.0
@@ -53,9 +53,9 @@ def selftest(folder: Path, options: Options, ranks: int, queue_s: float) -> Iter
         BadJob, BadRun, SlurmError: nothing could be sent.
     """
     sent = time.monotonic()
-    found = tasks(JOB, (*CHANGES, f"resources.ranks={ranks}"), None, ())
+    task_list = tasks(JOB, (*CHANGES, f"resources.ranks={ranks}"), None, ())
     options, warned = replace(options, resume_mode="requeue", max_restarts=MOST_RESTARTS), list[str]()
-    (job,) = submit(found, folder, options, False, warned.append)
+    (job,) = submit(task_list, folder, options, False, warned.append)
     trial = Trial(RunDir(folder), job, sent)
     yield Check("submit", True, f"job {job} in {folder}")
     yield from (Check("limits", None, text) for text in warned)
@@ -79,14 +79,14 @@ def selftest(folder: Path, options: Options, ranks: int, queue_s: float) -> Iter
 
 
 def _start(trial: Trial, queue_s: float) -> Check:
-    wrong = _wait(trial, lambda: trial.run.read_state()["state"] != "pending", queue_s)
-    return _check("start", wrong, f"{time.monotonic() - trial.sent:.0f} s after sbatch")
+    fault = _wait(trial, lambda: trial.run.read_state()["state"] != "pending", queue_s)
+    return _check("start", fault, f"{time.monotonic() - trial.sent:.0f} s after sbatch")
 
 
 def _ranks(trial: Trial, ranks: int) -> Check:
-    wrong = _wait(trial, lambda: trial.learning(0), START_S)
-    if wrong:
-        return _check("ranks", f"{wrong}; slurm/README.md knows the usual reasons", "")
+    fault = _wait(trial, lambda: trial.learning(0), START_S)
+    if fault:
+        return _check("ranks", f"{fault}; slurm/README.md lists the usual reasons", "")
     lines = (trial.run.logs / "ranks.log").read_text(errors="replace").splitlines()
     at = max(k for k, line in enumerate(lines) if line.split()[:2] == ["rank", "role"])
     first = f"the first checkpoint {time.monotonic() - trial.sent:.0f} s after sbatch"
@@ -95,20 +95,20 @@ def _ranks(trial: Trial, ranks: int) -> Check:
 
 def _signal(trial: Trial) -> Check:
     slurm.signal_batch(trial.job)
-    wrong = _wait(trial, lambda: not trial.learning(0), SAVE_S)
-    return _check("signal", wrong, f"saved at {trial.env_steps:,} env steps and requeued")
+    fault = _wait(trial, lambda: not trial.learning(0), SAVE_S)
+    return _check("signal", fault, f"saved at {trial.env_steps:,} env steps and requeued")
 
 
 def _resume(trial: Trial, queue_s: float) -> Check:
-    before = trial.env_steps
-    wrong = _wait(trial, lambda: trial.learning(1, before), queue_s + REQUEUE_S)
-    return _check("resume", wrong, f"went beyond {before:,} env steps")
+    steps = trial.env_steps
+    fault = _wait(trial, lambda: trial.learning(1, steps), queue_s + REQUEUE_S)
+    return _check("resume", fault, f"went beyond {steps:,} env steps")
 
 
 def _stop(trial: Trial) -> Check:
     trial.run.request_stop()
-    wrong = _wait(trial, lambda: trial.run.read_state()["state"] == "stopped", SAVE_S)
-    return _check("STOP file", wrong, "saved and ended")
+    fault = _wait(trial, lambda: trial.run.read_state()["state"] == "stopped", SAVE_S)
+    return _check("STOP file", fault, "saved and ended")
 
 
 def _locking(folder: Path) -> Check:
@@ -117,19 +117,21 @@ def _locking(folder: Path) -> Check:
     return locking(folder)
 
 
-def _check(name: str, wrong: str, right: str) -> Check:
-    return Check(name, not wrong, wrong or right)
+def _check(name: str, fault: str, text: str) -> Check:
+    return Check(name, not fault, fault or text)
 
 
-def _wait(trial: Trial, done: Callable[[], bool], limit: float) -> str:
-    """Empty once ``done``; else what the run and SLURM say of the job that failed, ended or took too long."""
+def _wait(trial: Trial, reached: Callable[[], bool], limit: float) -> str:
+    """Empty once ``reached()``; else the run's and SLURM's reason why the job failed, ended or took too long."""
     end = time.monotonic() + limit
-    while not done():
-        state, seen = trial.run.read_state(), slurm.query([trial.job]).get(trial.job)
-        over = state["state"] == "failed" or (seen is not None and not seen.active)
+    while not reached():
+        state, status = trial.run.read_state(), slurm.query([trial.job]).get(trial.job)
+        over = state["state"] == "failed" or (status is not None and not status.active)
         if over or time.monotonic() > end:
-            known = f"SLURM says {seen.state} {seen.reason}".strip() if seen else "SLURM does not know the job"
-            said = state["reason"] or f"nothing from the run in {limit:.0f} s"
-            return f"{said} ({known}); see hpc-rl logs {command_line([str(trial.run.path)])}"
+            slurm_state = (
+                f"SLURM says {status.state} {status.reason}".strip() if status else "SLURM does not know the job"
+            )
+            reason = state["reason"] or f"nothing from the run in {limit:.0f} s"
+            return f"{reason} ({slurm_state}); see hpc-rl logs {command_line([str(trial.run.path)])}"
         time.sleep(LOOK_S)
     return ""

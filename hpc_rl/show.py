@@ -54,8 +54,8 @@ def _scaled(figures: Figures) -> str:
     text = ""
     for span, same in groupby(actions.scaled_to):
         count = len(list(same))
-        what = "handed on as they are" if span is None else f"scaled from −1..1 to {span[0]:g}..{span[1]:g}"
-        text += f", {count} {what}"
+        range_text = "handed on as they are" if span is None else f"scaled from −1..1 to {span[0]:g}..{span[1]:g}"
+        text += f", {count} {range_text}"
     return text
 
 
@@ -68,8 +68,8 @@ def _batch(figures: Figures) -> str:
             moves = plan.steps * plan.batch_columns
             kinds.append(f"{plan.batch_columns} columns per update ({moves:,} samples)")
         elif items.length:
-            drawn = f"{items.batch_size} {items.name} of {items.length} move{'s' * (items.length > 1)} per update"
-            kinds.append(f"{drawn}, {items.samples_per_insert:g} drawn for each env step")
+            batch = f"{items.batch_size} {items.name} of {items.length} move{'s' * (items.length > 1)} per update"
+            kinds.append(f"{batch}, {items.samples_per_insert:g} drawn for each env step")
         else:
             kinds.append("an update takes whole episodes")
     passes = f", {experience.passes} passes" if experience.passes > 1 else ""
@@ -145,9 +145,9 @@ def _memory(figures: Figures) -> str:
         parts = budget(figures, ranks[0])
         total += len(ranks) * sum(parts.values())
         largest = sorted(parts.items(), key=lambda item: -item[1])[:3]
-        what = ", ".join(f"{name} {_size(count)}" for name, count in largest if count >= MIB)
+        largest_parts = ", ".join(f"{name} {_size(count)}" for name, count in largest if count >= MIB)
         label = role if len(ranks) == 1 else f"{role} ×{len(ranks)}"
-        rows.append((label, _size(sum(parts.values())), what))
+        rows.append((label, _size(sum(parts.values())), largest_parts))
     rows.append(("all ranks", _size(total), "pages that ranks of one node share are counted for each of them"))
     return "\n".join([_table(rows), *_episodes(figures), *figures.method.uncounted])
 
@@ -166,9 +166,11 @@ def _episodes(figures: Figures) -> list[str]:
 def _files(figures: Figures) -> str:
     job = figures.job
     output = job.output
-    whole = figures.step_bytes * job.budget.env_steps * output.record
+    recorded_bytes = figures.step_bytes * job.budget.env_steps * output.record
     atari = figures.spec.id.startswith("ALE/") and output.compression != "none"
-    size = f"{_size(whole)} uncompressed" + (f", about {_size(whole / ATARI_RATIO)} as written" if atari else "")
+    size = f"{_size(recorded_bytes)} uncompressed" + (
+        f", about {_size(recorded_bytes / ATARI_RATIO)} as written" if atari else ""
+    )
     recording = sum(1 for rank in figures.plan.ranks if rank.columns) if output.record else 0
     every = min(output.segment_s, job.checkpoint.interval_s)
     replay, queue = figures.replays_bytes, figures.queues_bytes
@@ -178,12 +180,12 @@ def _files(figures: Figures) -> str:
     rows.append(("trajectories", size, f"{_size(figures.step_bytes)} per env step" if recording else "none recorded"))
     if recording:
         rows.append(("segments", f"{recording * 3600 / every:,.0f} an hour", f"{recording} rank(s), every {every:g} s"))
-    kept = f"last {job.checkpoint.keep} and the best, every {job.checkpoint.interval_s:g} s"
-    what = "weights, optimiser states and learner" + (f"; {_size(queue)} of queues" if queue else "")
-    what += f"; {_size(replay)} of replay, not in the best" if replay else ""
-    rows.append(("checkpoint", _size(best + replay), f"{what}; {kept}"))
+    schedule = f"last {job.checkpoint.keep} and the best, every {job.checkpoint.interval_s:g} s"
+    contents = "weights, optimiser states and learner" + (f"; {_size(queue)} of queues" if queue else "")
+    contents += f"; {_size(replay)} of replay, not in the best" if replay else ""
+    rows.append(("checkpoint", _size(best + replay), f"{contents}; {schedule}"))
     numbered = (job.checkpoint.keep + 1) * (best + replay)  # the newest is written before the oldest goes
-    need = whole / (ATARI_RATIO if atari else 1) + numbered + 2 * best
+    need = recorded_bytes / (ATARI_RATIO if atari else 1) + numbered + 2 * best
     enough = "" if need < free else "; lower output.record or pass --out on another disk"
     rows.append(("free disk", _size(free), f"{os.getcwd()}, about {_size(need)} needed{enough}"))
     return _table(rows)

@@ -30,11 +30,11 @@ def override(table: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
         key, equals, text = item.partition("=")
         if not equals:
             raise BadJob(f"--set {item!r} has no '='; write --set key=value")
-        last, *rest = reversed(key.strip().split("."))
-        if len(rest) >= MOST_LEVELS:
+        last, *parents = reversed(key.strip().split("."))
+        if len(parents) >= MOST_LEVELS:
             raise BadJob(f"--set {item[:80]!r}…: the key has more than {MOST_LEVELS} parts; write fewer")
         inner = table
-        for name in reversed(rest):
+        for name in reversed(parents):
             inner = inner.setdefault(name, {})
             if not isinstance(inner, dict):
                 raise BadJob(f"--set {item!r}: {name} is a value, not a table")

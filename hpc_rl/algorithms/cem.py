@@ -146,8 +146,12 @@ class Learner(base.Learner):
         extra = config.extra_std * (1.0 - share)
         net.mean.data.copy_(parameters.mean(0))
         net.std.data.copy_((parameters.var(0, correction=0) + extra**2).sqrt())
-        found = {"return": table[:, 0].mean(), "elite_return": table[elite, 0].mean(), "best_return": table[:, 0].max()}
-        figures = {name: float(x) for name, x in found.items()}
+        averages = {
+            "return": table[:, 0].mean(),
+            "elite_return": table[elite, 0].mean(),
+            "best_return": table[:, 0].max(),
+        }
+        figures = {name: float(x) for name, x in averages.items()}
         return UpdateResult({**figures, "candidates": float(len(table)), "std": float(net.std.mean())})
 
     def state(self) -> StateDict:
@@ -157,14 +161,17 @@ class Learner(base.Learner):
         """Nothing: μ and σ are the weights."""
 
 
-def _table(group: Group, own: Tensor) -> tuple[Tensor, slice]:
+def _table(group: Group, own_rows: Tensor) -> tuple[Tensor, slice]:
     """The rows [n, k] float64 of all learners one below the other, and which of them are this one's. Collective."""
     counts = torch.zeros(group.size, dtype=torch.float64)
-    counts[group.rank] = len(own)
+    counts[group.rank] = len(own_rows)
     counts = group.sum(counts)
     low = int(counts[: group.rank].sum())
-    table, rows = torch.zeros(int(counts.sum()), own.shape[1], dtype=torch.float64), slice(low, low + len(own))
-    table[rows] = own
+    table, rows = (
+        torch.zeros(int(counts.sum()), own_rows.shape[1], dtype=torch.float64),
+        slice(low, low + len(own_rows)),
+    )
+    table[rows] = own_rows
     return group.sum(table), rows
 
 
@@ -176,11 +183,11 @@ def _ranking(table: Tensor) -> Tensor:
     return order
 
 
-def _rows(group: Group, chosen: Tensor, rows: slice, own: Tensor) -> Tensor:
-    """The rows ``chosen`` [E] of all learners' table, of which ``own`` [n, M] are ``rows``. Collective."""
-    out = torch.zeros(len(chosen), own.shape[1], dtype=torch.float64)
-    mine = (chosen >= rows.start) & (chosen < rows.stop)
-    out[mine] = own[chosen[mine] - rows.start]
+def _rows(group: Group, places: Tensor, rows: slice, own_rows: Tensor) -> Tensor:
+    """The rows ``places`` [E] of all learners' table, of which ``own_rows`` [n, M] are ``rows``. Collective."""
+    out = torch.zeros(len(places), own_rows.shape[1], dtype=torch.float64)
+    of_member = (places >= rows.start) & (places < rows.stop)
+    out[of_member] = own_rows[places[of_member] - rows.start]
     return group.sum(out)
 
 

@@ -94,9 +94,9 @@ class Config:
 def loss(config: Config, q: Tensor, target: Tensor, batch: Trajectory) -> tuple[Tensor, list[Tensor]]:
     """Summed loss and the sums that FIGURES names, for q [n, A] of row 0 and targets y [n]."""
     weight = batch.valid[0].float()
-    chosen = q.gather(-1, batch.action[0][:, None]).squeeze(-1)
-    summed = huber(target - chosen, weight, config.error_clip)
-    return summed, [to_device(x.detach(), "cpu") for x in (summed, (weight * chosen).sum(), (weight * target).sum())]
+    q_action = q.gather(-1, batch.action[0][:, None]).squeeze(-1)
+    summed = huber(target - q_action, weight, config.error_clip)
+    return summed, [to_device(x.detach(), "cpu") for x in (summed, (weight * q_action).sum(), (weight * target).sum())]
 
 
 class EpsilonGreedy:

@@ -170,16 +170,16 @@ class Learner(base.Learner):
     def _mixed(self, batch: Trajectory) -> Trajectory:
         """The fresh columns with their share of earlier ones, which this learner draws from its own queue."""
         config, fresh = self.config, batch.action.shape[1]
-        wanted = min(round(fresh * config.replay / (1 - config.replay)), len(self.queue))
+        count = min(round(fresh * config.replay / (1 - config.replay)), len(self.queue))
         draw = np.random.default_rng([self.seed, self.group.rank, self.round])
-        old = [self.queue[k] for k in draw.choice(len(self.queue), wanted, replace=False)] if wanted else []
+        replayed = [self.queue[k] for k in draw.choice(len(self.queue), count, replace=False)] if count else []
         self.round += 1
         if config.replay:
             self.queue += [
                 concatenate([batch.columns(slice(k, k + 1))]) for k in range(fresh)
             ]  # copies: messages are reused
             self.queue = self.queue[-config.replay_columns :]
-        return concatenate([batch, *old]) if old else batch
+        return concatenate([batch, *replayed]) if replayed else batch
 
     def state(self) -> StateDict:
         return {"seed": self.seed, "round": self.round}
@@ -191,8 +191,8 @@ class Learner(base.Learner):
         return rows_of(concatenate(self.queue)) if self.queue else {}
 
     def load_columns(self, rows: dict[str, Tensor]) -> None:
-        whole = moved(batch_of(rows), self.weights.data.device)
-        self.queue = [concatenate([whole.columns(slice(k, k + 1))]) for k in range(len(whole.column))]
+        batch = moved(batch_of(rows), self.weights.data.device)
+        self.queue = [concatenate([batch.columns(slice(k, k + 1))]) for k in range(len(batch.column))]
 
 
 ALGORITHM = base.Algorithm(config=Config, policy=policy, learner=Learner)

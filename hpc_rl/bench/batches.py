@@ -23,8 +23,8 @@ def batch_shapes(experience: Experience, plan: Plan) -> Shapes:
     """
     together, shapes = shards(plan), {}
     for items in experience.items:
-        drawn = max(1, items.batch_size // together) if items.length and items.batch_size else plan.learning_columns
-        shapes[items.name] = (items.length or plan.steps, drawn)
+        width = max(1, items.batch_size // together) if items.length and items.batch_size else plan.learning_columns
+        shapes[items.name] = (items.length or plan.steps, width)
     return shapes
 
 
@@ -66,5 +66,5 @@ def random_actions(actions: Actions, lead: tuple[int, ...], generator: np.random
     """Uniform actions [*lead, *A]; of a box between -1 and 1."""
     if actions.kind == "box":
         return np.asarray(generator.uniform(-1, 1, (*lead, *actions.shape)), np.float32)
-    chosen = generator.integers(0, actions.sizes, (*lead, len(actions.sizes)))
-    return np.asarray(chosen[..., 0] if actions.kind == "discrete" else chosen)
+    choices = generator.integers(0, actions.sizes, (*lead, len(actions.sizes)))
+    return np.asarray(choices[..., 0] if actions.kind == "discrete" else choices)

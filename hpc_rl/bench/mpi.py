@@ -17,7 +17,7 @@ ROUNDS, REPEATS, LIMIT_S = 40, 7, 300
 
 
 class NoExchange(RuntimeError):
-    """The ranks gave no figure; the message says why and what to do."""
+    """The ranks gave no figure; the message names the reason and the remedy."""
 
 
 def measure(ranks: int) -> list[dict[str, float | str]]:
@@ -30,18 +30,16 @@ def measure(ranks: int) -> list[dict[str, float | str]]:
 
     line = [*mpiexec.prefix(ranks), sys.executable, "-m", "hpc_rl.bench.mpi", str(ranks)]
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             line, capture_output=True, text=True, timeout=LIMIT_S, check=False, env=mpiexec.environment(),
             stdin=subprocess.DEVNULL,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         raise NoExchange(f"{ranks} ranks took more than {LIMIT_S} s; use as many as there are cores (-n)") from None
-    if done.returncode:
-        words = (done.stderr.strip().splitlines() or ["nothing said"])[-1]
-        raise NoExchange(
-            f"{line[0]} -n {ranks} ended with {done.returncode} ({words}); hpc-rl doctor tells what is wrong"
-        )
-    rows: list[dict[str, float | str]] = json.loads(done.stdout.splitlines()[-1])
+    if process.returncode:
+        words = (process.stderr.strip().splitlines() or ["no error message"])[-1]
+        raise NoExchange(f"{line[0]} -n {ranks} ended with exit code {process.returncode} ({words}); see hpc-rl doctor")
+    rows: list[dict[str, float | str]] = json.loads(process.stdout.splitlines()[-1])
     return rows
 
 
@@ -50,8 +48,8 @@ def render(rows: list[dict[str, float | str]], ranks: int) -> str:
         f"all-reduce over {ranks} ranks, ms   {'raw MPI':>9} {'ours':>9} {'ratio':>7}  (each the median of rounds)"
     ]
     for row in rows:
-        raw, ours = 1e3 * float(row["raw_s"]), 1e3 * float(row["ours_s"])
-        lines.append(f"{row['size']:<28} {raw:>12.3f} {ours:>9.3f} {float(row['ratio']):>7.2f}")
+        raw, reduced = 1e3 * float(row["raw_s"]), 1e3 * float(row["ours_s"])
+        lines.append(f"{row['size']:<28} {raw:>12.3f} {reduced:>9.3f} {float(row['ratio']):>7.2f}")
     return "\n".join(lines)
 
 

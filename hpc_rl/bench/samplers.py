@@ -58,13 +58,13 @@ def _sampler(job: Job, lanes: int, step_s: float) -> Vector:
 
     agent = agent_of(job)
     arguments = {"step_s": step_s / lanes, "cv": 0.0, "reset_s": 0.0, "end_probability": 0.0}
-    made = []
+    lane_list = []
     for columns in np.array_split(np.arange(COLUMNS), lanes):
         environment = make("toy/latency", arguments, len(columns))
         policy = agent.make_policy()
-        made.append(Lane(environment, policy, columns, streams(1, "act", columns.tolist(), 0)))
-        made[-1].start(episode_seeds(1, "episode", columns.tolist(), 0))
-    return Vector(made, Timings())
+        lane_list.append(Lane(environment, policy, columns, streams(1, "act", columns.tolist(), 0)))
+        lane_list[-1].start(episode_seeds(1, "episode", columns.tolist(), 0))
+    return Vector(lane_list, Timings())
 
 
 def _mover(sampler: Vector) -> Callable[[], float]:
@@ -83,8 +83,8 @@ def _mover(sampler: Vector) -> Callable[[], float]:
     return move
 
 
-def render(found: dict[str, float]) -> str:
+def render(figures: dict[str, float]) -> str:
     rows = [("one step of the environments", "step_s"), ("one inference of all columns", "infer_s")]
     rows += [("a move, vector", "vector_s"), ("a move, alternating", "alternating_s")]
-    lines = [f"{text:<32}{1e3 * found[key]:>8.2f} ms" for text, key in rows]
-    return "\n".join([*lines, f"{'alternating is faster':<32}{found['ratio']:>8.2f} times"])
+    lines = [f"{text:<32}{1e3 * figures[key]:>8.2f} ms" for text, key in rows]
+    return "\n".join([*lines, f"{'alternating is faster':<32}{figures['ratio']:>8.2f} times"])

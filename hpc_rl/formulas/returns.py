@@ -18,8 +18,8 @@ def cut_scan(delta: Tensor, decay: Tensor, valid: Tensor, through: bool = False)
     out = torch.empty_like(delta)
     x = torch.zeros_like(delta[0])
     for t in range(delta.shape[0] - 1, -1, -1):
-        kept = valid[t] * (delta[t] + decay[t] * x)
-        x = kept + (1 - valid[t]) * x if through else kept
+        cut = valid[t] * (delta[t] + decay[t] * x)
+        x = cut + (1 - valid[t]) * x if through else cut
         out[t] = x
     return out
 

@@ -40,8 +40,8 @@ class ActionDistribution:
         picks = []
         for k, logits in enumerate(torch.split(output, list(self.actions.sizes), -1)):
             cdf = torch.softmax(logits / temperature.clamp(min=_TINY), -1).cumsum(-1)
-            drawn = (cdf <= noise[:, k : k + 1]).sum(-1).clamp(max=logits.shape[-1] - 1)
-            picks.append(torch.where(exploration > 0, drawn, logits.argmax(-1)))
+            choice = (cdf <= noise[:, k : k + 1]).sum(-1).clamp(max=logits.shape[-1] - 1)
+            picks.append(torch.where(exploration > 0, choice, logits.argmax(-1)))
         return picks[0] if self.actions.kind == "discrete" else torch.stack(picks, -1)
 
     def log_prob_entropy(self, output: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:

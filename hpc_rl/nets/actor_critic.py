@@ -64,8 +64,10 @@ class ActorCritic(nn.Module):
         if self.lstms:
             assert first is not None and carry is not None
             rows = [y.reshape(*lead, -1) for y in features]
-            found = [f(y, first, c) for f, y, c in zip(self.lstms, rows, carry.chunk(len(self.lstms), 1), strict=True)]
-            features, carry = [y for y, _ in found], torch.cat([after for _, after in found], 1)
+            outputs = [
+                f(y, first, c) for f, y, c in zip(self.lstms, rows, carry.chunk(len(self.lstms), 1), strict=True)
+            ]
+            features, carry = [y for y, _ in outputs], torch.cat([after for _, after in outputs], 1)
         output = self.policy(features[0]).reshape(*lead, -1)
         if self.log_std is not None:
             output = torch.cat([output, self.log_std.expand_as(output)], -1)
@@ -106,12 +108,12 @@ class StochasticPolicy:
     @torch.no_grad()
     def act(self, step: Step, carry: dict[str, Tensor], exploration: Tensor, noise: Tensor) -> ActOutput:
         output, value, state = self.net(step.observation[None], step.first[None], carry.get("lstm"))
-        output, found = output[0], {"value": value[0]}
+        output, extras = output[0], {"value": value[0]}
         action = self.head.sample(output, noise, exploration)
-        after = {} if state is None else {"lstm": state}
+        carry_after = {} if state is None else {"lstm": state}
         if "log_prob" in self.extras:
-            found["log_prob"] = self.head.log_prob_entropy(output, action)[0]
+            extras["log_prob"] = self.head.log_prob_entropy(output, action)[0]
         if self.filter_discount is not None:
             sum_so_far = (self.filter_discount * carry["filtered_return"] + step.reward) * ~step.first
-            after["filtered_return"] = found["filtered_return"] = sum_so_far
-        return ActOutput(action, after, {name: found[name] for name in self.extras})
+            carry_after["filtered_return"] = extras["filtered_return"] = sum_so_far
+        return ActOutput(action, carry_after, {name: extras[name] for name in self.extras})

@@ -93,8 +93,8 @@ class Normalizers:
             self.returns.add(batch.extras["filtered_return"][batch.finite], total)
 
     def state(self) -> dict[str, Any]:
-        both = {"observation": self.seen, "return": self.returns}
-        return {name: running.state() for name, running in both.items() if running is not None}
+        moments = {"observation": self.seen, "return": self.returns}
+        return {name: moment.state() for name, moment in moments.items() if moment is not None}
 
     def load(self, state: dict[str, Any]) -> None:
         for name, running in {"observation": self.seen, "return": self.returns}.items():

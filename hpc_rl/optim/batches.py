@@ -56,10 +56,10 @@ def consecutive_columns(group: Group, columns: int, count: int) -> list[slice]:
 def concatenate(parts: list[Trajectory]) -> Trajectory:
     """Copies of fragments of equal length, side by side on the column axis."""
 
-    def joined(found: list[Any]) -> Any:
-        if isinstance(found[0], dict):
-            return {name: joined([x[name] for x in found]) for name in found[0]}
-        return torch.cat(found, 1)
+    def joined(values: list[Any]) -> Any:
+        if isinstance(values[0], dict):
+            return {name: joined([x[name] for x in values]) for name in values[0]}
+        return torch.cat(values, 1)
 
     rows: dict[str, Any] = {name: joined([getattr(part, name) for part in parts]) for name in ROWS}
     carry = {name: torch.cat([part.carry[name] for part in parts]) for name in parts[0].carry}

@@ -57,7 +57,7 @@ class Group(Protocol):
 
 
 def no_stop() -> bool:
-    """``Group.alive`` where there is nobody to pulse and no stop flag."""
+    """``Group.alive`` where there is no peer to pulse and no stop flag."""
     return False
 
 

@@ -31,13 +31,13 @@ class Episodes:
     def insert(self, tree: Tree) -> None:
         """Take a fragment of all columns; its moves are copied, the tree itself is kept for ``arrivals``."""
         self.inserted.append(tree)
-        steps, ended = len(tree["reward"]), tree["episode_length"] > 0
+        steps, ends_episode = len(tree["reward"]), tree["episode_length"] > 0
         for k, running in enumerate(self.running):
             if tree["first"][0, k] or tree["start"][k] != self.following[k]:
                 running.clear()
             opens = np.flatnonzero(tree["first"][:-1, k])
             for begin in [*([0] if running else []), *opens]:
-                ends = np.flatnonzero(ended[begin:, k])
+                ends = np.flatnonzero(ends_episode[begin:, k])
                 stop = begin + int(ends[0]) + 1 if len(ends) else steps
                 running.append(self._part(tree, k, int(begin), stop))
                 if len(ends):
@@ -52,7 +52,7 @@ class Episodes:
         """All complete episodes, [L(+1), n] for the longest of L moves; behind the others' end no row is valid."""
         episodes, self.complete = self.complete, []
         if not episodes:
-            raise RuntimeError(f'no episode of "{self.name}" is complete; sample when ``due`` says so')
+            raise RuntimeError(f'no episode of "{self.name}" is complete; sample where ``due`` is above 0')
         lengths = [len(episode["reward"]) for episode in episodes]
         tree = {
             name: _padded([episode[name] for episode in episodes]) for name in [*self.moves, "observation", "first"]
@@ -106,9 +106,9 @@ class Episodes:
         """Make an episode of its parts, if it is of one version."""
         episode = dict(parts[0])
         for name in [*self.moves, "first", "observation"]:
-            shared = 0 if name in self.moves else self.stack if name == "observation" else 1  # rows of two parts
-            before = [part[name][: len(part[name]) - shared] for part in parts[:-1]]
-            episode[name] = np.concatenate([*before, parts[-1][name]])
+            overlap = 0 if name in self.moves else self.stack if name == "observation" else 1  # rows of two parts
+            heads = [part[name][: len(part[name]) - overlap] for part in parts[:-1]]
+            episode[name] = np.concatenate([*heads, parts[-1][name]])
         parts.clear()
         if (episode["version"] == episode["version"][0]).all():
             self.complete.append(episode)

@@ -57,7 +57,7 @@ class Arriving:
         self.messages: list[Message] = []
 
     def receive(self, store: Fresh, give_up: Done) -> bool:
-        """Wait for a batch and insert it; False where the run is asked to stop first. Raises Deadline."""
+        """Wait for a batch and insert it; False where a stop of the run was requested first. Raises Deadline."""
         try:
             self.messages = self._one_of_each(give_up) if self.in_turn else self._next(give_up)
         except Stopped:

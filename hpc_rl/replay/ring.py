@@ -29,14 +29,14 @@ NEVER = np.iinfo(np.int64).max // 2
 
 @dataclass
 class Kind:
-    """What a ring knows of one kind of items."""
+    """A ring's bookkeeping for one kind of items."""
 
     items: Items
     batch: int  # items per update of this shard
     lengths: Array  # [slots, b] int32, moves of the complete item that begins there, else 0
     checked: int = 0  # whether an item begins, and how long it is, is decided for all rows before
     count: int = 0  # complete items
-    notes: Tree = field(default_factory=dict)  # name -> [slots, b], what ``annotate`` said of each
+    notes: Tree = field(default_factory=dict)  # name -> [slots, b], what ``annotate`` returned for each
 
 
 class Ring:
@@ -161,22 +161,22 @@ class Ring:
             stop = end
         length = np.minimum(stop - moves, items.length)
         if items.complete == "length":
-            known = moves + length <= rows.end
+            decided = moves + length <= rows.end
         else:  # an episode that broke off at a gap has no end
-            known = end < _following(np.where(gap, moves, NEVER))
+            decided = end < _following(np.where(gap, moves, NEVER))
         begins = valid & rows.of(f"extras/{items.opens}", low) if items.opens else valid
         at = np.arange(low, rows.end) % rows.slots
-        new = begins & known & (kind.lengths[at] == 0)
-        kind.lengths[at] += np.where(new, length, 0).astype(np.int32)
-        kind.count += int(new.sum())
-        undecided = (begins & ~known & (end == NEVER)).any(1)
+        completed = begins & decided & (kind.lengths[at] == 0)
+        kind.lengths[at] += np.where(completed, length, 0).astype(np.int32)
+        kind.count += int(completed.sum())
+        undecided = (begins & ~decided & (end == NEVER)).any(1)
         kind.checked = low + int(undecided.argmax()) if undecided.any() else rows.end
-        if self.annotate and new.any():
-            row, column = np.nonzero(new)
+        if self.annotate and completed.any():
+            row, column = np.nonzero(completed)
             self._annotate(kind, row + low, column)
 
     def _annotate(self, kind: Kind, row: Array, column: Array) -> None:
-        """Store what ``annotate`` says of the items that begin at ``row`` [n] of ``column`` [n]."""
+        """Store what ``annotate`` returns for the items that begin at ``row`` [n] of ``column`` [n]."""
         at = self.rows.at(row, column)
         length = kind.lengths.reshape(-1)[at]
         assert self.annotate is not None
@@ -197,7 +197,7 @@ class Ring:
     def _draw(self, kind: Kind, draw: np.random.Generator) -> Array:
         """Keys [n] int64, row · b + column, of complete items: of places drawn uniformly, those where one begins."""
         if not kind.count:
-            raise RuntimeError(f'no item of "{kind.items.name}" is complete; sample when ``due`` says so')
+            raise RuntimeError(f'no item of "{kind.items.name}" is complete; sample where ``due`` is above 0')
         width, lengths = self.rows.width, kind.lengths.reshape(-1)
         low, high = self.low * width, self.rows.end * width
         tries = int(1.2 * kind.batch * (high - low) / kind.count) + 8

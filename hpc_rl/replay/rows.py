@@ -35,8 +35,8 @@ def row_leaves(schema: Schema) -> dict[str, tuple[tuple[int, ...], str]]:
             f"{carried[0]} cannot be replayed, for an item may begin in the middle of a fragment; "
             "remember it in the policy's extras"
         )
-    kept = ["observation", "first", *_moves(schema)]
-    leaves: dict[str, tuple[tuple[int, ...], str]] = {name: (schema[name].shape, schema[name].dtype) for name in kept}
+    names = ["observation", "first", *_moves(schema)]
+    leaves: dict[str, tuple[tuple[int, ...], str]] = {name: (schema[name].shape, schema[name].dtype) for name in names}
     return leaves | {"start": ((), "int64"), "gap": ((), "bool")}  # env steps of the column before the row; see above
 
 

@@ -30,10 +30,10 @@ class BadRows:
         self.count += int(strange.sum())
         for k in np.flatnonzero(strange & ~self.named):
             self.named[k] = True
-            where = f"{self.id}, column {self.columns[k]}, env step {steps[k]}"
+            place = f"{self.id}, column {self.columns[k]}, env step {steps[k]}"
             print(
-                f"warning: {where}: {_what(observation[k], reward[k])}. Such rows are recorded and not learned from; "
-                "mend the environment. Later ones of this column are only counted (metric bad_rows)",
+                f"warning: {place}: {_what(observation[k], reward[k])}; such rows are recorded and not learned from, "
+                "and later ones of this column are only counted (metric bad_rows): mend the environment",
                 flush=True,
             )
         if observation.dtype.kind == "f":

@@ -28,7 +28,7 @@ class Sampler(Protocol):
         ...
 
     def collect(self, tree: Tree, newest: Callable[[], int]) -> None:
-        """Fill ``tree`` with T moves of some columns; ``newest`` puts fresh weights in place and says their version."""
+        """Fill ``tree`` with T moves of some columns; ``newest`` loads fresh weights and gives their version."""
         ...
 
     def explore(self, exploration: Array) -> None:
@@ -49,7 +49,7 @@ class Timings:
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(ACTIVITIES, 0.0))
 
     def timed(self, name: str, begin: float) -> float:
-        """Book the time since ``begin`` under ``name``; returns the present, the next begin."""
+        """Add the time since ``begin`` to ``name``; returns the present, the next begin."""
         now = time.perf_counter()
         self.seconds[name] += now - begin
         return now

@@ -1,7 +1,7 @@
 """Central inference: the environments are other ranks', the weights are here (SEED, Espeholt et al. 2020; GA3C).
 
-Each remote rank is a lane with a fragment of its own. Whoever has answered is acted for together, so the batch is as
-large as the traffic, and lanes do not wait for each other. A lane whose rank is lost never fills its fragment.
+Each remote rank is a lane with a fragment of its own. The lanes that have answered are acted for together, so the batch
+is as large as the traffic, and lanes do not wait for each other. A lane whose rank is lost never fills its fragment.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from hpc_rl.transport.waiting import Waiting
 from hpc_rl.types import Array, Leaf, Spec, Tree
 
 OBSERVATIONS, ACTIONS = 100, 110  # tags; runtime/messages.py lists the others
-STOP = -1  # the version of an action that asks an environment rank to leave
+STOP = -1  # the version of an action that ends an environment rank
 
 
 def layouts(spec: Spec, columns: int) -> tuple[Layout, Layout]:
@@ -71,15 +71,15 @@ class Remote:
         return TimeSteps(self.shown, **tree)
 
     def close(self) -> None:
-        """Ask the rank to leave."""
+        """End the rank."""
         self.outbox.put({"action": np.zeros_like(self.outbox.reserve()["action"])}, STOP)
         self.outbox.flush()
 
     def state(self) -> dict[str, Any]:
-        raise BadEnvironment(f"{self.spec.id} is in another rank and cannot be cloned from here")
+        raise BadEnvironment(f'{self.spec.id} runs in another rank and cannot be cloned; use sampler = "vector"')
 
     def load(self, state: dict[str, Any]) -> Array:
-        raise BadEnvironment(f"{self.spec.id} is in another rank and cannot be cloned from here")
+        raise BadEnvironment(f'{self.spec.id} runs in another rank and cannot be cloned; use sampler = "vector"')
 
 
 class Central:
@@ -116,10 +116,10 @@ class Central:
             self._act(self.lanes, newest())
         while not self.full:
             self._turn(newest)
-        found = self.full.popleft()
-        for name, x in found.items():
+        fragment = self.full.popleft()
+        for name, x in fragment.items():
             tree[name][...] = x
-        self.spare.append(found)
+        self.spare.append(fragment)
 
     def _turn(self, newest: Callable[[], int]) -> None:
         """Take every answer that is here, at least one, and act for those lanes together."""
@@ -150,14 +150,14 @@ class Central:
     def explore(self, exploration: Array) -> None:
         """See `Sampler`; ``columns`` are those of the lanes in their order."""
         edges = np.cumsum([len(lane.columns) for lane in self.lanes])[:-1]
-        for lane, own in zip(self.lanes, np.split(exploration, edges), strict=True):
-            lane.explore(own)
+        for lane, part in zip(self.lanes, np.split(exploration, edges), strict=True):
+            lane.explore(part)
 
     def figures(self) -> dict[str, float]:
         """Requests so far, how many were answered at a time, and rows so far that were not finite."""
-        bad = float(sum(lane.bad_rows.count for lane in self.lanes))
+        bad_rows = float(sum(lane.bad_rows.count for lane in self.lanes))
         batch = self.requests / max(1, self.inferences)
-        return {"requests": float(self.requests), "inference_batch": batch, "bad_rows": bad}
+        return {"requests": float(self.requests), "inference_batch": batch, "bad_rows": bad_rows}
 
     def _who(self) -> str:
         return self.waiting.who(remote.peer for remote in self.remotes)

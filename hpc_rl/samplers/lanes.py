@@ -80,7 +80,7 @@ class Lane:
         return self.row == self.rows
 
     def receive(self) -> None:
-        """Wait for the environment's answer to the last action, and book it."""
+        """Wait for the environment's answer to the last action, and store it."""
         moves = self.environment.recv()
         t, tree = self.row, self.tree
         tree["reward"][t], tree["discount"][t] = moves.reward, moves.discount
@@ -98,10 +98,10 @@ class Lane:
         self.row += 1
         self._store_observation()
 
-    def _show(self, shown: Array, reward: Array) -> None:
+    def _show(self, observation: Array, reward: Array) -> None:
         """What the environments show is what is recorded; the policy sees 0 where it is not finite."""
-        self.shown = shown
-        self.observation, self.reward = self.bad_rows.cleaned(shown, reward, self.steps)
+        self.shown = observation
+        self.observation, self.reward = self.bad_rows.cleaned(observation, reward, self.steps)
 
     def _store_observation(self) -> None:
         stack = self.environment.spec.stack
@@ -159,17 +159,17 @@ def act(lanes: Sequence[Lane], version: int, timings: Timings) -> None:
     noise = together([lane.noise[lane.row] for lane in lanes])
     carry = {name: torch.cat([lane.carry[name] for lane in lanes]) for name in policy.carry}
     exploration = torch.cat([lane.exploration for lane in lanes])
-    found = policy.act(step, carry, exploration, noise)
-    action = to_host(found.action)
-    extras = {name: to_host(x) for name, x in found.extras.items()}
+    output = policy.act(step, carry, exploration, noise)
+    action = to_host(output.action)
+    extras = {name: to_host(x) for name, x in output.extras.items()}
     now = timings.timed("infer", now)
     low = 0
     for lane in lanes:
-        mine = slice(low, low := low + len(lane.columns))
-        lane.environment.send(action[mine])
+        rows = slice(low, low := low + len(lane.columns))
+        lane.environment.send(action[rows])
         t = lane.row
-        lane.tree["action"][t], lane.tree["version"][t] = action[mine], version
-        lane.carry = {name: x[mine] for name, x in found.carry.items()}
+        lane.tree["action"][t], lane.tree["version"][t] = action[rows], version
+        lane.carry = {name: x[rows] for name, x in output.carry.items()}
         for name, x in lane.extras.items():
-            x[t] = extras[name][mine]
+            x[t] = extras[name][rows]
     timings.timed("step", now)

@@ -43,10 +43,10 @@ def check_environment(id: str, arguments: dict[str, Any] | None = None, moves: i
         with shared_kept():
             first = _play(id, arguments, moves, seed)
             second = _play(id, arguments, moves, seed)
-            found = [*_not_finite(first), *_differing(first, second, seed)]
+            faults = [*_not_finite(first), *_differing(first, second, seed)]
             if not id.startswith(("ALE/", "toy/")):  # the others are Python's
-                found += [*_drew(first), *_slow(first), *_not_contained(id, arguments, moves, seed)]
-            return [f"{id}: {sentence}" for sentence in found]
+                faults += [*_drew(first), *_slow(first), *_not_contained(id, arguments, moves, seed)]
+            return [f"{id}: {sentence}" for sentence in faults]
     except BadEnvironment as error:
         return [str(error)]
 
@@ -68,9 +68,9 @@ def _play(id: str, arguments: dict[str, Any], moves: int, seed: int) -> Played:
             action = _random(environment.spec.actions, generator)
             begin = time.perf_counter()
             environment.send(action)
-            done = environment.recv()
-            (played.reset_s if done.first[0] else played.move_s).append(time.perf_counter() - begin)
-            played.rows.append({name: getattr(done, name) for name in COMPARED})
+            answer = environment.recv()
+            (played.reset_s if answer.first[0] else played.move_s).append(time.perf_counter() - begin)
+            played.rows.append({name: getattr(answer, name) for name in COMPARED})
         played.drew |= _shared() != before
     finally:
         environment.close()
@@ -87,29 +87,29 @@ def _random(actions: Actions, generator: np.random.Generator) -> Array:
     """One action [1, *A]; a box's leave −1..1 now and then, as those of a policy do."""
     if actions.kind == "box":
         return generator.normal(size=(1, *actions.shape)).astype(np.float32)
-    chosen = generator.integers(0, actions.sizes)[None]
-    return np.asarray(chosen[:, 0] if actions.kind == "discrete" else chosen)
+    choices = generator.integers(0, actions.sizes)[None]
+    return np.asarray(choices[:, 0] if actions.kind == "discrete" else choices)
 
 
 def _not_finite(played: Played) -> list[str]:
-    found = []
+    faults = []
     for name in ("observation", "reward"):
-        bad = [k for k, row in enumerate(played.rows) if name in row and not np.isfinite(row[name]).all()]
-        if bad:
-            where = f"step() of move {bad[0]}" if bad[0] else "reset()"
-            found.append(
-                f"{where} returned a number that is not finite in the {name}; nothing is learned from such a row"
+        moves = [k for k, row in enumerate(played.rows) if name in row and not np.isfinite(row[name]).all()]
+        if moves:
+            call = f"step() of move {moves[0]}" if moves[0] else "reset()"
+            faults.append(
+                f"{call} returned a number that is not finite in the {name}; nothing is learned from such a row"
             )
-    return found
+    return faults
 
 
 def _differing(first: Played, second: Played, seed: int) -> list[str]:
     for k, (a, b) in enumerate(zip(first.rows, second.rows, strict=True)):
         for name, values in a.items():
             if not np.array_equal(values, b[name], equal_nan=True):
-                where = f"in the {name} of move {k}" if k else "in the first observation"
+                place = f"in the {name} of move {k}" if k else "in the first observation"
                 return [
-                    f"two copies reset with seed {seed} differ {where}; draw from self.np_random, which "
+                    f"two copies reset with seed {seed} differ {place}; draw from self.np_random, which "
                     "super().reset(seed=seed) starts, and from nothing else"
                 ]
     return []

@@ -47,7 +47,9 @@ def plan(job: Job) -> Plan:
         return _whole(job, [*learning, *actors, *judges], {a.rank: a.peers[0] for a in actors}, len(shares[0]))
     workers = _bound(steppers, front or learners, "env_worker", columns, "servers" if front else "learners")
     served = {r: [w.columns for w in workers if w.peers == (r,)] for r in front}
-    spans = {r: range(found[0].start, found[-1].stop) for r, found in served.items()}
+    spans = {
+        r: range(columns_of_server[0].start, columns_of_server[-1].stop) for r, columns_of_server in served.items()
+    }
     actors = _bound(front, learners, "actor", spans, "learners")
     sends = {a.rank: a.peers[0] for a in actors} or {r: r for r in learners}
     return _whole(job, [*learning, *actors, *workers, *judges], sends, len(shares[0]))
@@ -62,8 +64,8 @@ def _bound(
     ranks: tuple[int, ...], to: tuple[int, ...], role: str, columns: dict[int, range], those: str
 ) -> list[RankSpec]:
     """Ranks of ``role``, each with one peer, one of ``those``; neighbours share it."""
-    what = {"actor": "actors", "env_worker": "environment workers"}[role]
-    peers = split_evenly(ranks, to, what, those)
+    noun = {"actor": "actors", "env_worker": "environment workers"}[role]
+    peers = split_evenly(ranks, to, noun, those)
     return [RankSpec(r, role, k, columns[r], 1, peers=(peers[r],)) for k, r in enumerate(ranks)]
 
 

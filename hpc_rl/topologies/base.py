@@ -10,7 +10,7 @@ from hpc_rl.plan import RankSpec, WorldTooSmall
 from hpc_rl.settings import Job
 
 
-def share_columns(job: Job, parts: int, what: str, empty: bool = False) -> list[range]:
+def share_columns(job: Job, parts: int, noun: str, empty: bool = False) -> list[range]:
     """Equal consecutive shares of the columns.
 
     With ``empty`` there may be more ranks than columns: the last ones have none, and join every reduction all the same.
@@ -20,17 +20,17 @@ def share_columns(job: Job, parts: int, what: str, empty: bool = False) -> list[
     """
     total = job.environment.columns
     if empty and parts > total:
-        return [*share_columns(job, total, what), *[range(total, total)] * (parts - total)]
+        return [*share_columns(job, total, noun), *[range(total, total)] * (parts - total)]
     if total % parts:
         fit = [n for n in range(1, total + 1) if total % n == 0]
         raise BadJob(
-            f"environment.columns = {total} cannot be shared by {parts} {what}; "
-            f"use a multiple of {parts}, or a number of {what} from {fit}"
+            f"environment.columns = {total} cannot be shared by {parts} {noun}; "
+            f"use a multiple of {parts}, or a number of {noun} from {fit}"
         )
     size = total // parts
     if job.sampler == "alternating" and size % 2:
         raise BadJob(
-            f'sampler = "alternating" steps half of a rank\'s columns at a time and {parts} {what} have '
+            f'sampler = "alternating" steps half of a rank\'s columns at a time and {parts} {noun} have '
             f'{size} each; set environment.columns to a multiple of {2 * parts}, or sampler = "vector"'
         )
     return [range(k * size, (k + 1) * size) for k in range(parts)]
@@ -45,27 +45,27 @@ def in_process(job: Job) -> None:
         )
 
 
-def split_evenly(ranks: Sequence[int], to: Sequence[int], what: str, those: str) -> dict[int, int]:
-    """For each of ``ranks``, the ``what``, one of ``to``, the ``those``: equally many, neighbours together.
+def split_evenly(ranks: Sequence[int], to: Sequence[int], noun: str, peers_noun: str) -> dict[int, int]:
+    """For each of ``ranks``, the ``noun``, one of ``to``, the ``peers_noun``: equally many, neighbours together.
 
     Raises:
         BadJob: they do not divide.
     """
     if to and len(ranks) % len(to):
         raise BadJob(
-            f"{len(ranks)} {what} cannot be shared equally by {len(to)} {those}; "
-            f"set resources.ranks so that there are {len(to)} {what} or a multiple"
+            f"{len(ranks)} {noun} cannot be shared equally by {len(to)} {peers_noun}; "
+            f"set resources.ranks so that there are {len(to)} {noun} or a multiple"
         )
     return {rank: to[k * len(to) // len(ranks)] for k, rank in enumerate(ranks)}
 
 
 def check_minibatches(job: Job, experience: Experience, columns: int) -> None:
     """Raise BadJob where an optimiser step would have no data; ``columns`` are those of all that learn together."""
-    count, whole = experience.minibatches, experience.split == "columns"
-    parts, what = (columns, "columns") if whole else (experience.unroll, "moves of a column")
+    count, by_columns = experience.minibatches, experience.split == "columns"
+    parts, noun = (columns, "columns") if by_columns else (experience.unroll, "moves of a column")
     if count > parts:
         raise BadJob(
-            f"{job.algorithm}.minibatches = {count} is more than the {parts} {what} of a batch that they share; "
+            f"{job.algorithm}.minibatches = {count} is more than the {parts} {noun} of a batch that they share; "
             f"use at most {parts}"
         )
 

@@ -173,26 +173,28 @@ def test_environment_workers_have_no_policy_and_are_not_asked() -> None:
 
 def test_what_was_decided_stays_and_another_processor_is_measured_anew() -> None:
     job = job_of("allreduce", 2)
-    first = hardware.kept(job, IMAGES, {"Old CPU": "bf16"})  # near the threshold; another measurement finds fp32
+    first = hardware.with_precisions(
+        job, IMAGES, {"Old CPU": "bf16"}
+    )  # near the threshold; another measurement finds fp32
     again = jobs.parse(tomllib.loads(jobs.dumps(first)))
     assert again.resources.precisions == {"Old CPU": "bf16"} and again.resources.precision == "auto"
     assert settled(again, ["Old CPU", "Old CPU"], GAINS) == ({"Old CPU": "bf16"}, [])
     moved, measured = settled(again, ["New CPU", "New CPU"], GAINS)
     assert moved == {"Old CPU": "bf16", "New CPU": "bf16"} and measured == ["New CPU"]
-    assert hardware.kept(again, IMAGES, moved).resources.precisions == moved
+    assert hardware.with_precisions(again, IMAGES, moved).resources.precisions == moved
 
 
 @pytest.mark.parametrize("stated", ["fp32", "bf16"])
 def test_a_stated_precision_holds_for_all(stated: str) -> None:
     job = job_of("actor_learner", 3, precision=stated)
     assert settled(job, ["New GPU", "Old CPU", "Old CPU"], {}) == ({"New GPU": stated, "Old CPU": stated}, [])
-    assert hardware.kept(job, IMAGES, {"New GPU": stated}) == job
+    assert hardware.with_precisions(job, IMAGES, {"New GPU": stated}) == job
 
 
 def test_vectors_are_fp32_and_nothing_is_measured() -> None:
     job = job_of("actor_learner", 3)
     assert settled(job, ["New GPU", "Old CPU", "Old CPU"], {}, VECTORS)[0] == {"New GPU": "fp32", "Old CPU": "fp32"}
-    assert hardware.kept(job, VECTORS, {"New GPU": "fp32"}).resources.precision == "fp32"
+    assert hardware.with_precisions(job, VECTORS, {"New GPU": "fp32"}).resources.precision == "fp32"
 
 
 def test_a_precision_that_does_not_exist_is_refused() -> None:
