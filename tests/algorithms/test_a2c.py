@@ -24,18 +24,18 @@ def norms(kind: str, ranks: int) -> float:
     """Gradient norm of one update on a batch without invalid moves, over all ranks."""
     spec, (batch,) = sampled("a2c", "toy/catch", 1, steps=4)
     assert batch.valid.all()
-    found: dict[int, float] = {}
+    norm_of: dict[int, float] = {}
     learners = [learner_of("a2c", spec, config_of("a2c", loss=kind, max_grad_norm=1e9)) for _ in range(ranks)]
 
     def rank(link: LocalLink) -> None:
         learner, width = learners[link.rank], 4 // ranks
         if ranks > 1:
             learner.group = AllReduce(Ports(link, Waiting(20.0)), range(ranks))
-        mine = batch.columns(slice(link.rank * width, (link.rank + 1) * width))
-        found[link.rank] = learner.update({"items": mine}, 0.0).metrics["grad_norm"]
+        own_columns = batch.columns(slice(link.rank * width, (link.rank + 1) * width))
+        norm_of[link.rank] = learner.update({"items": own_columns}, 0.0).metrics["grad_norm"]
 
     run_threads(ranks, rank, 20.0)
-    return found[0]
+    return norm_of[0]
 
 
 @pytest.mark.parametrize("ranks", [1, 2])

@@ -78,30 +78,30 @@ def test_the_next_generation_is_that_of_the_elite(progress: float, hidden: tuple
 def generations(shares: list[list[int]]) -> list[torch.Tensor]:
     """Weights of every rank after three generations, each rank holding some of the episodes."""
     config = Config(elite=0.25)
-    learners, found = [learner_of(config) for _ in shares], [torch.zeros(0)] * len(shares)
+    learners, weights = [learner_of(config) for _ in shares], [torch.zeros(0)] * len(shares)
 
     def rank(link: LocalLink) -> None:
-        learner, mine = learners[link.rank], shares[link.rank]
+        learner, share = learners[link.rank], shares[link.rank]
         if len(shares) > 1:
             learner.group = AllReduce(Ports(link, Waiting(20.0)), range(len(shares)))
         for seed in range(3):
             batch = batch_of(config, seed)
-            rows = {name: getattr(batch, name)[:, mine] for name in ("observation", "first", "action", "reward")}
-            rows |= {name: getattr(batch, name)[:, mine] for name in ("discount", "version", "finite")}
-            ends = {name: getattr(batch, name)[mine] for name in ("column", "start", "chance", "noise")}
+            rows = {name: getattr(batch, name)[:, share] for name in ("observation", "first", "action", "reward")}
+            rows |= {name: getattr(batch, name)[:, share] for name in ("discount", "version", "finite")}
+            ends = {name: getattr(batch, name)[share] for name in ("column", "start", "chance", "noise")}
             learner.update({"items": replace(batch, **rows, **ends)}, 0.1 * seed)
-        found[link.rank] = learner.weights.data
+        weights[link.rank] = learner.weights.data
 
     run_threads(len(shares), rank, 20.0)
-    return found
+    return weights
 
 
 def test_every_layout_has_the_same_generations_to_the_bit() -> None:
     everyone = list(range(EPISODES))
-    (whole,) = generations([everyone])
+    (expected,) = generations([everyone])
     for shares in ([everyone[:12], everyone[12:]], [everyone[1::2], everyone[0::2]], [[5], everyone[:5], everyone[6:]]):
         for part in generations(shares):
-            assert torch.equal(part, whole)
+            assert torch.equal(part, expected)
 
 
 def test_a_candidate_plays_its_episode_to_the_end() -> None:

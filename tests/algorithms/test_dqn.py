@@ -71,25 +71,25 @@ def test_an_update_has_the_papers_numbers(double: bool, clip: float) -> None:
     for k in range(ITEMS):
         if not valid[0, k]:
             continue
-        y, power, m, ended = 0.0, 1.0, 0, False
-        while m < N and valid[m, k] and not ended:
+        y, power, m, terminal = 0.0, 1.0, 0, False
+        while m < N and valid[m, k] and not terminal:
             y += power * (np.clip(r[m, k], -clip, clip) if clip else r[m, k])
-            ended, power, m = batch.discount[m, k] == 0, power * GAMMA, m + 1
+            terminal, power, m = batch.discount[m, k] == 0, power * GAMMA, m + 1
         q_online, q_target = w @ x[m, k] + b, w_target @ x[m, k] + b_target
-        y += 0.0 if ended else power * (q_target[q_online.argmax()] if double else q_target.max())
+        y += 0.0 if terminal else power * (q_target[q_online.argmax()] if double else q_target.max())
         a = int(batch.action[0, k])
         q = w[a] @ x[0, k] + b[a]
         error = y - q
         loss += 0.5 * error**2 if abs(error) <= 0.5 else 0.5 * (abs(error) - 0.25)
         gradient[a] -= np.clip(error, -0.5, 0.5) * np.append(x[0, k], 1.0)
         q_sum, y_sum, count = q_sum + q, y_sum + y, count + 1
-        longest.add((m, bool(ended)))
+        longest.add((m, bool(terminal)))
     assert {(1, True), (1, False), (3, False)} <= longest and count < ITEMS
     before = learner.weights.data.clone()
     metrics = learner.update({"items": batch}, 0.0).metrics
-    wanted = {"loss": loss / count, "q_mean": q_sum / count, "target_mean": y_sum / count}
-    wanted["grad_norm"] = float(np.linalg.norm(gradient / count))
-    for name, number in wanted.items():
+    expected = {"loss": loss / count, "q_mean": q_sum / count, "target_mean": y_sum / count}
+    expected["grad_norm"] = float(np.linalg.norm(gradient / count))
+    for name, number in expected.items():
         assert metrics[name] == pytest.approx(number, rel=1e-4), name
     step = np.concatenate([gradient[:, :3].ravel(), gradient[:, 3]])
     moved = (learner.weights.data - before).numpy()
@@ -98,16 +98,16 @@ def test_an_update_has_the_papers_numbers(double: bool, clip: float) -> None:
 
 @pytest.mark.parametrize("tau", [1.0, 0.25])
 def test_the_target_network_follows_every_few_updates(tau: float) -> None:
-    learner, kept = learner_of(tau=tau), []
+    learner, targets = learner_of(tau=tau), []
     for k in range(4):
         before = learner.target.data.clone()
         learner.update({"items": batch_of(k)}, 0.0)
-        kept.append(torch.equal(learner.target.data, before))
-        if not kept[-1]:
-            wanted = before + tau * (learner.weights.data - before)
-            assert torch.allclose(learner.target.data, wanted, atol=1e-7)
+        targets.append(torch.equal(learner.target.data, before))
+        if not targets[-1]:
+            expected = before + tau * (learner.weights.data - before)
+            assert torch.allclose(learner.target.data, expected, atol=1e-7)
             assert torch.equal(learner.target.data, learner.weights.data) == (tau == 1.0)
-    assert kept == [True, False, True, False]
+    assert targets == [True, False, True, False]
 
 
 def test_a_loaded_learner_has_the_same_target_and_the_same_rounds() -> None:
@@ -122,8 +122,8 @@ def test_a_loaded_learner_has_the_same_target_and_the_same_rounds() -> None:
 def test_epsilon_falls_in_a_line() -> None:
     config, columns = Config(epsilon_final=0.1, epsilon_fraction=0.5), np.arange(3, dtype=np.int32)
     for progress, epsilon in ((0.0, 1.0), (0.25, 0.55), (0.5, 0.1), (1.0, 0.1)):
-        found = exploration(config, columns, 8, progress)
-        assert found.shape == (3,) and found.dtype == np.float32 and np.allclose(found, epsilon)
+        actual = exploration(config, columns, 8, progress)
+        assert actual.shape == (3,) and actual.dtype == np.float32 and np.allclose(actual, epsilon)
     assert np.allclose(exploration(Config(epsilon_final=0.1, epsilon_fraction=0.0), columns, 8, 0.0), 0.1)
 
 
@@ -133,8 +133,8 @@ def test_one_uniform_decides_whether_and_one_which() -> None:
     best = player.net(x).argmax(-1)
     noise = torch.tensor([[0.29, 0.0], [0.29, 0.26], [0.29, 0.999999], [0.3, 0.6], [0.9, 0.1]])
     step = Step(x, torch.zeros(5, dtype=torch.bool), torch.zeros(5))
-    found = player.act(step, {}, torch.full((5,), 0.3), noise).action
-    assert found.tolist() == [0, 1, 3, *best[3:].tolist()]
+    action = player.act(step, {}, torch.full((5,), 0.3), noise).action
+    assert action.tolist() == [0, 1, 3, *best[3:].tolist()]
 
 
 @pytest.mark.parametrize("spec", [SPEC, PIXELS], ids=lambda spec: spec.id)

@@ -26,8 +26,8 @@ def test_half_of_the_batch_is_replayed_and_fresh_columns_stay() -> None:
     for k, batch in enumerate(batches[1:]):
         mixed = learner._mixed(batch)
         assert mixed.action.shape[1] == 8 and torch.equal(mixed.observation[:, :4], batch.observation)
-        seen = {int(v) for v in mixed.version[0, 4:]}
-        assert seen <= set(range(k + 1)), "a column was replayed before it was seen"
+        versions = {int(v) for v in mixed.version[0, 4:]}
+        assert versions <= set(range(k + 1)), "a column was replayed before it was seen"
         assert len({(int(c), int(s)) for c, s in zip(mixed.column[4:], mixed.start[4:], strict=True)}) == 4
     assert len(learner.queue) == 6
 
@@ -36,9 +36,9 @@ def test_the_queue_holds_copies() -> None:
     spec, (batch,) = sampled("impala", "toy/catch", 1)
     learner = learner_of("impala", spec, config_of("impala", replay=0.5))
     learner._mixed(batch)
-    kept = learner.queue[0].reward.clone()
+    reward = learner.queue[0].reward.clone()
     batch.reward.fill_(7.0)
-    assert torch.equal(learner.queue[0].reward, kept)
+    assert torch.equal(learner.queue[0].reward, reward)
 
 
 def test_replayed_columns_are_drawn_by_the_seed() -> None:

@@ -98,9 +98,9 @@ def test_servers_share_its_statistics_slice_by_slice(name: str) -> None:
     learn.update({"items": batches[0]}, 0.0)
     size = learn.weights.data.numel()
     parts = [ParameterShard(learn, part, 0, 0) for part in shard_slices(size, 3)]
-    whole = concatenate_shards(learn, [part.state() for part in parts])["learner"]["optimizers"]["weights"]
+    state = concatenate_shards(learn, [part.state() for part in parts])["learner"]["optimizers"]["weights"]
     for key, x in optimizer_state(learn.optimizer).items():
-        assert torch.equal(whole[key], x) and (key != "square_avg" or (x > 0).any()), key
+        assert torch.equal(state[key], x) and (key != "square_avg" or (x > 0).any()), key
     g = torch.linspace(-1, 1, size)
     for part, place in zip(parts, shard_slices(size, 3), strict=True):
         head = np.array([[1.0, 1.0, np.inf, RATE]])

@@ -22,7 +22,7 @@ from hpc_rl.optim.group import Alone
 
 def shares(steps: int, columns: int, ranks: int, minibatches: int) -> list[list[np.ndarray]]:
     """For each rank its part of each minibatch, as global indices time × columns + column."""
-    found = []
+    index_lists = []
     width = columns // ranks
     for rank in range(ranks):
         group = SimpleNamespace(rank=rank, size=ranks)
@@ -30,8 +30,8 @@ def shares(steps: int, columns: int, ranks: int, minibatches: int) -> list[list[
         first = torch.arange(rank * width, (rank + 1) * width)
         batch = cast(Any, SimpleNamespace(action=torch.zeros(steps, width), column=first))
         parts = Learner._minibatches(learner, batch, np.random.default_rng(3))
-        found.append([(p // width * columns + p % width + rank * width).numpy() for p in parts])
-    return found
+        index_lists.append([(p // width * columns + p % width + rank * width).numpy() for p in parts])
+    return index_lists
 
 
 @pytest.mark.parametrize(("steps", "columns", "minibatches"), [(16, 8, 4), (10, 8, 4), (3, 8, 8), (7, 4, 1)])
@@ -40,8 +40,8 @@ def test_every_move_is_in_one_minibatch_and_ranks_change_nothing(steps: int, col
     assert sorted(np.concatenate(alone)) == list(range(steps * columns))
     for ranks in (2, 4):
         split = shares(steps, columns, ranks, minibatches)
-        for k, whole in enumerate(alone):
-            assert sorted(np.concatenate([part[k] for part in split])) == sorted(whole)
+        for k, minibatch in enumerate(alone):
+            assert sorted(np.concatenate([part[k] for part in split])) == sorted(minibatch)
 
 
 def test_ranks_have_equal_work_in_every_minibatch() -> None:
@@ -64,21 +64,21 @@ def test_the_job_for_pong_gives_equal_minibatches() -> None:
 
 
 def test_the_clip_falls_with_the_learning_rate_where_it_is_annealed(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[float] = []
+    clips: list[float] = []
 
     def watched(log_ratio: Any, advantage: Any, weight: Any, clip: float) -> Any:
-        seen.append(clip)
+        clips.append(clip)
         return plain(log_ratio, advantage, weight, clip)
 
     plain = ppo.clipped_surrogate
     monkeypatch.setattr(ppo, "clipped_surrogate", watched)
     spec, (batch,) = sampled("ppo", "toy/catch", 1)
-    for anneal, wanted in ((False, [0.1, 0.1, 0.1]), (True, [0.1, 0.025, 0.0])):
+    for anneal, expected in ((False, [0.1, 0.1, 0.1]), (True, [0.1, 0.025, 0.0])):
         learner = learner_of("ppo", spec, config_of("ppo", epochs=1, minibatches=1, anneal_clip=anneal))
-        seen.clear()
+        clips.clear()
         for progress in (0.0, 0.75, 1.0):
             learner.update({"items": batch}, progress)
-        assert seen == pytest.approx(wanted)
+        assert clips == pytest.approx(expected)
 
 
 def kl_of(learner: Any, batch: Any) -> float:
@@ -133,6 +133,6 @@ def test_the_hinge_has_the_gradient_of_the_papers_penalty() -> None:
     x = (log_prob - samples.log_prob) * samples.weight
     kl = (samples.weight * (x.exp() - 1 - x)).sum() / sums[-1]
     assert float(kl) > 2 * target, "the hinge is at work"
-    whole = total / sums[-1] + cost * kl + hinge * (kl - 2 * target).clamp(min=0).square()
-    parts = torch.autograd.grad(whole, [p for p in learner.policy.net.parameters() if p.requires_grad])
+    penalty = total / sums[-1] + cost * kl + hinge * (kl - 2 * target).clamp(min=0).square()
+    parts = torch.autograd.grad(penalty, [p for p in learner.policy.net.parameters() if p.requires_grad])
     assert norm == pytest.approx(float(torch.cat([g.flatten() for g in parts]).norm()), rel=1e-3)

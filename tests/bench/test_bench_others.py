@@ -28,6 +28,6 @@ def test_alternating_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(samplers, "PAIRS", 1)
     monkeypatch.setattr(samplers, "COLUMNS", 8)
     monkeypatch.setattr(samplers, "HIDDEN", (64,))
-    found = samplers.measure()
-    assert found["vector_s"] > found["step_s"] > 0 and found["ratio"] > 0
-    assert "alternating is faster" in samplers.render(found)
+    figures = samplers.measure()
+    assert figures["vector_s"] > figures["step_s"] > 0 and figures["ratio"] > 0
+    assert "alternating is faster" in samplers.render(figures)

@@ -65,10 +65,10 @@ def test_random_actions_lie_in_their_space() -> None:
 def test_what_a_replay_draws_for_each_env_step() -> None:
     fresh = Experience(20, (Items("items", 0),), passes=4)
     assert reuse(fresh) == 4.0
-    drawn = Items("items", 32, 3, samples_per_insert=8.0)
-    assert reuse(Experience(4, (drawn,), 100_000)) == 24.0  # 8 items of 3 moves
+    items = Items("items", 32, 3, samples_per_insert=8.0)
+    assert reuse(Experience(4, (items,), 100_000)) == 24.0  # 8 items of 3 moves
     goals = Items("goals", 64, 10, samples_per_insert=4.0)  # 1/16 update an env step, so 2 of the others
-    assert reuse(Experience(4, (drawn, goals), 100_000)) == 4 * 10 + 2 * 3
+    assert reuse(Experience(4, (items, goals), 100_000)) == 4 * 10 + 2 * 3
     assert reuse(Experience(10, (Items("items", 0, complete="episode"),))) == 1.0
 
 

@@ -24,8 +24,8 @@ SHARED: dict[int, tuple[torch.UntypedStorage, str]] = {}  # held, so that no oth
 
 def fake_of(x: Tensor) -> str | None:
     """The device that this tensor's storage is marked with."""
-    found = SHARED.get(x.untyped_storage()._cdata)
-    return found[1] if found else None
+    fake = SHARED.get(x.untyped_storage()._cdata)
+    return fake[1] if fake else None
 
 
 def mark(x: Tensor, device: str) -> None:
@@ -42,21 +42,21 @@ class FakeGpu(TorchFunctionMode):
         kwargs, name = dict(kwargs or {}), getattr(func, "__name__", "")
         tensors = list(_tensors((*args, *kwargs.values())))
         devices = [fake_of(x) for x in tensors] if SHARED else [None] * len(tensors)
-        here = next(filter(None, devices), None)
+        fake = next(filter(None, devices), None)
         if name == "__get__" and getattr(func, "__self__", None) is Tensor.device:
-            return torch.device(here or "cpu")
-        if name in HOST_ONLY and here:
-            raise TypeError(f"can't convert {here} device type tensor to numpy. Use Tensor.cpu()")
-        if here and name not in CROSSING and name != "__set__":
+            return torch.device(fake or "cpu")
+        if name in HOST_ONLY and fake:
+            raise TypeError(f"can't convert {fake} device type tensor to numpy. Use Tensor.cpu()")
+        if fake and name not in CROSSING and name != "__set__":
             marks = {device for x, device in zip(tensors, devices, strict=True) if x.dim()}
             if len(marks) > 1:
                 called = resolve_name(func) or name
                 raise RuntimeError(f"{called}: expected all tensors to be on the same device, found {marks}")
-        wanted, args = self._wanted(name, args, kwargs)
+        target, args = self._wanted(name, args, kwargs)
         out = func(*args, **kwargs)
-        if wanted is not None and tensors and name in ("to", "cpu"):
-            return self._moved(tensors[0], out, wanted)
-        device = wanted if wanted is not None else (here or "cpu")
+        if target is not None and tensors and name in ("to", "cpu"):
+            return self._moved(tensors[0], out, target)
+        device = target if target is not None else (fake or "cpu")
         if device != "cpu" and name != "__set__":
             for x in _tensors(out):
                 if fake_of(x) is None:
@@ -69,27 +69,27 @@ class FakeGpu(TorchFunctionMode):
             return "cpu", args
         if name == "to":
             places = [k for k, x in enumerate(args) if k and isinstance(x, torch.device | str)]
-            wanted = str(args[places[0]]) if places else None
+            target = str(args[places[0]]) if places else None
             if "device" in kwargs and kwargs["device"] is not None:
-                wanted = str(kwargs["device"])
+                target = str(kwargs["device"])
                 kwargs["device"] = "cpu"
-            return wanted, tuple("cpu" if k in places else x for k, x in enumerate(args))
+            return target, tuple("cpu" if k in places else x for k, x in enumerate(args))
         if kwargs.get("device") is not None:
-            wanted = str(kwargs["device"])
+            target = str(kwargs["device"])
             kwargs["device"] = "cpu"
-            return wanted, args
+            return target, args
         return None, args
 
-    def _moved(self, x: Tensor, out: Tensor, wanted: str) -> Tensor:
+    def _moved(self, x: Tensor, out: Tensor, target: str) -> Tensor:
         """What ``x.to(wanted)`` is: x itself where it lies there, else a copy."""
-        if str(fake_of(x) or "cpu") == wanted:
-            if out is not x and wanted != "cpu":
-                mark(out, wanted)
+        if str(fake_of(x) or "cpu") == target:
+            if out is not x and target != "cpu":
+                mark(out, target)
             return out
         copy: Tensor = torch.Tensor.clone(out) if out.untyped_storage()._cdata == x.untyped_storage()._cdata else out
         SHARED.pop(copy.untyped_storage()._cdata, None)
-        if wanted != "cpu":
-            mark(copy, wanted)
+        if target != "cpu":
+            mark(copy, target)
         return copy
 
 

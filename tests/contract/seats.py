@@ -49,28 +49,28 @@ def run_job(
     job = jobs.parse(table, "test")
     plan, token = jobs.plan(job), uuid.uuid4().hex
     agent = agent_of(job)
-    ran, lock = Ran(run_dir.create(folder, jobs.dumps(job)), job, plan, agent.spec, token), threading.Lock()
+    job_run, lock = Ran(run_dir.create(folder, jobs.dumps(job)), job, plan, agent.spec, token), threading.Lock()
 
     def entered(body: Any, argument: Any) -> None:
         with FakeGpu() if gpu else nullcontext():
             body(argument)
 
     def rank(link: LocalLink) -> None:
-        entered(_run, _context(ran, agent, link, lock, gpu, resume))
+        entered(_run, _context(job_run, agent, link, lock, gpu, resume))
 
     threads, serve = torch.get_num_threads(), InferenceThread._run
     torch.set_num_threads(1)
     try:
         with mock.patch.object(InferenceThread, "_run", lambda server: entered(serve, server)):  # has its own thread
-            run_threads(len(ran.plan.ranks), rank, DEADLINE_S)
+            run_threads(len(job_run.plan.ranks), rank, DEADLINE_S)
     finally:
         torch.set_num_threads(threads)
-    return ran
+    return job_run
 
 
-def left_over(ran: Ran) -> list[Path]:
+def left_over(job_run: Ran) -> list[Path]:
     """Shared memory that nobody removed."""
-    return list(Path("/dev/shm").glob(f"hpc_rl-{ran.token}-*"))
+    return list(Path("/dev/shm").glob(f"hpc_rl-{job_run.token}-*"))
 
 
 def _run(context: RankContext) -> None:
@@ -79,8 +79,8 @@ def _run(context: RankContext) -> None:
         conclude(context, outcome)
 
 
-def _context(ran: Ran, agent: Agent, link: LocalLink, lock: threading.Lock, gpu: bool, resume: Any) -> RankContext:
-    job, rank_spec = ran.job, ran.plan.ranks[link.rank]
+def _context(job_run: Ran, agent: Agent, link: LocalLink, lock: threading.Lock, gpu: bool, resume: Any) -> RankContext:
+    job, rank_spec = job_run.job, job_run.plan.ranks[link.rank]
     environment, device = job.environment, f"cuda:{rank_spec.index}" if gpu and rank_spec.learns else "cpu"
 
     def make_policy() -> Any:
@@ -88,19 +88,19 @@ def _context(ran: Ran, agent: Agent, link: LocalLink, lock: threading.Lock, gpu:
             torch.manual_seed(job.seed)
             policy = agent.make_policy()
             policy.net.to(device)
-            ran.policies.setdefault(rank_spec.rank, []).append(policy)
+            job_run.policies.setdefault(rank_spec.rank, []).append(policy)
             return policy
 
     def make_learner(*arguments: Any) -> Any:
-        ran.learners[rank_spec.rank] = agent.make_learner(*arguments)
-        return ran.learners[rank_spec.rank]
+        job_run.learners[rank_spec.rank] = agent.make_learner(*arguments)
+        return job_run.learners[rank_spec.rank]
 
     attempt = Attempt(
         job=job,
-        plan=ran.plan,
-        run=ran.run,
+        plan=job_run.plan,
+        run=job_run.run,
         number=0,
-        token=ran.token,
+        token=job_run.token,
         nodes=link.nodes(),
         device=device,
         agent=replace(agent, make_policy=make_policy, make_learner=make_learner),

@@ -62,26 +62,26 @@ def test_act_gives_what_the_schema_says(name: str, kind: str, changes: dict[str,
     noise = torch.rand(3, policy.fragment_noise + policy.noise)
     act = policy.act(step_of(spec, 3), policy.initial_carry(3), torch.ones(3), noise)
     assert act.action.shape == (3, *spec.actions.shape) and act.action.dtype == getattr(torch, spec.actions.dtype)
-    for given, schema in (
+    for leaves, schema in (
         (act.extras, policy.extras),
         (act.carry, policy.carry),
         (policy.initial_carry(3), policy.carry),
     ):
-        assert given.keys() == schema.keys()
+        assert leaves.keys() == schema.keys()
         for leaf_name, leaf in schema.items():
-            assert given[leaf_name].shape == (3, *leaf.shape), leaf_name
-            assert given[leaf_name].dtype == getattr(torch, leaf.dtype), leaf_name
-            assert torch.isfinite(given[leaf_name].float()).all() and not given[leaf_name].requires_grad
+            assert leaves[leaf_name].shape == (3, *leaf.shape), leaf_name
+            assert leaves[leaf_name].dtype == getattr(torch, leaf.dtype), leaf_name
+            assert torch.isfinite(leaves[leaf_name].float()).all() and not leaves[leaf_name].requires_grad
 
 
 @pytest.mark.parametrize(("name", "kind"), SUITED)
 def test_act_draws_nothing(name: str, kind: str) -> None:
     spec, policy = SPECS[kind], policy_of(name, SPECS[kind])
     noise = torch.rand(8, policy.fragment_noise + policy.noise)
-    before, ours = torch.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[index]
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[index]
     acts = [policy.act(step_of(spec, 8), policy.initial_carry(8), torch.ones(8), noise).action for _ in range(2)]
     assert torch.equal(*acts)
-    assert torch.equal(torch.get_rng_state(), before) and np.array_equal(np.random.get_state()[1], ours)  # type: ignore[index]
+    assert torch.equal(torch.get_rng_state(), torch_state) and np.array_equal(np.random.get_state()[1], numpy_state)  # type: ignore[index]
 
 
 @pytest.mark.parametrize(("name", "kind"), SUITED)
@@ -93,8 +93,8 @@ def test_exploration_zero_is_greedy_and_one_is_not(name: str, kind: str) -> None
         generator = torch.Generator().manual_seed(seed)
         noise = torch.rand(64, policy.fragment_noise + policy.noise, generator=generator)
         carry = policy.initial_carry(64)
-        found: Tensor = policy.act(step, carry, torch.full((64,), exploration), noise).action
-        return found
+        action: Tensor = policy.act(step, carry, torch.full((64,), exploration), noise).action
+        return action
 
     assert torch.equal(actions(0.0, 1), actions(0.0, 2))
     assert not torch.equal(actions(1.0, 1), actions(1.0, 2))
@@ -124,12 +124,12 @@ def test_a_loaded_state_repeats_the_next_update_bitwise(name: str, changes: dict
     learner.update(fed(learner, batches[0]), 0.0)
     learner.update(fed(learner, batches[1]), 0.1)
     state, rows = learner_state(learner), learner.columns()
-    wanted = learner.update(fed(learner, batches[2]), 0.2).metrics
+    expected = learner.update(fed(learner, batches[2]), 0.2).metrics
     torch.manual_seed(99)
     fresh = learner_of(name, spec, config)
     load_learner(fresh, state)
     load_columns(fresh, rows, range(COLUMNS))
-    assert fresh.update(fed(fresh, batches[2]), 0.2).metrics == wanted
+    assert fresh.update(fed(fresh, batches[2]), 0.2).metrics == expected
     assert torch.equal(fresh.weights.data, learner.weights.data)
 
 
@@ -137,7 +137,7 @@ def updated(
     name: str, spec: Spec, config: Any, batches: list[Trajectory], shards: int, state: StateDict
 ) -> list[Tensor]:
     """Parameters of every rank after one update per batch, each rank holding its share of the columns."""
-    found: list[Tensor] = [torch.zeros(0)] * shards
+    weights: list[Tensor] = [torch.zeros(0)] * shards
     learners = [learner_of(name, spec, config) for _ in range(shards)]
 
     def rank(link: LocalLink) -> None:
@@ -151,10 +151,10 @@ def updated(
             learner.update(fed(learner, part), 0.1 * k)
         if shards > 1:
             check_identical(learner)
-        found[link.rank] = learner.weights.data.clone()
+        weights[link.rank] = learner.weights.data.clone()
 
     run_threads(shards, rank, 60.0)
-    return found
+    return weights
 
 
 SHARDED: list[dict[str, Any]] = [
@@ -173,11 +173,11 @@ def test_updates_on_shards_equal_the_update_on_the_union(name: str, id: str, cha
     config = config_of(name, **changes)
     spec, batches = sampled(name, id, 3, config=config)
     state = learner_state(learner_of(name, spec, config))
-    (whole,) = updated(name, spec, config, batches, 1, state)
-    assert (whole - state["weights"]).abs().max() > 1e-4
+    (expected,) = updated(name, spec, config, batches, 1, state)
+    assert (expected - state["weights"]).abs().max() > 1e-4
     for shards in (2, 4):
         for part in updated(name, spec, config, batches, shards, state):
-            assert (part - whole).abs().max() <= 1e-5, f"{shards} shards"
+            assert (part - expected).abs().max() <= 1e-5, f"{shards} shards"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -188,13 +188,13 @@ def test_a_gradient_that_is_not_finite_drops_the_step(name: str) -> None:
         pytest.skip("takes no gradient")
     learner.update(fed(learner, batch), 0.0)
     assert learner.group.dropped == 0
-    kept = learner_state(learner)
+    state = learner_state(learner)
     learner.update(fed(learner, replace(batch, reward=torch.full_like(batch.reward, torch.nan))), 0.0)
     steps = {"ppo": 16, "impala": 4}.get(name, 1)  # 4 columns are in at most 4 minibatches
     assert learner.group.dropped == steps, "one bad batch of many steps is one bad update"
-    assert torch.equal(learner.weights.data, kept["weights"])
+    assert torch.equal(learner.weights.data, state["weights"])
     learner.update(fed(learner, batch), 0.0)
-    assert learner.group.dropped == steps and not torch.equal(learner.weights.data, kept["weights"])
+    assert learner.group.dropped == steps and not torch.equal(learner.weights.data, state["weights"])
 
 
 @pytest.mark.parametrize("changes", [{}, WHOLE, {"objective": "kl"}, {"replay": 0.5}])
@@ -203,7 +203,7 @@ def test_a_move_without_numbers_is_not_learned_from(name: str, changes: dict[str
     """Whatever stands in a row that is not finite, parameters, statistics and metrics come out the same, and finite."""
     config = config_of(name, **changes)
     spec, trees = sampled_trees(name, "toy/counter", 2, config=config)
-    found = []
+    results = []
     for value in (np.nan, np.inf, -np.inf):
         learner = learner_of(name, spec, config)
         for tree in trees:
@@ -212,14 +212,14 @@ def test_a_move_without_numbers_is_not_learned_from(name: str, changes: dict[str
             broken["observation"][[9, 10], 2, 0] = value
             broken["observation"][STEPS, 3] = value
             batch = trajectory([broken], spec)
-            lost = {(5, 1), (8, 2), (9, 2), (10, 2), (STEPS - 1, 3)}
-            assert {(t, k) for t, k in (~batch.finite).nonzero().tolist()} == lost
+            moves = {(5, 1), (8, 2), (9, 2), (10, 2), (STEPS - 1, 3)}
+            assert {(t, k) for t, k in (~batch.finite).nonzero().tolist()} == moves
             metrics = learner.update(fed(learner, batch), 0.0).metrics
             assert all(np.isfinite(x) for x in metrics.values()), metrics
         assert learner.group.dropped == 0 and torch.isfinite(learner.weights.data).all()
-        found.append(learner)
-    for other in found[1:]:
-        assert torch.equal(other.weights.data, found[0].weights.data)
-    if changes is WHOLE and hasattr(found[0], "normalizers"):
-        for running in (found[0].normalizers.seen, found[0].normalizers.returns):
-            assert running.count == len(trees) * (STEPS * COLUMNS - len(lost))
+        results.append(learner)
+    for other in results[1:]:
+        assert torch.equal(other.weights.data, results[0].weights.data)
+    if changes is WHOLE and hasattr(results[0], "normalizers"):
+        for running in (results[0].normalizers.seen, results[0].normalizers.returns):
+            assert running.count == len(trees) * (STEPS * COLUMNS - len(moves))

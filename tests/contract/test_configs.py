@@ -44,7 +44,7 @@ def variants(name: str) -> list[dict[str, Any]]:
     plain = {item.name: getattr(config_of(name), item.name) for item in fields(config_of(name))}
     kinds = {key: get_args(hint)[0] for key, hint in hints_of(config_class(name)).items()}  # of Annotated[kind, …]
     choices = {key: get_args(kind) for key, kind in kinds.items() if get_origin(kind) is Literal}
-    words = [(key, word) for key, known in choices.items() for word in known]
+    words = [(key, word) for key, names in choices.items() for word in names]
     return [plain, *({**plain, key: word} for key, word in words if word != plain[key])]
 
 
@@ -64,9 +64,9 @@ def test_every_config_field_is_read(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_config_read_without_torch_is_the_modules_own(name: str) -> None:
-    alone, own = config_class(name), jobs.algorithm(name).config
-    assert hints_of(alone) == hints_of(own)
-    assert [item.name for item in fields(alone)] == [item.name for item in fields(own)]
-    assert {item.name: getattr(alone(), item.name) for item in fields(alone)} == vars(own())
+    light, config = config_class(name), jobs.algorithm(name).config
+    assert hints_of(light) == hints_of(config)
+    assert [item.name for item in fields(light)] == [item.name for item in fields(config)]
+    assert {item.name: getattr(light(), item.name) for item in fields(light)} == vars(config())
     code = f"import sys; from hpc_rl.methods import config_class as c; c({name!r})(); assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -29,8 +29,8 @@ PIXELS = {"environment": {"id": "toy/catch", "columns": COLUMNS, "arguments": {"
 
 def ways() -> list[Any]:
     """(method, topology, ranks, keys of the job, keys of the method), all that the folder has, by what they carry."""
-    found = []
-    whole = {
+    cases = []
+    sections = {
         "lstm": 4,
         "minibatches": 2,
         "normalize_observation": True,
@@ -40,36 +40,36 @@ def ways() -> list[Any]:
         "min_size": 100,
     }
     for name in NAMES:
-        known = methods.config_class(name).__dataclass_fields__
-        carried = {key: value for key, value in whole.items() if key in known}
+        fields = methods.config_class(name).__dataclass_fields__
+        carried = {key: value for key, value in sections.items() if key in fields}
         for topology in methods.allowed_topologies(name):
             more = carried
             if topology == "parameter_server":
                 more = {key: value for key, value in carried.items() if not key.startswith("normalize")}
             ranks = {"solo": 1, "allreduce": 2}.get(topology, 3)
-            found.append(pytest.param(name, topology, ranks, {}, more, id=f"{name}-{topology}"))
+            cases.append(pytest.param(name, topology, ranks, {}, more, id=f"{name}-{topology}"))
             if topology == "solo":
-                found.append(pytest.param(name, topology, 1, PIXELS, carried, id=f"{name}-pixels"))
+                cases.append(pytest.param(name, topology, 1, PIXELS, carried, id=f"{name}-pixels"))
             if topology == "actor_learner":
-                found.append(pytest.param(name, topology, ranks, {"sampler": "central"}, more, id=f"{name}-central"))
-    return found
+                cases.append(pytest.param(name, topology, ranks, {"sampler": "central"}, more, id=f"{name}-central"))
+    return cases
 
 
 def test_the_fake_refuses_what_a_gpu_refuses() -> None:
     with FakeGpu():
-        here, host = torch.zeros(3, device="cuda:1"), torch.ones(3)
+        on_gpu, host = torch.zeros(3, device="cuda:1"), torch.ones(3)
         refused: list[Callable[[], Any]] = [
-            here.numpy,
-            lambda: here[1:].detach().numpy(),
-            lambda: here + host,
-            lambda: torch.cat([here, host]),
-            lambda: here.index_select(0, torch.tensor([0])),
+            on_gpu.numpy,
+            lambda: on_gpu[1:].detach().numpy(),
+            lambda: on_gpu + host,
+            lambda: torch.cat([on_gpu, host]),
+            lambda: on_gpu.index_select(0, torch.tensor([0])),
         ]
         for call in refused:
             with pytest.raises((TypeError, RuntimeError), match="device"):
                 call()
-        assert float((here + torch.tensor(2.0)).sum()) == 6.0  # scalars may lie anywhere
-        assert str((here + 1)[1:].device) == "cuda:1" and host.device.type == here.cpu().device.type == "cpu"
+        assert float((on_gpu + torch.tensor(2.0)).sum()) == 6.0  # scalars may lie anywhere
+        assert str((on_gpu + 1)[1:].device) == "cuda:1" and host.device.type == on_gpu.cpu().device.type == "cpu"
 
 
 def test_a_tensor_goes_to_the_host_and_back() -> None:
@@ -98,8 +98,8 @@ def job_of(name: str, topology: str, ranks: int, keys: dict[str, Any], method: d
     }
 
 
-def newest(ran: Ran) -> tuple[Any, dict[str, Any]]:
-    return checkpoint.load(sorted(ran.run.checkpoints.glob("0*.h5"))[-1])
+def newest(job_run: Ran) -> tuple[Any, dict[str, Any]]:
+    return checkpoint.load(sorted(job_run.run.checkpoints.glob("0*.h5"))[-1])
 
 
 @pytest.mark.parametrize(("name", "topology", "ranks", "keys", "method"), ways())
@@ -107,19 +107,19 @@ def test_a_job_whose_learners_have_a_gpu_runs_and_is_resumed(
     name: str, topology: str, ranks: int, keys: dict[str, Any], method: dict[str, Any], tmp_path: Path
 ) -> None:
     table = job_of(name, topology, ranks, keys, method)
-    begun = run_job(table, tmp_path / "begun", gpu=True)
+    first_run = run_job(table, tmp_path / "begun", gpu=True)
     table["budget"] = {"env_steps": 800}
-    ran = run_job(table, tmp_path / "resumed", gpu=True, resume=newest(begun))
-    learners = [rank for rank in ran.plan.ranks if rank.learns]
+    job_run = run_job(table, tmp_path / "resumed", gpu=True, resume=newest(first_run))
+    learners = [rank for rank in job_run.plan.ranks if rank.learns]
     assert learners
-    torch.manual_seed(ran.job.seed)
-    before = list(jobs.algorithm(name).policy(jobs.method_config(ran.job), ran.spec, None).net.parameters())
+    torch.manual_seed(job_run.job.seed)
+    before = list(jobs.algorithm(name).policy(jobs.method_config(job_run.job), job_run.spec, None).net.parameters())
     for rank in learners:
-        acting = list(ran.policies[rank.rank][-1].net.parameters())
+        acting = list(job_run.policies[rank.rank][-1].net.parameters())
         with FakeGpu():
             assert {str(x.device) for x in acting} == {f"cuda:{rank.index}"}
         assert not all(torch.equal(x, y) for x, y in zip(acting, before, strict=True)), "it acts by its first weights"
-    state, meta = newest(ran)
+    state, meta = newest(job_run)
     assert meta["env_steps"] >= 800 and lying_on(state) == {"cpu"}
 
 

@@ -46,19 +46,19 @@ def table_of(name: str, topology: str, evaluators: int, **budget: Any) -> dict[s
     }
 
 
-def summary(ran: Ran) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(ran.run.summary_file.read_text())
-    return found
+def summary(job_run: Ran) -> dict[str, Any]:
+    figures: dict[str, Any] = json.loads(job_run.run.summary_file.read_text())
+    return figures
 
 
-def judged_again(ran: Ran) -> float:
+def judged_again(job_run: Ran) -> float:
     """The mean return of best.h5 in the games that chose it."""
-    algorithm = jobs.algorithm(ran.job.algorithm)
-    policy = algorithm.policy(jobs.method_config(ran.job), ran.spec, None)
-    flatten(policy.net).data.copy_(checkpoint.load(ran.run.checkpoints / "best.h5")[0]["weights"])
-    environment = ran.job.environment
+    algorithm = jobs.algorithm(job_run.job.algorithm)
+    policy = algorithm.policy(jobs.method_config(job_run.job), job_run.spec, None)
+    flatten(policy.net).data.copy_(checkpoint.load(job_run.run.checkpoints / "best.h5")[0]["weights"])
+    environment = job_run.job.environment
     returns = greedy_returns(
-        lambda columns, threads: make(environment.id, environment.arguments, columns), policy, ran.job.seed, 12
+        lambda columns, threads: make(environment.id, environment.arguments, columns), policy, job_run.job.seed, 12
     )
     return float(np.mean(returns))
 
@@ -70,66 +70,66 @@ def test_the_best_checkpoint_is_the_policy_that_was_judged(
 ) -> None:
     if evaluators and topology == "solo":
         pytest.skip("one rank")
-    ran = run_job(table_of(name, topology, evaluators), tmp_path / "run")
-    told = re.findall(r"evaluation at (\d+) env steps: (-?[\d.]+) in 12 games", capfd.readouterr().out)
-    assert len(told) >= 2
-    best = json.loads((ran.run.checkpoints / "best.json").read_text())["score"]
-    assert best == pytest.approx(max(float(score) for _, score in told), abs=0.006)
-    assert judged_again(ran) == pytest.approx(best)
-    meta = checkpoint.load(ran.run.checkpoints / "best.h5")[1]
-    assert meta["score"] == best and str(meta["env_steps"]) in [steps for steps, _ in told]
-    found = summary(ran)
-    assert found["reason"].startswith("done: budget") and -1 <= found["greedy_return"] <= 1
-    assert found["greedy_success"] is None or 0 <= found["greedy_success"] <= 1
-    assert set(found["split_s"]) == {rank.name for rank in ran.plan.ranks} and left_over(ran) == []
+    job_run = run_job(table_of(name, topology, evaluators), tmp_path / "run")
+    evaluations = re.findall(r"evaluation at (\d+) env steps: (-?[\d.]+) in 12 games", capfd.readouterr().out)
+    assert len(evaluations) >= 2
+    best = json.loads((job_run.run.checkpoints / "best.json").read_text())["score"]
+    assert best == pytest.approx(max(float(score) for _, score in evaluations), abs=0.006)
+    assert judged_again(job_run) == pytest.approx(best)
+    meta = checkpoint.load(job_run.run.checkpoints / "best.h5")[1]
+    assert meta["score"] == best and str(meta["env_steps"]) in [steps for steps, _ in evaluations]
+    figures = summary(job_run)
+    assert figures["reason"].startswith("done: budget") and -1 <= figures["greedy_return"] <= 1
+    assert figures["greedy_success"] is None or 0 <= figures["greedy_success"] <= 1
+    assert set(figures["split_s"]) == {rank.name for rank in job_run.plan.ranks} and left_over(job_run) == []
 
 
 @pytest.mark.parametrize(("topology", "ranks"), [("solo", 1), ("allreduce", 2)])
 def test_slices_repeat_themselves_and_leave_training_as_it_was(topology: str, ranks: int, tmp_path: Path) -> None:
-    def ran(folder: str, **changes: Any) -> tuple[str, torch.Tensor, Any]:
+    def job_run(folder: str, **changes: Any) -> tuple[str, torch.Tensor, Any]:
         table = table_of("a2c", topology, 0) | changes  # which draws no seed: threads share torch's generator
         run = run_job(table, tmp_path / folder).run
         last, best = sorted(run.checkpoints.glob("0*.h5"))[-1], run.checkpoints / "best.h5"
         return last.name, checkpoint.load(last)[0]["weights"], best.exists() and checkpoint.load(best)
 
-    last, weights, best = ran("one")
-    again, same, other = ran("other")
+    last, weights, best = job_run("one")
+    again, same, other = job_run("other")
     assert last == again and torch.equal(weights, same)
     assert torch.equal(best[0]["weights"], other[0]["weights"])
     assert [best[1][key] for key in ("score", "updates", "judged_at")] == [
         other[1][key] for key in ("score", "updates", "judged_at")
     ]
-    assert torch.equal(weights, ran("without", evaluate={})[1])
+    assert torch.equal(weights, job_run("without", evaluate={})[1])
 
 
 @pytest.mark.parametrize(("topology", "evaluators"), [("solo", 0), ("allreduce", 0), ("allreduce", 1)])
 def test_the_target_is_compared_with_greedy_games(topology: str, evaluators: int, tmp_path: Path) -> None:
     """A2C of random weights reaches -1 in any game: only games that were played tell so."""
-    ran = run_job(table_of("a2c", topology, evaluators, env_steps=100_000, stop_at_return=-1.0), tmp_path / "run")
-    found = summary(ran)
-    assert re.match(r"done: greedy games reached a mean return of -1, with ", found["reason"])
-    assert found["env_steps"] < 50_000 and found["evaluated_return"] >= -1
+    job_run = run_job(table_of("a2c", topology, evaluators, env_steps=100_000, stop_at_return=-1.0), tmp_path / "run")
+    figures = summary(job_run)
+    assert re.match(r"done: greedy games reached a mean return of -1, with ", figures["reason"])
+    assert figures["env_steps"] < 50_000 and figures["evaluated_return"] >= -1
 
 
 def test_training_games_decide_where_nothing_is_evaluated(tmp_path: Path) -> None:
     table = table_of("a2c", "solo", 0, env_steps=100_000, stop_at_return=-1.0) | {"evaluate": {}}
-    found = summary(run_job(table, tmp_path / "run"))
-    assert found["reason"].startswith("done: mean return of 100 episodes reached") and found["greedy_return"] >= -1
+    figures = summary(run_job(table, tmp_path / "run"))
+    assert figures["reason"].startswith("done: mean return of 100 episodes reached") and figures["greedy_return"] >= -1
 
 
 @pytest.mark.parametrize(("name", "topology"), WAYS)
 def test_a_budget_of_updates(name: str, topology: str, tmp_path: Path) -> None:
     table = table_of(name, topology, 0, env_steps=100_000, updates=7)
-    job, found = jobs.parse(table), summary(run_job(table, tmp_path / "run"))
-    assert found["reason"] == "done: budget of 7 updates used"
+    job, figures = jobs.parse(table), summary(run_job(table, tmp_path / "run"))
+    assert figures["reason"] == "done: budget of 7 updates used"
     exact = topology != "parameter_server" and jobs.experience(job).items[0].fresh
-    assert found["updates"] == 7 if exact else found["updates"] >= 7  # those of a round, or gradients on their way
+    assert figures["updates"] == 7 if exact else figures["updates"] >= 7  # those of a round, or gradients on their way
 
 
 def test_sets_of_arguments_are_judged_each_by_itself(tmp_path: Path) -> None:
     table = table_of("a2c", "solo", 0)
     table["evaluate"] |= {"arguments": [{}, {"pixels": False}]}
-    ran = run_job(table, tmp_path / "run")
-    text = (ran.run.metrics / "worker-0.jsonl").read_text()
+    job_run = run_job(table, tmp_path / "run")
+    text = (job_run.run.metrics / "worker-0.jsonl").read_text()
     last = json.loads(text.splitlines()[-1])
     assert last["greedy_return"] == last["greedy_return/0"] == last["greedy_return/1"]  # the same game by two names

@@ -55,17 +55,17 @@ def trained(folder: Path, ranks: int, method: dict[str, Any]) -> Ran:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_to_four_ranks_train_the_same(kind: str, tmp_path: Path) -> None:
-    found = {ranks: trained(tmp_path, ranks, KINDS[kind]) for ranks in (1, 2, 3, 4)}
-    summary = json.loads(found[1].run.summary_file.read_text())
+    runs = {ranks: trained(tmp_path, ranks, KINDS[kind]) for ranks in (1, 2, 3, 4)}
+    summary = json.loads(runs[1].run.summary_file.read_text())
     assert summary["updates"] >= UPDATES
-    wanted = found[1].learners[0].weights.data
-    assert found[1].learners[0].normalizers.seen.count == summary["updates"] * ROWS * COLUMNS
-    columns = [column_of(found[1].run.path, column) for column in range(COLUMNS)]
+    expected = runs[1].learners[0].weights.data
+    assert runs[1].learners[0].normalizers.seen.count == summary["updates"] * ROWS * COLUMNS
+    columns = [column_of(runs[1].run.path, column) for column in range(COLUMNS)]
     for ranks in (2, 3, 4):
-        for learner in found[ranks].learners.values():
-            assert (learner.weights.data - wanted).abs().max() <= 1e-5, f"{ranks} ranks"
+        for learner in runs[ranks].learners.values():
+            assert (learner.weights.data - expected).abs().max() <= 1e-5, f"{ranks} ranks"
         for column, one in enumerate(columns):
-            many = column_of(found[ranks].run.path, column)
+            many = column_of(runs[ranks].run.path, column)
             for leaf in ("observation", "action"):
                 assert one[leaf][:ROWS].tobytes() == many[leaf][:ROWS].tobytes(), (
                     f"{leaf} of column {column}, {ranks} ranks"

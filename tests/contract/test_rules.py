@@ -132,8 +132,8 @@ def check_won(folder: Path) -> None:
 
 @pytest.mark.parametrize(("topology", "resources"), [("solo", {}), ("allreduce", {"ranks": 3, "evaluators": 1})])
 def test_training_ranks_and_the_evaluator_have_rules(topology: str, resources: Any, tmp_path: Path) -> None:
-    ran = run_job(table(topology, **resources), tmp_path / "run")
-    assert [learner.symmetries for learner in ran.learners.values()] == [1] * len(ran.plan.learners)
+    job_run = run_job(table(topology, **resources), tmp_path / "run")
+    assert [learner.symmetries for learner in job_run.learners.values()] == [1] * len(job_run.plan.learners)
     check_won(tmp_path / "run")
     result = evaluate_run(tmp_path / "run", 7, None, None)
     assert result["greedy"]["mean"] == result["sampled"]["mean"] == 1.0
@@ -170,7 +170,7 @@ def test_what_has_no_rules_is_refused_before_a_rank_starts(tmp_path: Path, monke
     job = tmp_path / "job.toml"
     job.write_text('algorithm = "lookahead"\ntopology = "solo"\n[environment]\nid = "CartPole-v1"\n')
     for command in (["show", str(job)], ["run", str(job), "--out", "run"]):
-        done = CliRunner().invoke(cli, command)
-        assert isinstance(done.exception, Unsuited)
-        assert str(done.exception) == "lookahead needs Rules, and CartPole-v1 is not made of them; use a toy"
+        result = CliRunner().invoke(cli, command)
+        assert isinstance(result.exception, Unsuited)
+        assert str(result.exception) == "lookahead needs Rules, and CartPole-v1 is not made of them; use a toy"
     assert not (tmp_path / "run").exists()

@@ -87,16 +87,16 @@ def test_the_plain_sampler_alone() -> None:
             rewards[j] += batch.reward[:, j][batch.valid[:, j]].tolist()
         if k:
             assert torch.equal(batch.observation[0], batches[k - 1].observation[-1])
-    assert all(found == list(range(1, len(found) + 1)) for found in rewards)
+    assert all(rewards_of_column == list(range(1, len(rewards_of_column) + 1)) for rewards_of_column in rewards)
 
 
 @pytest.mark.parametrize(("name", "topology"), WAYS)
 def test_no_step_is_lost_doubled_or_reordered(name: str, topology: str, tmp_path: Path) -> None:
-    ran = run_job(table_of(name, topology, RANKS.get(topology, 3)), tmp_path / "run")
-    moves = {column: check_column(column_of(ran.run.path, column)) for column in range(COLUMNS)}
-    assert len(segments(ran.run.path)) > len(ran.plan.ranks), "nothing was rolled"
-    summary = json.loads(ran.run.summary_file.read_text())
-    _, meta = checkpoint.load(sorted(ran.run.checkpoints.glob("0*.h5"))[-1])
+    job_run = run_job(table_of(name, topology, RANKS.get(topology, 3)), tmp_path / "run")
+    moves = {column: check_column(column_of(job_run.run.path, column)) for column in range(COLUMNS)}
+    assert len(segments(job_run.run.path)) > len(job_run.plan.ranks), "nothing was rolled"
+    summary = json.loads(job_run.run.summary_file.read_text())
+    _, meta = checkpoint.load(sorted(job_run.run.checkpoints.glob("0*.h5"))[-1])
     through = {int(column): step for column, step in meta["steps"].items()}
     assert summary["env_steps"] == meta["env_steps"] == sum(through.values()) >= 600
     if topology in RANKS:
@@ -109,5 +109,5 @@ def test_no_step_is_lost_doubled_or_reordered(name: str, topology: str, tmp_path
 def test_everything_is_cleaned_up(tmp_path: Path) -> None:
     for name, topology in WAYS:
         if topology not in RANKS:
-            ran = run_job(table_of(name, topology, 2, env_steps=100), tmp_path / f"{name}-{topology}")
-            assert left_over(ran) == []
+            job_run = run_job(table_of(name, topology, 2, env_steps=100), tmp_path / f"{name}-{topology}")
+            assert left_over(job_run) == []

@@ -31,26 +31,26 @@ def test_ten_lines_read_an_episode_back(tmp_path: Path) -> None:
     (segment,) = out.glob("trajectories/*/segment-000000.h5")
     code = block("# read_back.py")
     assert len([line for line in code.splitlines() if line.strip()]) <= 13
-    said = read_back(segment)
+    output = read_back(segment)
     # a game of catch with ten rows lasts nine moves and is seen in ten frames
-    assert re.search(r"return -?1\.0 moves 9 frames \(10, \d+, \d+\)", said), said
-    assert said.rstrip().endswith("discount 0.0")
+    assert re.search(r"return -?1\.0 moves 9 frames \(10, \d+, \d+\)", output), output
+    assert output.rstrip().endswith("discount 0.0")
     names: dict[str, Any] = {}
     exec(block("from pathlib import Path").replace("runs/ppo_cartpole", str(out)), names)
-    kept = names["kept"][segment]
-    assert names["kept"].keys() == {segment} and kept.shape[1] == 4 and kept.any() and not kept.all()
+    valid = names["kept"][segment]
+    assert names["kept"].keys() == {segment} and valid.shape[1] == 4 and valid.any() and not valid.all()
 
 
 def read_back(segment: Path) -> str:
     """What the ten lines print of a segment."""
     code = [sys.executable, "-c", block("# read_back.py"), segment]
-    said = subprocess.run(code, capture_output=True, text=True, timeout=60, check=False)
-    assert said.returncode == 0, said.stderr
-    return said.stdout
+    process = subprocess.run(code, capture_output=True, text=True, timeout=60, check=False)
+    assert process.returncode == 0, process.stderr
+    return process.stdout
 
 
 @pytest.mark.parametrize(
-    ("ends", "firsts", "told"),
+    ("ends", "firsts", "sentence"),
     [
         ({}, [], "0 whole games"),
         ({(3, 1): 5.0}, [(0, 1)], "return 5.0 moves 4 frames (5, 2)"),  # none ended in column 0
@@ -59,7 +59,7 @@ def read_back(segment: Path) -> str:
     ],
 )
 def test_segments_without_a_whole_game_in_column_0_are_read(
-    ends: dict[tuple[int, int], float], firsts: list[tuple[int, int]], told: str, tmp_path: Path
+    ends: dict[tuple[int, int], float], firsts: list[tuple[int, int]], sentence: str, tmp_path: Path
 ) -> None:
     rows, columns = 6, 2
     leaves = {
@@ -77,4 +77,4 @@ def test_segments_without_a_whole_game_in_column_0_are_read(
     with h5py.File(tmp_path / "segment.h5", "w") as file:
         for name, x in leaves.items():
             file[name] = x
-    assert told in read_back(tmp_path / "segment.h5")
+    assert sentence in read_back(tmp_path / "segment.h5")

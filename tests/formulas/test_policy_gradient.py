@@ -68,13 +68,13 @@ def test_clipped_surrogate_has_the_right_gradient(seed: int) -> None:
     def of(x: Tensor) -> Tensor:
         return clipped_surrogate(x, advantage, weight, CLIP)
 
-    found = gradient(of, ratio)
-    assert torch.allclose(found, finite_differences(of, ratio), atol=1e-6)
+    actual = gradient(of, ratio)
+    assert torch.allclose(actual, finite_differences(of, ratio), atol=1e-6)
     r = ratio.exp()
     outside = ((r > 1 + CLIP) & (advantage > 0)) | ((r < 1 - CLIP) & (advantage < 0))
-    assert outside.any() and (found[outside] == 0).all()
+    assert outside.any() and (actual[outside] == 0).all()
     inside = ~outside & (weight > 0)
-    assert torch.allclose(found[inside], -(r * advantage)[inside])
+    assert torch.allclose(actual[inside], -(r * advantage)[inside])
 
 
 def test_surrogate_is_the_loop() -> None:
@@ -118,8 +118,8 @@ def test_approximate_kl_is_unbiased_for_the_exact_one() -> None:
 def test_epsilon_stands_beside_the_probability() -> None:
     probability = np.array([1.0, 0.5, 1e-3, 1e-9, 1e-30])
     for epsilon in (1e-6, 0.1):
-        found = guarded(torch.tensor(np.log(probability)), epsilon).numpy()
-        assert np.allclose(found, [np.log(p + epsilon) for p in probability], rtol=1e-12)
+        actual = guarded(torch.tensor(np.log(probability)), epsilon).numpy()
+        assert np.allclose(actual, [np.log(p + epsilon) for p in probability], rtol=1e-12)
     at = torch.tensor(np.log(probability))
     slopes = gradient(lambda x: guarded(x, 1e-6).sum(), at)
     assert torch.allclose(slopes, finite_differences(lambda x: guarded(x, 1e-6).sum(), at), atol=1e-6)

@@ -32,9 +32,9 @@ def test_the_target_is_that_of_each_item(case: Case) -> None:
     reward, discount, value, valid = case.tensors()
     total, factor, row = n_step_return(reward, discount, valid.bool())
     columns = range(reward.shape[1])
-    found = total + factor * value[row, list(columns)]
-    wanted = [twin(case.reward[:, k], case.discount[:, k], case.valid[:, k], case.value[:, k]) for k in columns]
-    assert np.allclose(found, wanted, atol=1e-12)
+    actual = total + factor * value[row, list(columns)]
+    expected = [twin(case.reward[:, k], case.discount[:, k], case.valid[:, k], case.value[:, k]) for k in columns]
+    assert np.allclose(actual, expected, atol=1e-12)
 
 
 def test_the_cases_hold_every_kind_of_end() -> None:
@@ -79,10 +79,10 @@ def test_huber_has_a_clipped_gradient(limit: float) -> None:
     error = torch.tensor([-4.0, -1.0, -0.3, 0.0, 0.7, 2.4, 5.0], dtype=torch.float64, requires_grad=True)
     weight = torch.tensor([1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0])
     summed = huber(error, weight, limit)
-    wanted = 0.0
+    expected = 0.0
     for x, w in zip(error.tolist(), weight.tolist(), strict=True):
-        wanted += w * (0.5 * x * x if not limit or abs(x) <= limit else limit * (abs(x) - 0.5 * limit))
-    assert float(summed) == pytest.approx(wanted)
+        expected += w * (0.5 * x * x if not limit or abs(x) <= limit else limit * (abs(x) - 0.5 * limit))
+    assert float(summed) == pytest.approx(expected)
     summed.backward()  # type: ignore[no-untyped-call]
     clipped = error.detach().clamp(-limit, limit) if limit else error.detach()
     assert torch.allclose(error.grad, weight * clipped)

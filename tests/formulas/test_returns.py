@@ -39,16 +39,16 @@ class Case:
 
     def episodes(self) -> list[tuple[int, int, int]]:
         """(column, first move, end) of every run of moves of one episode."""
-        found = []
+        spans = []
         for j in range(self.valid.shape[1]):
             start = None
             for t, moved in enumerate([*self.valid[:, j], False]):
                 if moved and start is None:
                     start = t
                 elif not moved and start is not None:
-                    found.append((j, start, t))
+                    spans.append((j, start, t))
                     start = None
-        return found
+        return spans
 
     def bootstrap(self, column: int, end: int) -> float:
         """0 after a termination, V of the last observation after a truncation or at the window's edge."""
@@ -118,9 +118,9 @@ def test_the_cases_hold_terminations_truncations_and_edges() -> None:
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("lambda_", [0.0, 0.7, 1.0])
 def test_gae_is_that_of_each_episode(case: Case, lambda_: float) -> None:
-    found = gae(*case.tensors(), lambda_).numpy()
-    assert np.allclose(found, gae_of_episodes(case, lambda_), atol=1e-12)
-    assert (found[~case.valid] == 0).all()
+    actual = gae(*case.tensors(), lambda_).numpy()
+    assert np.allclose(actual, gae_of_episodes(case, lambda_), atol=1e-12)
+    assert (actual[~case.valid] == 0).all()
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -141,9 +141,9 @@ def test_on_policy_vtrace_is_the_n_step_bellman_target(case: Case) -> None:
     for j, start, end in case.episodes():
         for s in range(start, end):
             rewards = sum(GAMMA ** (t - s) * case.reward[t, j] for t in range(s, end))
-            wanted = rewards + GAMMA ** (end - s) * case.bootstrap(j, end)
-            assert np.isclose(float(target[s, j]), wanted)
-            assert np.isclose(float(advantage[s, j]), wanted - case.value[s, j])
+            expected = rewards + GAMMA ** (end - s) * case.bootstrap(j, end)
+            assert np.isclose(float(target[s, j]), expected)
+            assert np.isclose(float(advantage[s, j]), expected - case.value[s, j])
             assert float(rho[s, j]) == 1.0
 
 
@@ -180,9 +180,9 @@ def gae_of_one_stream(case: Case, lambda_: float) -> np.ndarray:
 @pytest.mark.parametrize("lambda_", [0.0, 0.7, 1.0])
 def test_gae_through_ends_is_that_of_one_stream(case: Case, lambda_: float) -> None:
     reward, _, value, valid = case.tensors()
-    found = gae(reward, torch.full_like(reward, GAMMA), value, valid, lambda_, through=True).numpy()
+    actual = gae(reward, torch.full_like(reward, GAMMA), value, valid, lambda_, through=True).numpy()
     expected = gae_of_one_stream(case, lambda_)
-    assert np.allclose(found[case.valid], expected[case.valid], atol=1e-12)
+    assert np.allclose(actual[case.valid], expected[case.valid], atol=1e-12)
 
 
 def test_cut_scan_passes_through_what_is_not_valid() -> None:
@@ -224,10 +224,10 @@ def test_two_players_see_one_game_with_opposite_signs(seed: int) -> None:
     reward, discount, value, valid = case.tensors()
     sign, change = torch.tensor(turn), torch.tensor(turn[:-1] * turn[1:])
     ratio = torch.tensor(case.log_ratio)
-    ours = sign[:-1] * gae(sign[:-1] * reward, change * discount, sign * value, valid, 0.8)
-    assert torch.allclose(ours, gae(reward, discount, value, valid, 0.8))
+    by_player = sign[:-1] * gae(sign[:-1] * reward, change * discount, sign * value, valid, 0.8)
+    assert torch.allclose(by_player, gae(reward, discount, value, valid, 0.8))
     two = vtrace(ratio, sign[:-1] * reward, change * discount, sign * value, valid, 0.9, 1.1, 0.95)
-    for found, expected, factor in zip(
+    for actual, expected, factor in zip(
         two, vtrace(ratio, reward, discount, value, valid, 0.9, 1.1, 0.95), (sign[:-1], 1.0, sign[:-1]), strict=True
     ):
-        assert torch.allclose(factor * found, expected)
+        assert torch.allclose(factor * actual, expected)

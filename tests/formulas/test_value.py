@@ -48,7 +48,7 @@ def test_clipped_loss_is_the_loop(seed: int) -> None:
 def test_clipped_loss_has_the_right_gradient(seed: int) -> None:
     value, old, target, weight = numbers(seed)
     at = value.clone().requires_grad_()
-    (found,) = torch.autograd.grad(clipped_half_squared(at, old, target, weight, CLIP), at)
+    (actual,) = torch.autograd.grad(clipped_half_squared(at, old, target, weight, CLIP), at)
     step = 1e-6
     for k in range(len(value)):
         ends = []
@@ -56,8 +56,8 @@ def test_clipped_loss_has_the_right_gradient(seed: int) -> None:
             moved = value.clone()
             moved[k] += sign * step
             ends.append(float(clipped_half_squared(moved, old, target, weight, CLIP)))
-        assert np.isclose(float(found[k]), (ends[0] - ends[1]) / (2 * step), atol=1e-5)
-    assert ((found == 0) & (weight > 0)).any(), "no row in which the clip holds the value back"
+        assert np.isclose(float(actual[k]), (ends[0] - ends[1]) / (2 * step), atol=1e-5)
+    assert ((actual == 0) & (weight > 0)).any(), "no row in which the clip holds the value back"
 
 
 def test_explained_variance_is_that_of_the_valid_rows() -> None:
@@ -75,6 +75,6 @@ def test_explained_variance_of_a_constant_target_is_zero() -> None:
 
 def test_standardized_over_the_weighted_rows_alone() -> None:
     x, _, _, weight = numbers(3)
-    found, real = standardized(x, weight).numpy(), x.numpy()[weight.numpy() == 1]
-    assert np.allclose(found, (x.numpy() - real.mean()) / (real.std() + 1e-8), rtol=1e-10)
+    actual, real = standardized(x, weight).numpy(), x.numpy()[weight.numpy() == 1]
+    assert np.allclose(actual, (x.numpy() - real.mean()) / (real.std() + 1e-8), rtol=1e-10)
     assert torch.isfinite(standardized(x, torch.zeros_like(x))).all()

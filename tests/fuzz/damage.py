@@ -41,38 +41,40 @@ def damage(path: Path, draw: random.Random, outside: Path) -> str:
 
 def _bytes(path: Path, draw: random.Random, outside: Path) -> str:
     data = bytearray(path.read_bytes())
-    how = draw.choice(("flip", "cut", "grow", "zero", "noise", "empty"))
+    kind = draw.choice(("flip", "cut", "grow", "zero", "noise", "empty"))
     at = draw.randrange(len(data)) if data else 0
-    if how == "flip":
+    if kind == "flip":
         for _ in range(draw.choice((1, 10, 300)) if data else 0):
             data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
-    elif how == "cut":
+    elif kind == "cut":
         del data[at:]
-    elif how == "grow":
+    elif kind == "grow":
         data[at:at] = draw.randbytes(draw.choice((1, 100, 10_000)))
-    elif how == "zero":
+    elif kind == "zero":
         data[at : at + 500] = bytes(len(data[at : at + 500]))
     else:
-        data = bytearray(draw.randbytes(3000) if how == "noise" else b"")
+        data = bytearray(draw.randbytes(3000) if kind == "noise" else b"")
     path.write_bytes(data)
-    return f"bytes: {how} at {at}"
+    return f"bytes: {kind} at {at}"
 
 
 def _kind(path: Path, draw: random.Random, outside: Path) -> str:
     """Something else has the file's name."""
-    how = draw.choice(("pipe", "folder", "zeros", "link", "loop", "sparse", "nowhere"))
+    kind = draw.choice(("pipe", "folder", "zeros", "link", "loop", "sparse", "nowhere"))
     path.unlink()
-    if how == "pipe":
+    if kind == "pipe":
         os.mkfifo(path)
-    elif how == "folder":
+    elif kind == "folder":
         path.mkdir()
-    elif how == "sparse":
+    elif kind == "sparse":
         with path.open("wb") as file:
             file.truncate(40 << 30)
     else:
-        target = {"zeros": "/dev/zero", "link": outside / "precious", "loop": path, "nowhere": outside / "nowhere"}[how]
+        target = {"zeros": "/dev/zero", "link": outside / "precious", "loop": path, "nowhere": outside / "nowhere"}[
+            kind
+        ]
         path.symlink_to(target)
-    return f"kind: {how}"
+    return f"kind: {kind}"
 
 
 def _deep(path: Path, draw: random.Random, outside: Path) -> str:
@@ -84,10 +86,10 @@ def _value(path: Path, draw: random.Random, outside: Path) -> str:
     """One value of a JSON object, in any depth, or the whole of it, becomes another or goes."""
     lines = path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]
     at = draw.randrange(len(lines)) if lines else 0
-    tree, told = changed(json.loads(lines[at]) if lines else {}, draw)
+    tree, sentence = changed(json.loads(lines[at]) if lines else {}, draw)
     lines[at : at + 1] = [json.dumps(tree)]
     path.write_text("\n".join(lines) + "\n")
-    return f"value: {told}"
+    return f"value: {sentence}"
 
 
 def changed(tree: Any, draw: random.Random) -> tuple[Any, str]:
@@ -152,11 +154,11 @@ def _text_within(path: Path, draw: random.Random, outside: Path) -> str:
             new = draw.choice((0, -5, "x", 1.5, 2**62, np.zeros(3, int), np.zeros((2, 2)), h5py.Empty("i4")))
             file.attrs[name] = new
             return f"attribute {name} {new!r}"
-        tree, told = changed(json.loads(file["json"][()].tobytes()), draw)
+        tree, sentence = changed(json.loads(file["json"][()].tobytes()), draw)
         data = np.frombuffer(json.dumps(tree).encode(), np.uint8)
         del file["json"]
         file.create_dataset("json", data=data).attrs["crc32"] = _crc(data)
-    return f"text: {told}"
+    return f"text: {sentence}"
 
 
 def _node(path: Path, draw: random.Random, outside: Path) -> str:
@@ -166,33 +168,33 @@ def _node(path: Path, draw: random.Random, outside: Path) -> str:
         file.visit(names.append)
         name = draw.choice(names)
         old = file[name][()] if isinstance(file[name], h5py.Dataset) else np.zeros(1)
-        how = draw.choice(
+        kind = draw.choice(
             ("gone", "soft", "external", "stored", "virtual", "huge", "chunks", "shape", "noise", "type", "nan", "sum")
         )
-        if how == "sum":
+        if kind == "sum":
             file[name].attrs["crc32"] = draw.choice((0, -1, "x", 1.5))
-            return f"{name}: {how}"
+            return f"{name}: {kind}"
         del file[name]
         pipe = str(outside / "pipe")
-        if how == "soft":
+        if kind == "soft":
             file[name] = h5py.SoftLink("/json")
-        elif how == "external":
+        elif kind == "external":
             file[name] = h5py.ExternalLink(pipe, "/x")
-        elif how == "virtual":
+        elif kind == "virtual":
             layout = h5py.VirtualLayout((3,), "f4")
             layout[:] = h5py.VirtualSource(pipe, "x", (3,), "f4")
             file.create_virtual_dataset(name, layout)
-        elif how != "gone":
-            _made(file, name, how, old, draw, pipe)
-    return f"{name}: {how}"
+        elif kind != "gone":
+            _made(file, name, kind, old, draw, pipe)
+    return f"{name}: {kind}"
 
 
-def _made(file: Any, name: str, how: str, old: Any, draw: random.Random, pipe: str) -> None:
-    if how == "stored":
+def _made(file: Any, name: str, kind: str, old: Any, draw: random.Random, pipe: str) -> None:
+    if kind == "stored":
         data, new = file.create_dataset(name, old.shape or (1,), "f4", external=[(pipe, 0, 1 << 20)]), old
-    elif how == "huge":
+    elif kind == "huge":
         data, new = file.create_dataset(name, (draw.choice((3 << 29, 1 << 45)),), "f4"), old
-    elif how == "chunks":
+    elif kind == "chunks":
         data, new = file.create_dataset(name, (1 << 40, 2), "f4", chunks=(draw.choice((1, 1 << 20, 1 << 27)), 2)), old
     else:
         new = {
@@ -200,6 +202,6 @@ def _made(file: Any, name: str, how: str, old: Any, draw: random.Random, pipe: s
             "noise": lambda: np.frombuffer(draw.randbytes(old.nbytes), np.uint8),
             "type": lambda: np.zeros(old.shape, draw.choice(("f8", "i2", "u8", "c8", ">f4", "?"))),
             "nan": lambda: np.full(old.shape, np.nan, "f4"),
-        }[how]()
+        }[kind]()
         data = file.create_dataset(name, data=new)
     data.attrs["crc32"] = _crc(new)

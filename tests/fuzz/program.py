@@ -105,8 +105,8 @@ def analyse(run: Path) -> None:
     with contextlib.suppress(trajectories.BadSegment, curve.Unreadable):
         kept = trajectories.kept_from(run)
         parts = [trajectories.episodes(path, kept) for path in trajectories.segments(run)]
-        found = curve.in_order(run, parts) if parts else {"path": run, "steps": np.zeros(0)}
-        curve.clock(found)
+        curve_of_run = curve.in_order(run, parts) if parts else {"path": run, "steps": np.zeros(0)}
+        curve.clock(curve_of_run)
 
 
 def uses(name: str, run: Path) -> list[Callable[[], object]]:
@@ -160,7 +160,7 @@ def main() -> None:
     seed, cases = int(sys.argv[3]), int(sys.argv[4])
     only = int(sys.argv[5]) if len(sys.argv) > 5 else None
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    local.launch = lambda *rest, **more: Outcome(0, "done: nothing was started")  # type: ignore[assignment]
+    local.launch = lambda *arguments, **more: Outcome(0, "done: nothing was started")  # type: ignore[assignment]
     local.command = lambda run, ranks: []  # type: ignore[assignment]
     submit.slurm.sbatch, submit.slurm.resolved = no_sbatch, lambda options: options  # type: ignore[assignment]
     files = sorted(path.relative_to(base).as_posix() for path in base.rglob("*") if path.is_file())
@@ -177,18 +177,18 @@ def main() -> None:
         for use in uses(name, folder / "case" / "run"):
             with quiet():
                 use()
-    ran = 0
+    count = 0
     for k in range(cases) if only is None else (only,):
         draw = random.Random(seed * 1_000_003 + k)
         case = folder / "case"
         shutil.rmtree(case, ignore_errors=True)
         shutil.copytree(base, case / "run", symlinks=True)
         name = draw.choice(groups[draw.choice(sorted(groups))])
-        told = damage(case / "run" / name, draw, outside)
+        sentence = damage(case / "run" / name, draw, outside)
         for number, use in enumerate(uses(name, case / "run")):
             before, error = peak_bytes(), ""
             faulthandler.dump_traceback_later(HANG_S, exit=True)
-            print(f"case {k}.{number} {name} {told!r:.200}", file=sys.stderr, flush=True)
+            print(f"case {k}.{number} {name} {sentence!r:.200}", file=sys.stderr, flush=True)
             watch.folder, watch.wrong = os.path.realpath(case), []
             try:
                 with quiet():
@@ -204,11 +204,17 @@ def main() -> None:
             if error or watch.wrong:
                 print(
                     json.dumps(
-                        {"case": f"{k}.{number}", "file": name, "damage": told, "error": error, "wrong": watch.wrong}
+                        {
+                            "case": f"{k}.{number}",
+                            "file": name,
+                            "damage": sentence,
+                            "error": error,
+                            "wrong": watch.wrong,
+                        }
                     )
                 )
-        ran += 1
-    print(json.dumps({"cases": ran, "checksum": zlib.crc32(str(files).encode())}))
+        count += 1
+    print(json.dumps({"cases": count, "checksum": zlib.crc32(str(files).encode())}))
 
 
 spec = importlib.util.spec_from_file_location("learning_curve", jobs.data_folder("analysis") / "learning_curve.py")

@@ -34,16 +34,16 @@ TABLE = {
 
 
 def test_no_damaged_file_gets_further_than_a_sentence(tmp_path: Path) -> None:
-    ran = run_job(TABLE, tmp_path / "base")
-    run = ran.run
+    base = run_job(TABLE, tmp_path / "base")
+    run = base.run
     numbered = sorted(run.checkpoints.glob("[0-9]*.h5"))
     checkpoint.mark_best(run, numbered[-1], 1.0)
     provenance.write(run, 0, {"resumed_from": {"file": None, "steps": {"0": 0, "1": 0}}})
     run.write_state(state="pending")
     batch.begin(run.path, "7", "7-0-1", 1, None, [])
     run.write_state(state="stopped", reason="stopped: asked to stop")
-    shared = ["/dev/shm/mpich_shm_none", "/dev/shm/hpc_rl-x-0"]
-    record = {"role": "worker-0", "host": "h", "pid": 4190000, "token": "abc", "shared": shared}
+    names = ["/dev/shm/mpich_shm_none", "/dev/shm/hpc_rl-x-0"]
+    record = {"role": "worker-0", "host": "h", "pid": 4190000, "token": "abc", "shared": names}
     error = {"ended": "error", "time": 1.0, "error": "it failed", "bug": True, "trace": "…"}
     write_json(run.logs / "rank-000.json", {**record, **error})
     write_json(run.logs / "rank-001.json", record)
@@ -53,14 +53,14 @@ def test_no_damaged_file_gets_further_than_a_sentence(tmp_path: Path) -> None:
     (run.path / "submit" / "tasks.jsonl").write_text('{"task": 0, "run": "run", "changes": ["seed=1"]}\n')
     write_json(run.path / "submit" / "options.json", asdict(Options(time="10")))
     (tmp_path / "work").mkdir()
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, Path(__file__).with_name("program.py"), run.path, tmp_path / "work", str(SEED), str(CASES)],
         capture_output=True, text=True, check=False, timeout=DEADLINE_S, cwd=tmp_path,
         env={**os.environ, "OMP_NUM_THREADS": "1", "XDG_CONFIG_HOME": str(tmp_path),
              "PATH": str(Path(sys.executable).parent)},
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    *failures, end = map(json.loads, done.stdout.splitlines())
+    assert process.returncode == 0, process.stderr[-3000:]
+    *failures, end = map(json.loads, process.stdout.splitlines())
     assert not failures, "\n\n".join(
         f"{f['case']} {f['file']} {f['damage']}\n{f['error']}{f['wrong']}" for f in failures
     )

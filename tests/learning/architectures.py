@@ -27,9 +27,9 @@ def row(job: str, columns: int, out: Path) -> dict[str, float | str]:
     way, more = WAYS[job]
     ranks = 1 if more is None else columns + more
     sets = (f"environment.columns={columns}", f"resources.ranks={ranks}")
-    found = trained(job, 1, out, f"{job}-{columns}", sets)
+    figures = trained(job, 1, out, f"{job}-{columns}", sets)
     could = ideal(way, columns)
-    rate = found["env_steps_per_s"]
+    rate = figures["env_steps_per_s"]
     return {"job": job, "columns": columns, "env_steps_per_s": rate, "ideal": could, "share": rate / could}
 
 
@@ -37,13 +37,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/architectures"))
     parser.add_argument("--columns", type=int, nargs="+", default=[8, 16, 32])
-    chosen = parser.parse_args()
+    arguments = parser.parse_args()
     rows = []
-    for columns in chosen.columns:
+    for columns in arguments.columns:
         for job in WAYS:
-            rows.append(row(job, columns, chosen.out))
+            rows.append(row(job, columns, arguments.out))
             print("{job:<24} {columns:>3} {env_steps_per_s:>8.1f} of {ideal:>6.1f}/s {share:>5.0%}".format(**rows[-1]))
-    (chosen.out / "table.json").write_text(json.dumps(rows, indent=1))
+    (arguments.out / "table.json").write_text(json.dumps(rows, indent=1))
 
 
 if __name__ == "__main__":

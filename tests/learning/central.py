@@ -26,15 +26,15 @@ def row(ranks: int, out: Path) -> dict[str, float]:
     actor = [line for line in rows(metrics / "actor-0.jsonl") if "requests" in line]
     actor = actor[len(actor) // 2 :]  # the second half: all ranks are up
     seconds = actor[-1]["time"] - actor[0]["time"]
-    asked = actor[-1]["requests"] - actor[0]["requests"]
+    requests = actor[-1]["requests"] - actor[0]["requests"]
     batch = actor[-1]["inference_batch"]
     share = mean(line["time/infer"] for line in actor[1:])
     answers = [line["answer_s"] for path in metrics.glob("env_worker-*") for line in rows(path) if "answer_s" in line]
     return {
         "ranks": ranks,
-        "requests_per_s": asked / seconds,
+        "requests_per_s": requests / seconds,
         "batch": batch,
-        "infer_ms": 1e3 * share * seconds * batch / asked,
+        "infer_ms": 1e3 * share * seconds * batch / requests,
         "answer_ms": 1e3 * mean(answers[len(answers) // 2 :]),
     }
 
@@ -43,8 +43,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/central"))
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32])
-    chosen = parser.parse_args()
-    table = [row(ranks, chosen.out) for ranks in chosen.ranks]
+    arguments = parser.parse_args()
+    table = [row(ranks, arguments.out) for ranks in arguments.ranks]
     print("environment ranks  requests/s  batch  inference, ms  answer, ms  added, ms")
     for found in table:
         line = "{ranks:>17} {requests_per_s:>11.0f} {batch:>6.1f} {infer_ms:>14.2f} {answer_ms:>11.2f}"

@@ -55,14 +55,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--lag", type=int, default=50)
     parser.add_argument("--updates", type=int, default=2000)
-    chosen = parser.parse_args()
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
     fresh = 0.0
-    for correction, lag in (("vtrace", 0), ("vtrace", chosen.lag), ("none", chosen.lag)):
-        found = [final_return(correction, lag, chosen.updates, seed) for seed in SEEDS]
-        fresh = median(found) if not lag else fresh
-        each = ", ".join(f"{x:.2f}" for x in found)
-        print(f"{correction:<7} lag {lag:<3} median {median(found):.3f} ({each}), {median(found) / fresh:.2f} of lag 0")
+    for correction, lag in (("vtrace", 0), ("vtrace", arguments.lag), ("none", arguments.lag)):
+        returns = [final_return(correction, lag, arguments.updates, seed) for seed in SEEDS]
+        fresh = median(returns) if not lag else fresh
+        each = ", ".join(f"{x:.2f}" for x in returns)
+        middle = median(returns)
+        print(f"{correction:<7} lag {lag:<3} median {middle:.3f} ({each}), {middle / fresh:.2f} of lag 0")
 
 
 if __name__ == "__main__":

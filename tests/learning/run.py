@@ -46,16 +46,16 @@ def trained(job: str, seed: int, out: Path, name: str = "", sets: tuple[str, ...
         tool = Path(sys.executable).parent / "hpc-rl"
         settings = [part for item in (f"seed={seed}", *sets) for part in ("--set", item)]
         subprocess.run([tool, "run", job, *settings, "--out", folder], check=True)
-    found: dict[str, Any] = json.loads((folder / "summary.json").read_text())
-    return found
+    figures: dict[str, Any] = json.loads((folder / "summary.json").read_text())
+    return figures
 
 
 def judged(folder: Path, episodes: int = 20) -> dict[str, Any]:
     """`hpc-rl eval` of the run's best checkpoint: games that chose nothing, greedy and sampled."""
     tool = Path(sys.executable).parent / "hpc-rl"
     line = [tool, "eval", folder, "--episodes", str(episodes), "--json"]
-    found: dict[str, Any] = json.loads(subprocess.run(line, check=True, capture_output=True, text=True).stdout)
-    return found
+    figures: dict[str, Any] = json.loads(subprocess.run(line, check=True, capture_output=True, text=True).stdout)
+    return figures
 
 
 def steps_to_target(summary: dict[str, Any]) -> float:
@@ -70,8 +70,8 @@ def table(job: str, seeds: Sequence[int], rows: Sequence[dict[str, Any]], games:
     it took is one, and so is what its best policy does afterwards in games of its own.
     """
     lines = []
-    for seed, row, own in zip(seeds, rows, games, strict=True):
-        greedy, sampled = (_told(own[name]) for name in ("greedy", "sampled"))
+    for seed, row, games_of_run in zip(seeds, rows, games, strict=True):
+        greedy, sampled = (_told(games_of_run[name]) for name in ("greedy", "sampled"))
         lines.append(
             f"{job} seed {seed}: {_steps(row)}, {row['wall_s'] / 60:.1f} min; greedy {greedy}, sampled {sampled}"
         )
@@ -94,12 +94,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/learn"))
     parser.add_argument("--only", choices=SEEDS)
-    chosen = parser.parse_args()
+    arguments = parser.parse_args()
     for job, seeds in SEEDS.items():
-        if chosen.only not in (None, job):
+        if arguments.only not in (None, job):
             continue
-        rows = [trained(job, seed, chosen.out) for seed in seeds]
-        games = [judged(chosen.out / f"{job}-{seed}") for seed in seeds]
+        rows = [trained(job, seed, arguments.out) for seed in seeds]
+        games = [judged(arguments.out / f"{job}-{seed}") for seed in seeds]
         print("\n".join(table(job, seeds, rows, games)))
 
 

@@ -19,9 +19,9 @@ def main() -> None:
     rates = {}
     for quorum in (4, 3):
         slow = f'environment.arguments={{ slow = 5.0, once = "{out}/slow-{quorum}" }}'
-        found = trained("dppo_latency", 1, out, f"quorum-{quorum}", (f"resources.quorum={quorum}", slow))
-        rates[quorum] = found["env_steps_per_s"]
-        updates = found["updates"] / found["wall_s"]
+        figures = trained("dppo_latency", 1, out, f"quorum-{quorum}", (f"resources.quorum={quorum}", slow))
+        rates[quorum] = figures["env_steps_per_s"]
+        updates = figures["updates"] / figures["wall_s"]
         print(f"D = {4 - quorum}: {rates[quorum]:.1f} env steps/s, {updates:.2f} updates/s")
     print(f"D = 1 is {rates[3] / rates[4]:.2f} times as fast as D = 0")
 

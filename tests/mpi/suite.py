@@ -71,14 +71,16 @@ def check_trajectories_arrive_bit_for_bit(link: Link) -> None:
         return
     box = Inbox(link, list(_world(link))[1:], 10, layout, Waiting(DEADLINE_S))
     KEPT.append(box)
-    seen = dict.fromkeys(box.peers, 0)
-    for _ in range(rounds * len(seen)):
-        got = box.get()
-        assert got.version == seen[got.peer], f"message {got.version} of rank {got.peer} came out of order"
-        wanted = _filled(layout, 1000 * got.peer + got.version)
-        assert all(np.array_equal(got.tree[name], x) for name, x in wanted.items())
-        seen[got.peer] += 1
-        box.release(got)
+    counts = dict.fromkeys(box.peers, 0)
+    for _ in range(rounds * len(counts)):
+        message = box.get()
+        assert message.version == counts[message.peer], (
+            f"message {message.version} of rank {message.peer} came out of order"
+        )
+        expected = _filled(layout, 1000 * message.peer + message.version)
+        assert all(np.array_equal(message.tree[name], x) for name, x in expected.items())
+        counts[message.peer] += 1
+        box.release(message)
 
 
 def _stalling(link: Link, nbytes: int, tag: int) -> None:
@@ -108,9 +110,9 @@ def _stalling(link: Link, nbytes: int, tag: int) -> None:
         before = psutil.Process().memory_info().rss
         time.sleep(1.0)
         for k in range(total):
-            got = box.get()
-            assert got.version == k and (got.tree["x"] == 7).all()
-            box.release(got)
+            message = box.get()
+            assert message.version == k and (message.tree["x"] == 7).all()
+            box.release(message)
         growth = psutil.Process().memory_info().rss - before
         assert growth < 3 * nbytes + (8 << 20), f"the receiver grew by {growth >> 20} MiB"
 
@@ -168,10 +170,10 @@ def check_odd_parameters_are_named(link: Link) -> None:
 def check_gather_and_broadcast(link: Link) -> None:
     ports, everyone = _ports(link), _world(link)
     for k in range(5):
-        mine = bytes([link.rank]) * (k * 50_000 * link.rank)
-        parts = ports.gather(mine, everyone)
-        wanted = [bytes([rank]) * (k * 50_000 * rank) for rank in everyone] if link.rank == 0 else []
-        assert parts == wanted
+        data = bytes([link.rank]) * (k * 50_000 * link.rank)
+        parts = ports.gather(data, everyone)
+        expected = [bytes([rank]) * (k * 50_000 * rank) for rank in everyone] if link.rank == 0 else []
+        assert parts == expected
         value = {"k": k, "list": [1, None, "π"] * 1000}
         assert ports.broadcast(value if link.rank == 0 else None, everyone) == value
 
@@ -218,15 +220,15 @@ def check_gloo_learns_what_mpi_learns(link: Link) -> None:
     link.prepare(members)
     over_mpi = AllReduce(_ports(link), members)
     group, close = _by_gloo(link, members)
-    wanted, found = _trained(over_mpi, link), _trained(group, link)
-    assert float((found - wanted).abs().max()) <= 1e-6
+    expected, actual = _trained(over_mpi, link), _trained(group, link)
+    assert float((actual - expected).abs().max()) <= 1e-6
     data = torch.randn(2, 3, dtype=torch.float64).T  # not contiguous
     count = torch.tensor(float(link.rank), dtype=torch.float64)
     assert torch.allclose(group.sum(data), over_mpi.sum(data), rtol=0, atol=1e-12)
     assert torch.allclose(group.mean(data[0, 0], count), over_mpi.mean(data[0, 0], count), rtol=0, atol=1e-12)
-    found[3] = torch.nextafter(found[3], torch.tensor(9.0)) if link.rank == 0 else found[3]
+    actual[3] = torch.nextafter(actual[3], torch.tensor(9.0)) if link.rank == 0 else actual[3]
     try:
-        group.check_identical([found])
+        group.check_identical([actual])
     except RuntimeError as error:
         assert "rank 0 differ" in str(error), error
     else:
@@ -310,8 +312,8 @@ def _pretending(ranks: str | None) -> Any:
 
 
 def check_nodes(link: Link) -> None:
-    wanted = {None: lambda rank: 0, "1": lambda rank: rank, "2": lambda rank: rank // 2 * 2}
-    for pretend, lowest in wanted.items():
+    expected = {None: lambda rank: 0, "1": lambda rank: rank, "2": lambda rank: rank // 2 * 2}
+    for pretend, lowest in expected.items():
         with _pretending(pretend):
             assert link.nodes() == [lowest(rank) for rank in _world(link)], pretend
 
@@ -365,9 +367,9 @@ def check_buffers_outlive_their_channel(link: Link) -> None:
         link.irecv(data, 1, 70)
         del data
         gc.collect()
-        kept = alive() is not None
+        held = alive() is not None
         ports.barrier([0, 1])
-        if not kept:
+        if not held:
             raise Noted("the memory of a posted receive was freed")
     elif link.rank == 1:
         KEPT.append(np.ones(100))

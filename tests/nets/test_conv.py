@@ -28,10 +28,10 @@ def plain(torso: ConvTorso, image: Tensor) -> Tensor:
 @pytest.fixture
 def torso() -> ConvTorso:
     torch.manual_seed(0)
-    made = ConvTorso(SHAPE)
-    for layer in made.convolutions:  # biases start at zero, which would hide their loss
+    network = ConvTorso(SHAPE)
+    for layer in network.convolutions:  # biases start at zero, which would hide their loss
         torch.nn.init.normal_(layer.bias, std=0.1)
-    return made
+    return network
 
 
 @pytest.fixture
@@ -40,17 +40,17 @@ def image() -> Tensor:
 
 
 def test_it_is_the_plain_network(torso: ConvTorso, image: Tensor) -> None:
-    found, wanted = torso(image), plain(torso, image)
-    assert found.shape == (6, 512) and found.dtype == torch.float32
-    assert wanted.abs().max() > 0.1
-    assert torch.allclose(found, wanted, atol=1e-4)
+    actual, expected = torso(image), plain(torso, image)
+    assert actual.shape == (6, 512) and actual.dtype == torch.float32
+    assert expected.abs().max() > 0.1
+    assert torch.allclose(actual, expected, atol=1e-4)
 
 
 def test_its_gradients_are_those_of_the_plain_network(torso: ConvTorso, image: Tensor) -> None:
     weights = list(torso.parameters())
-    found = torch.autograd.grad(torso(image).square().sum(), weights)
-    wanted = torch.autograd.grad(plain(torso, image).square().sum(), weights)
-    for a, b in zip(found, wanted, strict=True):
+    actual = torch.autograd.grad(torso(image).square().sum(), weights)
+    expected = torch.autograd.grad(plain(torso, image).square().sum(), weights)
+    for a, b in zip(actual, expected, strict=True):
         assert torch.allclose(a, b, rtol=1e-3, atol=1e-3 * float(b.abs().max()))
 
 

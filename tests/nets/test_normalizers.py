@@ -28,10 +28,10 @@ def alone(x: torch.Tensor) -> torch.Tensor:
 
 
 def test_merged_rounds_are_the_statistics_of_all_rows() -> None:
-    running, seen = RunningMoments((3,)), batches(5, 12)
-    for x in seen:
+    running, rows = RunningMoments((3,)), batches(5, 12)
+    for x in rows:
         running.add(torch.from_numpy(x), alone)
-    every = np.concatenate(seen).astype(np.float64)
+    every = np.concatenate(rows).astype(np.float64)
     assert running.count == len(every)
     assert np.allclose(running.mean.numpy(), every.mean(0), rtol=1e-12)
     assert np.allclose(running.scale.numpy(), 1 / np.sqrt(every.var(0) + 1e-8), rtol=1e-10)
@@ -39,20 +39,20 @@ def test_merged_rounds_are_the_statistics_of_all_rows() -> None:
 
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_ranks_of_unequal_size_hold_the_same_exact_statistics(ranks: int) -> None:
-    seen, lock = batches(4, 12), threading.Lock()
-    found: dict[int, RunningMoments] = {}
+    rows, lock = batches(4, 12), threading.Lock()
+    moments: dict[int, RunningMoments] = {}
 
     def rank(link: LocalLink) -> None:
         group, running = AllReduce(Ports(link, Waiting(20.0)), range(ranks)), RunningMoments((3,))
-        for x in seen:
+        for x in rows:
             edges = [0, *(12 - ranks + k for k in range(1, ranks)), 12]
             running.add(torch.from_numpy(x[edges[link.rank] : edges[link.rank + 1]]), group.sum)
         with lock:
-            found[link.rank] = running
+            moments[link.rank] = running
 
     run_threads(ranks, rank, 30.0)
-    every = np.concatenate(seen).astype(np.float64)
-    for running in found.values():
+    every = np.concatenate(rows).astype(np.float64)
+    for running in moments.values():
         assert np.allclose(running.mean.numpy(), every.mean(0), rtol=1e-12)
         assert np.allclose(running.squares.numpy(), ((every - every.mean(0)) ** 2).sum(0), rtol=1e-9)
 

@@ -21,27 +21,27 @@ def made() -> tuple[Lstm, torch.Tensor]:
 
 
 def test_it_is_torchs_lstm() -> None:
-    ours, x = made()
-    theirs = nn.LSTM(F, H)
-    theirs.weight_ih_l0.data.copy_(ours.input.weight)
-    theirs.weight_hh_l0.data.copy_(ours.hidden.weight)
-    nn.init.zeros_(theirs.bias_ih_l0)
-    nn.init.zeros_(theirs.bias_hh_l0)
+    lstm, x = made()
+    twin = nn.LSTM(F, H)
+    twin.weight_ih_l0.data.copy_(lstm.input.weight)
+    twin.weight_hh_l0.data.copy_(lstm.hidden.weight)
+    nn.init.zeros_(twin.bias_ih_l0)
+    nn.init.zeros_(twin.bias_hh_l0)
     carry = torch.randn(B, 2, H)
-    found, after = ours(x, torch.zeros(T, B, dtype=torch.bool), carry)
-    wanted, (h, c) = theirs(x, (carry[:, 0][None].contiguous(), carry[:, 1][None].contiguous()))
-    assert torch.allclose(found, wanted, atol=1e-6)
+    actual, after = lstm(x, torch.zeros(T, B, dtype=torch.bool), carry)
+    expected, (h, c) = twin(x, (carry[:, 0][None].contiguous(), carry[:, 1][None].contiguous()))
+    assert torch.allclose(actual, expected, atol=1e-6)
     assert torch.allclose(after, torch.stack([h[0], c[0]], 1), atol=1e-6)
 
 
 def test_rows_one_by_one_are_the_whole() -> None:
     lstm, x = made()
     first = torch.rand(T, B) < 0.3
-    whole, after = lstm(x, first, torch.zeros(B, 2, H))
+    outputs, after = lstm(x, first, torch.zeros(B, 2, H))
     carry = torch.zeros(B, 2, H)
     for t in range(T):
         row, carry = lstm(x[t : t + 1], first[t : t + 1], carry)
-        assert torch.allclose(row[0], whole[t], atol=1e-6)
+        assert torch.allclose(row[0], outputs[t], atol=1e-6)
     assert torch.allclose(carry, after, atol=1e-6)
 
 
@@ -49,9 +49,9 @@ def test_nothing_passes_the_border_of_an_episode() -> None:
     lstm, x = made()
     first = torch.zeros(T, B, dtype=torch.bool)
     first[4] = True
-    whole, after = lstm(x, first, torch.randn(B, 2, H))
+    outputs, after = lstm(x, first, torch.randn(B, 2, H))
     alone, alone_after = lstm(x[4:], torch.zeros(T - 4, B, dtype=torch.bool), torch.zeros(B, 2, H))
-    assert torch.allclose(whole[4:], alone, atol=1e-6) and torch.allclose(after, alone_after, atol=1e-6)
+    assert torch.allclose(outputs[4:], alone, atol=1e-6) and torch.allclose(after, alone_after, atol=1e-6)
 
 
 def test_a_recurrent_network_sees_what_a_plain_one_cannot() -> None:

@@ -28,8 +28,8 @@ def summary(steps: int, target: float | None) -> dict[str, Any]:
 
 
 def games() -> dict[str, Any]:
-    own = {"mean": 481.25, "low": 470.0, "high": 492.5, "games": 20, "distinct_games": 19}
-    return {"greedy": own, "sampled": {**own, "low": None}}
+    figures = {"mean": 481.25, "low": 470.0, "high": 492.5, "games": 20, "distinct_games": 19}
+    return {"greedy": figures, "sampled": {**figures, "low": None}}
 
 
 def test_steps_to_the_target_and_games_afterwards_are_reported() -> None:

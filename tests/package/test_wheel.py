@@ -32,14 +32,14 @@ def test_wheel_in_an_empty_environment(tmp_path: Path) -> None:
         assert out.returncode == 0, out.stderr
         return out.stdout
 
-    where = said(str(python), "-c", "import hpc_rl; print(hpc_rl.__path__[0])").strip()
-    assert where.startswith(str(tmp_path))
+    folder = said(str(python), "-c", "import hpc_rl; print(hpc_rl.__path__[0])").strip()
+    assert folder.startswith(str(tmp_path))
     tool = str(tmp_path / "empty" / "bin" / "hpc-rl")
     listed = said(tool, "list")
     for job in (ROOT / "jobs").glob("*.toml"):
         assert job.stem in listed
     assert "actor" in said(tool, "show", "impala_catch")
-    assert (Path(where) / "share" / "slurm").is_dir()
-    assert (Path(where) / "share" / "analysis" / "learning_curve.py").is_file()
-    top = {path.name for path in Path(where).parent.iterdir() if path.name.startswith(("jobs", "slurm", "analysis"))}
+    assert (Path(folder) / "share" / "slurm").is_dir()
+    assert (Path(folder) / "share" / "analysis" / "learning_curve.py").is_file()
+    top = {path.name for path in Path(folder).parent.iterdir() if path.name.startswith(("jobs", "slurm", "analysis"))}
     assert not top, f"the wheel installs {top} beside hpc_rl"

@@ -67,10 +67,10 @@ class Column:
             self.reset(row.start)
             return
         row.reward, row.opens, row.closes = self.draw.normal(), self.draw.random() < 0.3, self.draw.random() < 0.2
-        ended = self.draw.random() < 1 / self.mean
-        row.discount = 0.0 if ended and self.draw.random() < 0.5 else 1.0
+        end = self.draw.random() < 1 / self.mean
+        row.discount = 0.0 if end and self.draw.random() < 0.5 else 1.0
         self._append([*row.stack[1:], self.draw.integers(1, 256, FRAME).astype(np.uint8)], False, row.start + 1)
-        self.rows[-1].ended = ended
+        self.rows[-1].ended = end
 
 
 def fragment(columns: list[Column], steps: int, version: int = 0) -> Tree:

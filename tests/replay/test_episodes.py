@@ -34,23 +34,23 @@ def noisy(columns: list[Column], number: int, version: int) -> Tree:
 
 def history(columns: list[Column], stop: int) -> set[tuple[int, int, int]]:
     """(column, first row, moves) of every episode that ended before row ``stop``."""
-    found = set()
+    spans = set()
     for k, column in enumerate(columns):
         opens = [t for t, row in enumerate(column.rows) if row.first]
         lasts = [t for t, row in enumerate(column.rows[: stop + 1]) if row.ended]
-        found |= {(k, a, b - a) for a, b in zip(opens, lasts, strict=False)}
-    return found
+        spans |= {(k, a, b - a) for a, b in zip(opens, lasts, strict=False)}
+    return spans
 
 
 @pytest.mark.parametrize(("stack", "padding"), STACKS)
 def test_every_episode_comes_once_and_whole(stack: int, padding: str) -> None:
     spec = spec_of(stack, padding)
     columns, store = columns_of(spec, WIDTH), store_of(spec)
-    seen: list[tuple[int, int, int]] = []
+    spans: list[tuple[int, int, int]] = []
     for number in range(40):
         store.insert(noisy(columns, number, 0))
         store.release()
-        new = history(columns, (number + 1) * UNROLL) - set(seen)
+        new = history(columns, (number + 1) * UNROLL) - set(spans)
         assert store.due() == int({k for k, _, _ in new} == set(range(WIDTH)))
         if not store.due():
             continue
@@ -61,18 +61,18 @@ def test_every_episode_comes_once_and_whole(stack: int, padding: str) -> None:
             k, begin = int(batch.column[n]) - 10, int(batch.action[0, n]) % 10_000
             moves = int(batch.valid[:, n].sum())
             assert batch.valid[:moves, n].all()
-            seen.append((k, begin, moves))
+            spans.append((k, begin, moves))
             for t in range(moves + 1):
                 row = columns[k].rows[begin + t]
-                shown = np.stack(row.stack) if stack > 1 else row.stack[-1]
-                assert np.array_equal(batch.observation[t, n].numpy(), shown)
+                observation = np.stack(row.stack) if stack > 1 else row.stack[-1]
+                assert np.array_equal(batch.observation[t, n].numpy(), observation)
                 if t < moves:
                     assert int(batch.action[t, n]) == row.action and float(batch.reward[t, n]) == np.float32(row.reward)
                     assert float(batch.discount[t, n]) == row.discount and bool(batch.first[t, n]) == row.first
             assert int(batch.start[n]) == columns[k].rows[begin].start
             assert batch.noise[n].tolist() == [begin // UNROLL + k / 8] * NOISE, "the fragment that it began in"
-    assert len(seen) == len(set(seen)) > 40
-    assert set(seen) <= history(columns, 40 * UNROLL) and len(history(columns, 40 * UNROLL)) - len(seen) < 20
+    assert len(spans) == len(set(spans)) > 40
+    assert set(spans) <= history(columns, 40 * UNROLL) and len(history(columns, 40 * UNROLL)) - len(spans) < 20
 
 
 def test_an_episode_of_two_versions_is_passed_over() -> None:
@@ -81,23 +81,23 @@ def test_an_episode_of_two_versions_is_passed_over() -> None:
     for number in range(30):
         store.insert(noisy(columns, number, number // 5))
     ((tree,), _) = store.sample(0)["items"]
-    whole = {
+    unchanged = {
         (k, begin, moves)
         for k, begin, moves in history(columns, 30 * UNROLL)
         if begin // (5 * UNROLL) == (begin + moves - 1) // (5 * UNROLL)
     }
-    seen = {(int(c) - 10, int(a) % 10_000) for c, a in zip(tree["column"], tree["action"][0], strict=True)}
-    assert seen == {(k, begin) for k, begin, _ in whole} and len(whole) < len(history(columns, 30 * UNROLL))
+    drawn = {(int(c) - 10, int(a) % 10_000) for c, a in zip(tree["column"], tree["action"][0], strict=True)}
+    assert drawn == {(k, begin) for k, begin, _ in unchanged} and len(unchanged) < len(history(columns, 30 * UNROLL))
 
 
-@pytest.mark.parametrize("lost", [True, False], ids=["lost fragment", "new episode"])
-def test_an_episode_that_breaks_off_is_passed_over(lost: bool) -> None:
+@pytest.mark.parametrize("skip", [True, False], ids=["lost fragment", "new episode"])
+def test_an_episode_that_breaks_off_is_passed_over(skip: bool) -> None:
     spec = spec_of(1)
     columns, store = columns_of(spec, WIDTH, mean=7.0), store_of(spec)
     for number in range(20):
-        if number == 10 and lost:
+        if number == 10 and skip:
             fragment(columns, UNROLL)
-        if number == 10 and not lost:
+        if number == 10 and not skip:
             for column in columns:
                 column.reset(column.rows[-1].start)
         store.insert(noisy(columns, number, 0))
@@ -112,18 +112,18 @@ def test_an_episode_that_breaks_off_is_passed_over(lost: bool) -> None:
 @pytest.mark.parametrize("fragments", [0, 1, 7])
 def test_a_resumed_store_goes_on_with_the_same_bits(fragments: int) -> None:
     spec = spec_of(4)
-    columns, whole, resumed = columns_of(spec, WIDTH), store_of(spec), store_of(spec)
+    columns, uninterrupted, resumed = columns_of(spec, WIDTH), store_of(spec), store_of(spec)
     for number in range(fragments):
         tree = noisy(columns, number, 0)
         tree["reward"][0, 0] = np.nan
-        whole.insert(tree)
-    resumed.load([from_bytes(to_bytes(whole.state()))])
+        uninterrupted.insert(tree)
+    resumed.load([from_bytes(to_bytes(uninterrupted.state()))])
     for number in range(fragments, 20):
         tree = noisy(columns, number, 0)
-        whole.insert(tree)
+        uninterrupted.insert(tree)
         resumed.insert(tree)
-        assert whole.due() == resumed.due()
-    one, other = (store.sample(0)["items"][0][0] for store in (whole, resumed))
+        assert uninterrupted.due() == resumed.due()
+    one, other = (store.sample(0)["items"][0][0] for store in (uninterrupted, resumed))
     assert one.keys() == other.keys()
     for name, x in one.items():
         assert x.tobytes() == other[name].tobytes() and x.dtype == other[name].dtype, name

@@ -33,8 +33,8 @@ def table_of(name: str, ranks: int, env_steps: int) -> dict[str, Any]:
     }
 
 
-def last(ran: Ran) -> tuple[Any, dict[str, Any]]:
-    return checkpoint.load(sorted(ran.run.checkpoints.glob("0*.h5"))[-1])
+def last(job_run: Ran) -> tuple[Any, dict[str, Any]]:
+    return checkpoint.load(sorted(job_run.run.checkpoints.glob("0*.h5"))[-1])
 
 
 def differing(one: Any, other: Any, key: str = "state") -> list[str]:

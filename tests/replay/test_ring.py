@@ -35,8 +35,10 @@ KINDS = {
 STACKS = [(1, "zeros"), (4, "zeros"), (4, "repeat")]
 
 
-def ring_of(spec: Spec, *items: Items, kept: int = KEPT, shards: int = 1, shard: int = 0, annotate: Any = None) -> Ring:
-    experience = Experience(UNROLL, items, capacity=kept * WIDTH * shards)
+def ring_of(
+    spec: Spec, *items: Items, moves: int = KEPT, shards: int = 1, shard: int = 0, annotate: Any = None
+) -> Ring:
+    experience = Experience(UNROLL, items, capacity=moves * WIDTH * shards)
     columns = range(10, 10 + WIDTH) if shard == 0 else range(10 + WIDTH, 10 + 2 * WIDTH)
     return Ring(schema_of(spec), spec, columns, experience, shards, 7, annotate)
 
@@ -75,11 +77,11 @@ def twin_length(rows: list[Any], begin: int, items: Items, stop: int) -> int:
 
 
 def drawn(ring: Ring, updates: int) -> list[tuple[Tree, Array]]:
-    found = []
+    trees = []
     for update in range(updates):
         ((tree,), keys) = ring.sample(update)["items"]
-        found.append((tree, keys))
-    return found
+        trees.append((tree, keys))
+    return trees
 
 
 def check_item(batch: Trajectory, n: int, column: Column, items: Items, stop: int) -> int:
@@ -107,7 +109,7 @@ def test_items_are_rows_of_the_history(stack: int, padding: str, kind: str) -> N
     spec, items = spec_of(stack, padding), KINDS[kind]
     columns = columns_of(spec, WIDTH)
     ring = ring_of(spec, items)
-    seen: set[tuple[int, int]] = set()
+    starts: set[tuple[int, int]] = set()
     for fragments in range(1, 30):  # the ring is full after ten
         filled(ring, columns, 1)
         stop = fragments * UNROLL
@@ -128,8 +130,8 @@ def test_items_are_rows_of_the_history(stack: int, padding: str, kind: str) -> N
                 k = int(batch.column[n]) - 10
                 begin = check_item(batch, n, columns[k], items, stop)
                 assert (k, begin) in complete
-                seen.add((k, begin))
-    assert len(seen) > 100 or kind in ("closes", "opens")
+                starts.add((k, begin))
+    assert len(starts) > 100 or kind in ("closes", "opens")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -167,22 +169,22 @@ def check_valid_rows(batch: Trajectory, n: int, column: Column) -> list[int]:
     return list(range(begin, begin + moves))
 
 
-@pytest.mark.parametrize("lost", [True, False], ids=["lost fragment", "new episode"])
+@pytest.mark.parametrize("skip", [True, False], ids=["lost fragment", "new episode"])
 @pytest.mark.parametrize("kind", ["three", "long", "episode"])
 @pytest.mark.parametrize(("stack", "padding"), STACKS)
-def test_no_item_crosses_a_gap(stack: int, padding: str, kind: str, lost: bool) -> None:
+def test_no_item_crosses_a_gap(stack: int, padding: str, kind: str, skip: bool) -> None:
     """A fragment that never came, or a resumed run whose environments could not be cloned and begin new episodes."""
     spec = spec_of(stack, padding)
     columns = columns_of(spec, WIDTH, mean=15.0)
     ring = filled(ring_of(spec, KINDS[kind]), columns, 5)
     cut = 5 * UNROLL
-    if lost:
+    if skip:
         fragment(columns, UNROLL)
     else:
         for column in columns:
             column.reset(column.rows[-1].start)
     filled(ring, columns, 4)
-    behind = cut + (UNROLL if lost else 1)
+    behind = cut + (UNROLL if skip else 1)
     before_cut = set()
     for tree, _ in drawn(ring, 20):
         batch = trajectory([tree], spec)
@@ -216,19 +218,19 @@ def test_the_limiter_counts_env_steps_of_all_shards() -> None:
     items = Items("items", 8, 1, samples_per_insert=2.0)
     experience = Experience(UNROLL, (items,), capacity=10_000, min_size=60)
     ring = Ring(schema_of(spec), spec, range(10, 10 + WIDTH), experience, 2, 7)
-    columns, made, steps = columns_of(spec, WIDTH), 0, 0
+    columns, updates, steps = columns_of(spec, WIDTH), 0, 0
     for _ in range(20):
         tree = fragment(columns, UNROLL)
         ring.insert(tree)
         steps += int((~tree["first"][1:]).sum())
         assert ring.arrivals() == [tree]
         ring.release()
-        assert ring.due() == max(0, int((2 * steps - 60) * 2 / 8) - made)
+        assert ring.due() == max(0, int((2 * steps - 60) * 2 / 8) - updates)
         for _ in range(ring.due() // 2):
-            ((found,), _) = ring.sample(made)["items"]
+            ((found,), _) = ring.sample(updates)["items"]
             assert found["reward"].shape == (1, 4)
-            made += 1
-    assert made > 40 and steps < 20 * UNROLL * WIDTH
+            updates += 1
+    assert updates > 40 and steps < 20 * UNROLL * WIDTH
 
 
 def test_draws_depend_on_update_shard_and_seed_alone() -> None:
@@ -240,9 +242,9 @@ def test_draws_depend_on_update_shard_and_seed_alone() -> None:
             column.number += WIDTH * shard
         ring = filled(ring_of(spec, KINDS["one"], shards=2, shard=shard), columns, 12)
         drawn(ring, before)
-        found = ring.sample(update)["items"][1]
-        assert found is not None
-        return found
+        keys_of_update = ring.sample(update)["items"][1]
+        assert keys_of_update is not None
+        return keys_of_update
 
     assert np.array_equal(keys(5), keys(5, before=3))
     assert not np.array_equal(keys(5), keys(6)) and not np.array_equal(keys(5), keys(5, shard=1))
@@ -255,27 +257,27 @@ def test_a_resumed_ring_draws_the_same_bits(fragments: int) -> None:
     def annotate(rows: Tree) -> dict[str, Array]:
         return {"outcome": rows["reward"].sum(0)}
 
-    whole = ring_of(spec, *kinds, annotate=annotate)
+    uninterrupted = ring_of(spec, *kinds, annotate=annotate)
     columns = columns_of(spec, WIDTH)
-    filled(whole, columns, fragments)
+    filled(uninterrupted, columns, fragments)
     if fragments > 1:
-        whole.sample(3)
-    whole.rows.data["reward"][0, 0] = np.nan  # what an environment returned may stand in a checkpoint
+        uninterrupted.sample(3)
+    uninterrupted.rows.data["reward"][0, 0] = np.nan  # what an environment returned may stand in a checkpoint
     resumed = ring_of(spec, *kinds, annotate=annotate)
-    resumed.load([from_bytes(to_bytes(whole.state()))])
+    resumed.load([from_bytes(to_bytes(uninterrupted.state()))])
     for update in range(20):
         tree = fragment(columns, UNROLL)
-        for ring in (whole, resumed):
+        for ring in (uninterrupted, resumed):
             ring.insert(tree)
             ring.release()
-        assert whole.due() == resumed.due()
-        if all(kind.count for kind in whole.kinds):
-            (one, other) = (ring.sample(update) for ring in (whole, resumed))
+        assert uninterrupted.due() == resumed.due()
+        if all(kind.count for kind in uninterrupted.kinds):
+            (one, other) = (ring.sample(update) for ring in (uninterrupted, resumed))
             for name in ("items", "games"):
                 assert np.array_equal(one[name][1], other[name][1])  # type: ignore[arg-type]
                 for leaf, x in one[name][0][0].items():
                     assert x.tobytes() == other[name][0][0][leaf].tobytes(), leaf
-    assert {"outcome"} == whole.kinds[0].notes.keys()
+    assert {"outcome"} == uninterrupted.kinds[0].notes.keys()
 
 
 def test_another_job_is_refused_in_a_sentence() -> None:
@@ -293,11 +295,11 @@ def test_annotate_sees_each_item_once_when_it_is_complete(kind: str) -> None:
     """Rows [L(+1), n] without observations; its answer comes back with the item, the priority stays away."""
     spec, items = spec_of(4), KINDS[kind]
     columns = columns_of(spec, WIDTH)
-    seen: Counter[int] = Counter()
+    counts: Counter[int] = Counter()
 
     def annotate(rows: Tree) -> dict[str, Array]:
         assert "observation" not in rows and rows["first"].shape == (items.length + 1, len(rows["start"]))
-        seen.update(rows["action"][0].tolist())
+        counts.update(rows["action"][0].tolist())
         valid = ~rows["first"][1:]
         outcome = (rows["reward"] * valid).sum(0).astype(np.float32)
         return {"outcome": outcome, "priority": np.ones(len(outcome))}
@@ -309,11 +311,11 @@ def test_annotate_sees_each_item_once_when_it_is_complete(kind: str) -> None:
         for begin, row in enumerate(column.rows[: 25 * UNROLL])
         if twin_length(column.rows, begin, items, 25 * UNROLL)
     ]
-    assert set(seen.values()) == {1} and set(complete) <= set(seen)
+    assert set(counts.values()) == {1} and set(complete) <= set(counts)
     for tree, _ in drawn(ring, 5):
         batch = trajectory([tree], spec)
-        wanted = (batch.reward * batch.valid).sum(0)
-        assert np.allclose(batch.extras["outcome"], wanted.expand(items.length, -1), atol=1e-5)
+        expected = (batch.reward * batch.valid).sum(0)
+        assert np.allclose(batch.extras["outcome"], expected.expand(items.length, -1), atol=1e-5)
         assert "priority" not in batch.extras
 
 
@@ -328,7 +330,7 @@ def test_two_kinds_are_views_of_one_ring() -> None:
 def test_what_cannot_be_replayed_is_refused() -> None:
     spec = spec_of(1)
     with pytest.raises(Unreplayable, match=r"holds 3 moves of each of 3 columns.*takes 7; set the capacity to 21"):
-        ring_of(spec, KINDS["three"], kept=3)
+        ring_of(spec, KINDS["three"], moves=3)
     with pytest.raises(Unreplayable, match="batch of 1 items cannot be shared by 2 learners"):
         ring_of(spec, Items("items", 1, 1), shards=2)
     with pytest.raises(Unreplayable, match="carry/lstm cannot be replayed"):

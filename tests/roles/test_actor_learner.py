@@ -45,20 +45,20 @@ def table_for(way: dict[str, Any], env_steps: int = 600, **environment: Any) -> 
 def test_no_step_is_lost_doubled_or_reordered(way: str, tmp_path: Path) -> None:
     table = table_for(WAYS[way])
     table["checkpoint"] = {"interval_s": 0.1}
-    ran = run_job(table, tmp_path / "run")
-    moves = {column: check_column(column_of(ran.run.path, column)) for column in range(4)}
-    files = sorted(ran.run.checkpoints.glob("0*.h5"))
+    job_run = run_job(table, tmp_path / "run")
+    moves = {column: check_column(column_of(job_run.run.path, column)) for column in range(4)}
+    files = sorted(job_run.run.checkpoints.glob("0*.h5"))
     _, meta = checkpoint.load(files[-1])
     through = {int(column): step for column, step in meta["steps"].items()}
     assert meta["env_steps"] == sum(through.values()) >= 600, "steps were booked twice or not at all"
     assert all(0 < through[column] <= moves[column] for column in moves)
     assert len(files) > 1, "no checkpoint was written on the way"
-    splits = json.loads(ran.run.summary_file.read_text())["split_s"]
+    splits = json.loads(job_run.run.summary_file.read_text())["split_s"]
     assert splits["learner-0"]["learn"] > 0 and ("learner-0/inference" in splits) == (way in BESIDE)
-    learners = list(ran.learners.values())
+    learners = list(job_run.learners.values())
     assert len(learners) == table["resources"].get("learners", 1)
     assert all(torch.equal(x.weights.data, learners[0].weights.data) for x in learners)
-    assert left_over(ran) == []
+    assert left_over(job_run) == []
 
 
 def trained(folder: Path, ranks: int, learners: int = 1) -> Ran:
@@ -79,10 +79,10 @@ def test_a_deterministic_schedule_repeats_bitwise_and_lags_by_one(tmp_path: Path
 
 
 def test_the_number_of_actors_and_learners_changes_nothing_in_turn(tmp_path: Path) -> None:
-    whole = trained(tmp_path / "1", 2).learners[0].weights.data
+    expected = trained(tmp_path / "1", 2).learners[0].weights.data
     for ranks, learners in ((3, 1), (5, 1), (4, 2)):
-        found = trained(tmp_path / f"{ranks}-{learners}", ranks, learners).learners[0].weights.data
-        assert (found - whole).abs().max() <= 1e-5, f"{ranks} ranks, {learners} learners"
+        weights = trained(tmp_path / f"{ranks}-{learners}", ranks, learners).learners[0].weights.data
+        assert (weights - expected).abs().max() <= 1e-5, f"{ranks} ranks, {learners} learners"
 
 
 def test_an_error_beside_the_learner_is_the_learners(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

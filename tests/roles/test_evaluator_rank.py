@@ -67,21 +67,21 @@ def slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 def test_an_idle_evaluator_hears_that_training_goes_on(slow: dict[str, Any], tmp_path: Path) -> None:
-    ran = run_job({**slow, "evaluate": {"every_steps": 100_000}}, tmp_path / "run")
-    found = json.loads(ran.run.summary_file.read_text())
-    assert found["wall_s"] > 4 and found["greedy_return"] == 4.0 and found["evaluated_return"] is None
+    job_run = run_job({**slow, "evaluate": {"every_steps": 100_000}}, tmp_path / "run")
+    figures = json.loads(job_run.run.summary_file.read_text())
+    assert figures["wall_s"] > 4 and figures["greedy_return"] == 4.0 and figures["evaluated_return"] is None
 
 
 def test_a_long_evaluation_is_waited_for(slow: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conclusion, "REPORT_GAMES", 6)
     evaluate = {"every_steps": 400, "episodes": 6, "arguments": [{"moves": 70}]}  # 4.2 s
-    ran = run_job({**slow, "evaluate": evaluate}, tmp_path / "run")
-    found = json.loads(ran.run.summary_file.read_text())
-    assert found["evaluated_return"] == found["greedy_return"] == 70.0 and found["best"] == 70.0
+    job_run = run_job({**slow, "evaluate": evaluate}, tmp_path / "run")
+    figures = json.loads(job_run.run.summary_file.read_text())
+    assert figures["evaluated_return"] == figures["greedy_return"] == 70.0 and figures["best"] == 70.0
 
 
 def test_a_silent_evaluator_is_named() -> None:
-    found: list[str] = []
+    sentences: list[str] = []
 
     def rank(link: LocalLink) -> None:
         waiting = Waiting(0.4, hosts=("here", "there"))
@@ -96,14 +96,14 @@ def test_a_silent_evaluator_is_named() -> None:
             while True:
                 assert evaluator.poll() is None
                 time.sleep(0.01)
-        found.append(str(error.value))
+        sentences.append(str(error.value))
 
     run_threads(2, rank, 20.0)
-    assert len(found) == 1
+    assert len(sentences) == 1
 
 
 def test_the_others_wait_for_the_last_games_of_rank_0() -> None:
-    ended: dict[int, float] = {}
+    end_times: dict[int, float] = {}
 
     def rank(link: LocalLink) -> None:
         ports, begin = Ports(link, Waiting(0.4)), time.monotonic()
@@ -114,10 +114,10 @@ def test_the_others_wait_for_the_last_games_of_rank_0() -> None:
             ports.release(range(3))
         else:
             ports.await_release(range(3))
-            ended[link.rank] = time.monotonic() - begin
+            end_times[link.rank] = time.monotonic() - begin
 
     run_threads(3, rank, 20.0)
-    assert min(ended[1], ended[2]) > 1.1
+    assert min(end_times[1], end_times[2]) > 1.1
 
 
 def test_the_others_do_not_wait_for_a_rank_0_that_is_silent() -> None:

@@ -50,8 +50,8 @@ def test_the_last_checkpoint_is_written(
 ) -> None:
     make = seats.make
     monkeypatch.setattr(seats, "make", lambda *arguments, **more: Overflowing(make(*arguments, **more)))
-    ran = seats.run_job(table_of(name, topology, ranks, **method), tmp_path / "run")
-    assert json.loads(ran.run.summary_file.read_text())["reason"].startswith("done")
-    found = checkpoint.newest(ran.run, pytest.fail)
-    assert found is not None and found[2]["env_steps"] >= 600
-    assert torch.isfinite(found[1]["weights"]).all()
+    job_run = seats.run_job(table_of(name, topology, ranks, **method), tmp_path / "run")
+    assert json.loads(job_run.run.summary_file.read_text())["reason"].startswith("done")
+    newest = checkpoint.newest(job_run.run, pytest.fail)
+    assert newest is not None and newest[2]["env_steps"] >= 600
+    assert torch.isfinite(newest[1]["weights"]).all()

@@ -35,9 +35,9 @@ def test_a_server_that_waits_for_gradients_sees_the_orders_of_the_chief(
     table = table_of("a2c", "parameter_server", servers + workers)
     table["resources"] |= {"servers": servers}
     table["checkpoint"] = {"interval_s": 0.05}
-    ran = seats.run_job(table, tmp_path / "run")
-    assert all(check_column(column_of(ran.run.path, column)) for column in range(4))
-    assert len(list(ran.run.checkpoints.glob("0*.h5"))) > 1
+    job_run = seats.run_job(table, tmp_path / "run")
+    assert all(check_column(column_of(job_run.run.path, column)) for column in range(4))
+    assert len(list(job_run.run.checkpoints.glob("0*.h5"))) > 1
 
 
 def newest(run: Path) -> tuple[Any, dict[str, Any]]:

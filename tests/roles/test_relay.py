@@ -29,7 +29,7 @@ def routes() -> WeightRoutes:
 
 @pytest.mark.parametrize("late", [0, 1, 2])
 def test_the_first_weights_wait_for_every_node(late: int) -> None:
-    found = {}
+    versions = {}
 
     def rank(link: LocalLink) -> None:
         ports, net = Ports(link, Waiting(10.0)), nn.Linear(3, 1)
@@ -50,9 +50,9 @@ def test_the_first_weights_wait_for_every_node(late: int) -> None:
             return relay.pull().version >= 0
 
         ports.waiting.until(here, "the first weights")
-        found[link.rank] = relay.clock == Clock(5, 60) and torch.equal(net.weight, torch.full((1, 3), 7.0))
+        versions[link.rank] = relay.clock == Clock(5, 60) and torch.equal(net.weight, torch.full((1, 3), 7.0))
         ports.barrier(range(3))
         relay.close()
 
     run_threads(3, rank, 20.0)
-    assert found == {1: True, 2: True}
+    assert versions == {1: True, 2: True}

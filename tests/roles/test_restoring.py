@@ -38,12 +38,12 @@ def trained(method: str, folder: Path) -> tuple[Any, Any, dict[str, Any], dict[s
         "resources": {"ranks": ranks, "threads": 1, "precision": "fp32", "device": "cpu"},
         **TABLES[method],
     }
-    ran = run_job(table, folder)
-    found = checkpoint.newest(ran.run, pytest.fail)
-    assert found is not None
-    agent = agent_of(ran.job)
+    job_run = run_job(table, folder)
+    newest = checkpoint.newest(job_run.run, pytest.fail)
+    assert newest is not None
+    agent = agent_of(job_run.job)
     columns = 4 if ranks == 1 else None
-    return ran.job, ran.run, found[1], found[2], usable(agent, fingerprint(ran.job, agent.spec), columns)
+    return job_run.job, job_run.run, newest[1], newest[2], usable(agent, fingerprint(job_run.job, agent.spec), columns)
 
 
 @pytest.mark.parametrize("method", TABLES)
@@ -108,21 +108,25 @@ def ppo(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return trained("ppo", tmp_path_factory.mktemp("ppo") / "run")
 
 
-@pytest.mark.parametrize("wrong", WRONG)
-def test_a_wrong_one_falls_back_with_a_sentence(ppo: Any, wrong: str) -> None:
+@pytest.mark.parametrize("fault", WRONG)
+def test_a_wrong_one_falls_back_with_a_sentence(ppo: Any, fault: str) -> None:
     _, run, state, meta, check = ppo
     for path in run.checkpoints.iterdir():
         path.unlink()
-    good = checkpoint.save(run, 1, state, meta)
+    older = checkpoint.save(run, 1, state, meta)
     parts = {"state": _copy(state), "meta": _copy(meta)}
-    WRONG[wrong](parts)
-    bad = checkpoint.save(run, 2, parts["state"], parts["meta"])
-    said: list[str] = []
-    found = checkpoint.newest(run, said.append, check=check)
-    assert found is not None and found[0] == good
-    assert len(said) == 1 and said[0].startswith(f"{bad} cannot be resumed from: ") and "falling back" in said[0]
+    WRONG[fault](parts)
+    newer = checkpoint.save(run, 2, parts["state"], parts["meta"])
+    warnings: list[str] = []
+    newest = checkpoint.newest(run, warnings.append, check=check)
+    assert newest is not None and newest[0] == older
+    assert (
+        len(warnings) == 1
+        and warnings[0].startswith(f"{newer} cannot be resumed from: ")
+        and "falling back" in warnings[0]
+    )
     with pytest.raises(CorruptCheckpoint, match="cannot be resumed from"):
-        checkpoint.examined(bad, check)
+        checkpoint.examined(newer, check)
 
 
 def test_an_optimiser_that_never_stepped_is_taken(ppo: Any) -> None:

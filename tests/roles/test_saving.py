@@ -96,9 +96,9 @@ class Scores(list[float]):
 
 @pytest.fixture
 def scores(monkeypatch: pytest.MonkeyPatch) -> Scores:
-    found = Scores()
-    monkeypatch.setattr(Evaluation, "own_judge", lambda evaluation: found)
-    return found
+    score_list = Scores()
+    monkeypatch.setattr(Evaluation, "own_judge", lambda evaluation: score_list)
+    return score_list
 
 
 def test_a_better_snapshot_under_way_is_not_replaced_by_a_worse_policy(tmp_path: Path, scores: Scores) -> None:
@@ -155,11 +155,11 @@ def test_after_a_state_that_is_not_finite_the_next_try_waits(tmp_path: Path, sco
     desk, scores[:] = ShardServer(tmp_path / "run", every=10), [7.0, 5.0]
     desk.saver.job.checkpoint.__dict__["interval_s"] = 1e9
     desk.saver.last -= 2e9
-    good, desk.state = desk.state, lambda: {"weights": torch.tensor([math.nan])}  # type: ignore[method-assign]
+    original, desk.state = desk.state, lambda: {"weights": torch.tensor([math.nan])}  # type: ignore[method-assign]
     desk.update(closed=True)
     assert not list(desk.run.checkpoints.iterdir())
     assert not desk.saver.due(), "a save would be tried at every update"
-    desk.state = good  # type: ignore[method-assign]
+    desk.state = original  # type: ignore[method-assign]
     desk.update(closed=True)  # the policy of score 7 was never written, so this one is the best there is
     assert desk.best() == (2.0, 5.0)
     desk.state = lambda: {"weights": torch.tensor([math.inf])}  # type: ignore[method-assign]

@@ -147,7 +147,7 @@ def test_one_worker_learns_as_it_would_alone(name: str, servers: int) -> None:
     start = learner_state(alone)
     norms = [alone.update({"items": batch}, 0.1 * k).metrics["grad_norm"] for k, batch in enumerate(batches)]
     steps = 4 * 16 if name == "ppo" else 4
-    found: dict[str, Any] = {}
+    weights: dict[str, Any] = {}
     learners = [learner_of(name, spec) for _ in range(servers)]
     policy = policy_of(name, spec)
 
@@ -161,7 +161,7 @@ def test_one_worker_learns_as_it_would_alone(name: str, servers: int) -> None:
             desk.open(0)
             while share.version < steps:
                 desk.serve(desk.gradients.get())
-            found[f"{link.rank}"] = share.state()
+            weights[f"{link.rank}"] = share.state()
             return
         length = sum(p.numel() for p in policy.net.parameters())
         client = ParameterClient(ports, range(servers), length, 0, lambda: False)
@@ -169,16 +169,16 @@ def test_one_worker_learns_as_it_would_alone(name: str, servers: int) -> None:
         learn.load(start["learner"]["own"])
         learn.weights.data.zero_()
         client.pull(learn.weights.data)
-        found["norms"] = [
+        weights["norms"] = [
             learn.update({"items": batch}, 0.1 * k).metrics["grad_norm"] for k, batch in enumerate(batches)
         ]
-        found["parameters"] = learn.weights.data.clone()
+        weights["parameters"] = learn.weights.data.clone()
 
     run_threads(servers + 1, rank, 30.0)
-    state = concatenate_shards(alone, [found[str(k)] for k in range(servers)])
+    state = concatenate_shards(alone, [weights[str(k)] for k in range(servers)])
     assert torch.allclose(state["weights"], alone.weights.data, atol=1e-6)
-    assert torch.allclose(found["parameters"], alone.weights.data, atol=1e-6)
-    assert found["norms"] == pytest.approx(norms, rel=1e-4)
+    assert torch.allclose(weights["parameters"], alone.weights.data, atol=1e-6)
+    assert weights["norms"] == pytest.approx(norms, rel=1e-4)
     for key, x in optimizer_state(alone.optimizer).items():
         assert torch.allclose(
             torch.as_tensor(state["learner"]["optimizers"]["weights"][key]), torch.as_tensor(x), atol=1e-6
@@ -190,10 +190,10 @@ def test_a_share_takes_up_its_part_of_a_saved_optimiser() -> None:
     learn = learner_of("ppo", spec, None, Alone())
     learn.update({"items": batches[0]}, 0.0)
     parts = [ParameterShard(learn, part, 0, 0).state() for part in shard_slices(learn.weights.data.numel(), 3)]
-    whole, wanted = concatenate_shards(learn, parts), learner_state(learn)
-    assert torch.equal(whole["weights"], wanted["weights"])
-    for key, x in wanted["learner"]["optimizers"]["weights"].items():
-        assert torch.equal(torch.as_tensor(whole["learner"]["optimizers"]["weights"][key]), torch.as_tensor(x)), key
+    state, expected = concatenate_shards(learn, parts), learner_state(learn)
+    assert torch.equal(state["weights"], expected["weights"])
+    for key, x in expected["learner"]["optimizers"]["weights"].items():
+        assert torch.equal(torch.as_tensor(state["learner"]["optimizers"]["weights"][key]), torch.as_tensor(x)), key
 
 
 @pytest.mark.parametrize("stepped", [0, 1, 2])
@@ -205,10 +205,10 @@ def test_a_server_that_has_not_stepped_yet_joins_the_others(name: str, stepped: 
     assert concatenate_shards(learn, [share.state() for share in servers])["learner"]["optimizers"] == {"weights": {}}
     servers[stepped].take(gradient(servers[stepped], 1.0), 0, 7)
     state = concatenate_shards(learn, [share.state() for share in servers])
-    whole = [x for x in state["learner"]["optimizers"]["weights"].values() if torch.is_tensor(x) and x.dim()]
+    tensors = [x for x in state["learner"]["optimizers"]["weights"].values() if torch.is_tensor(x) and x.dim()]
     part = shard_slices(learn.weights.data.numel(), 3)[stepped]
-    assert whole and all(x.shape == state["weights"].shape for x in whole)
-    assert all((x[part] > 0).all() and x.sum() == pytest.approx(float(x[part].sum())) for x in whole)
+    assert tensors and all(x.shape == state["weights"].shape for x in tensors)
+    assert all((x[part] > 0).all() and x.sum() == pytest.approx(float(x[part].sum())) for x in tensors)
     load_learner(learner_of(name, spec), state)
 
 
@@ -217,12 +217,12 @@ def test_whole_jobs_keep_every_step(servers: int, quorum: int, ranks: int, tmp_p
     table = table_of("a2c", "parameter_server", ranks)
     table["resources"] |= {"servers": servers, "quorum": quorum}
     table["checkpoint"] = {"interval_s": 0.05}
-    ran = run_job(table, tmp_path / "run")
-    moves = [check_column(column_of(ran.run.path, column)) for column in range(4)]
-    summary = json.loads(ran.run.summary_file.read_text())
+    job_run = run_job(table, tmp_path / "run")
+    moves = [check_column(column_of(job_run.run.path, column)) for column in range(4)]
+    summary = json.loads(job_run.run.summary_file.read_text())
     assert summary["reason"].startswith("done") and 600 <= summary["env_steps"] <= sum(moves)
-    assert len(sorted(ran.run.checkpoints.glob("0*.h5"))) > 1
-    lines = (ran.run.metrics / "parameter_server-0.jsonl").read_text().splitlines()
+    assert len(sorted(job_run.run.checkpoints.glob("0*.h5"))) > 1
+    lines = (job_run.run.metrics / "parameter_server-0.jsonl").read_text().splitlines()
     last = json.loads(lines[-1])
     # Without a quorum a worker that is not scheduled for a while is overtaken as often as the others can push.
     assert last["staleness_max"] == 0 if quorum else 0 <= last["staleness_max"] <= summary["updates"]

@@ -14,27 +14,27 @@ from hpc_rl.storage import checkpoint, trajectories
 def kept_steps(run: Path) -> dict[int, np.ndarray]:
     """column -> float64 [n, 2] step numbers and rewards of the moves that count, by attempt and time."""
     limits = trajectories.kept_from(run)
-    found: dict[int, list[np.ndarray]] = {}
+    steps_of: dict[int, list[np.ndarray]] = {}
     for path in trajectories.segments(run):
         segment = trajectories.describe(path)
-        kept = trajectories.kept_moves(path, limits)
+        moves = trajectories.kept_moves(path, limits)
         valid = ~trajectories.read(path, "first", slice(1, None))
         step = segment.start + np.cumsum(valid, 0) - valid
         reward = trajectories.read(path, "reward")
         for place, column in enumerate(segment.columns.tolist()):
-            rows = kept[:, place]
-            found.setdefault(column, []).append(np.stack([step[rows, place], reward[rows, place]], 1))
-    return {column: np.concatenate(parts) for column, parts in found.items()}
+            rows = moves[:, place]
+            steps_of.setdefault(column, []).append(np.stack([step[rows, place], reward[rows, place]], 1))
+    return {column: np.concatenate(parts) for column, parts in steps_of.items()}
 
 
 def story(run: Path) -> str:
     """Where every attempt began, and what each segment holds: enough to see where a gap came from."""
-    begun = [
+    starts = [
         f"{path.name}: {json.loads(path.read_text())['resumed_from']}" for path in sorted(run.glob("provenance/*"))
     ]
-    held = [trajectories.describe(path) for path in trajectories.segments(run)]
-    lines = [f"{s.path.relative_to(run)}: {s.columns} from {s.start} to {s.stop}" for s in held]
-    return "\n".join([*begun, *lines])
+    recorded = [trajectories.describe(path) for path in trajectories.segments(run)]
+    lines = [f"{s.path.relative_to(run)}: {s.columns} from {s.start} to {s.stop}" for s in recorded]
+    return "\n".join([*starts, *lines])
 
 
 def assert_gapless(run: Path) -> None:

@@ -107,8 +107,8 @@ def environment(**extra: str) -> dict[str, str]:
 
 def hpc_rl(*arguments: object, python: str = sys.executable, cwd: Path | None = None, **extra: str) -> Ended:
     """One call of the program, to its end; after HARD_LIMIT_S it is killed with all its ranks."""
-    done = run_to_end(command(*arguments, python=python), HARD_LIMIT_S, environment(**extra), cwd=cwd)
-    return Ended(done.returncode, done.stdout, done.stderr, time.monotonic())
+    result = run_to_end(command(*arguments, python=python), HARD_LIMIT_S, environment(**extra), cwd=cwd)
+    return Ended(result.returncode, result.stdout, result.stderr, time.monotonic())
 
 
 @contextmanager
@@ -134,15 +134,15 @@ def ended(process: subprocess.Popen[str]) -> Ended:
     return Ended(process.returncode, out, err, time.monotonic())
 
 
-def wait_for(what: Callable[[], Any], process: subprocess.Popen[str] | None = None, limit_s: float = 90.0) -> Any:
+def wait_for(condition: Callable[[], Any], process: subprocess.Popen[str] | None = None, limit_s: float = 90.0) -> Any:
     """Wait until ``what()`` is true, and return it; the process must not end before."""
     limit = time.monotonic() + limit_s
-    while not (found := what()):
+    while not (value := condition()):
         if process is not None and process.poll() is not None:
             raise AssertionError(f"ended too early: {process.communicate()}")
         assert time.monotonic() < limit, "nothing happened for too long"
         time.sleep(0.05)
-    return found
+    return value
 
 
 def records(run: Path) -> list[dict[str, Any]]:
@@ -153,19 +153,19 @@ def records(run: Path) -> list[dict[str, Any]]:
 def learning(run: Path, ranks: int, attempt: int = 0) -> bool:
     """All ranks of this attempt are there and the first one has reported figures."""
     lines = list((run / "metrics").glob("*-0.jsonl"))
-    here = (run / "provenance" / f"{attempt:04d}.json").exists() and len(records(run)) == ranks
-    since = (run / "provenance" / f"{attempt:04d}.json").stat().st_mtime if here else 0.0
-    return here and any(path.stat().st_mtime > since and path.stat().st_size for path in lines)
+    ready = (run / "provenance" / f"{attempt:04d}.json").exists() and len(records(run)) == ranks
+    since = (run / "provenance" / f"{attempt:04d}.json").stat().st_mtime if ready else 0.0
+    return ready and any(path.stat().st_mtime > since and path.stat().st_size for path in lines)
 
 
 def state(run: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((run / "state.json").read_text())
-    return found
+    value: dict[str, Any] = json.loads((run / "state.json").read_text())
+    return value
 
 
 def summary(run: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((run / "summary.json").read_text())
-    return found
+    value: dict[str, Any] = json.loads((run / "summary.json").read_text())
+    return value
 
 
 def checkpoints(run: Path) -> list[Path]:
@@ -174,12 +174,12 @@ def checkpoints(run: Path) -> list[Path]:
 
 def processes(run: Path) -> list[int]:
     """Ranks and launchers that name this run and are alive."""
-    found = []
+    pids = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):
             if str(run).encode() in path.read_bytes() and int(path.parent.name) != os.getpid():
-                found.append(int(path.parent.name))
-    return found
+                pids.append(int(path.parent.name))
+    return pids
 
 
 def leftovers(run: Path) -> list[str]:
@@ -187,9 +187,9 @@ def leftovers(run: Path) -> list[str]:
     wait_until = time.monotonic() + 2  # a killed process takes a moment to go
     while (alive := processes(run)) and time.monotonic() < wait_until:
         time.sleep(0.05)
-    shared = [str(path) for record in records(run) for path in Path("/dev/shm").glob(f"hpc_rl-{record['token']}-*")]
+    files = [str(path) for record in records(run) for path in Path("/dev/shm").glob(f"hpc_rl-{record['token']}-*")]
     mapped = [name for record in records(run) for name in record["shared"] if Path(name).exists()]
-    return [*map(str, alive), *shared, *mapped, *map(str, run.glob("trajectories/*/*.tmp"))]
+    return [*map(str, alive), *files, *mapped, *map(str, run.glob("trajectories/*/*.tmp"))]
 
 
 def kill_everything(run: Path) -> None:

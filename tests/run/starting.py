@@ -35,12 +35,12 @@ def run_to_end(
 
 def marked(mark: str) -> list[int]:
     """Living processes that carry this mark."""
-    found = []
+    pids = []
     for path in Path("/proc").glob("[0-9]*/environ"):
         with suppress(OSError):
             if f"{MARK}={mark}".encode() in path.read_bytes().split(b"\0"):
-                found.append(int(path.parent.name))
-    return found
+                pids.append(int(path.parent.name))
+    return pids
 
 
 def kill_marked(mark: str) -> None:

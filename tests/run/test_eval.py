@@ -95,7 +95,7 @@ def test_games_have_seeds_that_chose_nothing(run: Any, monkeypatch: pytest.Monke
     def watched(*arguments: Any) -> Any:
         environment = original(*arguments)
         reset = environment.reset
-        environment.reset = lambda given: (seeds.append(given), reset(given))[1]  # type: ignore[method-assign,func-returns-value]
+        environment.reset = lambda new_seeds: (seeds.append(new_seeds), reset(new_seeds))[1]  # type: ignore[method-assign,func-returns-value]
         return environment
 
     monkeypatch.setattr(evaluate, "make", watched)
@@ -130,8 +130,8 @@ def test_what_the_best_was_chosen_by_is_said(run: Any) -> None:
     assert evaluate.told(evaluate.evaluate_run(newest, 2, None, None))[0][-1].startswith(
         "newest checkpoint, not chosen"
     )
-    named = evaluate.evaluate_run(newest, 2, newest / "checkpoints" / "000000001.h5", None)
-    assert named["chosen"] == "named"
+    result = evaluate.evaluate_run(newest, 2, newest / "checkpoints" / "000000001.h5", None)
+    assert result["chosen"] == "named"
 
 
 @pytest.mark.parametrize("episodes", [1, 3])
@@ -144,10 +144,10 @@ def test_the_command_prints_both_and_json_is_json(run: Any, episodes: int) -> No
     def refused(name: str) -> None:
         raise AssertionError(f"{name} is no JSON")
 
-    found = json.loads(CliRunner().invoke(cli.cli, [*arguments, "--json"]).stdout, parse_constant=refused)
+    result = json.loads(CliRunner().invoke(cli.cli, [*arguments, "--json"]).stdout, parse_constant=refused)
     documented = evaluate.evaluate_run.__doc__ or ""
-    assert all(f"{key}" in documented for key in [*found, *found["greedy"]])
-    assert found["level"] == 0.95 and (found["greedy"]["low"] is None) == (episodes == 1)
+    assert all(f"{key}" in documented for key in [*result, *result["greedy"]])
+    assert result["level"] == 0.95 and (result["greedy"]["low"] is None) == (episodes == 1)
 
 
 def test_every_set_of_arguments_is_played_and_success_is_told(run: Any) -> None:

@@ -93,8 +93,8 @@ def test_a_learner_takes_the_gpu_of_its_turn_on_its_node(nodes: list[int], gpus:
 
 def test_ranks_that_do_not_learn_stay_on_the_cpu_and_are_not_counted() -> None:
     plan = planned(job_of("parameter_server", 4, "a2c", servers=2))
-    found = [hardware.device("cuda", plan, rank, [0, 1, 0, 1], row(2)) for rank in plan.ranks]
-    assert found == ["cpu", "cpu", "cuda:0", "cuda:0"]
+    devices = [hardware.device("cuda", plan, rank, [0, 1, 0, 1], row(2)) for rank in plan.ranks]
+    assert devices == ["cpu", "cpu", "cuda:0", "cuda:0"]
 
 
 def test_auto_is_decided_by_the_ranks_that_learn_and_not_by_rank_0() -> None:
@@ -118,8 +118,8 @@ def test_a_rank_looks_at_gpus_only_where_it_may_use_them(monkeypatch: pytest.Mon
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: f"GPU {index}")
     job = job_of("actor_learner", 3, learners=1)
     plan = planned(job)
-    seen = [hardware.sight(job, plan, rank, [0, 0, 0]) for rank in plan.ranks]
-    assert [(x["gpus"], x["model"]) for x in seen] == [(2, "GPU 0"), (0, ""), (0, "")]
+    rows = [hardware.sight(job, plan, rank, [0, 0, 0]) for rank in plan.ranks]
+    assert [(x["gpus"], x["model"]) for x in rows] == [(2, "GPU 0"), (0, ""), (0, "")]
     assert hardware.sight(job_of("solo", 1, device="cpu"), plan, plan.ranks[0], [0, 0, 0])["gpus"] == 0
     assert hardware.cpu_name()
 
@@ -132,21 +132,21 @@ def settled(
 ) -> tuple[dict[str, str], list[str]]:
     """What all ranks settle on, and which processors were measured; ``gains`` is what a measurement finds."""
     measured: list[str] = []
-    found: dict[int, dict[str, str]] = {}
+    precisions: dict[int, dict[str, str]] = {}
 
     def rank(link: LocalLink) -> None:
         name = names[link.rank]
-        found[link.rank] = hardware.settled(Ports(link, Waiting(20.0)), job, spec, names, name)
+        precisions[link.rank] = hardware.settled(Ports(link, Waiting(20.0)), job, spec, names, name)
 
-    def measure(spec: Spec, where: str) -> str:
-        measured.append(where)
-        return gains[where]
+    def measure(spec: Spec, device: str) -> str:
+        measured.append(device)
+        return gains[device]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(precision, "faster_precision", measure)
         run_threads(len(names), rank, 30.0)
-    assert all(x == found[0] for x in found.values())
-    return found[0], sorted(measured)
+    assert all(x == precisions[0] for x in precisions.values())
+    return precisions[0], sorted(measured)
 
 
 GAINS = {"New GPU": "bf16", "Old CPU": "fp32", "New CPU": "bf16"}

@@ -92,12 +92,12 @@ def send(tmp_path: Path) -> Any:
 
 
 def alive(run: Path) -> list[int]:
-    found = []
+    pids = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):
             if str(run).encode() in path.read_bytes():
-                found.append(int(path.parent.name))
-    return found
+                pids.append(int(path.parent.name))
+    return pids
 
 
 # ---- the display ----------------------------------------------------------------------------------------------------
@@ -107,8 +107,8 @@ def test_a_display_that_fails_is_a_warning(launch: Any, capsys: pytest.CaptureFi
     def broken() -> None:
         raise KeyError("time")
 
-    done = launch("note()\ntime.sleep(0.5)\nover('done', 'done: budget used')\nnote(ended='ok')\n", tick=broken)
-    assert done == Outcome(0, "done: budget used (7 env steps)")
+    outcome = launch("note()\ntime.sleep(0.5)\nover('done', 'done: budget used')\nnote(ended='ok')\n", tick=broken)
+    assert outcome == Outcome(0, "done: budget used (7 env steps)")
     assert capsys.readouterr().err.count("warning: the display failed (KeyError: 'time'); the ranks go on") == 1
 
 
@@ -116,22 +116,22 @@ def test_a_terminal_that_takes_nothing_keeps_no_signal_back(launch: Any, send: A
     """As after Ctrl-S, or into a pager that nobody turns: the write blocks, and the request reaches the ranks."""
     free = threading.Event()
     send(signal.SIGTERM)
-    done = launch(SAVES, tick=lambda: free.wait(30) and None)
+    outcome = launch(SAVES, tick=lambda: free.wait(30) and None)
     free.set()
-    assert done.code == 0 and done.sentence.startswith("stopped: ")
+    assert outcome.code == 0 and outcome.sentence.startswith("stopped: ")
 
 
 def test_the_first_request_is_answered_at_once(launch: Any, send: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    shown: list[str] = []
+    sentences: list[str] = []
     send(signal.SIGINT)
 
     def tick() -> None:
-        shown.append(capsys.readouterr().err)
+        sentences.append(capsys.readouterr().err)
 
     assert launch(SAVES, tick=tick).code == 0
-    text = "".join(shown)
+    text = "".join(sentences)
     assert "Ctrl-C: the ranks save and stop" in text and "a second Ctrl-C aborts" in text
-    assert [part for part in shown[:-2] if "Ctrl-C" in part], "it came with the end, not before"
+    assert [part for part in sentences[:-2] if "Ctrl-C" in part], "it came with the end, not before"
 
 
 # ---- requests -------------------------------------------------------------------------------------------------------
@@ -140,8 +140,8 @@ def test_the_first_request_is_answered_at_once(launch: Any, send: Any, capsys: p
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
 def test_each_signal_asks_the_ranks(number: signal.Signals, launch: Any, send: Any, tmp_path: Path) -> None:
     send(number)
-    done = launch(SAVES)
-    assert done.code == 0 and done.sentence.startswith("stopped: ") and not alive(tmp_path / "run")
+    outcome = launch(SAVES)
+    assert outcome.code == 0 and outcome.sentence.startswith("stopped: ") and not alive(tmp_path / "run")
 
 
 def test_who_asked_and_what_goes_on_are_kept(launch: Any, send: Any, tmp_path: Path) -> None:
@@ -153,22 +153,22 @@ def test_who_asked_and_what_goes_on_are_kept(launch: Any, send: Any, tmp_path: P
 
 
 def test_a_stop_file_of_somebody_is_told(launch: Any, tmp_path: Path) -> None:
-    done = launch("note()\nrun.stop_file.touch()\nwait()\nover('stopped', 'stopped: asked to stop')\n")
-    assert done == Outcome(0, f"stopped: {tmp_path}/run/STOP was written (7 env steps)")
+    outcome = launch("note()\nrun.stop_file.touch()\nwait()\nover('stopped', 'stopped: asked to stop')\n")
+    assert outcome == Outcome(0, f"stopped: {tmp_path}/run/STOP was written (7 env steps)")
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1])
 def test_what_comes_twice_by_itself_is_no_abort(number: signal.Signals, launch: Any, send: Any) -> None:
     """A terminal that is closed sends SIGHUP by the kernel and again by the shell."""
     send(signal.SIGHUP, number, number, pause_s=0.7)
-    done = launch(SAVES.replace("0.3", "2.0"))
-    assert done.code == 0, done
+    outcome = launch(SAVES.replace("0.3", "2.0"))
+    assert outcome.code == 0, outcome
 
 
 def test_a_second_ctrl_c_aborts(launch: Any, send: Any, tmp_path: Path) -> None:
     send(signal.SIGINT, signal.SIGINT, pause_s=0.7)
-    done = launch("note()\ntime.sleep(60)\n")
-    assert done == Outcome(130, "aborted by a second signal; the last checkpoint stands")
+    outcome = launch("note()\ntime.sleep(60)\n")
+    assert outcome == Outcome(130, "aborted by a second signal; the last checkpoint stands")
     assert not alive(tmp_path / "run")
 
 
@@ -187,8 +187,8 @@ def test_nohup_is_respected() -> None:
 def test_ranks_that_do_not_save_are_named(launch: Any, send: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "GRACE_S", 0.5)
     send(signal.SIGTERM)
-    done = launch("note()\ntime.sleep(60)\n")
-    assert done.code == 1 and done.sentence.startswith("rank 0 (worker-0) on here did not save within 0 s")
+    outcome = launch("note()\ntime.sleep(60)\n")
+    assert outcome.code == 1 and outcome.sentence.startswith("rank 0 (worker-0) on here did not save within 0 s")
 
 
 # ---- faults of the launcher -----------------------------------------------------------------------------------------
@@ -224,8 +224,8 @@ def test_a_log_that_is_removed_changes_nothing(launch: Any) -> None:
 
 
 def test_an_unreadable_state_is_a_failure_in_a_sentence(launch: Any) -> None:
-    done = launch("note()\nrun.state_file.write_text('{')\n")
-    assert done.code == 1 and "rank 0 (worker-0) on here ended with exit code 0" in done.sentence
+    outcome = launch("note()\nrun.state_file.write_text('{')\n")
+    assert outcome.code == 1 and "rank 0 (worker-0) on here ended with exit code 0" in outcome.sentence
 
 
 # ---- starts ---------------------------------------------------------------------------------------------------------
@@ -246,26 +246,26 @@ def test_a_launcher_that_starts_nothing_is_named_and_ended(
     path = fake_mpiexec(tmp_path, monkeypatch, "sleep 60")
     monkeypatch.setattr(local, "START_S", 0.5)
     begin = time.monotonic()
-    done = launch("", ranks=3)
+    outcome = launch("", ranks=3)
     assert time.monotonic() - begin < 20
-    assert done.code == 1 and done.sentence.startswith(f"{path} started none of 3 rank(s) within 0 s")
-    assert "hpc-rl doctor" in done.sentence and RunDir(tmp_path / "run").read_state()["state"] == "failed"
+    assert outcome.code == 1 and outcome.sentence.startswith(f"{path} started none of 3 rank(s) within 0 s")
+    assert "hpc-rl doctor" in outcome.sentence and RunDir(tmp_path / "run").read_state()["state"] == "failed"
     assert not alive(tmp_path / "run")
 
 
 def test_ranks_that_never_begin_are_ended(launch: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_mpiexec(tmp_path, monkeypatch, 'shift 2; exec "$@"')
     monkeypatch.setattr(local, "START_S", -119.5)  # with the deadline of 120 s that the job has
-    done = launch("time.sleep(60)\n", ranks=3)
-    assert done.code == 1 and "none of 3 rank(s) began within" in done.sentence, done
+    outcome = launch("time.sleep(60)\n", ranks=3)
+    assert outcome.code == 1 and "none of 3 rank(s) began within" in outcome.sentence, outcome
     assert not alive(tmp_path / "run")
 
 
 def test_a_launcher_that_is_killed_is_not_a_rank(launch: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_mpiexec(tmp_path, monkeypatch, "kill -9 $$")
-    done = launch("", ranks=3)
-    assert done.code == 1
-    assert done.sentence.startswith("the ranks' launcher was killed by signal 9 (SIGKILL)")
+    outcome = launch("", ranks=3)
+    assert outcome.code == 1
+    assert outcome.sentence.startswith("the ranks' launcher was killed by signal 9 (SIGKILL)")
 
 
 # ---- ends -----------------------------------------------------------------------------------------------------------
@@ -273,32 +273,37 @@ def test_a_launcher_that_is_killed_is_not_a_rank(launch: Any, tmp_path: Path, mo
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT])
 def test_a_lone_rank_that_is_killed_is_told_so(number: signal.Signals, launch: Any) -> None:
-    done = launch(f"note()\ntime.sleep(0.5)\nos.kill(os.getpid(), {int(number)})\n")
-    assert done.code == 1
-    assert f"rank 0 (worker-0) on here was killed by signal {int(number)} ({number.name})" in done.sentence
+    outcome = launch(f"note()\ntime.sleep(0.5)\nos.kill(os.getpid(), {int(number)})\n")
+    assert outcome.code == 1
+    assert f"rank 0 (worker-0) on here was killed by signal {int(number)} ({number.name})" in outcome.sentence
 
 
 def test_a_lone_rank_that_leaves_or_never_began_is_told_so(launch: Any) -> None:
-    done = launch("note()\ntime.sleep(0.3)\nos._exit(3)\n")
-    assert done.code == 1 and "rank 0 (worker-0) on here ended with exit code 3 and no error message" in done.sentence
+    outcome = launch("note()\ntime.sleep(0.3)\nos._exit(3)\n")
+    assert (
+        outcome.code == 1
+        and "rank 0 (worker-0) on here ended with exit code 3 and no error message" in outcome.sentence
+    )
 
 
 def test_a_lone_rank_killed_before_its_seat(launch: Any) -> None:
-    done = launch("os.kill(os.getpid(), 11)\n")
-    assert done.code == 1 and done.sentence.startswith("the rank was killed by signal 11 (SIGSEGV)")
+    outcome = launch("os.kill(os.getpid(), 11)\n")
+    assert outcome.code == 1 and outcome.sentence.startswith("the rank was killed by signal 11 (SIGSEGV)")
 
 
 def test_what_was_saved_counts_whatever_comes_after(launch: Any) -> None:
     """As an environment that crashes as it is closed, or a library at Python's end."""
-    done = launch("note()\nover('done', 'done: budget used')\ntime.sleep(0.3)\nos.kill(os.getpid(), 11)\n")
-    assert done.code == 0
-    assert done.sentence.startswith("done: budget used (7 env steps); after that rank 0 (worker-0) on here was killed")
+    outcome = launch("note()\nover('done', 'done: budget used')\ntime.sleep(0.3)\nos.kill(os.getpid(), 11)\n")
+    assert outcome.code == 0
+    assert outcome.sentence.startswith(
+        "done: budget used (7 env steps); after that rank 0 (worker-0) on here was killed"
+    )
 
 
 def test_ranks_that_do_not_leave_are_ended(launch: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(local, "LEAVE_S", 0.5)
-    done = launch("note()\nover('done', 'done: budget used')\ntime.sleep(60)\n")
-    assert done.code == 0 and "after that rank 0 (worker-0) on here did not leave within" in done.sentence
+    outcome = launch("note()\nover('done', 'done: budget used')\ntime.sleep(60)\n")
+    assert outcome.code == 0 and "after that rank 0 (worker-0) on here did not leave within" in outcome.sentence
     assert not alive(tmp_path / "run")
 
 
@@ -310,8 +315,8 @@ def test_the_state_of_the_attempt_before_does_not_count(launch: Any, monkeypatch
         return real(job, run, *more)
 
     monkeypatch.setattr(local, "_start", start)
-    done = launch("os._exit(1)\n", begins=False)
-    assert done.code == 1 and "ended with exit code 1" in done.sentence
+    outcome = launch("os._exit(1)\n", begins=False)
+    assert outcome.code == 1 and "ended with exit code 1" in outcome.sentence
 
 
 # ---- inside a job of SLURM ------------------------------------------------------------------------------------------
@@ -326,11 +331,11 @@ def test_the_environment_of_local_ranks_has_nothing_of_an_outer_launcher() -> No
         "PMI_RANK": "0", "PMI_FD": "9", "PMIX_RANK": "0", "OMPI_COMM_WORLD_RANK": "0", "HYDI_CONTROL_FD": "3",
         "HYDRA_LAUNCHER": "slurm", "HYDRA_BOOTSTRAP": "slurm", "PBS_NODEFILE": "/x", "SRUN_DEBUG": "3",
     }  # fmt: skip
-    kept = mpiexec.environment(outer)
+    variables = mpiexec.environment(outer)
     names = {"PATH", "CUDA_VISIBLE_DEVICES", "TMPDIR", "OMPI_MCA_btl", "PMIX_MCA_gds"}
     names |= {"SLURM_CONF", "SLURM_JOB_ID", "SLURM_TMPDIR"}
-    assert {name for name in kept if name in outer} - set(mpiexec._HERE) == names
-    assert kept["HYDRA_LAUNCHER"] == kept["HYDRA_BOOTSTRAP"] == "fork"
+    assert {name for name in variables if name in outer} - set(mpiexec._HERE) == names
+    assert variables["HYDRA_LAUNCHER"] == variables["HYDRA_BOOTSTRAP"] == "fork"
 
 
 def test_ranks_know_when_the_job_around_them_ends() -> None:

@@ -41,13 +41,13 @@ from hpc_rl.storage.run_dir import create
 END_S = 10.0  # from the fault to the end of the whole job
 
 
-def assert_failed(run: Path, done: Ended, *words: str) -> None:
+def assert_failed(run: Path, result: Ended, *words: str) -> None:
     """Non-zero, one sentence with these words at the end of the talk, state failed, nothing left behind."""
-    assert done.code == 1 and done.out == "", done.err
-    assert done.last.startswith("error: "), done.err
+    assert result.code == 1 and result.out == "", result.err
+    assert result.last.startswith("error: "), result.err
     for word in words:
-        assert word in done.last, done.err
-    assert "Traceback" not in done.err
+        assert word in result.last, result.err
+    assert "Traceback" not in result.err
     assert state(run)["state"] == "failed" and leftovers(run) == []
 
 
@@ -59,11 +59,11 @@ def test_an_exception_in_one_environment_ends_the_job(python: str, tmp_path: Pat
     struck, run = tmp_path / "struck", tmp_path / "run"
     arguments = f'{{ at = 200, once = "{struck}" }}'
     job = write_job(tmp_path, "impala", 3, environment="toy/faulty", arguments=arguments)
-    done = hpc_rl("run", job, "--out", run, python=python)
-    assert_failed(run, done, "(actor-", "RuntimeError: toy/faulty fails at move 200", "traceback is in")
-    assert done.at - (time.monotonic() - time.time() + struck.stat().st_mtime) < END_S
+    result = hpc_rl("run", job, "--out", run, python=python)
+    assert_failed(run, result, "(actor-", "RuntimeError: toy/faulty fails at move 200", "traceback is in")
+    assert result.at - (time.monotonic() - time.time() + struck.stat().st_mtime) < END_S
     guilty = [record for record in records(run) if record.get("ended") == "error"]
-    assert f"rank {done.last.split('rank ')[1].split()[0]} " in done.last and "toys.py" in guilty[0]["trace"]
+    assert f"rank {result.last.split('rank ')[1].split()[0]} " in result.last and "toys.py" in guilty[0]["trace"]
 
 
 def assert_named_when_killed(run: Path, process: subprocess.Popen[str], role: str) -> None:
@@ -71,9 +71,9 @@ def assert_named_when_killed(run: Path, process: subprocess.Popen[str], role: st
     rank, victim = next((k, record) for k, record in enumerate(records(run)) if record["role"] == role)
     os.kill(victim["pid"], signal.SIGKILL)
     struck = time.monotonic()
-    done = ended(process)
-    assert done.at - struck < END_S
-    assert_failed(run, done, f"rank {rank} ({role})", "killed by signal 9")
+    result = ended(process)
+    assert result.at - struck < END_S
+    assert_failed(run, result, f"rank {rank} ({role})", "killed by signal 9")
 
 
 @pytest.mark.parametrize("python", BOTH_MPIS)
@@ -107,8 +107,8 @@ def test_other_roles_are_named_too_and_no_step_is_lost(role: str, tmp_path: Path
     if role != "env_worker-1":
         return
     budget = ["--set", f"budget.env_steps={state(run)['env_steps'] + 2000}"]
-    done = hpc_rl("run", job, "--out", run, "--resume", *sets, *budget)
-    assert done.code == 0 and state(run)["state"] == "done", done.err
+    result = hpc_rl("run", job, "--out", run, "--resume", *sets, *budget)
+    assert result.code == 0 and state(run)["state"] == "done", result.err
     assert_gapless(run)
 
 
@@ -120,9 +120,9 @@ def test_ranks_that_read_another_job_are_named(tmp_path: Path) -> None:
         create(tmp_path / name, jobs.dumps(job))
         parts += [":", "-n", "1", sys.executable, "-m", "hpc_rl.rank", str(tmp_path / name), "2"]
     mpiexec = str(Path(sys.executable).parent / "mpiexec")
-    done = run_to_end([mpiexec, *parts[1:]], 60)
-    assert done.returncode != 0
-    assert "rank 1 on" in done.stderr and "reads another job than rank 0" in done.stderr
+    result = run_to_end([mpiexec, *parts[1:]], 60)
+    assert result.returncode != 0
+    assert "rank 1 on" in result.stderr and "reads another job than rank 0" in result.stderr
 
 
 def test_sigkill_between_sums_by_gloo_is_told_apart_from_their_failure(tmp_path: Path) -> None:
@@ -132,9 +132,9 @@ def test_sigkill_between_sums_by_gloo_is_told_apart_from_their_failure(tmp_path:
         wait_for(lambda: learning(run, 2), process)
         os.kill(records(run)[1]["pid"], signal.SIGKILL)
         struck = time.monotonic()
-        done = ended(process)
-    assert done.at - struck < END_S
-    assert_failed(run, done, "rank 1 (worker-1)", "killed by signal 9")
+        result = ended(process)
+    assert result.at - struck < END_S
+    assert_failed(run, result, "rank 1 (worker-1)", "killed by signal 9")
 
 
 @pytest.mark.parametrize("python", BOTH_MPIS)
@@ -148,11 +148,11 @@ def test_a_rank_that_hangs_is_noticed(role: str, python: str, tmp_path: Path) ->
         victim = next(record for record in records(run) if record["role"] == role)
         os.kill(victim["pid"], signal.SIGSTOP)
         struck = time.monotonic()
-        done = ended(process)
-    assert done.at - struck < 4 + END_S
-    assert_failed(run, done, "waited 4 s for", "is that rank alive?")
+        result = ended(process)
+    assert result.at - struck < 4 + END_S
+    assert_failed(run, result, "waited 4 s for", "is that rank alive?")
     if role == "actor-1":
-        assert "rank 2 on " in done.last or "rank 2 (actor-1)" in done.last  # no message, or no closed segments
+        assert "rank 2 on " in result.last or "rank 2 (actor-1)" in result.last  # no message, or no closed segments
 
 
 # ---- everything is killed -------------------------------------------------------------------------------------------
@@ -175,8 +175,8 @@ def test_sigkill_of_everything_at_any_moment_can_be_resumed(tmp_path: Path) -> N
     saved = checkpoint.newest(run_dir(run), lambda text: None)
     steps = saved[2]["env_steps"] if saved else 0
     assert steps > 0
-    done = hpc_rl("run", job, "--out", run, "--resume", "--set", f"budget.env_steps={steps + 500}")
-    assert done.code == 0, done.err
+    result = hpc_rl("run", job, "--out", run, "--resume", "--set", f"budget.env_steps={steps + 500}")
+    assert result.code == 0, result.err
     assert summary(run)["attempt"] == 3
     assert_gapless(run)
     assert leftovers(run) == []
@@ -191,16 +191,16 @@ def test_a_run_that_is_at_work_cannot_be_resumed_beside_it(tmp_path: Path) -> No
     job, run = write_job(tmp_path, "ppo", 2), tmp_path / "run"
     with started("run", job, "--out", run) as process:
         wait_for(lambda: learning(run, 2), process)
-        done = hpc_rl("run", job, "--out", run, "--resume")
-        assert done.code == 2 and "is in use by process" in done.last
+        result = hpc_rl("run", job, "--out", run, "--resume")
+        assert result.code == 2 and "is in use by process" in result.last
         other = hpc_rl("run", job, "--out", run)
         assert other.code == 2 and "holds a run already" in other.last
         assert process.poll() is None
         kill_everything(run)
-    shared = [Path(name) for record in records(run) for name in record["shared"]]
-    shared += [Path("/dev/shm") / f"hpc_rl-{record['token']}-0" for record in records(run)]
+    files = [Path(name) for record in records(run) for name in record["shared"]]
+    files += [Path("/dev/shm") / f"hpc_rl-{record['token']}-0" for record in records(run)]
     take_over(run_dir(run))  # what the next attempt does first
-    assert not any(path.exists() for path in shared)
+    assert not any(path.exists() for path in files)
 
 
 # ---- checkpoints ----------------------------------------------------------------------------------------------------
@@ -211,8 +211,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """(job, run) of a short run on one rank that has saved several times."""
     folder = tmp_path_factory.mktemp("finished")
     job, run = write_job(folder, "ppo", 1, env_steps=3000, topology="solo"), folder / "run"
-    done = hpc_rl("run", job, "--out", run, "--set", "checkpoint.interval_s=0.1")
-    assert done.code == 0 and len(checkpoints(run)) == 3, done.err
+    result = hpc_rl("run", job, "--out", run, "--set", "checkpoint.interval_s=0.1")
+    assert result.code == 0 and len(checkpoints(run)) == 3, result.err
     return job, run
 
 
@@ -233,10 +233,10 @@ def test_a_torn_newest_checkpoint_falls_back_and_says_so(again: tuple[Path, Path
     newest, before = checkpoints(run)[-1], checkpoints(run)[-2]
     steps = checkpoint.load(before)[1]["env_steps"]
     tear(newest)
-    done = hpc_rl("run", job, "--out", run, "--resume", "--set", "budget.env_steps=4000")
-    assert done.code == 0, done.err
-    told = [line for line in done.err.splitlines() if line.startswith("warning: ")]
-    assert len(told) == 1 and newest.name in told[0] and "falling back" in told[0]
+    result = hpc_rl("run", job, "--out", run, "--resume", "--set", "budget.env_steps=4000")
+    assert result.code == 0, result.err
+    warnings = [line for line in result.err.splitlines() if line.startswith("warning: ")]
+    assert len(warnings) == 1 and newest.name in warnings[0] and "falling back" in warnings[0]
     assert f'"{before.relative_to(run)}"' in (run / "provenance" / "0001.json").read_text()
     assert steps < 3000 and summary(run)["env_steps"] >= 4000
     assert_gapless(run)
@@ -247,8 +247,8 @@ def test_without_a_readable_checkpoint_nothing_starts_afresh(again: tuple[Path, 
     for path in checkpoints(run):
         tear(path)
     torn = [path.read_bytes() for path in checkpoints(run)]
-    done = hpc_rl("run", job, "--out", run, "--resume", "--set", "budget.env_steps=4000")
-    assert done.code == 1 and "none of the 3 checkpoints" in done.last and "never starts afresh" in done.last
+    result = hpc_rl("run", job, "--out", run, "--resume", "--set", "budget.env_steps=4000")
+    assert result.code == 1 and "none of the 3 checkpoints" in result.last and "never starts afresh" in result.last
     assert [path.read_bytes() for path in checkpoints(run)] == torn and len(list(run.glob("provenance/*"))) == 1
 
 
@@ -256,9 +256,9 @@ def test_a_checkpoint_of_another_job_names_the_key(again: tuple[Path, Path]) -> 
     _, run = again
     text = (run / "job.toml").read_text()
     (run / "job.toml").write_text(text.replace('"toy/catch"', '"toy/chain"'))
-    done = hpc_rl("run", run / "job.toml", "--out", run, "--resume", "--set", "budget.env_steps=4000")
-    assert done.code == 1 and "environment.id is 'toy/catch' in the checkpoint and 'toy/chain'" in done.last
-    assert "Traceback" not in done.err
+    result = hpc_rl("run", run / "job.toml", "--out", run, "--resume", "--set", "budget.env_steps=4000")
+    assert result.code == 1 and "environment.id is 'toy/catch' in the checkpoint and 'toy/chain'" in result.last
+    assert "Traceback" not in result.err
 
 
 # ---- numbers and disks ----------------------------------------------------------------------------------------------
@@ -290,9 +290,9 @@ def test_a_loss_that_turns_nan_ends_the_run(method: str, tmp_path: Path) -> None
     job = write_job(tmp_path, method, 2, environment="users_nan:make")
     settings = ["--set", "ppo.epochs=5"] if method == "ppo" else []
     run = tmp_path / "run"
-    done = hpc_rl("run", job, "--out", run, *settings, PYTHONPATH=str(tmp_path))
-    assert_failed(run, done, f"{method}, update ", "10 updates in a row dropped a step", "columns 0-", "not finite")
-    assert "column 0, env step " in done.err and "the reward is nan" in done.err
+    result = hpc_rl("run", job, "--out", run, *settings, PYTHONPATH=str(tmp_path))
+    assert_failed(run, result, f"{method}, update ", "10 updates in a row dropped a step", "columns 0-", "not finite")
+    assert "column 0, env step " in result.err and "the reward is nan" in result.err
     for path in checkpoints(run):
         assert checkpoint.load(path)[0]["weights"].isfinite().all()
 
@@ -308,23 +308,23 @@ def make""",
 )
 
 
-@pytest.mark.parametrize("how", ["raise RuntimeError('no display')", "import os; os.kill(os.getpid(), 11)"])
+@pytest.mark.parametrize("end", ["raise RuntimeError('no display')", "import os; os.kill(os.getpid(), 11)"])
 @pytest.mark.parametrize(("method", "ranks", "more"), [("ppo", 1, []), ("impala", 3, []), ("impala", 3, ["central"])])
 def test_an_environment_that_fails_as_it_is_closed(
-    how: str, method: str, ranks: int, more: list[str], tmp_path: Path
+    end: str, method: str, ranks: int, more: list[str], tmp_path: Path
 ) -> None:
     """Seen: it turned a finished run into a failed one, and a crash there could come before the last checkpoint."""
-    (tmp_path / "users_close.py").write_text(CLOSES.replace("HOW", how))
+    (tmp_path / "users_close.py").write_text(CLOSES.replace("HOW", end))
     topology = "solo" if ranks == 1 else "allreduce"
     job = write_job(tmp_path, method, ranks, 1000, environment="users_close:make", topology=topology)
     run, settings = tmp_path / "run", [f"sampler={name}" for name in more]
     sets = [part for item in settings for part in ("--set", item)]
-    done = hpc_rl("run", job, "--out", run, *sets, PYTHONPATH=str(tmp_path))
-    assert done.code == 0 and state(run)["state"] == "done", done.err
-    assert summary(run)["env_steps"] >= 1000 and done.out.strip() == str(run)
+    result = hpc_rl("run", job, "--out", run, *sets, PYTHONPATH=str(tmp_path))
+    assert result.code == 0 and state(run)["state"] == "done", result.err
+    assert summary(run)["env_steps"] >= 1000 and result.out.strip() == str(run)
     assert checkpoint.load(checkpoints(run)[-1])[1]["env_steps"] == summary(run)["env_steps"]
-    expected = "users_close:make: close() raised RuntimeError: no display" if "raise" in how else "signal 11"
-    assert expected in done.err, done.err
+    expected = "users_close:make: close() raised RuntimeError: no display" if "raise" in end else "signal 11"
+    assert expected in result.err, result.err
     assert leftovers(run) == []
 
 
@@ -345,9 +345,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.parametrize("method", ["ppo", "impala"])
 def test_a_full_disk_ends_the_run_and_loses_nothing(method: str, small_disk: Path, tmp_path: Path) -> None:
     job, run = write_job(tmp_path, method, 2), small_disk / "run"
-    done = hpc_rl("run", job, "--out", run, "--set", "output.compression=none")
-    assert done.code == 1 and "Traceback" not in done.err
-    assert "free space" in done.last and str(small_disk) in done.last, done.err
+    result = hpc_rl("run", job, "--out", run, "--set", "output.compression=none")
+    assert result.code == 1 and "Traceback" not in result.err
+    assert "free space" in result.last and str(small_disk) in result.last, result.err
     assert leftovers(run) == []
     saved = checkpoint.newest(run_dir(run), lambda text: None)
     for path in trajectories.segments(run):
@@ -355,20 +355,20 @@ def test_a_full_disk_ends_the_run_and_loses_nothing(method: str, small_disk: Pat
     subprocess.run(["mount", "-o", "remount,size=16m", str(small_disk)], check=True)
     steps = saved[2]["env_steps"] if saved else 0
     more = ["--set", f"budget.env_steps={steps + 300}"]
-    done = hpc_rl("run", job, "--out", run, "--resume", *more)
-    assert done.code == 0, done.err
+    result = hpc_rl("run", job, "--out", run, "--resume", *more)
+    assert result.code == 0, result.err
     assert_gapless(run)
 
 
 def test_a_read_only_disk_is_said_in_one_sentence(small_disk: Path, tmp_path: Path) -> None:
     job, run = write_job(tmp_path, "ppo", 1, env_steps=200), small_disk / "run"
-    done = hpc_rl("run", job, "--out", run)
-    assert done.code == 0, done.err + str(records(run))
+    result = hpc_rl("run", job, "--out", run)
+    assert result.code == 0, result.err + str(records(run))
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     for out, more in ((run, ["--resume", "--set", "budget.env_steps=400"]), (small_disk / "other", [])):
-        done = hpc_rl("run", job, "--out", out, *more)
-        assert done.code == 2 and done.out == "" and len(done.err.splitlines()) == 1
-        assert "cannot be written" in done.err and str(small_disk) in done.err
+        result = hpc_rl("run", job, "--out", out, *more)
+        assert result.code == 2 and result.out == "" and len(result.err.splitlines()) == 1
+        assert "cannot be written" in result.err and str(small_disk) in result.err
 
 
 # ---- the world ------------------------------------------------------------------------------------------------------
@@ -377,10 +377,12 @@ def test_a_read_only_disk_is_said_in_one_sentence(small_disk: Path, tmp_path: Pa
 def test_singletons_instead_of_a_world(finished: tuple[Path, Path], tmp_path: Path) -> None:
     shutil.copytree(finished[1], tmp_path / "run")
     rank = [sys.executable, "-m", "hpc_rl.rank", str(tmp_path / "run"), "3"]
-    done = run_to_end(rank, 60, environment())
-    assert done.returncode == 1
-    told = next(line for line in done.stderr.splitlines() if line.startswith("rank 0: "))
-    assert "MPI sees 1 rank(s) where 3 were started" in told and "PMI" in told and "Traceback" not in done.stderr
+    result = run_to_end(rank, 60, environment())
+    assert result.returncode == 1
+    sentence = next(line for line in result.stderr.splitlines() if line.startswith("rank 0: "))
+    assert (
+        "MPI sees 1 rank(s) where 3 were started" in sentence and "PMI" in sentence and "Traceback" not in result.stderr
+    )
 
 
 def test_an_mpi_without_threads_is_refused_where_they_are_needed(tmp_path: Path) -> None:
@@ -388,7 +390,7 @@ def test_an_mpi_without_threads_is_refused_where_they_are_needed(tmp_path: Path)
     job = write_job(tmp_path, "impala", 3, 500)
     central = ["--set", "sampler=central"]
     level = {"MPI4PY_RC_THREAD_LEVEL": "funneled"}
-    done = hpc_rl("run", job, "--out", tmp_path / "no", *central, **level)
-    assert_failed(tmp_path / "no", done, "rank 0 (learner-0)", "needs MPI_THREAD_MULTIPLE", 'inference = "actor"')
-    done = hpc_rl("run", job, "--out", tmp_path / "other", *central, "--set", "resources.inference=actor", **level)
-    assert done.code == 0, done.err
+    result = hpc_rl("run", job, "--out", tmp_path / "no", *central, **level)
+    assert_failed(tmp_path / "no", result, "rank 0 (learner-0)", "needs MPI_THREAD_MULTIPLE", 'inference = "actor"')
+    result = hpc_rl("run", job, "--out", tmp_path / "other", *central, "--set", "resources.inference=actor", **level)
+    assert result.code == 0, result.err

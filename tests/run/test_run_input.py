@@ -34,12 +34,12 @@ CASES: dict[str, tuple[list[str], list[str]]] = {  # --set …  ->  words of the
 
 
 def refused(words: list[str], run: Path, *arguments: object, **extra: str) -> None:
-    done = hpc_rl("run", *arguments, "--out", run, **extra)
-    assert done.code == 2 and done.out == "", done.err
-    *before, sentence = done.err.splitlines()
-    assert sentence.startswith("error: "), done.err
-    named = [line for line in before if line.startswith("environment.id = ") and " imports " in line]
-    assert before == named[:1], done.err  # code that a job names is told before it is imported, and nothing else
+    result = hpc_rl("run", *arguments, "--out", run, **extra)
+    assert result.code == 2 and result.out == "", result.err
+    *before, sentence = result.err.splitlines()
+    assert sentence.startswith("error: "), result.err
+    notices = [line for line in before if line.startswith("environment.id = ") and " imports " in line]
+    assert before == notices[:1], result.err  # code that a job names is told before it is imported, and nothing else
     for word in words:
         assert word in sentence
     assert not run.exists()
@@ -59,9 +59,9 @@ def test_too_few_ranks_names_the_minimum(tmp_path: Path) -> None:
 def test_a_missing_rom_is_named(tmp_path: Path) -> None:
     job = write_job(tmp_path, "ppo", 2, environment="ALE/Pong-v5")
     (tmp_path / "roms").mkdir()
-    done = hpc_rl("run", job, "--out", tmp_path / "run", ALE_ROMS_DIR=str(tmp_path / "roms"))
-    assert done.code == 2 and len(done.err.splitlines()) == 1 and "Traceback" not in done.err
-    assert "ALE/Pong-v5" in done.err and str(tmp_path / "roms") in done.err
+    result = hpc_rl("run", job, "--out", tmp_path / "run", ALE_ROMS_DIR=str(tmp_path / "roms"))
+    assert result.code == 2 and len(result.err.splitlines()) == 1 and "Traceback" not in result.err
+    assert "ALE/Pong-v5" in result.err and str(tmp_path / "roms") in result.err
     assert not (tmp_path / "run").exists()
 
 
@@ -78,8 +78,8 @@ def test_a_job_that_does_not_exist(tmp_path: Path) -> None:
 def test_a_folder_that_holds_something_else(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.txt").write_text("all of it")
-    done = hpc_rl("run", write_job(tmp_path, "ppo", 2), "--out", tmp_path / "run")
-    assert done.code == 2 and "not empty and not a run" in done.err
+    result = hpc_rl("run", write_job(tmp_path, "ppo", 2), "--out", tmp_path / "run")
+    assert result.code == 2 and "not empty and not a run" in result.err
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.txt"]
 
 
@@ -87,5 +87,5 @@ def test_a_folder_that_holds_something_else(tmp_path: Path) -> None:
 def test_a_run_that_is_not_there(arguments: tuple[str, ...], tmp_path: Path) -> None:
     run = tmp_path / "run"
     line = ["eval", run] if arguments == ("eval",) else ["run", write_job(tmp_path, "ppo", 2), "--out", run, "--resume"]
-    done = hpc_rl(*line)
-    assert done.code == 2 and "holds no run" in done.err and len(done.err.splitlines()) == 1 and not run.exists()
+    result = hpc_rl(*line)
+    assert result.code == 2 and "holds no run" in result.err and len(result.err.splitlines()) == 1 and not run.exists()

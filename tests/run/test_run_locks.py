@@ -30,6 +30,10 @@ def test_locks_that_are_forced_are_named_and_not_the_disk(
 ) -> None:
     monkeypatch.setenv("HDF5_USE_FILE_LOCKING", "TRUE")
     without_locks(errno.ENOLCK)
-    done = hpc_rl("run", write_job(tmp_path, "ppo", 1, 500, topology="solo"), "--out", tmp_path / "run")
-    assert done.code == 1 and "HDF5_USE_FILE_LOCKING=TRUE asks for file locks" in done.last and "unset it" in done.last
-    assert "free space" not in done.last
+    result = hpc_rl("run", write_job(tmp_path, "ppo", 1, 500, topology="solo"), "--out", tmp_path / "run")
+    assert (
+        result.code == 1
+        and "HDF5_USE_FILE_LOCKING=TRUE asks for file locks" in result.last
+        and "unset it" in result.last
+    )
+    assert "free space" not in result.last

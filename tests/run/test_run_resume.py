@@ -13,21 +13,21 @@ from program import checkpoints, ended, hpc_rl, kill_everything, learning, start
 from hpc_rl.storage import checkpoint, metrics, trajectories
 
 
-def assert_equal(mine: Any, other: Any, key: str = "") -> None:
+def assert_equal(state: Any, other: Any, key: str = "") -> None:
     """Bit for bit, whatever the nesting."""
-    assert type(mine) is type(other), key
-    if isinstance(mine, dict):
-        assert mine.keys() == other.keys(), key
-        for name in mine:
-            assert_equal(mine[name], other[name], f"{key}/{name}")
-    elif isinstance(mine, list):
-        assert len(mine) == len(other), key
-        for index, pair in enumerate(zip(mine, other, strict=True)):
+    assert type(state) is type(other), key
+    if isinstance(state, dict):
+        assert state.keys() == other.keys(), key
+        for name in state:
+            assert_equal(state[name], other[name], f"{key}/{name}")
+    elif isinstance(state, list):
+        assert len(state) == len(other), key
+        for index, pair in enumerate(zip(state, other, strict=True)):
             assert_equal(*pair, f"{key}/{index}")
-    elif isinstance(mine, torch.Tensor):
-        assert mine.dtype == other.dtype and mine.numpy().tobytes() == other.numpy().tobytes(), key
+    elif isinstance(state, torch.Tensor):
+        assert state.dtype == other.dtype and state.numpy().tobytes() == other.numpy().tobytes(), key
     else:
-        assert mine == other, key
+        assert state == other, key
 
 
 @pytest.fixture(scope="module", params=["solo", "allreduce"])
@@ -42,15 +42,15 @@ def halves(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         (two, "--resume", "--set", "budget.env_steps=2000"),
         (one, "--set", "budget.env_steps=2000"),
     ):
-        done = hpc_rl("run", job, "--out", *arguments)
-        assert done.code == 0, done.err
+        result = hpc_rl("run", job, "--out", *arguments)
+        assert result.code == 0, result.err
     return job, two, one
 
 
 def test_two_halves_equal_the_whole_bitwise(halves: tuple[Path, Path, Path]) -> None:
     _, two, one = halves
     assert checkpoints(two)[-1].name == checkpoints(one)[-1].name
-    (mine, my_meta), (other, other_meta) = (checkpoint.load(checkpoints(run)[-1]) for run in (two, one))
+    (state, my_meta), (other, other_meta) = (checkpoint.load(checkpoints(run)[-1]) for run in (two, one))
     assert my_meta.pop("attempt") == 1 and other_meta.pop("attempt") == 0
     mine_along, other_along = (
         my_meta.pop("schedule"),
@@ -61,8 +61,8 @@ def test_two_halves_equal_the_whole_bitwise(halves: tuple[Path, Path, Path]) -> 
     for meta in (my_meta, other_meta):
         del meta["best"]  # of the checkpoints that were written, and when they are is a matter of seconds
     assert_equal(my_meta, other_meta)
-    assert_equal(mine, other)
-    learner, sampler = mine["learner"], mine["sampler"]
+    assert_equal(state, other)
+    learner, sampler = state["learner"], state["sampler"]
     moments = learner["optimizers"]["weights"]
     assert moments["exp_avg"].abs().sum() > 0 and learner["own"]["round"] == my_meta["updates"] > 20
     assert len(sampler["streams"]) == 4 and sampler["environment"]["memory"]  # so the comparison was of something
@@ -73,23 +73,23 @@ def test_two_halves_record_the_same_moves_as_the_whole(halves: tuple[Path, Path,
     assert kept_steps(two).keys() == {0, 1, 2, 3}
     rewards = [kept_steps(run) for run in (two, one)]
     for column in range(4):
-        assert_equal(*(torch.from_numpy(found[column]) for found in rewards))
+        assert_equal(*(torch.from_numpy(rewards_of[column]) for rewards_of in rewards))
 
 
 def test_a_method_key_cannot_change_on_resume(halves: tuple[Path, Path, Path]) -> None:
     job, two, _ = halves
     before = (two / "job.toml").read_bytes()
-    done = hpc_rl("run", job, "--out", two, "--resume", "--set", "ppo.unroll=5")
-    assert done.code == 2 and done.out == "" and "ppo.unroll" in done.err and len(done.err.splitlines()) == 1
+    result = hpc_rl("run", job, "--out", two, "--resume", "--set", "ppo.unroll=5")
+    assert result.code == 2 and result.out == "" and "ppo.unroll" in result.err and len(result.err.splitlines()) == 1
     assert (two / "job.toml").read_bytes() == before
 
 
 def test_a_run_that_is_done_is_not_resumed_within_its_budget(halves: tuple[Path, Path, Path]) -> None:
     job, two, _ = halves
     before = checkpoints(two)
-    done = hpc_rl("run", job, "--out", two, "--resume")
-    assert done.code == 2 and done.out == "" and len(done.err.splitlines()) == 1
-    assert "done: budget of 2000 env steps used; raise that limit" in done.err and checkpoints(two) == before
+    result = hpc_rl("run", job, "--out", two, "--resume")
+    assert result.code == 2 and result.out == "" and len(result.err.splitlines()) == 1
+    assert "done: budget of 2000 env steps used; raise that limit" in result.err and checkpoints(two) == before
 
 
 def test_impala_resumes_on_fewer_ranks_without_gaps(tmp_path: Path) -> None:
@@ -101,8 +101,8 @@ def test_impala_resumes_on_fewer_ranks_without_gaps(tmp_path: Path) -> None:
     assert first.code == 0, first.err
     closed = {path: path.read_bytes() for path in trajectories.segments(run)}
     before = summary(run)["env_steps"]
-    done = hpc_rl("run", job, "--out", run, "--resume", "-n", "2", "--set", f"budget.env_steps={before + 2000}")
-    assert done.code == 0, done.err
+    result = hpc_rl("run", job, "--out", run, "--resume", "-n", "2", "--set", f"budget.env_steps={before + 2000}")
+    assert result.code == 0, result.err
     assert state(run)["attempt"] == 1 and summary(run)["env_steps"] >= before + 2000
     assert set(summary(run)["split_s"]) == {"learner-0", "actor-0"}
     assert all(path.read_bytes() == data for path, data in closed.items())
@@ -120,16 +120,16 @@ def test_impala_resumes_on_fewer_ranks_without_gaps(tmp_path: Path) -> None:
 def test_ppo_resumes_on_more_ranks(tmp_path: Path) -> None:
     job, run = write_job(tmp_path, "ppo", 1, env_steps=500), tmp_path / "run"
     assert hpc_rl("run", job, "--out", run).code == 0
-    done = hpc_rl("run", job, "--out", run, "--resume", "-n", "2", "--set", "budget.env_steps=1000")
-    assert done.code == 0, done.err
+    result = hpc_rl("run", job, "--out", run, "--resume", "-n", "2", "--set", "budget.env_steps=1000")
+    assert result.code == 0, result.err
     assert set(summary(run)["split_s"]) == {"worker-0", "worker-1"} and summary(run)["env_steps"] >= 1000
     assert_gapless(run)
 
 
 def test_only_the_job_of_the_run_resumes_it(halves: tuple[Path, Path, Path], tmp_path: Path) -> None:
     _, two, _ = halves
-    done = hpc_rl("run", write_job(tmp_path, "impala", 2), "--out", two, "--resume")
-    assert done.code == 2 and "algorithm" in done.err and "'ppo'" in done.err
+    result = hpc_rl("run", write_job(tmp_path, "impala", 2), "--out", two, "--resume")
+    assert result.code == 2 and "algorithm" in result.err and "'ppo'" in result.err
 
 
 def test_metrics_after_a_sigkill_go_on_from_the_checkpoint(tmp_path: Path) -> None:
@@ -138,10 +138,10 @@ def test_metrics_after_a_sigkill_go_on_from_the_checkpoint(tmp_path: Path) -> No
         wait_for(lambda: learning(run, 1) and checkpoints(run), process)
         kill_everything(run)
     begin = checkpoint.load(checkpoints(run)[-1])[1]["env_steps"]
-    done = hpc_rl("run", job, "--out", run, "--resume", "--set", f"budget.env_steps={begin + 2000}")
-    assert done.code == 0, done.err
+    result = hpc_rl("run", job, "--out", run, "--resume", "--set", f"budget.env_steps={begin + 2000}")
+    assert result.code == 0, result.err
     lines = metrics.rows(run / "metrics" / "worker-0.jsonl")
     assert {row["attempt_from"] for row in lines if row["attempt"] == 1} == {begin}
-    found = [(row["attempt"], row["step"]) for row in metrics.series(run / "metrics" / "worker-0.jsonl")]
-    assert found == sorted(found) and [step for _, step in found] == sorted(step for _, step in found)
-    assert all(step <= begin for attempt, step in found if attempt == 0) and found[-1][0] == 1
+    steps = [(row["attempt"], row["step"]) for row in metrics.series(run / "metrics" / "worker-0.jsonl")]
+    assert steps == sorted(steps) and [step for _, step in steps] == sorted(step for _, step in steps)
+    assert all(step <= begin for attempt, step in steps if attempt == 0) and steps[-1][0] == 1

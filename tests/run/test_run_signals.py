@@ -47,10 +47,10 @@ def test_each_way_to_ask_saves_and_stops(python: str, tmp_path: Path) -> None:
         with started("run", job, "--out", run, *again, python=python) as process:
             wait_for(lambda attempt=attempt: learning(run, 3, attempt), process)
             ask(process, run)
-            asked = time.monotonic()
-            done = ended(process)
-        assert done.code == 0, (name, done.err)
-        assert done.at - asked < STOP_S, (name, done.err)
+            request_s = time.monotonic()
+            result = ended(process)
+        assert result.code == 0, (name, result.err)
+        assert result.at - request_s < STOP_S, (name, result.err)
         now = state(run)
         assert now["state"] == "stopped" and now["attempt"] == attempt and now["env_steps"] > steps, name
         steps = now["env_steps"]
@@ -72,24 +72,24 @@ def at_a_terminal(job: Path, run: Path, python: str) -> tuple[int, int]:
 def test_ctrl_c_at_a_terminal(python: str, tmp_path: Path) -> None:
     job, run = write_job(tmp_path, "ppo", 2), tmp_path / "run"
     child, terminal = at_a_terminal(job, run, python)
-    shown, limit = b"", time.monotonic() + HARD_LIMIT_S
-    asked = 0.0
+    screen, limit = b"", time.monotonic() + HARD_LIMIT_S
+    request_s = 0.0
     code = None
     while time.monotonic() < limit and code is None:
         if select.select([terminal], [], [], 0.1)[0]:
             try:
-                shown += os.read(terminal, 65536)
+                screen += os.read(terminal, 65536)
             except OSError:  # the other end is closed
                 code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        if not asked and learning(run, 2):
+        if not request_s and learning(run, 2):
             os.write(terminal, b"\x03")
-            asked = time.monotonic()
-    took = time.monotonic() - asked
+            request_s = time.monotonic()
+    took = time.monotonic() - request_s
     os.close(terminal)
-    assert code == 0, shown[-2000:].decode(errors="replace")
+    assert code == 0, screen[-2000:].decode(errors="replace")
     assert took < STOP_S
     assert state(run)["state"] == "stopped" and checkpoints(run)
-    assert b"\x1b[?25h" in shown.rsplit(b"\x1b[?25l", 1)[-1]  # the cursor is back
+    assert b"\x1b[?25h" in screen.rsplit(b"\x1b[?25l", 1)[-1]  # the cursor is back
     assert leftovers(run) == []
 
 
@@ -105,8 +105,8 @@ def test_a_terminal_that_is_closed_is_a_stop(python: str, tmp_path: Path) -> Non
     os.close(terminal)
     code = None
     while code is None and time.monotonic() < limit:
-        ended, status = os.waitpid(child, os.WNOHANG)
-        code = os.waitstatus_to_exitcode(status) if ended else None
+        pid, status = os.waitpid(child, os.WNOHANG)
+        code = os.waitstatus_to_exitcode(status) if pid else None
         time.sleep(0.1)
     assert code == 0
     assert state(run)["state"] == "stopped" and checkpoints(run) and leftovers(run) == []
@@ -140,10 +140,10 @@ def test_a_second_signal_aborts(python: str, tmp_path: Path) -> None:
         time.sleep(1.0)
         assert process.poll() is None
         process.send_signal(signal.SIGTERM)
-        asked = time.monotonic()
-        done = ended(process)
-    assert done.code == 130 and "aborted by a second signal" in done.last
-    assert done.at - asked < 3
+        request_s = time.monotonic()
+        result = ended(process)
+    assert result.code == 130 and "aborted by a second signal" in result.last
+    assert result.at - request_s < 3
     assert state(run)["state"] == "stopped" and leftovers(run) == []
 
 
@@ -152,9 +152,9 @@ def test_a_signal_while_starting_is_not_lost(tmp_path: Path) -> None:
     with started("run", job, "--out", run) as process:
         wait_for((run / "logs" / "ranks.log").exists, process)
         process.terminate()
-        done = ended(process)
-    assert done.code == 0, done.err
+        result = ended(process)
+    assert result.code == 0, result.err
     assert state(run)["state"] == "stopped" and processes(run) == []
     steps = state(run)["env_steps"]
-    done = hpc_rl("run", job, "--out", run, "--resume", "--set", f"budget.env_steps={steps + 200}")
-    assert done.code == 0, done.err  # also a checkpoint of no updates at all is one to go on from
+    result = hpc_rl("run", job, "--out", run, "--resume", "--set", f"budget.env_steps={steps + 200}")
+    assert result.code == 0, result.err  # also a checkpoint of no updates at all is one to go on from

@@ -38,31 +38,31 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     method, topology, ranks, record, _ = CASES[request.param]
     job = write_job(folder, method, ranks, env_steps=3000, topology=topology)
     more = ["--set", "resources.evaluators=1"] if request.param == "evaluator" else []
-    done = hpc_rl("run", job, "--out", folder / "run", "--set", f"output.record={record}", *SETTINGS, *more)
-    return request.param, job, folder / "run", done
+    result = hpc_rl("run", job, "--out", folder / "run", "--set", f"output.record={record}", *SETTINGS, *more)
+    return request.param, job, folder / "run", result
 
 
 def test_ends_well_and_leaves_nothing_behind(case: tuple[str, Path, Path, Ended]) -> None:
-    _, _, run, done = case
-    assert done.code == 0, done.err
-    assert done.out == f"{run}\n"  # stdout is data: the run directory and nothing else
+    _, _, run, result = case
+    assert result.code == 0, result.err
+    assert result.out == f"{run}\n"  # stdout is data: the run directory and nothing else
     assert state(run)["state"] == "done" and "budget of 3000" in state(run)["reason"]
     assert leftovers(run) == []
 
 
 def test_summary_holds_the_figures_of_the_run(case: tuple[str, Path, Path, Ended]) -> None:
     name, _, run, _ = case
-    found = summary(run)
-    assert found.keys() >= KEYS
-    assert 3000 <= found["env_steps"] < 3400 and found["frames"] == found["env_steps"]
-    assert found["updates"] > 10 and found["env_steps_per_s"] > 0 and found["wall_s"] > 0
-    assert -1 <= found["mean_return_100"] <= 1 and -1 <= found["greedy_return"] <= 1
-    assert found["greedy_success"] == pytest.approx((1 + found["greedy_return"]) / 2)  # every game pays 1 or -1
-    assert set(found["peak_rss_bytes"]) == set(found["split_s"]) == set(CASES[name][4])
-    assert all(50e6 < peak < 2e9 for peak in found["peak_rss_bytes"].values())
-    for seconds in found["split_s"].values():
-        assert 0 < sum(seconds.values()) < 2 * found["wall_s"]
-    assert (found["policy_lag"] > 0) == (name == "impala")
+    figures = summary(run)
+    assert figures.keys() >= KEYS
+    assert 3000 <= figures["env_steps"] < 3400 and figures["frames"] == figures["env_steps"]
+    assert figures["updates"] > 10 and figures["env_steps_per_s"] > 0 and figures["wall_s"] > 0
+    assert -1 <= figures["mean_return_100"] <= 1 and -1 <= figures["greedy_return"] <= 1
+    assert figures["greedy_success"] == pytest.approx((1 + figures["greedy_return"]) / 2)  # every game pays 1 or -1
+    assert set(figures["peak_rss_bytes"]) == set(figures["split_s"]) == set(CASES[name][4])
+    assert all(50e6 < peak < 2e9 for peak in figures["peak_rss_bytes"].values())
+    for seconds in figures["split_s"].values():
+        assert 0 < sum(seconds.values()) < 2 * figures["wall_s"]
+    assert (figures["policy_lag"] > 0) == (name == "impala")
 
 
 def test_metrics_are_lines_of_json_and_events(case: tuple[str, Path, Path, Ended]) -> None:
@@ -84,26 +84,26 @@ def test_metrics_are_lines_of_json_and_events(case: tuple[str, Path, Path, Ended
 
 def test_job_is_what_was_asked_with_what_was_settled(case: tuple[str, Path, Path, Ended]) -> None:
     name, job, run, _ = case
-    asked, kept = tomllib.loads(job.read_text()), tomllib.loads((run / "job.toml").read_text())
-    asked["output"]["record"] = CASES[name][3]
-    asked["evaluate"] = {"every_steps": 1100, "episodes": 16}
-    asked["resources"] |= {"evaluators": 1} if name == "evaluator" else {}
-    asked["checkpoint"]["interval_s"] = 60.0
-    for section, table in asked.items():
+    source, saved = tomllib.loads(job.read_text()), tomllib.loads((run / "job.toml").read_text())
+    source["output"]["record"] = CASES[name][3]
+    source["evaluate"] = {"every_steps": 1100, "episodes": 16}
+    source["resources"] |= {"evaluators": 1} if name == "evaluator" else {}
+    source["checkpoint"]["interval_s"] = 60.0
+    for section, table in source.items():
         if isinstance(table, dict):
-            assert table == {key: kept[section][key] for key in table}, section
+            assert table == {key: saved[section][key] for key in table}, section
         else:
-            assert kept[section] == table
-    assert kept["resources"]["precision"] == "fp32" and kept["resources"]["device"] == "cpu"
+            assert saved[section] == table
+    assert saved["resources"]["precision"] == "fp32" and saved["resources"]["device"] == "cpu"
 
 
 def test_that_fraction_of_columns_is_recorded(case: tuple[str, Path, Path, Ended]) -> None:
     name, _, run, _ = case
-    seen = [trajectories.describe(path) for path in trajectories.segments(run)]
-    columns = sorted({int(column) for segment in seen for column in segment.columns})
+    segments = [trajectories.describe(path) for path in trajectories.segments(run)]
+    columns = sorted({int(column) for segment in segments for column in segment.columns})
     assert len(columns) == 4 * CASES[name][3]
     limits = trajectories.kept_from(run)
-    moves = sum(int(trajectories.kept_moves(segment.path, limits).sum()) for segment in seen)
+    moves = sum(int(trajectories.kept_moves(segment.path, limits).sum()) for segment in segments)
     if name == "allreduce":
         assert moves == summary(run)["env_steps"]  # every step that was learned from, once
     elif columns:
@@ -114,10 +114,10 @@ def test_best_checkpoint_is_the_best_evaluation(case: tuple[str, Path, Path, End
     _, _, run, _ = case
     log = (run / "logs" / "ranks.log").read_text()
     words = [line.split() for line in log.splitlines() if line.startswith("evaluation at")]
-    told = [float(line[5]) for line in words]
-    assert len(told) >= 2
+    returns = [float(line[5]) for line in words]
+    assert len(returns) >= 2
     best = json.loads((run / "checkpoints" / "best.json").read_text())
-    assert best["score"] == pytest.approx(max(told), abs=0.006)
+    assert best["score"] == pytest.approx(max(returns), abs=0.006)
     saved = checkpoint.load(run / "checkpoints" / "best.h5")[1]["env_steps"]
     assert str(saved) in [line[2] for line in words]  # its state when it was judged, not when its games ended
     assert checkpoints(run)
@@ -127,17 +127,17 @@ def test_eval_plays_other_games_than_those_that_chose_the_best(case: tuple[str, 
     name, _, run, _ = case
     if name in ("allreduce", "evaluator"):
         pytest.skip("solo has the same code; one process less to start")
-    done = hpc_rl("eval", run, "--episodes", "16", "--json")
-    assert done.code == 0, done.err
-    found = json.loads(done.out)
-    for games in (found["greedy"], found["sampled"]):
+    result = hpc_rl("eval", run, "--episodes", "16", "--json")
+    assert result.code == 0, result.err
+    figures = json.loads(result.out)
+    for games in (figures["greedy"], figures["sampled"]):
         assert games["games"] == len(games["returns"]) == 16 and set(games["returns"]) <= {-1.0, 1.0}
         assert games["mean"] == pytest.approx(np.mean(games["returns"]))
         assert games["low"] <= games["mean"] <= games["high"]
         assert games["distinct_returns"] == len(set(games["returns"])) <= games["distinct_games"] <= 16
-    assert found["checkpoint"].endswith("best.h5") and found["chosen"] == "best"
+    assert figures["checkpoint"].endswith("best.h5") and figures["chosen"] == "best"
     best = json.loads((run / "checkpoints" / "best.json").read_text())
-    assert found["score"] == best["score"] and found["scored_by"] == "the mean of 16 greedy games during training"
+    assert figures["score"] == best["score"] and figures["scored_by"] == "the mean of 16 greedy games during training"
     assert np.mean(judged_again(run)) == pytest.approx(best["score"])  # best.h5 is the very policy that was judged
 
 
@@ -159,16 +159,16 @@ def test_gloo_learns_what_mpi_learns(case: tuple[str, Path, Path, Ended], tmp_pa
     name, job, over_mpi, _ = case
     if name != "allreduce":
         pytest.skip("one learner sums with nobody")
-    done = hpc_rl("run", job, "--out", tmp_path / "run", "--set", "resources.reduction=gloo", *SETTINGS)
-    assert done.code == 0 and leftovers(tmp_path / "run") == [], done.err
-    found, wanted = (checkpoint.load(checkpoints(run)[-1])[0]["weights"] for run in (tmp_path / "run", over_mpi))
+    result = hpc_rl("run", job, "--out", tmp_path / "run", "--set", "resources.reduction=gloo", *SETTINGS)
+    assert result.code == 0 and leftovers(tmp_path / "run") == [], result.err
+    weights, expected = (checkpoint.load(checkpoints(run)[-1])[0]["weights"] for run in (tmp_path / "run", over_mpi))
     assert summary(tmp_path / "run")["updates"] == summary(over_mpi)["updates"]
-    assert np.allclose(found, wanted, rtol=0, atol=1e-6)
+    assert np.allclose(weights, expected, rtol=0, atol=1e-6)
 
 
 def test_gloo_without_a_network_says_so(tmp_path: Path) -> None:
     """Mutation seen to fail: the job's reduction not handed to the group."""
     job, run = write_job(tmp_path, "ppo", 2), tmp_path / "run"
-    done = hpc_rl("run", job, "--out", run, "--set", "resources.reduction=gloo", GLOO_SOCKET_IFNAME="nosuch0")
-    assert done.code == 1 and 'resources.reduction = "gloo" does not start on rank' in done.last, done.err
-    assert 'or use "mpi"' in done.last and "Traceback" not in done.err and leftovers(run) == []
+    result = hpc_rl("run", job, "--out", run, "--set", "resources.reduction=gloo", GLOO_SOCKET_IFNAME="nosuch0")
+    assert result.code == 1 and 'resources.reduction = "gloo" does not start on rank' in result.last, result.err
+    assert 'or use "mpi"' in result.last and "Traceback" not in result.err and leftovers(run) == []

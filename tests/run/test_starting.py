@@ -22,5 +22,5 @@ def test_at_the_limit_a_child_in_a_session_of_its_own_is_ended(monkeypatch: pyte
 
 
 def test_a_command_that_ends_gives_its_output() -> None:
-    done = run_to_end([sys.executable, "-c", f"import os; print({starting.MARK!r} in os.environ)"], 20.0)
-    assert (done.returncode, done.stdout) == (0, "True\n")
+    result = run_to_end([sys.executable, "-c", f"import os; print({starting.MARK!r} in os.environ)"], 20.0)
+    assert (result.returncode, result.stdout) == (0, "True\n")

@@ -67,16 +67,16 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_users_environment_is_trained(method: str, ranks: int, site: Path, tmp_path: Path) -> None:
     environment = {"environment": "light_switch.games:make", "arguments": "{ buttons = 4 }"}
     job = write_job(tmp_path, method, ranks, env_steps=2000, **environment)
-    done = hpc_rl("run", job, "--out", tmp_path / "run", PYTHONPATH=str(site))
-    assert done.code == 0, done.err
-    found = summary(tmp_path / "run")
-    assert found["env_steps"] >= 2000 and found["episodes"] >= 190 and 0 < found["mean_return_100"] <= 10
+    result = hpc_rl("run", job, "--out", tmp_path / "run", PYTHONPATH=str(site))
+    assert result.code == 0, result.err
+    figures = summary(tmp_path / "run")
+    assert figures["env_steps"] >= 2000 and figures["episodes"] >= 190 and 0 < figures["mean_return_100"] <= 10
 
 
 def test_a_wrong_argument_names_the_right_ones(site: Path, tmp_path: Path) -> None:
-    wrong = {"environment": "light_switch.games:make", "arguments": "{ button = 4 }"}
-    done = hpc_rl("run", write_job(tmp_path, "ppo", 1, **wrong), "--out", tmp_path / "run", PYTHONPATH=str(site))
-    assert done.code == 2 and "takes no argument 'button'; it takes buttons" in done.err
+    changes = {"environment": "light_switch.games:make", "arguments": "{ button = 4 }"}
+    result = hpc_rl("run", write_job(tmp_path, "ppo", 1, **changes), "--out", tmp_path / "run", PYTHONPATH=str(site))
+    assert result.code == 2 and "takes no argument 'button'; it takes buttons" in result.err
 
 
 DICE = """
@@ -106,8 +106,8 @@ def test_a_run_repeats_where_an_environment_draws_from_shared_generators(tmp_pat
     runs = []
     for name in ("a", "b"):
         arguments = ("run", job, "--out", tmp_path / name, "--set", "evaluate.every_steps=400")
-        done = hpc_rl(*arguments, cwd=tmp_path / "work")
-        assert done.code == 0, done.err
+        result = hpc_rl(*arguments, cwd=tmp_path / "work")
+        assert result.code == 0, result.err
         runs.append(summary(tmp_path / name))
     keys = ("env_steps", "episodes", "mean_return_100", "best_return")
     assert [runs[0].get(key) for key in keys] == [runs[1].get(key) for key in keys]
@@ -180,6 +180,6 @@ def test_what_lies_on_other_scales_is_learned(name: str, at_least: float, tmp_pa
     """A box of 0..1000 was explored with a sigma of 1, and bytes of 0..255 drowned the goal: both stayed at chance."""
     (tmp_path / "their_scales.py").write_text(SCALES)
     (tmp_path / "job.toml").write_text(SCALES_JOB.replace("NAME", name))
-    done = hpc_rl("run", "job.toml", "--out", "run", cwd=tmp_path)
-    assert done.code == 0, done.err
+    result = hpc_rl("run", "job.toml", "--out", "run", cwd=tmp_path)
+    assert result.code == 0, result.err
     assert summary(tmp_path / "run")["mean_return_100"] >= at_least

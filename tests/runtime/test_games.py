@@ -73,9 +73,9 @@ def games(episodes: int, slices: int | None, acting: Any = None, max_moves: int 
 
 @pytest.mark.parametrize("slices", [1, 3, 50])
 def test_slices_change_no_game(slices: int) -> None:
-    whole = games(20, None)
-    assert len({game.digest for game in whole}) == len(whole) == 20
-    assert games(20, slices) == pytest.approx(whole, nan_ok=True) or repr(games(20, slices)) == repr(whole)
+    uncut = games(20, None)
+    assert len({game.digest for game in uncut}) == len(uncut) == 20
+    assert games(20, slices) == pytest.approx(uncut, nan_ok=True) or repr(games(20, slices)) == repr(uncut)
 
 
 def test_training_draws_as_if_nothing_was_judged() -> None:
@@ -86,11 +86,11 @@ def test_training_draws_as_if_nothing_was_judged() -> None:
     random.seed(1)
     acting = policy()
     played = Games(lambda n, threads: make("judged_dice:make", {}, n), acting, 5, 4, 0.0, "evaluate")
-    drawn = []
+    numbers = []
     for _ in range(3):
-        drawn.append((np.random.random(), random.random()))
+        numbers.append((np.random.random(), random.random()))
         played.advance(2)
-    assert drawn == expected
+    assert numbers == expected
     played.close()
 
 
@@ -110,9 +110,9 @@ def test_long_games_are_cut() -> None:
 
 def judged(judge: GreedyGames, weights: torch.Tensor, rows: int = 1_000_000) -> Judgement:
     judge.begin(weights, 6, "report")
-    while (found := judge.advance(rows)) is None:
+    while (verdict := judge.advance(rows)) is None:
         pass
-    return found
+    return verdict
 
 
 def maker(changes: Mapping[str, Any], columns: int) -> Any:
@@ -139,11 +139,11 @@ def test_sets_are_judged_each_by_itself() -> None:
     acting = policy()
     flat = flatten(acting.net)
     judge = GreedyGames(acting, maker, [{"goal": 0.0}, {"goal": 2.0}], seed=5)
-    found = judged(judge, flat.data, rows=7)
-    assert found.returns[1] > found.returns[0] + 2 and found.score == pytest.approx(sum(found.returns) / 2)
-    figures = found.figures()
-    assert figures["greedy_return"] == found.score and figures["greedy_return/1"] == found.returns[1]
-    assert found.success == (0.0, 1.0) and figures["greedy_success"] == 0.5
+    verdict = judged(judge, flat.data, rows=7)
+    assert verdict.returns[1] > verdict.returns[0] + 2 and verdict.score == pytest.approx(sum(verdict.returns) / 2)
+    figures = verdict.figures()
+    assert figures["greedy_return"] == verdict.score and figures["greedy_return/1"] == verdict.returns[1]
+    assert verdict.success == (0.0, 1.0) and figures["greedy_success"] == 0.5
 
 
 def test_success_is_left_out_where_the_environment_does_not_tell() -> None:

@@ -56,9 +56,9 @@ def collected(rounds: int) -> tuple[Vector, list[Tree], list[Array]]:
     policy = policy_of("ppo", environment.spec, config_of("ppo", **WHOLE))
     acted, act = [], policy.act
 
-    def watched(step: Any, *rest: Any) -> Any:
+    def watched(step: Any, *arguments: Any) -> Any:
         acted.append(step.observation.numpy().copy())
-        return act(step, *rest)
+        return act(step, *arguments)
 
     policy.act = watched
     columns = range(COLUMNS)
@@ -83,8 +83,8 @@ def test_rows_are_recorded_as_they_came_and_carried_on_as_zeros(capsys: pytest.C
         for name, x in tree.items():
             if name.startswith(("extras/", "carry/")):
                 assert np.isfinite(x).all(), name
-    ended = np.flatnonzero(one["episode_length"][:, 1])
-    assert np.isfinite(one["episode_return"][ended, 1]).all()
+    ends = np.flatnonzero(one["episode_length"][:, 1])
+    assert np.isfinite(one["episode_return"][ends, 1]).all()
     assert (two["start"] == (~one["first"][1:]).sum(0)).all(), "a bad move is an env step"
     state = sampler.state()
     assert all(np.isfinite(np.asarray(state[name])).all() for name in ("reward", "running_return"))
@@ -94,8 +94,8 @@ def test_rows_are_recorded_as_they_came_and_carried_on_as_zeros(capsys: pytest.C
     steps = [int((~one["first"][1 : t + 1, k]).sum()) for t, k in ((4, 1), (7, 2))]
     assert f"toy/counter, column 1, env step {steps[0]}: the reward is inf" in lines[0]
     size = one["observation"][0, 2].size
-    where = f"column 2, env step {steps[1]}: {size} of {size} numbers of the observation are not finite, the first at"
-    assert where in lines[1]
+    place = f"column 2, env step {steps[1]}: {size} of {size} numbers of the observation are not finite, the first at"
+    assert place in lines[1]
 
 
 def test_a_fragment_of_bad_rows_cuts_its_recursions() -> None:
@@ -104,16 +104,16 @@ def test_a_fragment_of_bad_rows_cuts_its_recursions() -> None:
     for tree in trees:
         batch = trajectory([tree], make("toy/counter", {}, COLUMNS).spec)
         value = torch.linspace(-1, 2, (STEPS + 1) * COLUMNS).reshape(STEPS + 1, COLUMNS)
-        found = gae(batch.reward, 0.9 * batch.discount, value, batch.valid.float(), 0.8)
+        advantages = gae(batch.reward, 0.9 * batch.discount, value, batch.valid.float(), 0.8)
         for k in range(COLUMNS):
             following = 0.0
             for t in range(STEPS - 1, -1, -1):
                 rows = tree["observation"][t : t + 2, k]
-                known = np.isfinite(tree["reward"][t, k]) and np.isfinite(rows).all() and not tree["first"][t + 1, k]
+                finite = np.isfinite(tree["reward"][t, k]) and np.isfinite(rows).all() and not tree["first"][t + 1, k]
                 gamma = 0.9 * float(tree["discount"][t, k])
                 delta = float(tree["reward"][t, k]) + gamma * float(value[t + 1, k]) - float(value[t, k])
-                following = delta + gamma * 0.8 * following if known else 0.0
-                assert float(found[t, k]) == pytest.approx(following, abs=1e-5), (t, k)
+                following = delta + gamma * 0.8 * following if finite else 0.0
+                assert float(advantages[t, k]) == pytest.approx(following, abs=1e-5), (t, k)
 
 
 @pytest.mark.parametrize(
@@ -134,10 +134,10 @@ def test_a_run_with_bad_rows_ends_well(
     table = table_of(name, topology, 2, env_steps=300)
     if name == "ppo":
         table["ppo"] |= {"normalize_reward": True, "normalize_observation": True}
-    ran = run_job(table, tmp_path / "run")
-    assert json.loads(ran.run.state_file.read_text())["state"] == "done"
-    state, _ = checkpoint.load(sorted(ran.run.checkpoints.glob("0*.h5"))[-1])
+    job_run = run_job(table, tmp_path / "run")
+    assert json.loads(job_run.run.state_file.read_text())["state"] == "done"
+    state, _ = checkpoint.load(sorted(job_run.run.checkpoints.glob("0*.h5"))[-1])
     assert torch.isfinite(torch.as_tensor(state["weights"])).all()
-    lines = [json.loads(p.read_text().splitlines()[-1]) for p in ran.run.metrics.glob("*.jsonl")]
+    lines = [json.loads(p.read_text().splitlines()[-1]) for p in job_run.run.metrics.glob("*.jsonl")]
     assert max(line.get("bad_rows", 0) for line in lines) > 50
     assert all(not line.get("dropped_steps") for line in lines)

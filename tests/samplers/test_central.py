@@ -95,20 +95,20 @@ def by_central(id: str, arguments: dict[str, Any]) -> dict[int, list[Tree]]:
 
 @pytest.mark.parametrize(("id", "arguments"), PLACES, ids=[id for id, _ in PLACES])
 def test_central_inference_changes_nothing(id: str, arguments: dict[str, Any]) -> None:
-    whole, parts = fragments(*vector(id, arguments, 1)), by_central(id, arguments)
+    expected, parts = fragments(*vector(id, arguments, 1)), by_central(id, arguments)
     for share in SHARES:
-        for one, other in zip(whole, parts[share.start], strict=False):
+        for one, other in zip(expected, parts[share.start], strict=False):
             flat = [name for name, x in one.items() if x.ndim == 1 or name.startswith("carry/")]
             columns = slice(share.start, share.stop)
-            mine = {name: x[columns] if name in flat else x[:, columns] for name, x in one.items()}
-            same({**mine, "version": mine["version"] * 0}, other)
+            columns_of_rank = {name: x[columns] if name in flat else x[:, columns] for name, x in one.items()}
+            same({**columns_of_rank, "version": columns_of_rank["version"] * 0}, other)
     assert sum(len(share) for share in SHARES) == COLUMNS
 
 
 def test_a_silent_rank_is_named_and_its_half_unroll_dropped() -> None:
     """Rank 2 answers three times and is gone; the others go on until the deadline names it."""
     full: list[int] = []
-    done = threading.Event()
+    end = threading.Event()
 
     def rank(link: LocalLink) -> None:
         if link.rank == 0:
@@ -118,15 +118,15 @@ def test_a_silent_rank_is_named_and_its_half_unroll_dropped() -> None:
                     tree = central.allocate(central.lanes[0])
                     central.collect(tree, lambda: 0)
                     full.append(int(tree["column"][0]))
-            done.set()
+            end.set()
             return
-        here = context(link, "toy/counter", {}, 20.0)
+        rank_context = context(link, "toy/counter", {}, 20.0)
         if link.rank == 2:
-            here.make_environment = lambda columns, threads: Vanishing(make("toy/counter", {}, columns), done)
+            rank_context.make_environment = lambda columns, threads: Vanishing(make("toy/counter", {}, columns), end)
         else:
-            here.ports.waiting.deadline_s = 3.0
+            rank_context.ports.waiting.deadline_s = 3.0
         with pytest.raises((Deadline, SystemExit)):
-            env_worker(cast(Any, here))
+            env_worker(cast(Any, rank_context))
 
     class Vanishing:
         def __init__(self, inner: Any, until: threading.Event) -> None:

@@ -45,16 +45,16 @@ class Watched:
 
 
 def collected(fragment_noise: int, lanes: int = 1) -> tuple[Spec, Schema, list[Tree], list[Watched]]:
-    made: list[Lane] = []
+    lanes_made: list[Lane] = []
     policies: list[Watched] = []
     for columns in np.array_split(np.arange(COLUMNS), lanes):
         environment = make("toy/catch", {}, len(columns))
         policy = Watched(environment.spec, fragment_noise)
-        made.append(Lane(environment, policy, columns, streams(3, "act", columns.tolist(), 0)))
-        made[-1].start(episode_seeds(3, "episode", columns.tolist(), 0))
+        lanes_made.append(Lane(environment, policy, columns, streams(3, "act", columns.tolist(), 0)))
+        lanes_made[-1].start(episode_seeds(3, "episode", columns.tolist(), 0))
         policies.append(policy)
     schema = trajectory_schema(environment.spec, policy.extras, policy.carry, policy.fragment_noise)
-    sampler, trees = Vector(made, Timings()), []
+    sampler, trees = Vector(lanes_made, Timings()), []
     for k in range(ROUNDS):
         trees.append(allocate(schema, STEPS, COLUMNS, 1))
         sampler.collect(trees[-1], lambda: k)  # noqa: B023  # called before the next round

@@ -29,23 +29,23 @@ PLACES: list[tuple[str, dict[str, Any]]] = [
 
 
 def vector(id: str, arguments: dict[str, Any], lanes: int) -> tuple[Vector, Tree]:
-    made = []
+    lane_list = []
     for columns in np.array_split(np.arange(COLUMNS), lanes):
         environment = make(id, arguments, len(columns))
         policy = policy_of("ppo", environment.spec, config_of("ppo", **WHOLE))
         lane = Lane(environment, policy, columns, streams(3, "act", columns.tolist(), 0))
         lane.start(episode_seeds(3, "episode", columns.tolist(), 0))
-        made.append(lane)
+        lane_list.append(lane)
     schema = trajectory_schema(environment.spec, policy.extras, policy.carry, policy.fragment_noise)
-    return Vector(made, Timings()), allocate(schema, STEPS, COLUMNS, environment.spec.stack)
+    return Vector(lane_list, Timings()), allocate(schema, STEPS, COLUMNS, environment.spec.stack)
 
 
 def fragments(sampler: Vector, tree: Tree) -> list[Tree]:
-    found = []
+    trees = []
     for version in range(FRAGMENTS):
         sampler.collect(tree, lambda: version)  # noqa: B023  # called before the next round
-        found.append({name: x.copy() for name, x in tree.items()})
-    return found
+        trees.append({name: x.copy() for name, x in tree.items()})
+    return trees
 
 
 def same(one: Tree, other: Tree) -> None:
@@ -62,22 +62,22 @@ def same(one: Tree, other: Tree) -> None:
 @pytest.mark.parametrize(("id", "arguments"), PLACES, ids=[id for id, _ in PLACES])
 @pytest.mark.parametrize("lanes", [2, 3])
 def test_lanes_change_nothing(id: str, arguments: dict[str, Any], lanes: int) -> None:
-    whole, parts = fragments(*vector(id, arguments, 1)), fragments(*vector(id, arguments, lanes))
-    assert any(np.isfinite(tree["episode_return"]).any() for tree in whole), "no episode ended"
-    for one, other in zip(whole, parts, strict=True):
+    expected, parts = fragments(*vector(id, arguments, 1)), fragments(*vector(id, arguments, lanes))
+    assert any(np.isfinite(tree["episode_return"]).any() for tree in expected), "no episode ended"
+    for one, other in zip(expected, parts, strict=True):
         same(one, other)
 
 
 def test_a_state_goes_on_in_other_lanes() -> None:
-    whole, tree = vector("toy/chain", {}, 1)
-    before = fragments(whole, tree)
-    state = whole.state()
-    wanted = fragments(whole, tree)
+    sampler, tree = vector("toy/chain", {}, 1)
+    before = fragments(sampler, tree)
+    state = sampler.state()
+    expected = fragments(sampler, tree)
     halves, tree = vector("toy/chain", {}, 2)
     halves.load(state)
-    for one, other in zip(wanted, fragments(halves, tree), strict=True):
+    for one, other in zip(expected, fragments(halves, tree), strict=True):
         same(one, other)
-    assert before[-1]["start"].max() < wanted[0]["start"].min() + STEPS
+    assert before[-1]["start"].max() < expected[0]["start"].min() + STEPS
 
 
 def test_alternating_acts_for_one_half_while_the_other_steps() -> None:

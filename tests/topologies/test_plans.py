@@ -25,7 +25,7 @@ def plan(table: dict[str, Any], algorithm: str, method: dict[str, Any]) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("table", "algorithm", "method", "most", "what"),
+    ("table", "algorithm", "method", "most", "noun"),
     [
         (SOLO, "ppo", {}, 128, "moves of a column"),
         (SOLO, "ppo", {"lstm": 8}, 8, "columns"),
@@ -37,11 +37,11 @@ def plan(table: dict[str, Any], algorithm: str, method: dict[str, Any]) -> Any:
     ],
 )
 def test_every_minibatch_has_data(
-    table: dict[str, Any], algorithm: str, method: dict[str, Any], most: int, what: str
+    table: dict[str, Any], algorithm: str, method: dict[str, Any], most: int, noun: str
 ) -> None:
     assert plan(table, algorithm, {**method, "minibatches": most})
     for count in (most + 1, 999):
-        with pytest.raises(jobs.BadJob, match=f"minibatches = {count} .* {most} {what} .* at most {most}"):
+        with pytest.raises(jobs.BadJob, match=f"minibatches = {count} .* {most} {noun} .* at most {most}"):
             plan(table, algorithm, {**method, "minibatches": count})
 
 
@@ -80,13 +80,13 @@ def test_the_last_rank_is_the_evaluator(
     algorithm: str, topology: str, resources: dict[str, Any], roles: list[str]
 ) -> None:
     table = {**EVALUATED, "topology": topology, "resources": {**resources, "evaluators": 1}}
-    found = plan(table, algorithm, {})
-    last = found.ranks[-1]
-    assert [(rank.rank, rank.role) for rank in found.ranks] == list(enumerate(roles))
+    planned = plan(table, algorithm, {})
+    last = planned.ranks[-1]
+    assert [(rank.rank, rank.role) for rank in planned.ranks] == list(enumerate(roles))
     assert (last.name, last.columns, last.learns, last.device) == ("evaluator-0", range(0), False, "cpu")
-    assert found.evaluator == last.rank and last.rank not in found.learners
-    assert sorted(column for rank in found.ranks for column in rank.columns) == list(range(8))
-    assert all(last.rank not in rank.peers for rank in found.ranks)
+    assert planned.evaluator == last.rank and last.rank not in planned.learners
+    assert sorted(column for rank in planned.ranks for column in rank.columns) == list(range(8))
+    assert all(last.rank not in rank.peers for rank in planned.ranks)
 
 
 def test_central_inference_leaves_the_evaluator_alone() -> None:

@@ -21,9 +21,9 @@ def test_rows_are_those_of_the_toy(monkeypatch: pytest.MonkeyPatch) -> None:
         busy.append(toy.state()["memory"]["busy_s"])
         first.append(moves.first)
     seconds, moved = rows(np.random.default_rng(1), 600, 64)
-    found, resets = np.array(busy), np.array(first)
-    assert found[~resets].mean() == pytest.approx(STEP_S, rel=0.02) and (found[resets] == RESET_S).all()
-    assert found[~resets].std() / STEP_S == pytest.approx(CV, rel=0.05)
+    busy_times, resets = np.array(busy), np.array(first)
+    assert busy_times[~resets].mean() == pytest.approx(STEP_S, rel=0.02) and (busy_times[resets] == RESET_S).all()
+    assert busy_times[~resets].std() / STEP_S == pytest.approx(CV, rel=0.05)
     assert resets.mean() == pytest.approx((~moved).mean(), rel=0.1)
     assert seconds[moved].mean() == pytest.approx(STEP_S, rel=0.02)
 

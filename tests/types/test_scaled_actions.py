@@ -26,11 +26,11 @@ def test_the_bounds_stand_beside_recorded_actions() -> None:
 
 def test_a_policy_of_other_bounds_does_not_fit() -> None:
     job = jobs.load("ppo_pendulum")
-    found = fingerprint(job, SPEC)
-    checkpoint.check_compatible(fingerprint(job, SPEC), found)
+    print_of_job = fingerprint(job, SPEC)
+    checkpoint.check_compatible(fingerprint(job, SPEC), print_of_job)
     wider = replace(SPEC, actions=replace(BOX, low=(-3.0, 0.0, -np.inf)))
     with pytest.raises(checkpoint.IncompatibleCheckpoint, match=r"actions\.scaled_to"):
-        checkpoint.check_compatible(fingerprint(job, wider), found)
-    del found["actions"]["scaled_to"]  # a checkpoint from when actions were handed on as they were
+        checkpoint.check_compatible(fingerprint(job, wider), print_of_job)
+    del print_of_job["actions"]["scaled_to"]  # a checkpoint from when actions were handed on as they were
     with pytest.raises(checkpoint.IncompatibleCheckpoint, match="is 'absent' in the checkpoint"):
-        checkpoint.check_compatible(fingerprint(job, SPEC), found)
+        checkpoint.check_compatible(fingerprint(job, SPEC), print_of_job)

@@ -27,15 +27,15 @@ def environment_stacks(borders: set[int], before: int, stack: int, padding: str)
 
     ``before`` moves of the first episode lie before row 0; ``borders`` are the rows that open an episode.
     """
-    shown: list[list[int]] = []
-    held: list[int] = []
+    stacks: list[list[int]] = []
+    frames: list[int] = []
     for frame, row in enumerate(range(-before, ROWS), 1):
         if row == -before or row in borders:
-            held = [frame if padding == "repeat" else 0] * (stack - 1)
-        held = [*held, frame][-stack:]
+            frames = [frame if padding == "repeat" else 0] * (stack - 1)
+        frames = [*frames, frame][-stack:]
         if row >= 0:
-            shown.append(list(held))
-    return np.array(shown)
+            stacks.append(list(frames))
+    return np.array(stacks)
 
 
 def fragment(stacks: np.ndarray) -> np.ndarray:
@@ -54,15 +54,15 @@ def columns_of_borders() -> list[tuple[set[int], int]]:
 @pytest.mark.parametrize("stack", [2, 3, 4])
 def test_stacks_are_the_environments_own(padding: str, stack: int) -> None:
     columns = columns_of_borders()
-    wanted = np.stack([environment_stacks(b, before, stack, padding) for b, before in columns], 1)
-    frames = np.stack([fragment(wanted[:, j]) for j in range(len(columns))], 1)
+    expected = np.stack([environment_stacks(b, before, stack, padding) for b, before in columns], 1)
+    frames = np.stack([fragment(expected[:, j]) for j in range(len(columns))], 1)
     first = np.array([[row in b for b, _ in columns] for row in range(ROWS)])
     shape = (2, 3)  # of a frame
     pixels = torch.tensor(frames).reshape(*frames.shape, 1, 1).expand(*frames.shape, *shape).to(torch.uint8)
-    found = stacked(pixels, torch.tensor(first), stack, padding)
-    assert found.shape == (ROWS, len(columns), stack, *shape)
-    assert np.array_equal(found[..., 0, 0].numpy(), wanted)
-    assert np.array_equal(found[..., 1, 2].numpy(), wanted)
+    actual = stacked(pixels, torch.tensor(first), stack, padding)
+    assert actual.shape == (ROWS, len(columns), stack, *shape)
+    assert np.array_equal(actual[..., 0, 0].numpy(), expected)
+    assert np.array_equal(actual[..., 1, 2].numpy(), expected)
 
 
 SPEC = Spec("test", (3,), "float32", Actions("multidiscrete", (2, 3)))
@@ -99,16 +99,16 @@ def test_rows_of_a_leaf_say_its_shape() -> None:
 @pytest.mark.parametrize("spec", [SPEC, PIXELS])
 def test_fragments_are_joined_on_the_columns(spec: Spec) -> None:
     trees = [tree_of(spec, range(0, 2)), tree_of(spec, range(2, 5))]
-    whole = trajectory(trees, spec)
-    assert whole.observation.shape == (7, 5, *spec.observation) and whole.column.tolist() == [0, 1, 2, 3, 4]
+    joined = trajectory(trees, spec)
+    assert joined.observation.shape == (7, 5, *spec.observation) and joined.column.tolist() == [0, 1, 2, 3, 4]
     for name in ("first", "action", "reward", "discount", "version"):
-        assert np.array_equal(getattr(whole, name).numpy(), np.concatenate([tree[name] for tree in trees], 1))
-    assert np.array_equal(whole.start.numpy(), np.concatenate([tree["start"] for tree in trees]))
-    assert whole.chance.tolist() == [1] * 5 and whole.noise.shape == (5, 0)
-    assert np.array_equal(whole.extras["logits"].numpy(), np.concatenate([t["extras/logits"] for t in trees], 1))
-    assert np.array_equal(whole.carry["hidden"].numpy(), np.concatenate([t["carry/hidden"] for t in trees]))
+        assert np.array_equal(getattr(joined, name).numpy(), np.concatenate([tree[name] for tree in trees], 1))
+    assert np.array_equal(joined.start.numpy(), np.concatenate([tree["start"] for tree in trees]))
+    assert joined.chance.tolist() == [1] * 5 and joined.noise.shape == (5, 0)
+    assert np.array_equal(joined.extras["logits"].numpy(), np.concatenate([t["extras/logits"] for t in trees], 1))
+    assert np.array_equal(joined.carry["hidden"].numpy(), np.concatenate([t["carry/hidden"] for t in trees]))
     for tree, keep in zip(trees, (slice(0, 2), slice(2, 5)), strict=True):
-        alone, cut = trajectory([tree], spec), whole.columns(keep)
+        alone, cut = trajectory([tree], spec), joined.columns(keep)
         assert torch.equal(alone.observation, cut.observation) and torch.equal(alone.column, cut.column)
         assert torch.equal(alone.extras["logits"], cut.extras["logits"])
         assert torch.equal(alone.carry["hidden"], cut.carry["hidden"])
@@ -120,12 +120,12 @@ def test_noise_and_chance_go_with_their_columns() -> None:
         tree["noise"] = np.arange(2 * len(tree["column"]), dtype=np.float32).reshape(-1, 2) + 10 * k
     assert trajectory_schema(SPEC, {}, {}, 2)["noise"] == Leaf((2,), "float32", "fragment", "", ANY)
     assert "noise" not in trajectory_schema(SPEC, {}, {})
-    whole = trajectory(trees, SPEC)
-    assert whole.noise.tolist() == [[0, 1], [2, 3], [10, 11], [12, 13], [14, 15]]
-    rare = replace(whole, chance=torch.arange(1.0, 6.0))
-    for kept in (rare.columns(slice(1, 4)), concatenate([rare.columns(slice(1, 2)), rare.columns(slice(2, 4))])):
-        assert kept.noise.tolist() == [[2, 3], [10, 11], [12, 13]] and kept.chance.tolist() == [2, 3, 4]
-    assert torch.equal(moved(rare, "cpu").noise, whole.noise)
+    joined = trajectory(trees, SPEC)
+    assert joined.noise.tolist() == [[0, 1], [2, 3], [10, 11], [12, 13], [14, 15]]
+    rare = replace(joined, chance=torch.arange(1.0, 6.0))
+    for piece in (rare.columns(slice(1, 4)), concatenate([rare.columns(slice(1, 2)), rare.columns(slice(2, 4))])):
+        assert piece.noise.tolist() == [[2, 3], [10, 11], [12, 13]] and piece.chance.tolist() == [2, 3, 4]
+    assert torch.equal(moved(rare, "cpu").noise, joined.noise)
 
 
 def test_a_move_is_valid_unless_it_leads_to_a_first_row() -> None:
