@@ -16,13 +16,13 @@ from hpc_rl.storage.run_dir import RunDir, write_text
 from hpc_rl.storage.untrusted import Unreadable, read_text
 
 PICTURE = "learning_curve.png"
-MINUTES = 30  # it asks for; less where the runs themselves ask for less
+MINUTES = 30  # of the analysis; less where the runs themselves have less
 
 
 def analyze_after(ids: Sequence[str], runs: Sequence[Path], options: Options, home: Path) -> str:
     """A job of one task that draws the learning curve once these jobs are over; its id. Raises SlurmError.
 
-    It asks for no more time than the runs, which partition and QOS have just accepted.
+    It requests no more time than the runs, which partition and QOS have just accepted.
     """
     keys = ("partition", "account", "qos", "reservation")
     limit = seconds(options.time)

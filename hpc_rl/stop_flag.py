@@ -1,4 +1,4 @@
-"""How a rank is asked to stop: by signals, and by the STOP file of its run."""
+"""Requests to stop a rank: by signals, and by the STOP file of its run."""
 
 from __future__ import annotations
 

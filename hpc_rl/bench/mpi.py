@@ -45,7 +45,7 @@ def measure(ranks: int) -> list[dict[str, float | str]]:
 
 def render(rows: list[dict[str, float | str]], ranks: int) -> str:
     lines = [
-        f"all-reduce over {ranks} ranks, ms   {'raw MPI':>9} {'ours':>9} {'ratio':>7}  (each the median of rounds)"
+        f"all-reduce over {ranks} ranks, ms   {'raw MPI':>9} {'hpc_rl':>9} {'ratio':>7}  (each the median of rounds)"
     ]
     for row in rows:
         raw, reduced = 1e3 * float(row["raw_s"]), 1e3 * float(row["ours_s"])

@@ -1,4 +1,4 @@
-"""What the batch script asks Python before and after the ranks: `python -m hpc_rl.launchers.attempt begin|end|… RUN`.
+"""Steps of the batch script before and after the ranks: `python -m hpc_rl.launchers.attempt begin|end|… RUN`.
 
 `begin` prints how often the run was restarted since its submission, or ``done``. `end` prints one word for the
 script: ``again`` (requeue or chain), ``done``, ``stopped``, ``failed``, or ``superseded`` where another attempt owns

@@ -18,9 +18,9 @@ from hpc_rl.settings import BUDGET_SPENT, OUT_OF_TIME
 from hpc_rl.storage.run_dir import RunDir
 from hpc_rl.storage.untrusted import Unreadable
 
-FINAL = ("cancelled", "STOP file", "budget")  # somebody wanted it to end
+FINAL = ("cancelled", "STOP file", "budget")  # a user or the job itself ended it
 FROM_OUTSIDE = ("time limit", "preempted", "node lost", "requeued", "signal")  # no fault of the run
-EARLY_S = 65.0  # SLURM sends its signal up to a minute before the time that was asked for
+EARLY_S = 65.0  # SLURM sends its signal up to a minute before the time that was requested
 _STATES = {
     "TIMEOUT": "time limit", "DEADLINE": "time limit", "PREEMPTED": "preempted", "CANCELLED": "cancelled",
     "NODE_FAIL": "node lost", "BOOT_FAIL": "node lost", "OUT_OF_MEMORY": "out of memory",
@@ -31,7 +31,7 @@ _WORDS = {
     "preempted": "{} was preempted",
     "cancelled": "{} was cancelled{}",
     "node lost": "a node of {} was lost",
-    "out of memory": "{} took more memory than it asked for",
+    "out of memory": "{} took more memory than it requested",
     "requeued": "SLURM requeued {}",
     "signal": "{} got {}",
 }
@@ -116,7 +116,7 @@ def stop(run: RunDir, reason: str, ending: Ending, output: str) -> tuple[str, st
 def failure(rank_failure: str, certain: bool, ending: Ending, output: str) -> tuple[str, str]:
     """(cause, sentence) of an attempt whose ranks did not save: ``rank_failure`` is the sentence about one of them.
 
-    ``certain``: that rank itself wrote down why, which tells more than a signal that came as well.
+    ``certain``: that rank itself recorded why, which is more than a signal that came as well.
     """
     cause = by_slurm(ending, output) or ("" if certain else by_signal(ending))
     if cause in ("", "signal", "out of memory"):

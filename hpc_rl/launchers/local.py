@@ -1,6 +1,6 @@
 """`hpc-rl run`: the ranks on this machine, in a session of their own, watched until they end.
 
-Nothing here may hurt them: what is shown runs in a thread of its own, and an error of the launcher itself asks the
+Nothing here may hurt them: what is shown runs in a thread of its own, and an error of the launcher itself makes the
 ranks to save and stop, waits, and only then ends them.
 """
 
@@ -32,7 +32,7 @@ from hpc_rl.storage.rank_records import rank_records
 from hpc_rl.storage.run_dir import BadRun, RunDir
 from hpc_rl.storage.untrusted import Unreadable, appended, read_end
 
-GRACE_S = 120.0  # between being asked to stop and being killed
+GRACE_S = 120.0  # between a request to stop and the end of ranks that do not
 START_S = 60.0  # for mpiexec to start its ranks; after that they have resources.deadline_s more to begin
 LEAVE_S = 60.0  # for the processes to end once everything is saved
 LOOK_S = 1.0  # between looks at the process table and at state.json
@@ -53,8 +53,8 @@ class Attempt:
     began: float = field(default_factory=time.monotonic)
     up: float | None = None  # when the first process of a rank was there
     seated: bool = False  # a rank has noted its role
-    requested: float | None = None  # when the ranks were asked to stop
-    saved: float | None = None  # when state.json said that everything is saved
+    requested: float | None = None  # when the ranks got the request to stop
+    saved: float | None = None  # when state.json showed that everything is saved
     looked: float = 0.0
     deaths: dict[int, float] = field(default_factory=dict)  # process of the rank that ended first -> unix time
 

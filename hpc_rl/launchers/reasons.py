@@ -13,18 +13,18 @@ _WORDS = {
     "BeginTime": "it may not begin yet; a requeued job is held back, by default for two minutes",
     "JobHeldUser": "its owner holds it; scontrol release lets it go",
     "JobHeldAdmin": "an administrator holds it",
-    "ReqNodeNotAvail": "nodes that it asks for are down, drained or reserved",
+    "ReqNodeNotAvail": "nodes that it requests are down, drained or reserved",
     "ReservationDeleted": f"its reservation is gone; {_NEVER}",
     "Reservation": "it waits for its reservation to begin",
     "Licenses": "it waits for licences",
     "JobArrayTaskLimit": "as many tasks of its array run as --parallel allows",
-    "PartitionTimeLimit": f"it asks for more time than its partition allows; {_NEVER}",
-    "PartitionNodeLimit": f"it asks for more nodes, or fewer, than its partition allows or has; {_NEVER}",
+    "PartitionTimeLimit": f"it requests more time than its partition allows; {_NEVER}",
+    "PartitionNodeLimit": f"it requests more nodes, or fewer, than its partition allows or has; {_NEVER}",
     "PartitionConfig": f"its partition does not take such jobs; {_NEVER}",
     "PartitionDown": "its partition is down",
     "PartitionInactive": "its partition starts no jobs at present",
-    "BadConstraints": f"no node fits what it asks for; {_NEVER}",
-    "MaxMemPerLimit": f"it asks for more memory than a node or CPU may give; {_NEVER}",
+    "BadConstraints": f"no node fits what it requests; {_NEVER}",
+    "MaxMemPerLimit": f"it requests more memory than a node or CPU may give; {_NEVER}",
     "InvalidAccount": f"its account is not valid; {_NEVER}",
     "InvalidQOS": f"its QOS is not valid; {_NEVER}",
     "AccountingPolicy": "a limit of its account or QOS is reached",
@@ -55,7 +55,7 @@ def explain(reason: str) -> str:
     """``Priority: jobs of higher priority come first``; a reason that is not known stays as it is."""
     words = next((words for name, words in _WORDS.items() if re.match(rf"{name}\b", reason.replace("_", " "))), "")
     if not words and (limit := _limit(reason)):
-        words = limit + (f"; {_NEVER}" if limit.startswith("it asks") else ", until other jobs end")
+        words = limit + (f"; {_NEVER}" if limit.startswith("it requests") else ", until other jobs end")
     return f"{reason}: {words}" if words else reason
 
 
@@ -73,8 +73,8 @@ def _limit(reason: str) -> str:
     owner = "QOS" if parts[1] == "QOS" else "account"
     resource = _WHAT.get(parts[3].lower(), re.sub(r"(?<=[a-z])(?=[A-Z])", " ", parts[3]).lower())
     if parts[2] == "Min":
-        return f"it asks for fewer {resource} than its {owner} demands"
+        return f"it requests fewer {resource} than its {owner} demands"
     if parts[4] == "PerJob":
-        return f"it asks for more {resource} than its {owner} allows one job"
+        return f"it requests more {resource} than its {owner} allows one job"
     scope = " of all its users together" if parts[2] == "Grp" else _WHOSE.get(parts[4] or "", "")
     return f"the limit of its {owner} on {resource}{scope} is reached"

@@ -1,6 +1,6 @@
 """Files in /dev/shm that ranks leave behind when they are killed: MPI's own, and the weights that a node shares.
 
-A file goes only if it is one of ours by name, belongs to this user, and no process at all can still write to it. The
+A file goes only if it is this package's by name, belongs to this user, and no process at all can still write to it. The
 kernel answers that last question by a lease, also where the other processes cannot be seen from here: in a container
 that shares /dev/shm with its host but not the process table. Nothing here raises: a file that cannot be removed stays.
 """

@@ -64,7 +64,7 @@ def sbatch(script: Path, *arguments: str) -> str:
         own_options = "job-name|output|open-mode|signal|requeue|no-requeue"
         directives = re.findall(rf"(?m)^#SBATCH (--(?!{own_options}).*)", script.read_text())
         raise Refused(
-            f"{reasons.explained(str(error))}; asked for: {' '.join(directives)}; see sinfo and hpc-rl submit --help"
+            f"{reasons.explained(str(error))}; requested: {' '.join(directives)}; see sinfo and hpc-rl submit --help"
         ) from None
     match = re.search(r"^(\d+)(;\S+)?\s*$", answer, re.MULTILINE)
     if not match:
@@ -153,7 +153,7 @@ def queued(output: str) -> dict[str, JobStatus]:
 def accounted(output: str) -> dict[str, JobStatus]:
     """Lines of ``sacct --parsable2 --format=JobID,State,Start,NodeList``; "CANCELLED by 123" is CANCELLED.
 
-    None is active: sacct is asked for what squeue no longer knows, and may keep such a job as running for ever.
+    None is active: sacct is queried for what squeue no longer knows, and may keep such a job as running for ever.
     """
     rows = _rows(output, 4).items()
     return {job: JobStatus(job, state_word(row[1]), False, row[1], _known(row[2]), _known(row[3])) for job, row in rows}

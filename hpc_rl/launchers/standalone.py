@@ -18,7 +18,7 @@ _JOB = 'job=${{1:?"usage: sbatch {name}.sbatch JOB [KEY=VALUE …]"}} set=("${{@
 # A job that goes on for another one gets as arguments what the environment may not bring.
 _GOES_ON = '[ "$1" != --go-on ] || { HPC_RL_RUN=$2 HPC_RL_PYTHON=$3 && shift 3; }'
 _AGAIN = ' --go-on "$HPC_RL_RUN" "$(command -v -- "${python[0]}")"'
-_SAME = "".join(  # options that somebody may have given to sbatch instead of editing the directives
+_SAME = "".join(  # options that a user may give to sbatch instead of editing the directives
     f" \\\n        {line}" for line in (
         '--ntasks="$SLURM_NTASKS" --nodes="$SLURM_NNODES" --time="$(value TimeLimit)"',
         '--partition="$SLURM_JOB_PARTITION" ${SLURM_JOB_ACCOUNT:+--account="$SLURM_JOB_ACCOUNT"}',

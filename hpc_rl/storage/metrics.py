@@ -34,7 +34,7 @@ class Metrics:
         path = directory / f"{name}.jsonl"
         torn = path.exists() and not _ends_with_newline(path)
         self._file = os.fdopen(appended(path), "a", encoding="utf-8")
-        if torn:  # the attempt before died in mid-line; ours must not become part of it
+        if torn:  # the attempt before died in mid-line; this one's line must not become part of it
             self._file.write("\n")
         self._events = _event_writer(directory / "tensorboard" / name) if tensorboard else None
         if self._events is not None and attempt:

@@ -23,12 +23,12 @@ EPISODES, MOVES = 24, 6
 
 
 def learner_of(config: Config, seed: int = 4) -> Learner:
-    player = policy(config, SPEC)
+    player = policy(config, SPEC, None)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         player.net.mean.copy_(torch.randn(player.net.size, generator=generator))
         player.net.std.copy_(torch.rand(player.net.size, generator=generator) + 0.2)
-    return Learner(config, SPEC, player, Alone())
+    return Learner(config, SPEC, None, player, Alone())
 
 
 def batch_of(config: Config, seed: int) -> Trajectory:
@@ -44,7 +44,7 @@ def batch_of(config: Config, seed: int) -> Trajectory:
         "version": np.zeros((MOVES, EPISODES), np.int64),
         "column": rng.permutation(EPISODES).astype(np.int32),
         "start": rng.integers(0, 1000, EPISODES),
-        "noise": rng.random((EPISODES, policy(config, SPEC).net.size), np.float32),
+        "noise": rng.random((EPISODES, policy(config, SPEC, None).net.size), np.float32),
     }
     return trajectory([tree], SPEC)
 
@@ -139,7 +139,7 @@ def test_exploration_scales_the_spread() -> None:
 
 @pytest.mark.parametrize("actions", [Actions("box", (2,), (-1.0, -1.0), (1.0, 1.0)), Actions("multidiscrete", (3, 2))])
 def test_other_actions_come_from_the_same_outputs(actions: Actions) -> None:
-    player = policy(Config(), Spec("other", (3,), "float32", actions))
+    player = policy(Config(), Spec("other", (3,), "float32", actions), None)
     step = Step(torch.randn(4, 3), torch.ones(4, dtype=torch.bool), torch.zeros(4))
     noise = torch.rand(4, player.fragment_noise)
     act = player.act(step, player.initial_carry(4), torch.ones(4), noise)

@@ -27,7 +27,7 @@ ITEMS, N, GAMMA = 40, 3, 0.9
 def learner_of(**changes: Any) -> Learner:
     torch.manual_seed(3)
     config = Config(n_step=N, hidden=(), discount=GAMMA, target_every=2, error_clip=0.5, max_grad_norm=1e9, **changes)
-    return Learner(config, SPEC, policy(config, SPEC), Alone())
+    return Learner(config, SPEC, None, policy(config, SPEC, None), Alone())
 
 
 def batch_of(seed: int) -> Trajectory:
@@ -128,7 +128,7 @@ def test_epsilon_falls_in_a_line() -> None:
 
 
 def test_one_uniform_decides_whether_and_one_which() -> None:
-    player: EpsilonGreedy = policy(Config(hidden=()), SPEC)
+    player: EpsilonGreedy = policy(Config(hidden=()), SPEC, None)
     x = torch.randn(5, 3)
     best = player.net(x).argmax(-1)
     noise = torch.tensor([[0.29, 0.0], [0.29, 0.26], [0.29, 0.999999], [0.3, 0.6], [0.9, 0.1]])
@@ -152,4 +152,4 @@ def test_dueling_advantages_have_mean_zero(spec: Spec) -> None:
 def test_other_actions_are_refused_in_a_sentence() -> None:
     for actions in (Actions("box", (2,)), Actions("multidiscrete", (2, 3))):
         with pytest.raises(Unsuited, match=f"one discrete choice, and other has {actions.kind} actions; use"):
-            policy(Config(), Spec("other", (3,), "float32", actions))
+            policy(Config(), Spec("other", (3,), "float32", actions), None)

@@ -100,11 +100,11 @@ def test_a_limit_that_refuses_a_submission_is_named_in_plain_words(slurm: Path, 
     failed = "sbatch: error: Batch job submission failed: Job violates accounting/QOS policy"
     for limit, words in (
         ("QOSMaxSubmitJobPerUserLimit", "the limit of its QOS on submitted jobs of one user is reached"),
-        ("AssocMaxWallDurationPerJobLimit", "it asks for more wall time than its account allows one job"),
+        ("AssocMaxWallDurationPerJobLimit", "it requests more wall time than its account allows one job"),
     ):
         program(slurm, "sbatch", f"echo 'sbatch: error: {limit}' >&2; echo '{failed}' >&2; exit 1")
         with pytest.raises(
-            Refused, match=rf"^sbatch says: {limit} \({words}\); Batch job.* accounting/QOS policy; asked"
+            Refused, match=rf"^sbatch says: {limit} \({words}\); Batch job.* accounting/QOS policy; requested"
         ):
             submit(tasks("impala_catch", (), None, ()), tmp_path / "run", OPTIONS, False)
 

@@ -94,13 +94,13 @@ def test_the_job_id_of_sbatch(bin_folder: Path, output: str) -> None:
 
 def test_sbatch_that_refuses_is_quoted(bin_folder: Path) -> None:
     fake(bin_folder, "sbatch", "", 1, "sbatch: error: Batch job submission failed: Invalid account")
-    sentence = "^sbatch says: Batch job submission failed: Invalid account; asked for: --account=rl; see sinfo"
+    sentence = "^sbatch says: Batch job submission failed: Invalid account; requested: --account=rl; see sinfo"
     with pytest.raises(SlurmError, match=sentence):
         sbatch(bin_folder / "x")
     fake(
         bin_folder, "sbatch", "", 1, 'sbatch: unrecognized option --nosuch=3\nTry "sbatch --help" for more information'
     )
-    with pytest.raises(SlurmError, match=r"^sbatch says: unrecognized option --nosuch=3; asked"):
+    with pytest.raises(SlurmError, match=r"^sbatch says: unrecognized option --nosuch=3; requested"):
         sbatch(bin_folder / "x")
 
 

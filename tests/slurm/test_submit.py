@@ -233,7 +233,7 @@ def test_resume_takes_a_profile_checks_what_results_and_undoes_itself_when_refus
     with pytest.raises(BadJob, match="lead_s = 1 must"):
         resume(folder, [], "big", {"lead_s": 1})
     answer(slurm, "sbatch", "", 1)
-    with pytest.raises(SlurmError, match="asked for: --ntasks=3 --cpus-per-task=1 --mem-per-cpu=2G --partition=big"):
+    with pytest.raises(SlurmError, match="requested: --ntasks=3 --cpus-per-task=1 --mem-per-cpu=2G --partition=big"):
         resume(folder, [], "big", {})
     assert RunDir(folder).read_state()["reason"] == "rank 1 failed: boom"
     answer(slurm, "sbatch", "14")
