@@ -11,14 +11,14 @@ from functools import partial
 
 from hpc_rl.agent import Agent
 from hpc_rl.algorithms.base import Policy
-from hpc_rl.envs.base import Environment
+from hpc_rl.envs.base import Environment, close
 from hpc_rl.optim.flat import StateDict, count_trainable
 from hpc_rl.optim.group import Group
 from hpc_rl.plan import Plan, RankSpec
 from hpc_rl.replay.base import Store
 from hpc_rl.replay.stores import own_store
 from hpc_rl.run_files import run_files
-from hpc_rl.runtime.context import Method, RankContext, Sampling
+from hpc_rl.runtime.context import Columns, Method, RankContext, Sampling
 from hpc_rl.runtime.counters import Counters, Limits
 from hpc_rl.runtime.evaluation import Evaluation, Judge, Slice
 from hpc_rl.runtime.evaluator_client import EvaluatorClient
@@ -110,12 +110,22 @@ def assemble(attempt: Attempt, rank_spec: RankSpec, ports: Ports) -> RankContext
         make_group=make_group,
         make_store=partial(_store, attempt, rank_spec),
         make_sampling=partial(_sampling, attempt, rank_spec, ports, files),
-        make_environment=attempt.make_environment,
+        make_columns=lambda count, threads: columns_of(attempt.make_environment(count, threads)),
         make_judge=make_judge,
         make_evaluation=partial(_evaluation, attempt, rank_spec, ports, make_judge),
         in_role=partial(assemble, attempt),
-        environments=attempt.environments,
+        close_environments=lambda: _close(attempt),
     )
+
+
+def columns_of(environment: Environment) -> Columns:
+    """An environment as a rank sees it that does not act in it."""
+    return Columns(environment.reset, environment.send, lambda: vars(environment.recv()))
+
+
+def _close(attempt: Attempt) -> None:
+    for environment in attempt.environments:
+        close(environment, attempt.agent.spec.id)
 
 
 def _store(attempt: Attempt, rank_spec: RankSpec, schema: Schema) -> Store:

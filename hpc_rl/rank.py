@@ -54,7 +54,6 @@ def main() -> None:
 
 def _close(context: RankContext) -> None:
     """Close the environments, once every rank has done its work: foreign code that crashes here ends all ranks."""
-    from hpc_rl.envs.base import close
     from hpc_rl.transport.waiting import Deadline
 
     ports, everyone = context.ports, range(context.ports.link.size)
@@ -65,8 +64,7 @@ def _close(context: RankContext) -> None:
             ports.release(everyone)
     with contextlib.suppress(Deadline):
         ports.barrier(everyone)
-    for environment in context.environments:
-        close(environment, context.method.spec.id)
+    context.close_environments()
 
 
 def _keep_memory() -> None:

@@ -23,7 +23,7 @@ def env_worker(context: RankContext) -> None:
     steps = context.resume[1]["steps"] if context.resume else {}
     made, asked = sum(int(steps.get(str(column), 0)) for column in columns), 0
     reporter = Reporter(context.files, timings, context.limits.started, made)
-    environment = context.make_environment(len(columns), context.rank_spec.threads)
+    environment = context.make_columns(len(columns), context.rank_spec.threads)
     observation = environment.reset(episode_seeds(context.job.seed, "episode", columns, context.attempt))
     still = np.zeros(len(columns), np.float32)
     tree = {"reward": still, "discount": 1 - still, "first": still == 0, "ended": still > 0, "success": still + np.nan}
@@ -39,8 +39,8 @@ def env_worker(context: RankContext) -> None:
         inbox.release(message)
         moves = environment.recv()
         timings.timed("step", now)
-        observation, made = moves.observation, made + int((~moves.first).sum())
-        tree = {name: getattr(moves, name) for name in tree}
+        observation, made = moves["observation"], made + int((~moves["first"]).sum())
+        tree = {name: moves[name] for name in tree}
         if reporter.due():
             waited = timings.seconds["wait"] - reporter.before["wait"]
             reporter.report(made, {"answer_s": waited / max(1, asked)})

@@ -6,11 +6,10 @@ Only the role functions hold a RankContext; every part gets the two or three val
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from hpc_rl.algorithms.base import Learner, Policy
-from hpc_rl.envs.base import Environment
 from hpc_rl.optim.flat import StateDict
 from hpc_rl.optim.group import Group
 from hpc_rl.plan import Plan, RankSpec
@@ -21,7 +20,7 @@ from hpc_rl.runtime.files import Recording, Resume, RunFiles
 from hpc_rl.samplers.base import Sampler, Timings
 from hpc_rl.settings import Job
 from hpc_rl.transport.ports import Ports
-from hpc_rl.types import Array, Schema, Spec
+from hpc_rl.types import Array, Schema, Spec, Tree
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,15 @@ class Sampling:
     state: Callable[[], StateDict]
 
 
+@dataclass(frozen=True)
+class Columns:
+    """Environment columns for which another rank acts: the calls of an Environment (envs/base.py)."""
+
+    reset: Callable[[Array], Array]  # seeds [b] -> first observations [b, *O]
+    send: Callable[[Array], None]  # actions [b, *A]
+    recv: Callable[[], Tree]  # the fields of its TimeSteps, by name
+
+
 @dataclass
 class RankContext:
     """One rank's part of one attempt: everything that was settled before its role begins."""
@@ -68,8 +76,8 @@ class RankContext:
     make_group: Callable[[], Group]  # of the ranks that learn; collective
     make_store: Callable[[Schema], Store]  # of this rank's own experience
     make_sampling: Callable[[Policy, Timings, Callable[[], None]], Sampling]  # the last is called while it steps
-    make_environment: Callable[[int, int], Environment]  # (columns, threads)
+    make_columns: Callable[[int, int], Columns]  # (columns, threads)
     make_judge: Callable[[Policy, Timings], Judge]
     make_evaluation: Callable[[Policy, Counters], Evaluation]
     in_role: Callable[[RankSpec, Ports], RankContext]  # this rank's context in another role, on other ports
-    environments: list[Environment] = field(default_factory=list)  # rank.py closes them once every rank has saved
+    close_environments: Callable[[], None]  # once every rank has saved

@@ -16,6 +16,7 @@ import pytest
 from batches import WHOLE, config_of, policy_of
 from test_samplers import COLUMNS, FRAGMENTS, PLACES, STEPS, fragments, same, vector
 
+from hpc_rl.assembly import columns_of
 from hpc_rl.envs.make import describe, make
 from hpc_rl.fragments import allocate, trajectory_schema
 from hpc_rl.roles.env_worker import env_worker
@@ -55,7 +56,7 @@ def context(link: LocalLink, id: str, arguments: dict[str, Any], deadline_s: flo
         job=SimpleNamespace(seed=3),
         resume=None,
         attempt=0,
-        make_environment=lambda columns, threads: make(id, arguments, columns),
+        make_columns=lambda columns, threads: columns_of(make(id, arguments, columns)),
     )
 
 
@@ -122,7 +123,7 @@ def test_a_silent_rank_is_named_and_its_half_unroll_dropped() -> None:
             return
         rank_context = context(link, "toy/counter", {}, 20.0)
         if link.rank == 2:
-            rank_context.make_environment = lambda columns, threads: Vanishing(make("toy/counter", {}, columns), end)
+            rank_context.make_columns = lambda columns, threads: Vanishing(make("toy/counter", {}, columns), end)
         else:
             rank_context.ports.waiting.deadline_s = 3.0
         with pytest.raises((Deadline, SystemExit)):
@@ -139,7 +140,7 @@ def test_a_silent_rank_is_named_and_its_half_unroll_dropped() -> None:
                 self.until.wait(30.0)
                 raise SystemExit
             time.sleep(0.001)
-            return self.inner.recv()
+            return vars(self.inner.recv())
 
     run_threads(1 + len(SHARES), rank, 60.0)
     assert SHARES[1].start not in full and {SHARES[0].start, SHARES[2].start} <= set(full)
