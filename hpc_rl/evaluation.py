@@ -15,7 +15,7 @@ from hpc_rl.algorithms.base import Policy
 from hpc_rl.envs.make import describe_sets, make
 from hpc_rl.optim.flat import StateDict, flatten
 from hpc_rl.runtime.fingerprint import fingerprint
-from hpc_rl.runtime.games import MAX_MOVES, Game, Games, MakeEnvironment
+from hpc_rl.runtime.games import Game, Games, MakeEnvironment
 from hpc_rl.runtime.restoring import Check, playable
 from hpc_rl.settings import Job
 from hpc_rl.storage import checkpoint
@@ -23,36 +23,6 @@ from hpc_rl.storage.run_dir import BadRun, RunDir, open_run
 from hpc_rl.types import Array, Spec
 
 LEVEL = 0.95  # of the intervals
-
-
-def greedy_returns(
-    make_environment: MakeEnvironment,
-    policy: Policy,
-    seed: int,
-    episodes: int,
-    exploration: float = 0.0,
-    watch: Callable[[Array], None] | None = None,
-    max_moves: int = MAX_MOVES,
-) -> list[float]:
-    """Raw returns of games that `played` plays, the ones that choose the best checkpoint."""
-    games = played(make_environment, policy, seed, episodes, exploration, "evaluate", watch, max_moves)
-    return [game.total for game in games]
-
-
-def played(
-    make_environment: MakeEnvironment,
-    policy: Policy,
-    seed: int,
-    episodes: int,
-    exploration: float,
-    purpose: str,
-    watch: Callable[[Array], None] | None = None,
-    max_moves: int = MAX_MOVES,
-) -> list[Game]:
-    """`Games` to their end."""
-    games = Games(make_environment, policy, seed, episodes, exploration, purpose, watch, max_moves)
-    games.advance()
-    return games.games
 
 
 def evaluate_run(
@@ -91,8 +61,9 @@ def evaluate_run(
         sets: list[list[Game]] = []
         for changes in job.evaluate.arguments or ({},):
             watch = film.append if video and name == "greedy" and not sets else None
-            make_environment = _maker(job, changes)
-            sets.append(played(make_environment, policy, job.seed, episodes, exploration, "report", watch))
+            games = Games(_maker(job, changes), policy, job.seed, episodes, exploration, "report", watch)
+            games.advance()
+            sets.append(games.games)
         found[name] = _figures(sets, job.evaluate.arguments)
     if video:
         write_gif(video, film)

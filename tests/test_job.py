@@ -31,7 +31,7 @@ NUMBERS = [
 
 
 def test_what_is_left_of_both_budgets() -> None:
-    """In env steps, at the env steps per update so far. Not tried yet: the larger of both."""
+    """In env steps, at the env steps per update so far. Mutation seen to fail: the larger of both."""
     plain, both = jobs.Budget(env_steps=1000), jobs.Budget(env_steps=1000, updates=20)
     assert plain.left(400, 8) == 600 and plain.left(1200, 8) == 0
     assert both.left(400, 8) == 600 and both.left(400, 16) == 100 and both.left(400, 20) == both.left(400, 21) == 0

@@ -141,7 +141,7 @@ def test_importing_make_costs_neither_gymnasium_nor_torch():
 
 
 def test_sets_of_an_evaluation_must_suit_the_policy() -> None:
-    """Written against this mutation, not tried yet: the sets described without the job's own arguments."""
+    """Mutation seen to fail: the sets described without the job's own arguments."""
     spec = describe("toy/catch", {"rows": 6})
     describe_sets("toy/catch", {"rows": 6}, [{}, {"rows": 6}], spec)
     with pytest.raises(BadEnvironment, match=r"evaluate.arguments\[1\] = .'rows': 4. changes the observation .*to "):

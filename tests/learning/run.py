@@ -1,8 +1,9 @@
 """The learning bars: jobs × seeds, one after the other, each a whole `hpc-rl run`; prints a line for each.
 
-That is env steps to the target, and the best policy judged afterwards in games of its own.
+That is env steps to the target, and the best policy judged afterwards in games of its own. A job's controls follow
+it: the same job without what should do the work, on the first two of its seeds.
 
-python -m tests.learning.run --out runs/learn [--only ppo_cartpole]
+python -m tests.learning.run --out runs/learn [--only dqn_cartpole] [--controls]
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ SEEDS = {
     "impala_cartpole": FIVE,
     "impala_cartpole_two_learners": FIVE,
     "ppo_cartpole": FIVE,
-    "dqn_cartpole": FIVE,
+    "dqn_cartpole": (21, 22, 23, 24, 25),  # its settings were chosen with smaller ones
     "cem_cartpole": FIVE,
     "seed_cartpole": FIVE,
     "ppo_pendulum": FIVE,
@@ -36,6 +37,15 @@ SEEDS = {
     "impala_pong": THREE,
     "ppo_pong": THREE,
     "a2c_pong": THREE,
+}
+
+CONTROLS = {  # job -> control -> the settings that take something away
+    "dqn_cartpole": {
+        "no_target_network": ("dqn.target_every=1",),  # θ⁻ = θ at every update
+        "no_replay": ("dqn.capacity=64",),  # the least: 8 moves of each of 8 columns
+        "untrained": ("dqn.min_size=1_000_000_000", "dqn.epsilon_final=1.0"),  # no update, and random moves
+    },
+    "cem_cartpole": {"no_selection": ("cem.elite=1.0",)},  # all candidates are the elite
 }
 
 
@@ -63,7 +73,9 @@ def steps_to_target(summary: dict[str, Any]) -> float:
     return float(summary["env_steps"]) if str(summary["reason"]).startswith(REACHED) else math.inf
 
 
-def table(job: str, seeds: Sequence[int], rows: Sequence[dict[str, Any]], games: Sequence[dict[str, Any]]) -> list[str]:
+def table(
+    name: str, seeds: Sequence[int], rows: Sequence[dict[str, Any]], games: Sequence[dict[str, Any]]
+) -> list[str]:
     """A line for each seed, and the median of the steps to the target.
 
     The return at the end of a run that stops at a target is that target, whatever the method: it is no result. How long
@@ -71,13 +83,13 @@ def table(job: str, seeds: Sequence[int], rows: Sequence[dict[str, Any]], games:
     """
     lines = []
     for seed, row, games_of_run in zip(seeds, rows, games, strict=True):
-        greedy, sampled = (_told(games_of_run[name]) for name in ("greedy", "sampled"))
+        greedy, sampled = (_told(games_of_run[key]) for key in ("greedy", "sampled"))
         lines.append(
-            f"{job} seed {seed}: {_steps(row)}, {row['wall_s'] / 60:.1f} min; greedy {greedy}, sampled {sampled}"
+            f"{name} seed {seed}: {_steps(row)}, {row['wall_s'] / 60:.1f} min; greedy {greedy}, sampled {sampled}"
         )
     middle = statistics.median(steps_to_target(row) for row in rows)
     reached = "target not reached by most" if math.isinf(middle) else f"median {middle:,.0f} env steps to the target"
-    return [*lines, f"{job}: {reached}, median {statistics.median(row['wall_s'] for row in rows) / 60:.1f} min"]
+    return [*lines, f"{name}: {reached}, median {statistics.median(row['wall_s'] for row in rows) / 60:.1f} min"]
 
 
 def _steps(row: dict[str, Any]) -> str:
@@ -94,13 +106,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/learn"))
     parser.add_argument("--only", choices=SEEDS)
+    parser.add_argument("--controls", action="store_true", help="leave out the jobs themselves")
     arguments = parser.parse_args()
     for job, seeds in SEEDS.items():
         if arguments.only not in (None, job):
             continue
-        rows = [trained(job, seed, arguments.out) for seed in seeds]
-        games = [judged(arguments.out / f"{job}-{seed}") for seed in seeds]
-        print("\n".join(table(job, seeds, rows, games)))
+        if not arguments.controls:
+            show(job, job, seeds, arguments.out)
+        for name, sets in CONTROLS.get(job, {}).items():
+            show(job, f"{job}-{name}", seeds[:2], arguments.out, sets)
+
+
+def show(job: str, name: str, seeds: Sequence[int], out: Path, sets: tuple[str, ...] = ()) -> None:
+    """Train ``job`` with ``sets`` on each seed, in the folders NAME-SEED, and print the table."""
+    rows = [trained(job, seed, out, f"{name}-{seed}", sets) for seed in seeds]
+    games = [judged(out / f"{name}-{seed}") for seed in seeds]
+    print("\n".join(table(name, seeds, rows, games)), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What is annealed never goes back where a resumed run has another budget.
 
-Mutation seen to fail: progress as env steps over the budget of today. Not tried yet: by env steps where there
-is a budget of updates.
+Mutations seen to fail: progress as env steps over the budget of today, or where there is a budget of updates; a unit
+that is not compared; updates that begin at the env steps of the checkpoint.
 """
 
 from __future__ import annotations
@@ -57,6 +57,8 @@ def test_a_budget_of_updates_is_what_progress_goes_by() -> None:
     assert longer.progress(250, 25) == 0.5 and longer.progress(9, 100) == 1.0
     other = attempt(1000, 250, by_updates)  # now by env steps
     assert other.progress(250, 25) == 0.5 and other.progress(1000, 26) == 1.0
+    alike = attempt(50, 20, by_updates)  # as many env steps as there were updates
+    assert alike.progress(20, 2) == 0.04 and alike.progress(50, 2) == 1.0
 
 
 def test_a_schedule_of_an_older_checkpoint_went_by_env_steps() -> None:

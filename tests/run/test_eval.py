@@ -1,7 +1,7 @@
 """What `hpc-rl eval` says of a policy: games of its own, greedy beside sampled, how many of them differ.
 
-Mutations seen to fail: the evaluator's seeds; the digest of returns alone; greedy games under both names. Not tried
-yet: every set played with the job's own arguments; success of the first set for all.
+Mutations seen to fail: the evaluator's seeds; the digest of returns alone; greedy games under both names; every set
+played with the job's own arguments, or without them; success or the mean of the first set for all.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from hpc_rl import cli, evaluate
+from hpc_rl import cli, evaluation
 from hpc_rl import job as jobs
 from hpc_rl.envs import make as environments
 from hpc_rl.envs.make import describe
@@ -98,8 +98,8 @@ def test_games_have_seeds_that_chose_nothing(run: Any, monkeypatch: pytest.Monke
         environment.reset = lambda new_seeds: (seeds.append(new_seeds), reset(new_seeds))[1]  # type: ignore[method-assign,func-returns-value]
         return environment
 
-    monkeypatch.setattr(evaluate, "make", watched)
-    evaluate.evaluate_run(folder, 5, None, None)
+    monkeypatch.setattr(evaluation, "make", watched)
+    evaluation.evaluate_run(folder, 5, None, None)
     chosen_by = episode_seeds(1, "evaluate", range(5), 0)
     trained_on = episode_seeds(1, "episode", range(5), 0)
     assert len(seeds) == 2 and np.array_equal(*seeds)  # greedy and sampled games begin alike
@@ -107,30 +107,30 @@ def test_games_have_seeds_that_chose_nothing(run: Any, monkeypatch: pytest.Monke
 
 
 def test_games_of_one_start_are_one_greedy_game_and_that_is_said(run: Any) -> None:
-    result = evaluate.evaluate_run(run(), 20, None, None)
+    result = evaluation.evaluate_run(run(), 20, None, None)
     assert result["greedy"]["distinct_games"] == result["greedy"]["distinct_returns"] == 1
     assert result["greedy"]["low"] == result["greedy"]["mean"] == result["greedy"]["high"]
     assert result["sampled"]["distinct_games"] > 10 and result["sampled"]["low"] < result["sampled"]["high"]
-    lines, remarks = evaluate.told(result)
+    lines, remarks = evaluation.told(result)
     assert "20 games, 1 distinct" in lines[1] and remarks[0].startswith("only 1 of the 20 greedy games differ")
 
 
 def test_equal_returns_of_different_games_are_different_games(run: Any) -> None:
-    result = evaluate.evaluate_run(run(chance=True), 20, None, None)
+    result = evaluation.evaluate_run(run(chance=True), 20, None, None)
     assert result["greedy"]["distinct_games"] == 20 > result["greedy"]["distinct_returns"]
-    assert evaluate.told(result)[1] == []
+    assert evaluation.told(result)[1] == []
 
 
 def test_what_the_best_was_chosen_by_is_said(run: Any) -> None:
-    by_training = evaluate.told(evaluate.evaluate_run(run(), 2, None, None))[0][-1]
+    by_training = evaluation.told(evaluation.evaluate_run(run(), 2, None, None))[0][-1]
     assert "chosen as the best by the mean of the last 100 training games, which sample actions: 21.00" in by_training
-    by_evaluation = evaluate.told(evaluate.evaluate_run(run(every=100), 2, None, None))[0][-1]
+    by_evaluation = evaluation.told(evaluation.evaluate_run(run(every=100), 2, None, None))[0][-1]
     assert "the mean of 12 greedy games during training: 21.00" in by_evaluation
     newest = run(best=False)
-    assert evaluate.told(evaluate.evaluate_run(newest, 2, None, None))[0][-1].startswith(
+    assert evaluation.told(evaluation.evaluate_run(newest, 2, None, None))[0][-1].startswith(
         "newest checkpoint, not chosen"
     )
-    result = evaluate.evaluate_run(newest, 2, newest / "checkpoints" / "000000001.h5", None)
+    result = evaluation.evaluate_run(newest, 2, newest / "checkpoints" / "000000001.h5", None)
     assert result["chosen"] == "named"
 
 
@@ -145,20 +145,20 @@ def test_the_command_prints_both_and_json_is_json(run: Any, episodes: int) -> No
         raise AssertionError(f"{name} is no JSON")
 
     result = json.loads(CliRunner().invoke(cli.cli, [*arguments, "--json"]).stdout, parse_constant=refused)
-    documented = evaluate.evaluate_run.__doc__ or ""
+    documented = evaluation.evaluate_run.__doc__ or ""
     assert all(f"{key}" in documented for key in [*result, *result["greedy"]])
     assert result["level"] == 0.95 and (result["greedy"]["low"] is None) == (episodes == 1)
 
 
 def test_every_set_of_arguments_is_played_and_success_is_told(run: Any) -> None:
     folder = run(chance=True, sets=[{"moves": 3, "success": True}, {"moves": 5, "success": False}])
-    result = evaluate.evaluate_run(folder, 4, None, None)
+    result = evaluation.evaluate_run(folder, 4, None, None)
     first, other = result["greedy"]["sets"]
     assert first == {"arguments": {"moves": 3, "success": True}, "mean": 3.0, "success": 1.0}
     assert (other["mean"], other["success"]) == (5.0, 0.0)
     assert (result["greedy"]["mean"], result["greedy"]["games"], result["greedy"]["success"]) == (4.0, 8, 0.5)
-    text = "\n".join(evaluate.told(result)[0])
+    text = "\n".join(evaluation.told(result)[0])
     assert "success 50 %" in text and "{'moves': 3, 'success': True}: 3.00; success 100 %" in text
-    unknown = evaluate.evaluate_run(run(), 2, None, None)
+    unknown = evaluation.evaluate_run(run(), 2, None, None)
     assert unknown["greedy"]["success"] is None and unknown["greedy"]["sets"] == []
-    assert "success" not in "\n".join(evaluate.told(unknown)[0])
+    assert "success" not in "\n".join(evaluation.told(unknown)[0])

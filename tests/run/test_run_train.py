@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from greedy import greedy_returns
 from program import Ended, checkpoints, hpc_rl, leftovers, state, summary, write_job
 
 from hpc_rl import job as jobs
 from hpc_rl.envs.base import Environment
 from hpc_rl.envs.make import describe, make
-from hpc_rl.evaluation import greedy_returns
 from hpc_rl.optim.flat import flatten
 from hpc_rl.storage import checkpoint, trajectories
 from hpc_rl.storage.metrics import rows

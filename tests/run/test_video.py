@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from greedy import greedy_returns
 from PIL import Image
 
 from hpc_rl import job as jobs
 from hpc_rl.envs.base import Environment
 from hpc_rl.envs.make import describe, make
-from hpc_rl.evaluation import check_video, greedy_returns, write_gif
+from hpc_rl.evaluation import check_video, write_gif
 from hpc_rl.storage.run_dir import BadRun
 from hpc_rl.types import Actions, Spec
 

@@ -1,8 +1,9 @@
 """Games that judge a policy: in slices they are the games that they are at once, and training notices nothing.
 
-Written against these mutations, not tried yet:
-generators shared with training not swapped; the second batch of columns seeded like the first;
-a game that goes on after its slice taken for its end; weights read at the end of the games; sets played alike.
+Mutations seen to fail: generators shared with training not swapped; torch's drawn from; the second batch of columns
+seeded like the first, in its seeds or in what all columns share; seeds of training; a game that goes on after its slice
+taken for its end; a slice that is not given up; long games not cut; weights read at the end of the games; sets played
+alike; success told where the environment gives none.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from hpc_rl.optim.flat import flatten
 from hpc_rl.runtime.evaluation import Judgement
 from hpc_rl.runtime.games import Game, Games
 from hpc_rl.runtime.judge import GreedyGames
+from hpc_rl.samplers.base import EVALUATED_TOGETHER, episode_seeds
+from hpc_rl.types import Array
 
 DICE = """
 import random
@@ -45,6 +48,15 @@ class make(gymnasium.Env):
         self.left -= 1
         ended = self.left <= 0
         return self.frame(), self.goal + action + np.random.random(), ended, False, {"is_success": self.goal > 0}
+
+
+class maze(make):
+    def __init__(self):
+        super().__init__()
+        self.walls = np.array([0, random.random(), np.random.random()], np.float32)
+
+    def frame(self):
+        return self.walls
 """
 
 
@@ -76,6 +88,30 @@ def test_slices_change_no_game(slices: int) -> None:
     uncut = games(20, None)
     assert len({game.digest for game in uncut}) == len(uncut) == 20
     assert games(20, slices) == pytest.approx(uncut, nan_ok=True) or repr(games(20, slices)) == repr(uncut)
+
+
+@pytest.mark.parametrize("id", ["judged_dice:maze", "CartPole-v1"])
+def test_no_game_begins_like_another_or_like_those_of_training(id: str) -> None:
+    """Two whole batches of columns: mazes are built from what all columns share, CartPole begins by its seed alone."""
+    count, seeds, openings = 2 * EVALUATED_TOGETHER, list[int](), list[bytes]()
+
+    def watched(columns: int, threads: int) -> Any:
+        environment = make(id, {}, columns)
+        reset = environment.reset
+
+        def reset_and_note(given: Array) -> Array:
+            observation = reset(given)
+            seeds.extend(given.tolist())
+            openings.extend(x.tobytes() for x in observation)
+            return observation
+
+        environment.reset = reset_and_note  # type: ignore[method-assign]
+        return environment
+
+    for purpose in ("evaluate", "report"):
+        assert Games(watched, policy(id), 5, count, 0.0, purpose, max_moves=1).advance()
+    assert len(set(seeds)) == len(set(openings)) == 2 * count
+    assert not set(seeds) & set(episode_seeds(5, "episode", range(count), 0).tolist())
 
 
 def test_training_draws_as_if_nothing_was_judged() -> None:
@@ -124,8 +160,8 @@ def test_the_judge_keeps_the_weights_of_the_beginning() -> None:
     flat = flatten(acting.net)
     state = torch.get_rng_state()
     judge = GreedyGames(acting, maker, [], seed=5)
-    assert torch.equal(torch.get_rng_state(), state)
     first = judged(judge, flat.data)
+    assert torch.equal(torch.get_rng_state(), state), "training's generator was drawn from"
     judge.begin(flat.data, 6, "report")
     judge.advance(1)
     flat.data.normal_(generator=torch.Generator().manual_seed(1))  # training goes on

@@ -1,7 +1,7 @@
 """What a plan refuses before any rank is there, and what an evaluator takes from the others.
 
-Written against these mutations, not tried yet:
-the evaluator counted as a worker; columns shared by all ranks; its minimum left out.
+Mutations seen to fail, on each topology: the evaluator counted as a worker, or as one that learns; columns shared by
+all ranks; its minimum left out; an evaluator that would never play taken.
 """
 
 from __future__ import annotations
