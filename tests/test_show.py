@@ -1,7 +1,7 @@
 """The page of `hpc-rl show`: its numbers by hand, and the memory budget against measured runs.
 
 Mutations seen to fail: a ring's slots without the stack of its next fragment; a replay in the best checkpoint; the
-last games left out where a job evaluates nothing; the queue counted once for all learners or without its share.
+last games left out where a job evaluates nothing; a queue where nothing is mixed in.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""A run of N and then N env steps ends with the bits of a run of 2N, its replay included.
-
-Mutations seen to fail: env steps of the first column given to all that are dealt; complete episodes left out.
-"""
+"""A run of N and then N env steps ends with the bits of a run of 2N, its replay included."""
 
 from __future__ import annotations
 
