@@ -56,7 +56,7 @@ def evaluate_run(
         check_video(video, agent.spec)
     policy, path, meta = saved_policy(directory, job, agent, file, warn)
     film: list[Array] = []
-    found = {}
+    results = {}
     for name, exploration in (("greedy", 0.0), ("sampled", 1.0)):
         sets: list[list[Game]] = []
         for changes in job.evaluate.arguments or ({},):
@@ -64,12 +64,12 @@ def evaluate_run(
             games = Games(_maker(job, changes), policy, job.seed, episodes, exploration, "report", watch)
             games.advance()
             sets.append(games.games)
-        found[name] = _figures(sets, job.evaluate.arguments)
+        results[name] = _figures(sets, job.evaluate.arguments)
     if video:
         write_gif(video, film)
-    chosen = "named" if file is not None else "best" if path.name == checkpoint.BEST else "newest"
+    choice = "named" if file is not None else "best" if path.name == checkpoint.BEST else "newest"
     about = {name: meta.get(name) for name in ("env_steps", "score", "scored_by")}
-    return {"checkpoint": str(path), "chosen": chosen, **about, "level": LEVEL, **found}
+    return {"checkpoint": str(path), "chosen": choice, **about, "level": LEVEL, **results}
 
 
 def saved_policy(
@@ -114,8 +114,8 @@ def _figures(sets: list[list[Game]], arguments: Sequence[Mapping[str, Any]]) -> 
         {"arguments": dict(changes), "mean": float(np.mean([x.total for x in group])), "success": _success(group)}
         for changes, group in zip(arguments, sets, strict=False)  # without arguments there is one group
     ]
-    own = {"mean": mean, "low": low, "high": high, "games": len(games), **distinct, "returns": returns}
-    return {**own, "success": _success(games), "sets": each}
+    figures = {"mean": mean, "low": low, "high": high, "games": len(games), **distinct, "returns": returns}
+    return {**figures, "success": _success(games), "sets": each}
 
 
 def _success(games: Sequence[Game]) -> float | None:
@@ -132,15 +132,16 @@ def told(result: dict[str, Any]) -> tuple[list[str], list[str]]:
     ]
     remarks = []
     for name in ("greedy", "sampled"):
-        own = result[name]
-        interval = "" if own["low"] is None else f" [{own['low']:.2f}, {own['high']:.2f}]"
-        counts = f"{own['games']} games, {own['distinct_games']} distinct; {own['distinct_returns']} distinct returns"
-        lines.append(f"{name:<8} {own['mean']:.2f}{interval}  {counts}{_reached(own)}")
-        lines += [f"  {row['arguments']}: {row['mean']:.2f}{_reached(row)}" for row in own["sets"]]
-        if own["distinct_games"] < own["games"]:
+        figures = result[name]
+        interval = "" if figures["low"] is None else f" [{figures['low']:.2f}, {figures['high']:.2f}]"
+        games, distinct = figures["games"], figures["distinct_games"]
+        counts = f"{games} games, {distinct} distinct; {figures['distinct_returns']} distinct returns"
+        lines.append(f"{name:<8} {figures['mean']:.2f}{interval}  {counts}{_reached(figures)}")
+        lines += [f"  {row['arguments']}: {row['mean']:.2f}{_reached(row)}" for row in figures["sets"]]
+        if distinct < games:
             remarks.append(
-                f"only {own['distinct_games']} of the {own['games']} {name} games differ: this environment leaves "
-                "little to chance, and games that repeat others are no further evidence"
+                f"only {distinct} of the {games} {name} games differ: this environment leaves little to chance, and "
+                "games that repeat others are no further evidence"
             )
     if result["chosen"] == "best" and result["score"] is not None:
         by = result["scored_by"] or "games of its run"
@@ -167,10 +168,10 @@ def _checkpoint(
             return (best, *checkpoint.examined(best, check))
         except checkpoint.CorruptCheckpoint as error:
             warn(f"{error}; falling back to the newest checkpoint")
-    found = checkpoint.newest(run, warn, check=check)
-    if found is None:
+    newest = checkpoint.newest(run, warn, check=check)
+    if newest is None:
         raise BadRun(f"{run.path} holds no checkpoint yet; let it train for a while first")
-    return found
+    return newest
 
 
 def check_video(path: Path, spec: Spec) -> None:

@@ -81,7 +81,7 @@ def footprint(agent: Agent, plan: Plan, columns: int) -> Footprint:
         optimizer.step()  # its state exists from the first step on
     state = learner_state(learner)
     recorded, sent = schemas(policy, spec)
-    kept = nbytes(vars(blank(recorded, spec, plan.steps, 1))) * experience.queue
+    queue_bytes = nbytes(vars(blank(recorded, spec, plan.steps, 1))) * experience.queue
     flats = {id(flat): flat for flat in (learner.weights, *(x.flat for x in learner.optimizers.values()))}
     return Footprint(
         recorded=recorded,
@@ -94,12 +94,12 @@ def footprint(agent: Agent, plan: Plan, columns: int) -> Footprint:
         learner_bytes=nbytes(state) + sum(flat.reduction.nbytes for flat in flats.values()),
         checkpoint_bytes=nbytes(state),
         batch_bytes=sum(nbytes(vars(batch)) for batch in batches(shapes).values()),
-        queue_bytes=kept,
+        queue_bytes=queue_bytes,
         act_bytes=act_bytes / columns,
         update_bytes=update_bytes,
         uncounted=tuple(
-            f"memory of {what} is counted up to where it needs numbers ({fault})"
-            for what, fault in (("an inference", act_fault), ("an update", update_fault))
+            f"memory of {action} is counted up to where it needs numbers ({fault})"
+            for action, fault in (("an inference", act_fault), ("an update", update_fault))
             if fault
         ),
     )

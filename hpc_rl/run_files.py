@@ -30,8 +30,8 @@ def run_files(run: RunDir, job: Job, spec: Spec, rank_spec: RankSpec, attempt: i
         _refuse_superseded(run, attempt)
         path = checkpoint.save(run, meta["updates"], state, meta)
         if best and any(state.get("stores", [])):  # replays are large, and no policy plays by them
-            kept = {name: x for name, x in state.items() if name != "stores"}
-            checkpoint.save_best(run, kept, meta, meta["score"])
+            best_state = {name: x for name, x in state.items() if name != "stores"}
+            checkpoint.save_best(run, best_state, meta, meta["score"])
         elif best:
             checkpoint.mark_best(run, path, meta["score"])
         checkpoint.prune(run, job.checkpoint.keep)

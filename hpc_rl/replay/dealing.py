@@ -22,8 +22,8 @@ def owners(parts: Sequence[StateDict], columns: Sequence[int]) -> list[tuple[Sta
         ValueError: none holds it.
     """
     places = {int(column): (part, k) for part in parts for k, column in enumerate(np.asarray(part["column"]))}
-    if missing := [column for column in columns if column not in places]:
-        raise ValueError(f"none of the {len(parts)} saved replays has column {missing[0]}")
+    if absent := [column for column in columns if column not in places]:
+        raise ValueError(f"none of the {len(parts)} saved replays has column {absent[0]}")
     return [places[column] for column in columns]
 
 

@@ -81,8 +81,8 @@ def _weights(
 
     def in_turn() -> Clock:
         version = begin + max(0, outbox.sent - 1)  # fragment k is made by the weights before update k - 1
-        what = f"version {version} of the weights"
-        context.ports.waiting.until(lambda: subscriber.pull(version).version == version, what, control.stopping)
+        awaited = f"version {version} of the weights"
+        context.ports.waiting.until(lambda: subscriber.pull(version).version == version, awaited, control.stopping)
         return subscriber.clock
 
     return subscriber.pull if context.job.schedule == "free" else in_turn

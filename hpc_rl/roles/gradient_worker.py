@@ -27,13 +27,13 @@ def gradient_worker(context: RankContext) -> None:
     client = ParameterClient(context.ports, servers, length, job.resources.quorum, control.stopping)
     learner = method.make_learner(policy, client)
     restore(learner, context.resume, context.rank_spec.columns[0])
-    kept = len(numbers(learner))
+    count = len(numbers(learner))
     recorded, sent = schemas(policy, method.spec)
     timings, counters = Timings(), Counters(job.environment.columns)
     sampling = context.make_sampling(policy, timings, lambda: None)
     sampler, recording = sampling.sampler, sampling.recording
     reporter = Reporter(context.files, timings, context.limits.started, int(sampler.steps.sum()))
-    layout = Layout(report_schema(sent, kept), plan.steps, plan.fragment_columns)
+    layout = Layout(report_schema(sent, count), plan.steps, plan.fragment_columns)
     reports = Outbox(link, servers[0], REPORTS, layout, waiting)
     tree = allocate(sent, plan.steps, plan.fragment_columns, method.spec.stack)
     store = context.make_store(recorded)
@@ -53,7 +53,7 @@ def gradient_worker(context: RankContext) -> None:
     def settle(metrics: Metrics, version: int) -> None:
         now = time.perf_counter()
         store.release()
-        report = tree | ({"kept": rows(learner, plan.fragment_columns)} if kept else {})
+        report = tree | ({"kept": rows(learner, plan.fragment_columns)} if count else {})
         reports.put(report, client.version, control.stopping)
         timings.timed("send", now)
         if reporter.due():

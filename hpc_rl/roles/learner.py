@@ -92,8 +92,8 @@ def learner(context: RankContext, serve: Callable[[], Callable[[], None]] | None
     if state is None:
         return None
     scheduler.finish(state, reason)
-    own = FinalReport.of(context.rank_spec.rank, timings, reporter.peak)
-    return Outcome(reason, state, counters, scheduler, own, others)
+    report = FinalReport.of(context.rank_spec.rank, timings, reporter.peak)
+    return Outcome(reason, state, counters, scheduler, report, others)
 
 
 def _inbox(context: RankContext, policy: Policy, credits: int) -> Inbox:

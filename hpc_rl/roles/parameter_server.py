@@ -48,8 +48,8 @@ def _chief(
 ) -> Outcome:
     link, waiting, plan, job = context.ports.link, context.ports.waiting, context.plan, context.job
     workers, shard, timings = list(context.rank_spec.peers), server.shard, Timings()
-    kept = WorkerNumbers(learn, context.resume, job.environment.columns)
-    schema = report_schema(schemas(learn.policy, context.method.spec)[1], len(kept.names))
+    worker_numbers = WorkerNumbers(learn, context.resume, job.environment.columns)
+    schema = report_schema(schemas(learn.policy, context.method.spec)[1], len(worker_numbers.names))
     reports = Inbox(link, workers, REPORTS, Layout(schema, plan.steps, plan.fragment_columns), waiting)
     control = ControlServer(link, waiting, workers, server.gradients.watch)
     others = ControlServer(link, waiting, servers[1:])
@@ -61,14 +61,14 @@ def _chief(
     def state(stop: bool = False) -> StateDict:
         others.order(scheduler.rolls + (not stop), stop)  # a stopping server sends its final state unasked
         parts = context.gather(shard.state(), servers)
-        return {**concatenate_shards(learn, parts), "columns": {}, "workers": kept.state()}
+        return {**concatenate_shards(learn, parts), "columns": {}, "workers": worker_numbers.state()}
 
     reason = None
     while reason is None:
         now = _serve(waiting, server, timings, context.limits.requested, reports)
         while (report := reports.poll()) is not None:
             counters.add(report.tree, shard.version)
-            kept.note(report.tree)
+            worker_numbers.note(report.tree)
             np.maximum.at(scheduler.closed, report.tree["column"], report.tree["closed"])
             reports.release(report)
             server.env_steps = counters.env_steps

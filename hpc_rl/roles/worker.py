@@ -76,21 +76,21 @@ def worker(context: RankContext) -> Outcome | None:
 
 def _state(context: RankContext, training: Training, sampling: Sampling, replay: bool) -> StateDict | None:
     """A copy of all that a checkpoint holds, at rank 0, where every rank's columns are gathered; elsewhere None."""
-    own: StateDict = {"sampler": sampling.state(), "columns": training.learner.columns()}
-    own["store"] = training.store.state() if replay else {}
-    parts = context.gather(own, context.plan.learners)
+    part_of_rank: StateDict = {"sampler": sampling.state(), "columns": training.learner.columns()}
+    part_of_rank["store"] = training.store.state() if replay else {}
+    parts = context.gather(part_of_rank, context.plan.learners)
     if not parts:
         return None
-    whole = {"sampler": merged([part["sampler"] for part in parts if part["sampler"]])}
-    whole["columns"] = joined_columns([part["columns"] for part in parts])
-    whole["stores"] = [part["store"] for part in parts]
-    return {**learner_state(training.learner), **whole}
+    state = {"sampler": merged([part["sampler"] for part in parts if part["sampler"]])}
+    state["columns"] = joined_columns([part["columns"] for part in parts])
+    state["stores"] = [part["store"] for part in parts]
+    return {**learner_state(training.learner), **state}
 
 
 def _reports(context: RankContext, timings: Timings, peak_rss_bytes: int) -> list[FinalReport]:
     """Every worker's final report, at rank 0; elsewhere none."""
-    own = FinalReport.of(context.rank_spec.rank, timings, peak_rss_bytes)
-    parts = context.ports.gather(np.array([*own.split_s, own.peak_rss_bytes]).tobytes(), context.plan.learners)
+    report = FinalReport.of(context.rank_spec.rank, timings, peak_rss_bytes)
+    parts = context.ports.gather(np.array([*report.split_s, report.peak_rss_bytes]).tobytes(), context.plan.learners)
     tables = [np.frombuffer(part) for part in parts]
     ranks = context.plan.learners
     return [FinalReport(rank, x[:-1].tolist(), int(x[-1])) for rank, x in zip(ranks, tables, strict=False)]

@@ -48,9 +48,9 @@ def load_learner(learner: Learner, state: StateDict) -> None:
 def load_columns(learner: Learner, rows: Mapping[str, Tensor], columns: Collection[int]) -> None:
     """Give the learner the rows of those global ``columns`` that it learns from."""
     if rows:
-        kept = torch.isin(rows["column"], to_device(torch.tensor(sorted(columns)), rows["column"].device))
-        if kept.any():
-            learner.load_columns({name: x[kept] for name, x in rows.items()})
+        mask = torch.isin(rows["column"], to_device(torch.tensor(sorted(columns)), rows["column"].device))
+        if mask.any():
+            learner.load_columns({name: x[mask] for name, x in rows.items()})
 
 
 def restored(
@@ -222,16 +222,16 @@ class CheckpointScheduler:
 
     def _covered(self, pending: PendingCheckpoint) -> bool:
         """All columns have come that far. Raises Deadline, naming the ranks that have not, once that takes too long."""
-        missing = pending.missing(self.closed) if self.order is not None else set()
+        uncovered = pending.missing(self.closed) if self.order is not None else set()
         limit = self.writer.job.resources.deadline_s
-        if missing and time.monotonic() - pending.begun > limit:
-            late = [f"rank {p.rank} ({p.name})" for p in self.plan.ranks if not missing.isdisjoint(p.columns)]
+        if uncovered and time.monotonic() - pending.begun > limit:
+            late = [f"rank {p.rank} ({p.name})" for p in self.plan.ranks if not uncovered.isdisjoint(p.columns)]
             raise Deadline(f"waited {limit:.0f} s for {', '.join(late)} to close its segments; is that rank alive?")
-        return not missing
+        return not uncovered
 
     def _judge(self, state: StateDict, meta: dict[str, Any]) -> None:
-        kept = {name: x for name, x in state.items() if name != "stores"}  # large, and no policy plays by it
-        self.judged = PendingCheckpoint(kept, meta)
+        judged_state = {name: x for name, x in state.items() if name != "stores"}  # large, and no policy plays by it
+        self.judged = PendingCheckpoint(judged_state, meta)
         self.evaluation.begin(state["weights"])  # what is judged is what is saved
 
     def _judged(self, judgement: Judgement) -> None:

@@ -223,12 +223,12 @@ def reduce_counters(
     order for any layout. Of the episodes that ended only the last `RECENT` matter.
     """
     share, moves = plan.learning_columns, np.concatenate([env_steps_of(tree) for tree in trees])
-    mine = slice(group.rank * share, group.rank * share + len(moves))  # none of a rank without columns
+    columns_of_rank = slice(group.rank * share, group.rank * share + len(moves))  # none of a rank without columns
     heads, games = np.zeros((5, plan.batch_columns)), np.zeros((group.size, min(RECENT, plan.steps * share), 3))
-    heads[0, mine], heads[1, mine] = _together(trees, "column"), moves
-    heads[2, mine] = _together(trees, "start") + moves
-    heads[3, mine] = version - np.concatenate([_acting_version(tree) for tree in trees])
-    heads[4, mine] = _together(trees, "closed") if "closed" in trees[0] else 0
+    heads[0, columns_of_rank], heads[1, columns_of_rank] = _together(trees, "column"), moves
+    heads[2, columns_of_rank] = _together(trees, "start") + moves
+    heads[3, columns_of_rank] = version - np.concatenate([_acting_version(tree) for tree in trees])
+    heads[4, columns_of_rank] = _together(trees, "closed") if "closed" in trees[0] else 0
     episodes = _fill(games[group.rank], trees, group.rank * share)
     votes = np.array([episodes, limits.requested(), limits.late(), limits.out_of_time(), *astuple(due)], float)
     reduced = to_host(group.sum(to_device(np.concatenate([heads.ravel(), games.ravel(), votes]), "cpu")))
@@ -236,8 +236,8 @@ def reduce_counters(
     order = columns.astype(np.int64)
     counters.count(int(moves.sum()), order, through.astype(np.int64), float(lags.mean()))
     counters.ended(int(reduced[-7]), _in_order(reduced[heads.size : -7].reshape(-1, 3)))
-    asked, late, over, save, judge, counters.reached = (bool(x) for x in reduced[-6:] > 0)
-    stop = "stopped: asked to stop" if asked else limits.time_limit() if late else None
+    stop_requested, late, over, save, judge, counters.reached = (bool(x) for x in reduced[-6:] > 0)
+    stop = "stopped: asked to stop" if stop_requested else limits.time_limit() if late else None
     reached = np.zeros(counters.columns, np.int64)
     reached[order] = closed
     return Votes(OUT_OF_TIME if over else stop, save, judge, reached)

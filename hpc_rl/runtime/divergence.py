@@ -15,11 +15,11 @@ HUGE = 1e4  # rewards or observations of this size are likelier to blame than th
 _LIKELY = "The gradient was not finite. Likely cause: "
 
 
-def in_a_row(before: int, bad: bool, what: str, cause: Callable[[], str]) -> int:
+def in_a_row(before: int, dropped: bool, place: str, cause: Callable[[], str]) -> int:
     """Bad updates in a row, this one included. Raises Diverged at the tenth, with its ``cause``."""
-    count = before + 1 if bad else 0
+    count = before + 1 if dropped else 0
     if count >= MOST_BAD_UPDATES:
-        raise Diverged(f"{what}: {count} updates in a row dropped a step or took none. {cause()}")
+        raise Diverged(f"{place}: {count} updates in a row dropped a step or took none. {cause()}")
     return count
 
 

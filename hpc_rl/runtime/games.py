@@ -105,10 +105,10 @@ class Games:
                 for column in np.flatnonzero(np.isnan(returns)):
                     digests[column].update(tree["action"][0, column].tobytes())
                     digests[column].update(tree["observation"][-1, column].tobytes())
-                ended = np.isnan(returns) & np.isfinite(tree["episode_return"][0])
-                returns[ended] = tree["episode_return"][0][ended]
+                ends = np.isnan(returns) & np.isfinite(tree["episode_return"][0])
+                returns[ends] = tree["episode_return"][0][ends]
                 if "episode_success" in tree:
-                    success[ended] = tree["episode_success"][0][ended]
+                    success[ends] = tree["episode_success"][0][ends]
                 if np.isfinite(returns).all():
                     break
                 yield False

@@ -82,8 +82,8 @@ def _check_meta(expected: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
     try:
         checked(meta, _META, _META, "meta")
         columns = {str(column) for column in range(expected["environment"]["columns"])}
-        if wrong := [name for name, step in meta["steps"].items() if name not in columns or step < 0]:
-            raise ValueError(f"steps of column {wrong[0]!r}")
+        if bad_columns := [name for name, step in meta["steps"].items() if name not in columns or step < 0]:
+            raise ValueError(f"steps of column {bad_columns[0]!r}")
     except _RAISED as error:
         raise CorruptCheckpoint(_said(error)) from error
     checkpoint.check_compatible(expected, meta["fingerprint"])
@@ -96,19 +96,19 @@ def _whole(learn: Learner) -> StateDict:
     return learner_state(learn)
 
 
-def _alike(ours: Any, theirs: Any, key: str) -> None:
+def _alike(expected: Any, saved: Any, key: str) -> None:
     """Shapes and kinds where both have a key. Keys that only one has are for `load` to judge. Raises ValueError."""
-    if isinstance(ours, torch.Tensor):
-        known = (theirs.dtype, tuple(theirs.shape)) if isinstance(theirs, torch.Tensor) else type(theirs).__name__
-        if known != (ours.dtype, tuple(ours.shape)):
-            raise ValueError(f"{key} is {known}, this job needs {ours.dtype}, {tuple(ours.shape)}")
-    elif isinstance(ours, dict):
-        if not isinstance(theirs, dict):
-            raise ValueError(f"{key} is a {type(theirs).__name__}")
-        for name in ours.keys() & theirs.keys():
-            _alike(ours[name], theirs[name], f"{key}/{name}")
-    elif isinstance(ours, int | float) and not isinstance(theirs, int | float):
-        raise ValueError(f"{key} is a {type(theirs).__name__}")
+    if isinstance(expected, torch.Tensor):
+        form = (saved.dtype, tuple(saved.shape)) if isinstance(saved, torch.Tensor) else type(saved).__name__
+        if form != (expected.dtype, tuple(expected.shape)):
+            raise ValueError(f"{key} is {form}, this job needs {expected.dtype}, {tuple(expected.shape)}")
+    elif isinstance(expected, dict):
+        if not isinstance(saved, dict):
+            raise ValueError(f"{key} is a {type(saved).__name__}")
+        for name in expected.keys() & saved.keys():
+            _alike(expected[name], saved[name], f"{key}/{name}")
+    elif isinstance(expected, int | float) and not isinstance(saved, int | float):
+        raise ValueError(f"{key} is a {type(saved).__name__}")
 
 
 def _lanes(state: Mapping[str, Any], policy: Policy, columns: int) -> None:
@@ -123,8 +123,8 @@ def _lanes(state: Mapping[str, Any], policy: Policy, columns: int) -> None:
     for saved in state["streams"]:
         np.random.PCG64(0).state = saved
     if state["environment"] is not None:
-        if missing := policy.carry.keys() - state["carry"].keys():
-            raise ValueError(f"sampler/carry has no {min(missing)!r}")
+        if absent := policy.carry.keys() - state["carry"].keys():
+            raise ValueError(f"sampler/carry has no {min(absent)!r}")
         _alike(policy.initial_carry(columns), state["carry"], "sampler/carry")
 
 

@@ -33,9 +33,9 @@ def schedule(budget: Budget, meta: Mapping[str, Any] | None = None) -> Schedule:
     annealed values are, and spreads what is left of them over what is left.
     """
     unit, total = ("updates", budget.updates) if budget.updates else ("env_steps", budget.env_steps)
-    if meta is None or (kept := meta.get("schedule")) is None:
+    if meta is None or (saved := meta.get("schedule")) is None:
         return Schedule(total, unit=unit)
-    before = Schedule(**kept)
+    before = Schedule(**saved)
     if (total, unit) == (before.budget, before.unit):
         return before
     return Schedule(total, meta[unit], before.progress(meta["env_steps"], meta["updates"]), unit)

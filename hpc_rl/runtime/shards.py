@@ -30,10 +30,10 @@ class ParameterShard:
     """
 
     def __init__(self, learn: Learner, part: slice, quorum: int, version: int) -> None:
-        whole = only_optimizer(learn)
+        optimizer = only_optimizer(learn)
         self.flat = Flat(learn.weights.data[part])
-        self.optimizer = Optimizer(self.flat, whole.rule, whole.learning_rate, whole.name)
-        load_optimizer(self.optimizer, {name: x[part] if _spread(x) else x for name, x in whole.state.items()})
+        self.optimizer = Optimizer(self.flat, optimizer.rule, optimizer.learning_rate, optimizer.name)
+        load_optimizer(self.optimizer, {name: x[part] if _spread(x) else x for name, x in optimizer.state.items()})
         self.quorum, self.version = quorum, version
         self.held: list[int] = []  # workers whose gradients wait for the others of this version
         self.late = self.dropped = self.bad = 0  # gradients too late; steps dropped, and how many in a row just now
@@ -95,8 +95,8 @@ def concatenate_shards(learner: Learner, parts: list[StateDict]) -> StateDict:
         slices = [part["optimizer"].get(name, torch.zeros_like(part["weights"])) for part in parts]
         moments[name] = torch.cat(slices) if _spread(x) else x
     (name,) = learner.optimizers
-    own = {"optimizers": {name: moments}, "own": learner.state()}
-    return {"weights": torch.cat([part["weights"] for part in parts]), "learner": own}
+    state = {"optimizers": {name: moments}, "own": learner.state()}
+    return {"weights": torch.cat([part["weights"] for part in parts]), "learner": state}
 
 
 def _spread(x: object) -> bool:

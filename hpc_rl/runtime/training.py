@@ -98,12 +98,12 @@ def update(method: Method, learner: Learner, batches: Mapping[str, Trajectory], 
     Raises:
         Diverged: the tenth update in a row that dropped a step or took none; names update, columns, env steps, cause.
     """
-    group, taken, dropped = learner.group, learner.group.taken, learner.group.dropped
+    group, steps_taken, dropped = learner.group, learner.group.taken, learner.group.dropped
     result = learner.update(batches, method.progress(counters.env_steps, counters.updates))
-    bad = group.dropped > dropped or (bool(learner.optimizers) and group.taken == taken)
-    what = f"{method.name}, update {counters.updates}"
+    useless = group.dropped > dropped or (bool(learner.optimizers) and group.taken == steps_taken)
+    place = f"{method.name}, update {counters.updates}"
     counters.bad_updates = in_a_row(
-        counters.bad_updates, bad, what, lambda: cause_of(group, next(iter(batches.values())))
+        counters.bad_updates, useless, place, lambda: cause_of(group, next(iter(batches.values())))
     )
     return replace(result, metrics={**result.metrics, "dropped_steps": float(group.dropped)})
 

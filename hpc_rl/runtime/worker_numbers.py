@@ -24,26 +24,26 @@ def numbers(learner: Learner) -> dict[str, int | float]:
 def restore(learner: Learner, resume: Resume, column: int) -> None:
     """Give a worker's learner the numbers that belonged to its first ``column``; older checkpoints have none."""
     saved: dict[str, torch.Tensor] = resume[0].get("workers", {}) if resume else {}
-    own = numbers(learner)
-    found = {name: type(x)(saved[name][column].item()) for name, x in own.items() if name in saved}
-    if found:
-        learner.load({**learner.state(), **found})
+    current = numbers(learner)
+    restored = {name: type(x)(saved[name][column].item()) for name, x in current.items() if name in saved}
+    if restored:
+        learner.load({**learner.state(), **restored})
 
 
-def report_schema(sent: Schema, kept: int) -> Schema:
-    """Those leaves of a fragment that `Counters` adds up, and ``kept`` numbers of the worker's learner, if any."""
+def report_schema(sent: Schema, count: int) -> Schema:
+    """Those leaves of a fragment that `Counters` adds up, and ``count`` numbers of the worker's learner, if any."""
     counted = {name: sent[name] for name in ("first", "version", "episode_return", "column", "start", "closed")}
-    return {**counted, "kept": Leaf((kept,), "float64", "fragment")} if kept else counted
+    return {**counted, "kept": Leaf((count,), "float64", "fragment")} if count else counted
 
 
 class WorkerNumbers:
     """What all workers keep, where server 0 saves it."""
 
     def __init__(self, learner: Learner, resume: Resume, columns: int) -> None:
-        own, saved = numbers(learner), resume[0].get("workers", {}) if resume else {}
-        self.names = list(own)
-        self.table = np.zeros((columns, len(own)))  # float64 holds seeds and counters exactly
-        for k, (name, x) in enumerate(own.items()):
+        current, saved = numbers(learner), resume[0].get("workers", {}) if resume else {}
+        self.names = list(current)
+        self.table = np.zeros((columns, len(current)))  # float64 holds seeds and counters exactly
+        for k, (name, x) in enumerate(current.items()):
             self.table[:, k] = saved.get(name, x)
 
     def note(self, tree: Tree) -> None:
