@@ -617,9 +617,9 @@ def test_the_time_that_a_qos_has_given_is_looked_at_too(slurm: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion_as_the_readme_has_it(shell: str) -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    assert "_HPC_RL_COMPLETE=bash_source hpc-rl" in readme
+def test_completion_as_the_page_of_commands_has_it(shell: str) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "commands.md").read_text()
+    assert "_HPC_RL_COMPLETE=bash_source hpc-rl" in page
     tool = Path(sys.executable).parent / "hpc-rl"
     process = subprocess.run([tool], env={**os.environ, "_HPC_RL_COMPLETE": f"{shell}_source"}, capture_output=True,
                              text=True, check=False, timeout=60)  # fmt: skip
