@@ -24,7 +24,7 @@ MIB = 1 << 20
 
 # Resident memory of processes with torch 2.13 for the CPU on Linux. A learning rank with CUDA needs some GiB more.
 CODE_BYTES = 284 * MIB  # an actor with next to no data: Python, torch, mpi4py, h5py
-OPTIMIZER_CODE_BYTES = 72 * MIB  # what torch.optim and TensorBoard import on top
+LEARNING_CODE_BYTES = 10 * MIB  # what gradients, their optimiser and TensorBoard load on top
 ATARI_CODE_BYTES = 8 * MIB
 SERVER_BYTES = 46 * MIB  # the fork server of environment processes, and Python's tracker beside it
 CHILD_BYTES = 7 * MIB  # what one of those processes does not share with the server
@@ -100,7 +100,7 @@ def budget(figures: Figures, rank: RankSpec) -> dict[str, float]:
     parts: dict[str, float] = {"code": CODE_BYTES + ATARI_CODE_BYTES * atari}
     serving, judging = rank.role == "parameter_server", rank.role == "evaluator"
     if rank.learns or serving:
-        parts["code"] += OPTIMIZER_CODE_BYTES
+        parts["code"] += LEARNING_CODE_BYTES
         parts["weights and optimiser"] = method.learner_bytes + method.checkpoint_bytes  # and a checkpoint's copy
     if rank.learns:
         parts["learning"] = method.batch_bytes + method.update_bytes

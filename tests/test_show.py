@@ -184,12 +184,12 @@ def test_whole_episodes_are_named_and_the_last_games_counted() -> None:
 
 # Largest resident memory in MiB of real runs on two cores (torch 2.13 for the CPU, MPICH 5.0).
 MEASURED = [
-    (CATCH, "learner", 357),
-    (CATCH, "actor", 284),
-    (PONG, "learner", 559),
-    (PONG, "actor", 429),
-    (PPO_PONG, "worker", 560),
-    ({"algorithm": "ppo", "topology": "solo", "environment": {"id": "CartPole-v1", "columns": 8}}, "worker", 349),
+    (CATCH, "learner", 292),
+    (CATCH, "actor", 293),
+    (PONG, "learner", 474),
+    (PONG, "actor", 400),
+    (PPO_PONG, "worker", 521),
+    ({"algorithm": "ppo", "topology": "solo", "environment": {"id": "CartPole-v1", "columns": 8}}, "worker", 297),
 ]
 
 
