@@ -230,7 +230,7 @@ def test_resume_takes_a_profile_checks_what_results_and_undoes_itself_when_refus
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     (tmp_path / "hpc_rl").mkdir()
     (tmp_path / "hpc_rl" / "big.toml").write_text('partition = "big"\nmem_per_cpu = "2G"\nmodules = ["new"]\n')
-    with pytest.raises(BadJob, match="lead_s = 1 must"):
+    with pytest.raises(BadJob, match="lead_s = 1 is out of range"):
         resume(folder, [], "big", {"lead_s": 1})
     answer(slurm, "sbatch", "", 1)
     with pytest.raises(SlurmError, match="requested: --ntasks=3 --cpus-per-task=1 --mem-per-cpu=2G --partition=big"):
