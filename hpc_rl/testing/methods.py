@@ -28,7 +28,8 @@ from hpc_rl.samplers.lanes import Lane
 from hpc_rl.samplers.vector import Vector
 from hpc_rl.types import Leaf, Schema, Spec, Step, Trajectory
 
-COLUMNS, UPDATES, MOST_FRAGMENTS = 4, 3, 200
+COLUMNS, MOST_FRAGMENTS = 4, 200
+BEFORE, AFTER = 2, 2  # updates before and after a state is taken: a counter may show at the second one only
 ENVIRONMENTS = ("toy/catch", "toy/counter", "Pendulum-v1")
 
 
@@ -55,7 +56,7 @@ def check_method(
 ) -> list[str]:
     """What is wrong with the method of algorithms/<name>.py: a sentence each, none where nothing is.
 
-    Its file is read as a login node reads it, then the method acts in each environment and makes three updates. Found
+    Its file is read as a login node reads it, then the method acts in each environment and makes four updates. Found
     are a Config that needs torch, actions, extras and carries that are not those of the schema, a policy that draws
     numbers of its own or does not act greedily at exploration 0, metrics that are not finite, weights that stay, and a
     state that does not repeat the next update bit for bit. ``config`` changes fields of its Config.
@@ -77,7 +78,7 @@ def check_method(
             except Unsuited:
                 continue
             suited += 1
-            sentences += [f"{name} in {id}: {sentence}" for sentence in _faults(trial, id)]
+            sentences += [f"{name} in {id}: {sentence}" for sentence in dict.fromkeys(_faults(trial, id))]
     if not suited:
         return [f"{name} suits none of {', '.join(environments)}; name an environment that it learns in"]
     return sentences
@@ -131,7 +132,8 @@ def _check_act(trial: Trial, id: str) -> Iterator[str]:
         ("initial_carry", policy.initial_carry(COLUMNS), policy.carry),
     ):
         yield from _unlike(what, leaves, schema)
-    if not torch.equal(act(0.0).action, act(0.0).action):
+    greedy = act(0.0).action
+    if not all(torch.equal(greedy, act(0.0).action) for _ in range(8)):
         yield "act with exploration 0 depends on the noise; 0 evaluates, so it must take the greedy action"
 
 
@@ -150,19 +152,20 @@ def _check_updates(trial: Trial, id: str) -> Iterator[str]:
     batches = _collected(trial, id)
     learner = trial.learner()
     begin = learner.weights.data.clone()
-    for batch in batches[:-1]:
+    for batch in batches[:BEFORE]:
         yield from _not_finite(learner.update(batch, 0.25).metrics)
     state, rows = learner_state(learner), learner.columns()
-    metrics = learner.update(batches[-1], 0.5).metrics
-    yield from _not_finite(metrics)
+    metrics = [learner.update(batch, 0.5).metrics for batch in batches[BEFORE:]]
+    for figures in metrics:
+        yield from _not_finite(figures)
     if not torch.isfinite(learner.weights.data).all():
         yield "an update leaves weights that are not finite"
     if torch.equal(learner.weights.data, begin):
-        yield f"the weights are the same after {UPDATES} updates; `weights` must be those that the optimisers step"
+        yield f"the weights stay the same in {BEFORE + AFTER} updates; `weights` must be what the optimisers step"
     other = trial.learner()
     load_learner(other, state)
     load_columns(other, rows, range(COLUMNS))
-    again = other.update(batches[-1], 0.5).metrics
+    again = [other.update(batch, 0.5).metrics for batch in batches[BEFORE:]]
     if again != metrics or not torch.equal(other.weights.data, learner.weights.data):
         yield "the update after load(state()) is another one; state() must hold all that an update depends on"
 
@@ -176,7 +179,7 @@ def _not_finite(metrics: Mapping[str, float]) -> Iterator[str]:
 
 
 def _collected(trial: Trial, id: str) -> list[dict[str, Trajectory]]:
-    """`UPDATES` batches of each kind of items, as a run on `solo` would take them from its store."""
+    """Batches of each kind of items for all updates, as a run on `solo` would take them from its store."""
     policy, environment = trial.policy(), make(id, {}, COLUMNS)
     try:
         schema = trajectory_schema(trial.spec, policy.extras, policy.carry, policy.fragment_noise)
@@ -192,11 +195,13 @@ def _collected(trial: Trial, id: str) -> list[dict[str, Trajectory]]:
                 samples = store.sample(len(batches))
                 batches.append({name: trajectory(trees, trial.spec) for name, (trees, _) in samples.items()})
             store.release()
-            if len(batches) >= UPDATES:
-                return batches[:UPDATES]
+            if len(batches) >= BEFORE + AFTER:
+                return batches[: BEFORE + AFTER]
     finally:
         environment.close()
-    raise RuntimeError(f"{MOST_FRAGMENTS} fragments of {COLUMNS} columns allow no {UPDATES} updates; see experience()")
+    raise RuntimeError(
+        f"{MOST_FRAGMENTS} fragments of {COLUMNS} columns allow no {BEFORE + AFTER} updates; see experience()"
+    )
 
 
 def _store(trial: Trial, schema: Schema) -> Store:

@@ -58,6 +58,9 @@ def page(name: str) -> Page:
         if token.type == "fence":
             language, *words = token.info.split() or [""]
             found.blocks.append(Block(line, language, tuple(words), token.content))
+        for child in [token, *(token.children or [])]:
+            if child.type in ("html_block", "html_inline"):
+                found.links += [(line, target) for target in re.findall(r'(?:src|href)="([^"]+)"', child.content)]
         for child in token.children or []:
             target = child.attrGet("href") or child.attrGet("src")
             if target:

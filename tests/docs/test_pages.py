@@ -92,6 +92,8 @@ def test_commands_and_options_exist(name: str) -> None:
     makefile = (ROOT / "Makefile").read_text()
     for block in here.blocks:
         assert block.language, f"{name}:{block.line}: the block has no language; write bash, python, toml or text"
+        if block.language == "mermaid":
+            assert ";" not in block.code, f"{name}:{block.line}: a semicolon ends a statement of mermaid; write a comma"
         for line, text in commands(block) if block.language == "bash" else []:
             wrong = check_command(text, whole=True) if text.startswith("hpc-rl") else ""
             if text.startswith("make "):

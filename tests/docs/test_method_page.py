@@ -1,0 +1,66 @@
+"""check_method names what is wrong with a method's file: the one of docs/write-a-method.md with a fault each.
+
+Mutations seen to fail: the greedy action not compared; only one update after load; the random state not looked at; BadMethod
+passed on.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pages import page
+
+import hpc_rl.algorithms
+from hpc_rl import methods
+from hpc_rl.testing import check_method
+
+(CODE,) = [block.code for block in page("docs/write-a-method.md").blocks if block.file.startswith("hpc_rl/")]
+FAULTS = [
+    (
+        "best = self.net(step.observation).argmax(-1)",
+        "best = torch.randint(2, (len(noise),))",
+        "act draws from torch's",
+    ),
+    ("torch.where(noise[:, 0] < exploration, random, best), {}, {}", "random, {}, {}", "exploration 0 depends on"),
+    ("random, best), {}, {}", "random, best)[:, None], {}, {}", "act's action action is int64 [4, 1]; the schema says"),
+    ('"rounds": self.rounds}', '"rounds": 99}', "the update after load(state()) is another one"),
+    ('"grad_norm": norm}', '"grad_norm": norm / 0.0}', "raises ZeroDivisionError"),
+    ('"grad_norm": norm}', '"grad_norm": float("nan")}', "the metric grad_norm is nan"),
+    (
+        "        norm = self.group.apply_gradients",
+        "        norm = 1.0 if summed else self.group.apply_gradients",
+        "weights",
+    ),
+    ('TOPOLOGIES = ("solo", "allreduce")', 'TOPOLOGIES = ("alone",)', "must be a tuple of topologies"),
+    ("= 20_000\n", "= 20_000\n    device: torch.device = torch.device('cpu')\n", "Config cannot be read"),
+    ("ALGORITHM = ", "METHOD = ", "defines no ALGORITHM"),
+]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder of methods; what is imported from it is forgotten again."""
+    monkeypatch.setattr(methods, "FOLDER", tmp_path)
+    monkeypatch.setattr(hpc_rl.algorithms, "__path__", [str(tmp_path), *hpc_rl.algorithms.__path__])
+    yield tmp_path
+    sys.modules.pop("hpc_rl.algorithms.foo", None)
+
+
+def test_the_page_is_sound(folder: Path) -> None:
+    (folder / "foo.py").write_text(CODE)
+    assert check_method("foo") == []
+    assert check_method("foo", ["Pendulum-v1"]) == [
+        "foo suits none of Pendulum-v1; name an environment that it learns in"
+    ]
+
+
+@pytest.mark.parametrize(("old", "new", "words"), FAULTS)
+def test_a_fault_gets_its_sentence(old: str, new: str, words: str, folder: Path) -> None:
+    assert CODE.count(old) == 1, old
+    (folder / "foo.py").write_text(CODE.replace(old, new))
+    sentences = check_method("foo", ["toy/catch"])
+    assert any(words in sentence for sentence in sentences), sentences
+    assert all("\n" not in sentence for sentence in sentences)
