@@ -71,6 +71,7 @@ def test_its_policy_acts_as_its_network_does(run: api.Run) -> None:
             output, _, state = policy._policy.net(torch.tensor(shown)[None], torch.tensor(first)[None], carry["lstm"])
         carry = {"lstm": state}
         assert np.array_equal(action, output[0].argmax(-1).numpy())
+        assert policy._carry is not None and torch.allclose(policy._carry["lstm"], state, atol=1e-6)
         environment.send(action)
         steps = environment.recv()
         shown, first = steps.observation, steps.first
@@ -84,6 +85,7 @@ def test_reset_forgets_and_the_seed_explores(run: api.Run) -> None:
     begun = policy.act(shown, exploration=1.0)
     assert any(not np.array_equal(begun, policy.act(shown, exploration=1.0)) for _ in range(20))
     policy.reset()
+    assert policy._carry is None
     assert np.array_equal(begun, policy.act(shown, exploration=1.0))
     with pytest.raises(ValueError, match="2 columns came to a policy that acts in others"):
         policy.act(shown[:2])

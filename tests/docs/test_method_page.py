@@ -1,7 +1,6 @@
 """check_method names what is wrong with a method's file: the one of docs/write-a-method.md with a fault each.
 
-Mutations seen to fail: the greedy action not compared; only one update after load; the random state not looked at; BadMethod
-passed on.
+Mutations seen to fail: the greedy action not compared; only one update after load; the random state not looked at.
 """
 
 from __future__ import annotations
