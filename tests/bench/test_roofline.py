@@ -6,6 +6,7 @@ Mutations seen to fail: the steps of two optimisers added up; the most updates t
 from __future__ import annotations
 
 import os
+import sys
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,9 @@ import torch
 
 from hpc_rl import job as jobs
 from hpc_rl.bench.batches import batch_shapes, random_actions, reuse
-from hpc_rl.bench.roofline import Counting, Roofline, measure, render
+from hpc_rl.bench.cores import CoreLost
+from hpc_rl.bench.pieces import Counting, pieces
+from hpc_rl.bench.roofline import Roofline, measure, render
 from hpc_rl.experience import Experience, Items
 from hpc_rl.optim.flat import Flat
 from hpc_rl.optim.optimizers import make_optimizer
@@ -46,10 +49,36 @@ def test_arithmetic() -> None:
 )
 def test_measured_terms(table: dict[str, Any], passes: int) -> None:
     mask, threads = os.sched_getaffinity(0), torch.get_num_threads()
-    roofline = measure(jobs.parse(table), seconds=0.15)
-    assert min(roofline.env_per_s, roofline.infer_per_s, roofline.learn_per_s) > 0
-    assert (roofline.reuse, roofline.cores) == (passes, len(mask))
+    roofline = measure(jobs.parse(table), seconds=0.15, cores=1)
+    assert min(roofline.env_per_s, roofline.infer_per_s, roofline.learn_per_s, roofline.learn_flops) > 0
+    assert (roofline.reuse, roofline.cores) == (passes, 1) and 0 < roofline.peak_share < 1
     assert os.sched_getaffinity(0) == mask and torch.get_num_threads() == threads
+
+
+def test_all_cores_work_at_once_and_a_lost_one_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    job, cores = jobs.parse(CATCH), min(2, len(os.sched_getaffinity(0)))
+    assert measure(job, 0.1).cores == len(os.sched_getaffinity(0))
+    monkeypatch.setattr(sys, "executable", "false")
+    if cores > 1:
+        with pytest.raises(CoreLost, match="has ended"):
+            measure(job, 0.1)
+
+
+def test_arithmetic_is_a_share_of_the_peak() -> None:
+    roofline = Roofline(100.0, 200.0, 400.0, 2.0, 4, learn_flops=3e6, peak_flops=4.8e9)
+    assert roofline.peak_share == pytest.approx(0.25)
+    assert "learning computes 1.2 GFLOP/s, 25% of a large matrix product's" in render(roofline)
+
+
+def test_learning_costs_three_times_a_forward_pass() -> None:
+    """Twice as much backward, but for the first layer, whose input needs no gradient."""
+    table = {**CATCH, "algorithm": "ppo", "ppo": {"hidden": [64], "epochs": 1, "unroll": 16}}
+    del table["impala"]
+    with pieces(jobs.parse(table)) as work:
+        first, heads = 2 * 50 * 64, 2 * 64 * 3 + 2 * 64  # 50 inputs, 3 actions; policy and value have a torso each
+        assert work.learn_flops == pytest.approx(
+            2 * 2 * first + 3 * heads, rel=0.1
+        )
 
 
 def test_random_actions_lie_in_their_space() -> None:

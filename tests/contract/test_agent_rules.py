@@ -161,7 +161,7 @@ def test_a_started_rank_has_rules(tmp_path: Path) -> None:
 def test_show_and_the_roofline_have_rules_and_a_state() -> None:
     job = jobs.parse(table("solo"))
     assert "where it needs numbers" not in render(job)
-    assert roofline.measure(job, 0.05).infer_per_s > 0
+    assert roofline.measure(job, 0.05, cores=1).infer_per_s > 0
 
 
 def test_show_refuses_what_has_no_rules(tmp_path: Path) -> None:
