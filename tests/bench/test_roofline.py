@@ -76,9 +76,7 @@ def test_learning_costs_three_times_a_forward_pass() -> None:
     del table["impala"]
     with pieces(jobs.parse(table)) as work:
         first, heads = 2 * 50 * 64, 2 * 64 * 3 + 2 * 64  # 50 inputs, 3 actions; policy and value have a torso each
-        assert work.learn_flops == pytest.approx(
-            2 * 2 * first + 3 * heads, rel=0.1
-        )
+        assert work.learn_flops == pytest.approx(2 * 2 * first + 3 * heads, rel=0.1)
 
 
 def test_random_actions_lie_in_their_space() -> None:
