@@ -71,7 +71,8 @@ def _type(hint: object) -> str:
     """In words, with range or choices: "whole number ≥ 1"."""
     kind, marks = _parts(hint)
     if get_origin(kind) is Literal:
-        return " or ".join(f'`"{choice}"`' for choice in get_args(kind))
+        # Sorted: Python keeps one object for types that are equal, and Literals are equal in any order.
+        return " or ".join(f'`"{choice}"`' for choice in sorted(get_args(kind)))
     if get_origin(kind) is tuple and get_origin(get_args(kind)[0]) is Annotated:
         return f"list, each a {_type(get_args(kind)[0])}"
     text = word(kind).removeprefix("a ")
