@@ -180,7 +180,8 @@ def _environment(
     config = job.environment
     # `_rank_context` has refused too many for training; an evaluation may well have fewer columns
     processes = Processes(min(config.processes, columns), job.resources.deadline_s / 2)
-    kept.append(make(config.id, {**config.arguments, **(changes or {})}, columns, threads, processes))
+    arguments = {**config.arguments, **(changes or {})}
+    kept.append(make(config.id, arguments, columns, threads, processes, config.state))
     return kept[-1]
 
 

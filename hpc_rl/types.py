@@ -116,7 +116,6 @@ class Spec:
     stack: int = 1
     padding: Literal["zeros", "repeat"] = "zeros"  # what fills a stack before an episode has `stack` frames
     action_repeat: int = 1
-    cloneable: bool = False  # its exact state can be written into a checkpoint
     parts: Mapping[str, ObservationPart] = field(default_factory=dict, hash=False)  # "goal", "arm/joints": of a vector
 
     @property

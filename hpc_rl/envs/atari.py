@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from hpc_rl.envs.base import BadEnvironment, TimeSteps
+from hpc_rl.envs.base import BadEnvironment, Resumed, TimeSteps
 from hpc_rl.types import Actions, Array, Spec
 
 
@@ -198,11 +198,11 @@ class Atari:
     def _shaped(self, observation: Array) -> Array:
         return observation if self.spec.stack > 1 else observation[:, 0]
 
-    def state(self) -> dict[str, Any]:
-        raise BadEnvironment(f"{self.spec.id} cannot be cloned: ale_py's vector environment has no such call")
+    def state(self) -> None:
+        """ale_py's vector environment has no such call, nor one that seeds a single game: resumed games are new."""
 
-    def load(self, state: dict[str, Any]) -> Array:
-        raise BadEnvironment(f"{self.spec.id} cannot be cloned: ale_py's vector environment has no such call")
+    def load(self, state: dict[str, Any]) -> Resumed:
+        raise NotImplementedError(f"{self.spec.id} gave no state")
 
     def close(self) -> None:
         self._vector = None  # the C++ object joins its threads when it is freed

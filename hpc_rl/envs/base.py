@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -31,9 +31,21 @@ class TimeSteps:
     success: Array  # [b] float32, 0..1, of the episode that ended with this move; NaN where unknown or none ended
 
 
-def joined(parts: Sequence[TimeSteps]) -> TimeSteps:
-    """The moves of several groups of columns as those of all of them, in fresh arrays."""
-    return TimeSteps(*(np.concatenate([getattr(part, item.name) for part in parts]) for item in fields(TimeSteps)))
+@dataclass(frozen=True)
+class Resumed:
+    """Where b columns go on after `Environment.load`."""
+
+    observation: Array  # [b, *O]
+    lost: Array  # [b] str, why the open episode could not be taken up, so that a new one begins; "" where it could
+
+
+Columns = TypeVar("Columns", TimeSteps, Resumed)
+
+
+def joined(parts: Sequence[Columns]) -> Columns:
+    """What several groups of columns answered, as the answer of all of them, in fresh arrays."""
+    kind = type(parts[0])
+    return kind(*(np.concatenate([getattr(part, item.name) for part in parts]) for item in fields(kind)))
 
 
 class Environment(Protocol):
@@ -55,12 +67,12 @@ class Environment(Protocol):
 
     def recv(self) -> TimeSteps: ...
 
-    def state(self) -> dict[str, Any]:
-        """Everything `load` needs to go on exactly here; only called where ``spec.cloneable``."""
+    def state(self) -> dict[str, Any] | None:
+        """Everything `load` needs to go on exactly here; None where open episodes cannot be taken up."""
         ...
 
-    def load(self, state: dict[str, Any]) -> Array:
-        """Take a state up; returns the current observations [b, *O]."""
+    def load(self, state: dict[str, Any]) -> Resumed:
+        """Take a state up; never called where `state` gives None."""
         ...
 
     def close(self) -> None: ...

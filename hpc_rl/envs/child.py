@@ -77,7 +77,7 @@ def _carry_out(
         return False, f"{id}: column {column} of this rank failed in {order}: {type(error).__name__}: {error}"
     if order == "state":
         return True, results
-    return True, joined(results) if order == "step" else np.concatenate(results)
+    return True, np.concatenate(results) if order == "reset" else joined(results)
 
 
 def _die_with_the_rank() -> None:

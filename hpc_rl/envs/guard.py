@@ -17,7 +17,7 @@ from hpc_rl.types import Array, ObservationPart
 
 _RESET, _STEP = "(observation, info)", "(observation, reward, terminated, truncated, info)"
 _SIGNATURE = "reset(self, *, seed=None, options=None)"
-_TRANSPARENT = (
+TRANSPARENT = (
     gymnasium.wrappers.TimeLimit,
     gymnasium.wrappers.OrderEnforcing,
     gymnasium.wrappers.PassiveEnvChecker,
@@ -46,7 +46,7 @@ def guarded(id: str, env: Any) -> gymnasium.Env[Any, Any]:
         space = getattr(layers[-1], name, None)
         if not isinstance(space, spaces.Space):
             raise BadEnvironment(f"{id}: {name} is {_told(space)}; it must be one of gymnasium.spaces")
-    top = next(k for k, layer in enumerate(layers) if type(layer) not in _TRANSPARENT)
+    top = next(k for k, layer in enumerate(layers) if type(layer) not in TRANSPARENT)
     if top < len(layers) - 1:
         layers[-2].env = Guard(id, layers[-1], flat=False)
     guard = Guard(id, layers[top], flat=True)

@@ -1,4 +1,4 @@
-"""Any gymnasium.Env, one copy per column, stepped one after the other by SyncVectorEnv.
+"""Any gymnasium.Env, one copy per column, stepped one after the other; every episode opens with a seed of its own.
 
 Images of bytes, H×W×C, are moved to C×H×W, whatever lies before (a stack). An entry of a Box action that has two finite
 bounds is scaled to them from −1..1; one that has not is handed on, cut at the bound that it has.
@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hpc_rl.envs.base import SUCCESS, BadEnvironment, TimeSteps, close
+from hpc_rl.envs import episodes
+from hpc_rl.envs.base import SUCCESS, BadEnvironment, Resumed, TimeSteps, close
+from hpc_rl.envs.episodes import EpisodeLog
 from hpc_rl.envs.generators import seed_shared
 from hpc_rl.types import Actions, Array, ObservationPart, Spec
 
@@ -38,21 +40,18 @@ def describe(id: str, factory: Callable[[], AnyEnv]) -> Spec:
         close(env, id)
 
 
-def make(id: str, factory: Callable[[], AnyEnv], columns: int) -> Gym:
-    """b = ``columns`` environments with next-step autoreset.
+def make(id: str, factory: Callable[[], AnyEnv], columns: int, state: tuple[str, ...] = ()) -> Gym:
+    """b = ``columns`` environments with next-step autoreset; ``state`` names the methods that get and set its state.
 
     Raises:
-        BadEnvironment: as `describe`.
+        BadEnvironment: as `describe`, and as `own_states`.
     """
-    from gymnasium.vector import AutoresetMode, SyncVectorEnv
-
     from hpc_rl.envs.guard import guarded
 
-    copies = [lambda: guarded(id, factory())] * columns
-    vector = SyncVectorEnv(copies, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)  # `_shaped` makes the copy
-    if len({builtins.id(env.unwrapped) for env in vector.envs}) < columns:
+    envs = [guarded(id, factory()) for _ in range(columns)]
+    if len({builtins.id(env.unwrapped) for env in envs}) < columns:
         raise BadEnvironment(f"{id} returned one environment twice; it must make a new one at every call")
-    return Gym(id, vector)
+    return Gym(id, envs, state)
 
 
 def _parts(env: Any) -> Mapping[str, ObservationPart]:
@@ -105,76 +104,159 @@ def _scaling(space: Any, actions: Actions) -> tuple[Array, Array, Array, Array] 
 
 
 class Gym:
-    """b Gymnasium environments; see `Environment`."""
+    """b guarded Gymnasium environments; see `Environment`.
+
+    ``state`` keeps of each column the seed and the moves of its open episode, or the state that the environment offers.
+    ``load`` plays those moves again, and opens a new episode where they lead to other rewards or another observation.
+    """
 
     rules_state = None
 
-    def __init__(self, id: str, vector: Any) -> None:
-        from gymnasium.vector import AutoresetMode
+    def __init__(self, id: str, envs: list[Any], state: tuple[str, ...] = ()) -> None:
+        from hpc_rl.envs.own_state import own_states
 
-        mode = vector.metadata.get("autoreset_mode")
-        if mode != AutoresetMode.NEXT_STEP:
-            raise BadEnvironment(f"{id} resets in mode {mode}; only AutoresetMode.NEXT_STEP keeps the last observation")
-        spaces = vector.single_observation_space, vector.single_action_space
-        self.spec = spec_of(id, *spaces, _parts(vector.envs[0]))
-        self.columns: int = vector.num_envs
-        self._axes = (0, *(axis + 1 for axis in axes_of(vector.single_observation_space)))
-        self._scaled = _scaling(vector.single_action_space, self.spec.actions)
-        self._vector = vector
-        self._action: Array | None = None
+        space = envs[0].observation_space
+        self._space = envs[0].action_space
+        self.spec = spec_of(id, space, self._space, _parts(envs[0]))
+        self.columns = len(envs)
+        self._axes = (0, *(axis + 1 for axis in axes_of(space)))
+        self._scaled = _scaling(self._space, self.spec.actions)
+        self._envs, self._states = envs, own_states(id, envs, state)
+        self._log = EpisodeLog(self.columns, self.spec.actions)
+        self._native_action = np.zeros(0)
+        self._rows = np.zeros((self.columns, *space.shape), space.dtype)
+        self._shown = self._shaped()
         self._ended = np.zeros(self.columns, bool)
+        self._rewards = np.zeros(self.columns)  # of the open episodes
         self._unknown = np.full(self.columns, np.nan, np.float32)
 
     def reset(self, seeds: Array) -> Array:
-        """First observations [b, *O]; later episodes go on with each environment's own generator."""
+        """First observations [b, *O] from the seeds [b], which also key those of all later episodes."""
         seed_shared(*(int(seed) for seed in seeds))  # for those that draw from them instead of their own
-        observation, _ = self._vector.reset(seed=[int(seed) for seed in seeds])
-        self._ended = np.zeros(self.columns, bool)
-        return self._shaped(observation)
+        self._log.start(seeds)
+        self._ended, self._rewards = np.zeros(self.columns, bool), np.zeros(self.columns)
+        for column, env in enumerate(self._envs):
+            self._rows[column], _ = env.reset(seed=self._log.seed(column))
+        if self._states and any(state.take() is None for state in self._states):
+            self._states = []  # a checkpoint cannot hold them
+        self._shown = self._shaped()
+        return self._shown
 
     def send(self, action: Array) -> None:
         """Take action [b, *A]; the environments move in `recv`."""
-        self._action = self._native(np.asarray(action))
+        action = np.asarray(action)
+        self._native_action = self._native(action)
+        if not self._states:
+            self._log.add(action, ~self._ended)
 
     def recv(self) -> TimeSteps:
-        """Step every environment."""
-        observation, reward, terminated, truncated, info = self._vector.step(self._action)
-        first = self._ended
-        self._ended = terminated | truncated
+        """Step every environment; open the next episode of those whose last move ended one."""
+        first, success = self._ended, self._unknown.copy()
+        reward, terminated, truncated = (
+            np.zeros(self.columns),
+            np.zeros(self.columns, bool),
+            np.zeros(self.columns, bool),
+        )
+        for k, env in enumerate(self._envs):
+            if first[k]:
+                self._begin_next(k)
+                continue
+            self._rows[k], reward[k], terminated[k], truncated[k], info = env.step(self._native_action[k])
+            if SUCCESS in info and (terminated[k] or truncated[k]):
+                success[k] = info[SUCCESS]
+        self._rewards += reward
+        self._ended, self._shown = terminated | truncated, self._shaped()
         return TimeSteps(
-            observation=self._shaped(observation),
+            observation=self._shown,
             reward=reward.astype(np.float32),
             discount=1 - terminated.astype(np.float32),
             first=first,
             ended=self._ended,
-            success=self._success(info) if SUCCESS in info else self._unknown,
+            success=success,
         )
 
-    def _success(self, info: dict[str, Any]) -> Array:
-        known = self._ended & info[f"_{SUCCESS}"]
-        return np.where(known, info[SUCCESS], np.nan).astype(np.float32)
+    def _begin_next(self, column: int) -> None:
+        self._rows[column], _ = self._envs[column].reset(seed=self._log.next(column))
+        self._rewards[column] = 0
 
     def _native(self, action: Array) -> Array:
         """What the policy chose, as the environment counts, scales and shapes it."""
-        space = self._vector.single_action_space
+        space, count = self._space, len(action)
         if self._scaled is None:
             native = action + getattr(space, "start", 0)  # MultiBinary has no start
-            return native.reshape(self.columns, *space.shape).astype(space.dtype, copy=False)
+            return native.reshape(count, *space.shape).astype(space.dtype, copy=False)
         middle, half, low, high = self._scaled
-        scaled = middle + half * np.clip(action.reshape(self.columns, *space.shape).astype(space.dtype), low, high)
+        scaled = middle + half * np.clip(action.reshape(count, *space.shape).astype(space.dtype), low, high)
         return np.clip(scaled, space.low, space.high)  # type: ignore[no-any-return]  # rounding
 
-    def _shaped(self, observation: Array) -> Array:
-        moved = observation.transpose(self._axes)
+    def _shaped(self) -> Array:
+        """What the environments show, [b, *O] in a fresh array."""
+        moved = self._rows.transpose(self._axes)
         return moved.reshape(self.columns, *self.spec.frame).astype(self.spec.dtype)
 
     def state(self) -> dict[str, Any]:
-        raise BadEnvironment(f"{self.spec.id} cannot be cloned: Gymnasium has no call for it")
+        """Everything `load` needs, per column."""
+        return {
+            **self._log.state(),
+            "own": [state.take() for state in self._states] or [None] * self.columns,
+            "ended": self._ended.copy(),
+            "shown": self._shown.copy(),
+            "rewards": self._rewards.copy(),
+        }
 
-    def load(self, state: dict[str, Any]) -> Array:
-        raise BadEnvironment(f"{self.spec.id} cannot be cloned: Gymnasium has no call for it")
+    def load(self, state: dict[str, Any]) -> Resumed:
+        """Take up every open episode that can be; where the last move ended one, the next move opens the next.
+
+        Raises:
+            BadEnvironment: it is the state of another environment, or of another number of columns.
+        """
+        try:
+            self._log.load(state)
+            self._ended = np.asarray(state["ended"]).astype(bool).reshape(self.columns)
+            self._rewards = np.asarray(state["rewards"]).astype(np.float64).reshape(self.columns)
+            shown = np.asarray(state["shown"]).astype(self.spec.dtype).reshape(self.columns, *self.spec.frame)
+            saved = list(zip(state["moves"], state["own"], shown, strict=True))
+        except (KeyError, TypeError, ValueError) as error:
+            raise BadEnvironment(
+                f"{self.spec.id}: the open episodes of the checkpoint do not fit {self.columns} columns ({error}); "
+                "resume with the job and the version that wrote it"
+            ) from error
+        lost = np.array(["" if self._ended[k] else self._taken_up(k, *saved[k]) for k in range(self.columns)])
+        for column in np.flatnonzero(lost != ""):
+            self._begin_next(column)
+        shown[lost != ""] = self._shaped()[lost != ""]
+        self._shown = shown
+        return Resumed(shown, lost)
+
+    def _taken_up(self, column: int, moves: str | None, own: dict[str, Any] | None, shown: Array) -> str:
+        """Why the open episode of a column cannot be; "" where it is."""
+        try:
+            self._rows[column], _ = self._envs[column].reset(seed=self._log.seed(column))
+            if self._states and own is not None:
+                self._states[column].put(own)
+                return ""
+            return (
+                f"of more than {episodes.LONGEST} moves none is kept"
+                if moves is None
+                else self._repeated(column, shown)
+            )
+        except Exception as error:  # whatever an environment raises that does not repeat itself
+            return " ".join(f"{type(error).__name__}: {error}".split())
+
+    def _repeated(self, column: int, shown: Array) -> str:
+        """Play the moves of its open episode again; why that leads elsewhere, or ""."""
+        env, actions, rewards = self._envs[column], self._native(self._log.actions(column)), 0.0
+        for move, action in enumerate(actions, 1):
+            self._rows[column], reward, terminated, truncated, _ = env.step(action)
+            rewards += reward
+            if terminated or truncated:
+                return f"its episode ended after {move} of {len(actions)} moves when they were repeated"
+        if self._shaped()[column].tobytes() != shown.tobytes():
+            return f"the {len(actions)} moves of its episode led to another observation when they were repeated"
+        if np.float64(rewards).tobytes() != self._rewards[column].tobytes():
+            return f"the {len(actions)} moves of its episode led to other rewards when they were repeated"
+        return ""
 
     def close(self) -> None:
-        for env in self._vector.envs:  # each by itself: one that raises must not keep the others open
+        for env in self._envs:  # each by itself: one that raises must not keep the others open
             close(env, self.spec.id)
-        self._vector.closed = True

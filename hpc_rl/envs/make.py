@@ -18,6 +18,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -40,9 +41,16 @@ IN_PROCESS = Processes()
 
 
 def make(
-    id: str, arguments: dict[str, Any], columns: int, threads: int = 1, processes: Processes = IN_PROCESS
+    id: str,
+    arguments: dict[str, Any],
+    columns: int,
+    threads: int = 1,
+    processes: Processes = IN_PROCESS,
+    state: tuple[str, ...] = (),
 ) -> Environment:
     """b = ``columns`` environments behind one call; ``threads`` is used by Atari only, ``processes`` by all others.
+
+    ``state`` names the two methods that get and set the state of an environment of gym.py, see own_state.py.
 
     Raises:
         BadEnvironment: unknown id, module, attribute or argument, an environment that refuses to be made, or processes
@@ -52,13 +60,15 @@ def make(
         raise BadEnvironment(f"{id} was asked for {columns} columns; at least one is needed")
     with _told(id, arguments):
         if processes.count:
-            return SubprocessEnvironment(make, id, arguments, columns, processes)
+            return SubprocessEnvironment(partial(make, state=state), id, arguments, columns, processes)
+        if state and id.startswith(("ALE/", "toy/")):
+            raise BadEnvironment(f"environment.state = {list(state)} has no effect on {id}; leave it out")
         if id.startswith("ALE/"):
             return atari.make(id, _options(id, arguments), columns, threads)
         if id.startswith("toy/"):
             toy = _toy(id, arguments, np)
             return RulesEnvironment(toy.rules, columns, toy.follow, toy.effect)
-        return gym.make(id, factory(id, arguments), columns)
+        return gym.make(id, factory(id, arguments), columns, state)
 
 
 def describe(id: str, arguments: dict[str, Any]) -> Spec:

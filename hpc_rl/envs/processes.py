@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hpc_rl.envs import forkserver
-from hpc_rl.envs.base import BadEnvironment, TimeSteps, joined
+from hpc_rl.envs.base import BadEnvironment, Resumed, TimeSteps, joined
 from hpc_rl.envs.child import Maker, serve
 from hpc_rl.envs.column_shares import Processes, split_columns
 from hpc_rl.types import Array, Spec
@@ -90,7 +90,9 @@ class SubprocessEnvironment:
 
     def reset(self, seeds: Array) -> Array:
         """First observations [b, *O] from 31-bit seeds [b]. Raises as `recv`."""
-        return self._ask("reset", [seeds[c : c + 1] for c in range(self.columns)])
+        self._order("reset", [seeds[c : c + 1] for c in range(self.columns)])
+        observation: Array = np.concatenate(self._answers())
+        return observation
 
     def send(self, action: Array) -> None:
         """Start stepping in every process with action [b, *A]; returns at once."""
@@ -105,14 +107,15 @@ class SubprocessEnvironment:
         return joined(self._answers())
 
     def state(self) -> dict[str, Any]:
-        """As of the same columns in one process. Raises as `recv`, and where the environment cannot be cloned."""
+        """As of the same columns in one process. Raises as `recv`."""
         self._order("state", [None] * self.columns)
         merged: dict[str, Any] = _merged([state for answer in self._answers() for state in answer])
         return merged
 
-    def load(self, state: dict[str, Any]) -> Array:
-        """Go on exactly where `state` was taken; current observations [b, *O]. Raises as `recv`."""
-        return self._ask("load", [_cut(state, c) for c in range(self.columns)])
+    def load(self, state: dict[str, Any]) -> Resumed:
+        """Go on exactly where `state` was taken. Raises as `recv`."""
+        self._order("load", [_cut(state, c) for c in range(self.columns)])
+        return joined(self._answers())
 
     def close(self) -> None:
         """Let every process close its environments and end, within `GRACE_S`."""
@@ -126,11 +129,6 @@ class SubprocessEnvironment:
                 process.kill()
                 process.join(1)
         self._pipes, self._processes = [], []
-
-    def _ask(self, order: str, values: list[Any]) -> Array:
-        self._order(order, values)
-        answer: Array = np.concatenate(self._answers())
-        return answer
 
     def _begin(self, doing: str) -> None:
         self._doing, self._began = doing, time.monotonic()

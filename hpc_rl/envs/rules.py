@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hpc_rl.envs.base import BadEnvironment, TimeSteps
+from hpc_rl.envs.base import BadEnvironment, Resumed, TimeSteps
 from hpc_rl.types import Array, Rules, RulesState
 
 Follow = Callable[[RulesState, RulesState], RulesState]
@@ -107,8 +107,8 @@ class RulesEnvironment:
             "generators": [dict(generator.bit_generator.state) for generator in self._generators],
         }
 
-    def load(self, state: dict[str, Any]) -> Array:
-        """Go on exactly where `state` was taken; current observations [b, *O].
+    def load(self, state: dict[str, Any]) -> Resumed:
+        """Go on exactly where `state` was taken.
 
         Raises:
             BadEnvironment: the state has another number of columns.
@@ -123,7 +123,7 @@ class RulesEnvironment:
         self._shown = np.asarray(state["shown"], self.spec.dtype).copy()
         for generator, saved in zip(self._generators, state["generators"], strict=True):
             generator.bit_generator.state = saved
-        return self._shown
+        return Resumed(self._shown, np.full(self.columns, ""))
 
     def close(self) -> None:
         """Nothing is held."""

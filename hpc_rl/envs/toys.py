@@ -34,7 +34,7 @@ class Toy:
 
 
 def _spec(id: str, frame: tuple[int, ...], actions: int, dtype: str = "float32", stack: int = 1) -> Spec:
-    return Spec(id, frame, dtype, Actions("discrete", (actions,)), stack, "zeros", cloneable=True)
+    return Spec(id, frame, dtype, Actions("discrete", (actions,)), stack, "zeros")
 
 
 def _zeros(xp: ModuleType, u: Numbers) -> Numbers:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from hpc_rl.envs.base import BadEnvironment, TimeSteps
+from hpc_rl.envs.base import Resumed, TimeSteps
 from hpc_rl.samplers.base import Timings
 from hpc_rl.samplers.lanes import Lane, act
 from hpc_rl.transport.base import Inbox, Link, Outbox
@@ -75,11 +75,11 @@ class Remote:
         self.outbox.put({"action": np.zeros_like(self.outbox.reserve()["action"])}, STOP)
         self.outbox.flush()
 
-    def state(self) -> dict[str, Any]:
-        raise BadEnvironment(f'{self.spec.id} runs in another rank and cannot be cloned; use sampler = "vector"')
+    def state(self) -> None:
+        """Open episodes stay with the rank; a resumed run begins new ones."""
 
-    def load(self, state: dict[str, Any]) -> Array:
-        raise BadEnvironment(f'{self.spec.id} runs in another rank and cannot be cloned; use sampler = "vector"')
+    def load(self, state: dict[str, Any]) -> Resumed:
+        raise NotImplementedError(f"{self.spec.id} gave no state")
 
 
 class Central:

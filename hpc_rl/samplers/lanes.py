@@ -110,8 +110,7 @@ class Lane:
         self.tree["observation"][self.row + stack - 1] = newest
 
     def state(self) -> dict[str, Any]:
-        """Everything `load` needs; the environment only where it can be cloned."""
-        cloneable = self.environment.spec.cloneable
+        """Everything `load` needs; ``environment`` is None where open episodes cannot be taken up."""
         return {
             "columns": self.columns.copy(),
             "steps": self.steps.copy(),
@@ -121,20 +120,45 @@ class Lane:
             "reward": self.reward.copy(),
             "running_return": self.running_return.copy(),
             "running_length": self.running_length.copy(),
-            "environment": self.environment.state() if cloneable else None,
+            "environment": self.environment.state(),
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Go on where ``state`` was taken; environments that cannot be cloned keep the episode that `start` opened."""
+        """Go on where ``state`` was taken; columns whose episode cannot be taken up begin a new one, and one is named.
+
+        Where none can, they keep the episodes that `start` opened.
+        """
         self.steps = np.asarray(state["steps"]).copy()
         for stream, saved in zip(self.streams, state["streams"], strict=True):
             stream.bit_generator.state = saved
         if state["environment"] is None:
             return
-        self._show(self.environment.load(state["environment"]), np.asarray(state["reward"]).copy())
-        self.carry = {name: to_device(x.clone(), self.device) for name, x in state["carry"].items()}
-        for name in ("first", "running_return", "running_length"):
-            setattr(self, name, np.asarray(state[name]).copy())
+        begun = time.monotonic()
+        resumed = self.environment.load(state["environment"])
+        lost = resumed.lost != ""
+        self._report(resumed.lost, time.monotonic() - begun)
+        self._show(resumed.observation, np.where(lost, np.float32(0), np.asarray(state["reward"])))
+        new = self.policy.initial_carry(len(self.columns))
+        for name, x in state["carry"].items():
+            self.carry[name] = to_device(x.clone(), self.device)
+            self.carry[name][lost] = new[name][lost]
+        self.first = np.asarray(state["first"]) | lost
+        self.running_return = np.where(lost, 0, np.asarray(state["running_return"]))
+        self.running_length = np.where(lost, np.int32(0), np.asarray(state["running_length"]))
+
+    def _report(self, lost: Array, seconds: float) -> None:
+        """One sentence for all columns whose episode could not be taken up, one where it took long."""
+        places, id = np.flatnonzero(lost != ""), self.environment.spec.id
+        if len(places):
+            k, more = places[0], f", and in {len(places) - 1} more columns" if len(places) > 1 else ""
+            print(
+                f"warning: {id}, column {self.columns[k]}, env step {self.steps[k]}: {lost[k]}; a new episode begins "
+                f"there{more}, so this run differs from one that was never interrupted",
+                flush=True,
+            )
+        if seconds > 1:
+            columns = f"{len(self.columns)} columns of {id}"
+            print(f"it took {seconds:.1f} s to bring the open episodes of {columns} back", flush=True)
 
 
 def _rules_state(lanes: Sequence[Lane], device: torch.device) -> dict[str, Tensor] | None:

@@ -91,7 +91,7 @@ def test_a_clone_goes_on_bitwise(id, arguments):
     saved = json.loads(json.dumps(state, default=lambda x: x.tolist()))  # plain values survive any file
     for written in (state, saved):
         clone = make(id, arguments, 3)
-        assert np.array_equal(clone.load(written), before["observation"][-1])
+        assert np.array_equal(clone.load(written).observation, before["observation"][-1])
         assert same(after, play(clone, 60, seed=1))
     with pytest.raises(BadEnvironment, match="3 columns does not fit 2"):
         make(id, arguments, 2).load(state)

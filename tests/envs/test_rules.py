@@ -155,9 +155,7 @@ def nim(xp: Any, /, stones: int = 5) -> Rules:
     def legal(state: dict[str, Any]) -> Any:
         return xp.stack([state["left"] >= 1, state["left"] >= 2], 1)
 
-    return Rules(
-        Spec("nim", (1,), "float32", Actions("discrete", (2,)), cloneable=True), begin, move, show, legal=legal
-    )
+    return Rules(Spec("nim", (1,), "float32", Actions("discrete", (2,))), begin, move, show, legal=legal)
 
 
 class Searching:

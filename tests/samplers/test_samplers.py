@@ -68,16 +68,42 @@ def test_lanes_change_nothing(id: str, arguments: dict[str, Any], lanes: int) ->
         same(one, other)
 
 
-def test_a_state_goes_on_in_other_lanes() -> None:
-    sampler, tree = vector("toy/chain", {}, 1)
+@pytest.mark.parametrize(("id", "arguments"), PLACES[1::2], ids=[id for id, _ in PLACES[1::2]])
+def test_a_state_goes_on_in_other_lanes(id: str, arguments: dict[str, Any]) -> None:
+    sampler, tree = vector(id, arguments, 1)
     before = fragments(sampler, tree)
     state = sampler.state()
     expected = fragments(sampler, tree)
-    halves, tree = vector("toy/chain", {}, 2)
+    halves, tree = vector(id, arguments, 2)
     halves.load(state)
     for one, other in zip(expected, fragments(halves, tree), strict=True):
         same(one, other)
     assert before[-1]["start"].max() < expected[0]["start"].min() + STEPS
+
+
+def test_an_episode_that_is_not_repeated_begins_anew_and_is_named_once(capsys: pytest.CaptureFixture[str]) -> None:
+    sampler, tree = vector("CartPole-v1", {}, 1)
+    fragments(sampler, tree)
+    state = sampler.state()
+    playing = [k for k in range(COLUMNS) if not state["environment"]["ended"][k]]
+    lost, kept = playing[1:3], playing[0]
+    state["environment"]["shown"] = state["environment"]["shown"].clone()
+    state["environment"]["shown"][lost] += 1
+    expected = fragments(sampler, tree)[0]
+    other, tree = vector("CartPole-v1", {}, 1)
+    other.load(state)
+    said = capsys.readouterr().out.splitlines()
+    steps = int(state["steps"][lost[0]])
+    assert len(said) == 1 and said[0].startswith(f"warning: CartPole-v1, column {lost[0]}, env step {steps}: the ")
+    assert "; a new episode begins there, and in 1 more columns, so this run differs" in said[0]
+    lane = other.lanes[0]
+    assert lane.first[lost].all() and not lane.reward[lost].any() and not lane.running_length[lost].any()
+    assert lane.running_return[lost].sum() == 0 < lane.running_return[kept]
+    assert all((lane.carry[name][lost] == 0).all() and lane.carry[name][kept].any() for name in lane.carry)
+    new = fragments(other, tree)[0]
+    assert new["first"][0, lost].all() and not (new["observation"][0, lost] == expected["observation"][0, lost]).any()
+    assert new["start"].tolist() == expected["start"].tolist()
+    assert new["observation"][:, kept].tobytes() == expected["observation"][:, kept].tobytes()
 
 
 def test_alternating_acts_for_one_half_while_the_other_steps() -> None:

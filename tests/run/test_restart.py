@@ -1,0 +1,65 @@
+"""A run that was stopped by a signal or killed, and resumed, equals the run that was never interrupted: every array.
+
+Two methods, two Gymnasium environments, two topologies and two ways to be cut short, each with each other one once.
+
+Mutations seen to fail: TODO
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from program import checkpoints, ended, hpc_rl, kill_everything, learning, started, state, wait_for, write_job
+from test_run_resume import assert_equal
+
+from hpc_rl.storage import checkpoint
+
+A2C = 'algorithm = "a2c"\ntopology = "{topology}"\n[a2c]\nunroll = 5\nhidden = [8]\nlstm = 4\nnormalize_observation = true\n'
+BUDGET = {"a2c": 30_000, "ppo": 30_000}  # some seconds
+
+
+def job_of(folder: Path, method: str, environment: str, topology: str) -> Path:
+    """A job of four columns; of A2C with a memory and normalisers, of PPO with annealed values."""
+    ranks = {"solo": 1, "allreduce": 2}[topology]
+    path = write_job(folder, "ppo", ranks, BUDGET[method], environment, "{}", topology)
+    text = path.read_text().replace("anneal = false", "anneal = true")
+    if method == "a2c":
+        text = A2C.format(topology=topology) + text[text.index("\n[environment]") :]
+    path.write_text(text.replace("interval_s = 0.5", "interval_s = 0.2"))
+    return path
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize(
+    ("method", "environment", "topology", "how"),
+    [
+        ("ppo", "CartPole-v1", "solo", "kill"),
+        ("ppo", "Pendulum-v1", "allreduce", "signal"),
+        ("a2c", "CartPole-v1", "allreduce", "kill"),
+        ("a2c", "Pendulum-v1", "solo", "signal"),
+    ],
+)
+def test_a_restart_equals_the_run_that_was_never_interrupted(
+    method: str, environment: str, topology: str, how: str, tmp_path: Path
+) -> None:
+    job, run, whole = job_of(tmp_path, method, environment, topology), tmp_path / "run", tmp_path / "whole"
+    ranks = {"solo": 1, "allreduce": 2}[topology]
+    with started("run", job, "--out", run) as process:
+        wait_for(lambda: learning(run, ranks) and checkpoints(run), process)
+        if how == "kill":
+            kill_everything(run)
+        else:
+            process.terminate()
+            assert ended(process).code == 0 and state(run)["state"] == "stopped"
+    begun = checkpoint.load(checkpoints(run)[-1])[1]["env_steps"]
+    assert 0 < begun < BUDGET[method]
+    for arguments in ((run, "--resume"), (whole,)):
+        done = hpc_rl("run", job, "--out", *arguments)
+        assert done.code == 0, done.err
+    assert "a new episode begins" not in done.out + done.err and state(run)["attempt"] == 1
+    (mine, my_meta), (other, other_meta) = (checkpoint.load(checkpoints(x)[-1]) for x in (run, whole))
+    assert_equal(mine, other)
+    for name in ("env_steps", "updates", "episodes", "recent", "steps", "score"):
+        assert my_meta[name] == other_meta[name], name
+    assert any(text for text in mine["sampler"]["environment"]["moves"])  # so episodes were open
