@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Any, Protocol, TypeVar
-
-import numpy as np
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from hpc_rl.types import Array, RulesState, Spec
 
@@ -37,15 +34,6 @@ class Resumed:
 
     observation: Array  # [b, *O]
     lost: Array  # [b] str, why the open episode could not be taken up, so that a new one begins; "" where it could
-
-
-Columns = TypeVar("Columns", TimeSteps, Resumed)
-
-
-def joined(parts: Sequence[Columns]) -> Columns:
-    """What several groups of columns answered, as the answer of all of them, in fresh arrays."""
-    kind = type(parts[0])
-    return kind(*(np.concatenate([getattr(part, item.name) for part in parts]) for item in fields(kind)))
 
 
 class Environment(Protocol):

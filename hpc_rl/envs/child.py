@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hpc_rl.envs.base import BadEnvironment, Environment, joined
+from hpc_rl.envs.base import BadEnvironment, Environment
+from hpc_rl.envs.column_shares import joined
 from hpc_rl.envs.forkserver import STOPS
 from hpc_rl.envs.generators import seed_shared
 

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import TypeVar
 
-from hpc_rl.envs.base import BadEnvironment
+import numpy as np
+
+from hpc_rl.envs.base import BadEnvironment, Resumed, TimeSteps
+
+Answer = TypeVar("Answer", TimeSteps, Resumed)
 
 
 @dataclass(frozen=True)
@@ -31,3 +37,9 @@ def split_columns(id: str, columns: int, count: int) -> list[range]:
             f"use at most {columns} or raise environment.columns"
         )
     return [range(columns * k // count, columns * (k + 1) // count) for k in range(count)]
+
+
+def joined(parts: Sequence[Answer]) -> Answer:
+    """What several groups of columns answered, as the answer of all of them, in fresh arrays."""
+    kind = type(parts[0])
+    return kind(*(np.concatenate([getattr(part, item.name) for part in parts]) for item in fields(kind)))

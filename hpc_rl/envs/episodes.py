@@ -4,9 +4,9 @@ Every episode opens with a seed of its own, keyed (the column's seed, number of 
 nothing that happened before. An environment that draws from what ``reset(seed=…)`` starts and from nothing else then
 repeats an episode from its seed and its actions, to the bit.
 
-Memory: a byte per move where no choice has more than 256 categories, 8 bytes per choice else, 4 bytes per entry of a box
-action; a third more in a checkpoint, as text. A million moves of CartPole are 1 MB, of a box of 17 entries 68 MB. Of an
-episode beyond `LONGEST` moves nothing is kept, and a resumed run opens a new one in its place.
+Memory: a byte per choice where none has more than 256 categories, else 8; 4 bytes per entry of a box action; a third
+more in a checkpoint, as text. A million moves of CartPole take 1 MB, of a box of 17 entries 68 MB. Of an episode beyond
+`LONGEST` moves nothing is kept, and a resumed run opens a new one in its place.
 """
 
 from __future__ import annotations

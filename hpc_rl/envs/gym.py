@@ -152,11 +152,7 @@ class Gym:
     def recv(self) -> TimeSteps:
         """Step every environment; open the next episode of those whose last move ended one."""
         first, success = self._ended, self._unknown.copy()
-        reward, terminated, truncated = (
-            np.zeros(self.columns),
-            np.zeros(self.columns, bool),
-            np.zeros(self.columns, bool),
-        )
+        reward, (terminated, truncated) = np.zeros(self.columns), np.zeros((2, self.columns), bool)
         for k, env in enumerate(self._envs):
             if first[k]:
                 self._begin_next(k)
@@ -223,7 +219,7 @@ class Gym:
             ) from error
         lost = np.array(["" if self._ended[k] else self._taken_up(k, *saved[k]) for k in range(self.columns)])
         for column in np.flatnonzero(lost != ""):
-            self._begin_next(column)
+            self._begin_next(int(column))
         shown[lost != ""] = self._shaped()[lost != ""]
         self._shown = shown
         return Resumed(shown, lost)
@@ -235,11 +231,9 @@ class Gym:
             if self._states and own is not None:
                 self._states[column].put(own)
                 return ""
-            return (
-                f"of more than {episodes.LONGEST} moves none is kept"
-                if moves is None
-                else self._repeated(column, shown)
-            )
+            if moves is None:
+                return f"of more than {episodes.LONGEST} moves none is kept"
+            return self._repeated(column, shown)
         except Exception as error:  # whatever an environment raises that does not repeat itself
             return " ".join(f"{type(error).__name__}: {error}".split())
 

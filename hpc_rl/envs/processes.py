@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hpc_rl.envs import forkserver
-from hpc_rl.envs.base import BadEnvironment, Resumed, TimeSteps, joined
+from hpc_rl.envs.base import BadEnvironment, Resumed, TimeSteps
 from hpc_rl.envs.child import Maker, serve
-from hpc_rl.envs.column_shares import Processes, split_columns
+from hpc_rl.envs.column_shares import Processes, joined, split_columns
 from hpc_rl.types import Array, Spec
 
 if TYPE_CHECKING:
@@ -104,7 +104,8 @@ class SubprocessEnvironment:
         Raises:
             BadEnvironment: a column raised something, or a process died or is late; columns count from 0 on this rank.
         """
-        return joined(self._answers())
+        moves: TimeSteps = joined(self._answers())
+        return moves
 
     def state(self) -> dict[str, Any]:
         """As of the same columns in one process. Raises as `recv`."""
@@ -115,7 +116,8 @@ class SubprocessEnvironment:
     def load(self, state: dict[str, Any]) -> Resumed:
         """Go on exactly where `state` was taken. Raises as `recv`."""
         self._order("load", [_cut(state, c) for c in range(self.columns)])
-        return joined(self._answers())
+        resumed: Resumed = joined(self._answers())
+        return resumed
 
     def close(self) -> None:
         """Let every process close its environments and end, within `GRACE_S`."""

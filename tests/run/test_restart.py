@@ -15,7 +15,14 @@ from test_run_resume import assert_equal
 
 from hpc_rl.storage import checkpoint
 
-A2C = 'algorithm = "a2c"\ntopology = "{topology}"\n[a2c]\nunroll = 5\nhidden = [8]\nlstm = 4\nnormalize_observation = true\n'
+A2C = """algorithm = "a2c"
+topology = "{topology}"
+[a2c]
+unroll = 5
+hidden = [8]
+lstm = 4
+normalize_observation = true
+"""
 BUDGET = {"a2c": 30_000, "ppo": 30_000}  # some seconds
 
 
