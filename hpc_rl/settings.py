@@ -18,9 +18,7 @@ class EnvironmentConfig:
     id: Annotated[str, "Gymnasium id, ALE/<Game>-v5, toy/<name> or my_package.my_module:make"] = ""
     columns: Annotated[PositiveInt, "B, environments over all ranks"] = 8
     processes: Annotated[NonNegativeInt, "child processes that share a rank's columns; 0 steps them in the rank"] = 0
-    state: Annotated[
-        tuple[str, ...], "its methods that get and set its state, for resumed runs; [] takes get_state and set_state"
-    ] = ()
+    state: Annotated[tuple[str, ...], "methods that get and set its state; [] takes get_state and set_state"] = ()
     arguments: Annotated[dict[str, Any], "for the environment's constructor"] = field(default_factory=dict)
 
 

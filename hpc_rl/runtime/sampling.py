@@ -29,11 +29,14 @@ class Lanes:
     steps: Mapping[str, int]  # column -> env steps up to the checkpoint; empty where the run begins
 
     def start(self, policy: Policy, environment: Environment, columns: Array) -> Lane:
-        """Columns with their own streams; resumed, steps are counted from where the checkpoint ends."""
-        numbers = columns.tolist()
-        lane = Lane(environment, policy, columns, streams(self.seed, "act", numbers, self.attempt))
+        """Columns with their own streams; resumed, steps are counted from where the checkpoint ends.
+
+        An attempt without a checkpoint repeats the first one.
+        """
+        numbers, key = columns.tolist(), self.attempt if self.steps else 0
+        lane = Lane(environment, policy, columns, streams(self.seed, "act", numbers, key))
         lane.attempt = self.attempt
-        lane.start(episode_seeds(self.seed, "episode", numbers, self.attempt))
+        lane.start(episode_seeds(self.seed, "episode", numbers, key))
         if self.steps:
             lane.steps = np.array([self.steps.get(str(column), 0) for column in numbers], np.int64)
         return lane
