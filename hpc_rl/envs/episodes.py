@@ -54,13 +54,12 @@ class EpisodeLog:
         self._moves[column].clear()
         return self.seed(column)
 
-    def add(self, action: Array, moved: Array) -> None:
-        """Actions [b, *A] of a policy; those of columns that ``moved`` [b] bool are kept."""
+    def add(self, action: Array) -> None:
+        """Actions [b, *A] of a policy. Where an episode has ended, `next` forgets that one together with the others."""
         rows = np.ascontiguousarray(action, self._dtype).reshape(len(self._moves), -1)
-        for column in np.flatnonzero(moved):
-            moves = self._moves[column]
+        for moves, row in zip(self._moves, rows, strict=True):
             if len(moves) <= self._most:  # one row too many marks an episode that is not kept
-                moves += rows[column].tobytes()
+                moves.extend(row.tobytes())
 
     def state(self) -> dict[str, Any]:
         """Per column; the moves as text, None of an episode that is not kept."""

@@ -147,7 +147,7 @@ class Gym:
         action = np.asarray(action)
         self._native_action = self._native(action)
         if not self._states:
-            self._log.add(action, ~self._ended)
+            self._log.add(action)
 
     def recv(self) -> TimeSteps:
         """Step every environment; open the next episode of those whose last move ended one."""

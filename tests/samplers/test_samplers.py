@@ -1,7 +1,8 @@
 """One job, several samplers: the same trajectories for a fixed seed and fixed weights.
 
 Mutations seen to fail: noise drawn per lane instead of per column; the second lane numbered from 0; a lane that takes
-the other's answer; the last row of a fragment not looked at.
+the other's answer; the last row of a fragment not looked at; of a column whose episode is not repeated the carry, the
+reward, the return or the first flag kept, every lost column named.
 """
 
 from __future__ import annotations
