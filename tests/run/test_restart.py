@@ -22,6 +22,7 @@ unroll = 5
 hidden = [8]
 lstm = 4
 normalize_observation = true
+anneal = false
 """
 MORE = 2000  # env steps after the restart
 
