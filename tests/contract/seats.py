@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import uuid
 from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -92,8 +93,10 @@ def _context(job_run: Ran, agent: Agent, link: LocalLink, lock: threading.Lock, 
             return policy
 
     def make_learner(*arguments: Any) -> Any:
-        job_run.learners[rank_spec.rank] = agent.make_learner(*arguments)
-        return job_run.learners[rank_spec.rank]
+        with lock:
+            torch.manual_seed(job.seed)
+            job_run.learners[rank_spec.rank] = agent.make_learner(*arguments)
+            return job_run.learners[rank_spec.rank]
 
     attempt = Attempt(
         job=job,
@@ -104,7 +107,7 @@ def _context(job_run: Ran, agent: Agent, link: LocalLink, lock: threading.Lock, 
         nodes=link.nodes(),
         device=device,
         agent=replace(agent, make_policy=make_policy, make_learner=make_learner),
-        resume=resume,
+        resume=deepcopy(resume),  # every rank reads the file for itself
         limits=Limits(lambda: False, job.budget.time_limit_s),
         make_environment=lambda columns, n: make(environment.id, environment.arguments, columns, n),
         make_evaluation=lambda changes, n: make(environment.id, {**environment.arguments, **changes}, n),
