@@ -93,10 +93,8 @@ def _context(job_run: Ran, agent: Agent, link: LocalLink, lock: threading.Lock, 
             return policy
 
     def make_learner(*arguments: Any) -> Any:
-        with lock:
-            torch.manual_seed(job.seed)
-            job_run.learners[rank_spec.rank] = agent.make_learner(*arguments)
-            return job_run.learners[rank_spec.rank]
+        job_run.learners[rank_spec.rank] = agent.make_learner(*arguments)
+        return job_run.learners[rank_spec.rank]
 
     attempt = Attempt(
         job=job,

@@ -1,12 +1,13 @@
 """On `solo` and `allreduce` a resumed run equals the run that was never interrupted, also in Gymnasium's environments.
 
+PPO on two ranks draws its seed from torch's generator, which threads share: tests/run/test_restart.py has that pair.
+
 Mutations seen to fail: the carry, the reward or the return of an open episode not taken up; a new seed for all episodes
 after a restart.
 """
 
 from __future__ import annotations
 
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +40,14 @@ def leaves(value: Any, key: str = "") -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("method", "environment", "topology"), [*product(METHODS, ("CartPole-v1", "Pendulum-v1"), ("solo", "allreduce"))]
+    ("method", "topology", "environment"),
+    [
+        (method, topology, environment)
+        for method, topology in (("ppo", "solo"), ("a2c", "solo"), ("a2c", "allreduce"))
+        for environment in ("CartPole-v1", "Pendulum-v1")
+    ],
 )
-def test_two_halves_equal_the_whole(method: str, environment: str, topology: str, tmp_path: Path) -> None:
+def test_two_halves_equal_the_whole(method: str, topology: str, environment: str, tmp_path: Path) -> None:
     table = {
         "algorithm": method,
         "topology": topology,
