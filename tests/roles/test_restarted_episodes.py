@@ -2,8 +2,7 @@
 
 PPO on two ranks draws its seed from torch's generator, which threads share: tests/run/test_restart.py has that pair.
 
-Mutations seen to fail: the carry, the reward or the return of an open episode not taken up; a new seed for all episodes
-after a restart.
+Mutations seen to fail: the carry or the return of an open episode not taken up; other seeds after a restart.
 """
 
 from __future__ import annotations

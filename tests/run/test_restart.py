@@ -2,7 +2,7 @@
 
 Two methods, two Gymnasium environments, two topologies and two ways to be cut short, each with each other one once.
 
-Mutations seen to fail: episodes of a resumed run that open with other seeds, or are not replayed.
+Mutations seen to fail: a learning rate that falls over another budget; a replay of other moves.
 """
 
 from __future__ import annotations
