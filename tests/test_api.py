@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from seats import run_job
 
 import hpc_rl
 from hpc_rl import api, local_run
 from hpc_rl.launchers.base import Outcome
 from hpc_rl.storage.run_dir import BadRun
+from tests.contract.seats import run_job
 
 TABLE: dict[str, Any] = {
     "algorithm": "a2c",

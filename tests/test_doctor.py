@@ -10,12 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from starting import run_to_end
 
 from hpc_rl import doctor
 from hpc_rl.job import BadJob
 from hpc_rl.storage.h5 import LOCKING_VARIABLE
 from hpc_rl.storage.locking import check_locking
+from tests.run.starting import run_to_end
 
 LIGHT = (doctor._versions, doctor._cores, doctor._hdf5, doctor._zstd, doctor._locking)
 

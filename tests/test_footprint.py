@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from batches import NAMES, SPECS, WHOLE, config_of, learner_of, sampled
 from torch import Tensor, nn
 
 from hpc_rl import job as jobs
@@ -28,6 +27,7 @@ from hpc_rl.plan import Plan, RankSpec
 from hpc_rl.rehearsal import LiveBytes, most_at_once
 from hpc_rl.runtime.checkpoints import learner_state
 from hpc_rl.types import Actions, ActOutput, Rules, Schema, Spec, Step, Trajectory, UpdateResult
+from tests.contract.batches import NAMES, SPECS, WHOLE, config_of, learner_of, sampled
 
 PLAN = Plan("solo", (RankSpec(0, "worker", 0, range(4), 1, True, peers=(0,)),), 6, 4, 4)
 VECTOR = SPECS["discrete"]

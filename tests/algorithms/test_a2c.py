@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from batches import config_of, learner_of, sampled
 from torch import Tensor
 
 from hpc_rl import job as jobs
@@ -18,6 +17,7 @@ from hpc_rl.transport.group import AllReduce
 from hpc_rl.transport.local import LocalLink, run_threads
 from hpc_rl.transport.ports import Ports
 from hpc_rl.transport.waiting import Waiting
+from tests.contract.batches import config_of, learner_of, sampled
 
 
 def norms(kind: str, ranks: int) -> float:

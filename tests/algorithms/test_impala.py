@@ -10,12 +10,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from batches import config_of, learner_of, sampled
 
 from hpc_rl import job as jobs
 from hpc_rl.algorithms.impala import loss
 from hpc_rl.optim.group import Alone
 from hpc_rl.types import Trajectory
+from tests.contract.batches import config_of, learner_of, sampled
 
 
 def test_half_of_the_batch_is_replayed_and_fresh_columns_stay() -> None:

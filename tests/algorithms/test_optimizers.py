@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from batches import config_of, learner_of, sampled
 
 from hpc_rl.optim.flat import Flat
 from hpc_rl.optim.optimizers import Optimizer, load_optimizer, make_optimizer, optimizer_state
 from hpc_rl.runtime.shards import ParameterShard, concatenate_shards
 from hpc_rl.transport.parameters import shard_slices
+from tests.contract.batches import config_of, learner_of, sampled
 
 RATE, ALPHA, EPSILON = 0.05, 0.9, 0.01
 

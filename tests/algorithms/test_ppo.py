@@ -12,12 +12,12 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
-from batches import config_of, learner_of, sampled
 
 from hpc_rl import job as jobs
 from hpc_rl.algorithms import ppo
 from hpc_rl.algorithms.ppo import Config, Learner
 from hpc_rl.optim.group import Alone
+from tests.contract.batches import config_of, learner_of, sampled
 
 
 def shares(steps: int, columns: int, ranks: int, minibatches: int) -> list[list[np.ndarray]]:

@@ -15,11 +15,11 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from test_learning_curve import made, program, record
 
 from hpc_rl.storage import trajectories
 from hpc_rl.storage.run_dir import RunDir
 from hpc_rl.storage.trajectories import BadSegment, episodes, kept_from, segments
+from tests.analysis.test_learning_curve import made, program, record
 
 
 @pytest.fixture(autouse=True)

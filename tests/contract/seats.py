@@ -12,7 +12,6 @@ from typing import Any
 from unittest import mock
 
 import torch
-from fake_gpu import FakeGpu
 
 from hpc_rl import job as jobs
 from hpc_rl.agent import Agent, agent_of
@@ -26,6 +25,7 @@ from hpc_rl.storage import run_dir
 from hpc_rl.transport.local import LocalLink, run_threads
 from hpc_rl.transport.ports import Ports
 from hpc_rl.transport.waiting import Waiting
+from tests.contract.fake_gpu import FakeGpu
 
 DEADLINE_S = 60.0
 

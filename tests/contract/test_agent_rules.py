@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
-from seats import run_job
 
 import hpc_rl.algorithms
 from hpc_rl import job as jobs
@@ -31,6 +30,7 @@ from hpc_rl.show import render
 from hpc_rl.storage import run_dir
 from hpc_rl.storage.untrusted import read_json
 from hpc_rl.transport.local import alone
+from tests.contract.seats import run_job
 
 METHOD = '''"""Looks one move ahead: argmax_a r(x, a)."""
 

@@ -14,7 +14,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from batches import (
+from torch import Tensor
+
+from hpc_rl.fragments import trajectory
+from hpc_rl.optim.flat import StateDict
+from hpc_rl.runtime.checkpoints import check_identical, learner_state, load_columns, load_learner
+from hpc_rl.transport.group import AllReduce
+from hpc_rl.transport.local import LocalLink, run_threads
+from hpc_rl.transport.ports import Ports
+from hpc_rl.transport.waiting import Waiting
+from hpc_rl.types import Spec, Trajectory
+from tests.contract.batches import (
     COLUMNS,
     ENVIRONMENTS,
     NAMES,
@@ -30,16 +40,6 @@ from batches import (
     sampled_trees,
     step_of,
 )
-from torch import Tensor
-
-from hpc_rl.fragments import trajectory
-from hpc_rl.optim.flat import StateDict
-from hpc_rl.runtime.checkpoints import check_identical, learner_state, load_columns, load_learner
-from hpc_rl.transport.group import AllReduce
-from hpc_rl.transport.local import LocalLink, run_threads
-from hpc_rl.transport.ports import Ports
-from hpc_rl.transport.waiting import Waiting
-from hpc_rl.types import Spec, Trajectory
 
 
 def test_the_batches_hold_both_kinds_of_end() -> None:

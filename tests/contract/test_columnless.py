@@ -18,14 +18,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from seats import Ran, run_job
-from test_witness import check_column, column_of
 
 import hpc_rl.algorithms
 from hpc_rl import job as jobs
 from hpc_rl import methods
 from hpc_rl.show import render
 from hpc_rl.storage import checkpoint
+from tests.contract.seats import Ran, run_job
+from tests.contract.test_witness import check_column, column_of
 
 HALF, METHOD = 60, "share_out"
 

@@ -12,12 +12,12 @@ from typing import Any, Literal, get_args, get_origin
 
 import numpy as np
 import pytest
-from batches import NAMES, config_of, sampled
 
 from hpc_rl import job as jobs
 from hpc_rl.checking import hints_of
 from hpc_rl.methods import config_class
 from hpc_rl.optim.group import Alone
+from tests.contract.batches import NAMES, config_of, sampled
 
 
 class Recording:

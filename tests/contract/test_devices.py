@@ -14,14 +14,14 @@ from typing import Any
 
 import pytest
 import torch
-from batches import NAMES
-from fake_gpu import FakeGpu, lying_on
-from seats import Ran, run_job
 
 from hpc_rl import job as jobs
 from hpc_rl import methods
 from hpc_rl.devices import to_device, to_host, write_back
 from hpc_rl.storage import checkpoint
+from tests.contract.batches import NAMES
+from tests.contract.fake_gpu import FakeGpu, lying_on
+from tests.contract.seats import Ran, run_job
 
 COLUMNS = 4
 PIXELS = {"environment": {"id": "toy/catch", "columns": COLUMNS, "arguments": {"pixels": True, "stack": 4}}}

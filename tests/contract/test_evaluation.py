@@ -14,9 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from batches import NAMES
-from greedy import greedy_returns
-from seats import Ran, left_over, run_job
 
 from hpc_rl import job as jobs
 from hpc_rl.checking import hints_of
@@ -25,6 +22,9 @@ from hpc_rl.experience import Unsuited
 from hpc_rl.methods import allowed_topologies, config_class
 from hpc_rl.optim.flat import flatten
 from hpc_rl.storage import checkpoint
+from tests.contract.batches import NAMES
+from tests.contract.greedy import greedy_returns
+from tests.contract.seats import Ran, left_over, run_job
 
 RANKS = {"solo": 1, "allreduce": 2}  # any other topology: 3
 METHOD = {"unroll": 5, "hidden": [8], "anneal": False, "min_size": 100, "capacity": 1000, "epochs": 1, "minibatches": 1}

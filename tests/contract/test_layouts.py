@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 import torch
-from seats import Ran, run_job
-from test_witness import column_of
+
+from tests.contract.seats import Ran, run_job
+from tests.contract.test_witness import column_of
 
 COLUMNS, UPDATES, ROWS = 12, 20, 12
 

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from batches import NAMES, sampled
-from seats import left_over, run_job
 
 from hpc_rl.methods import allowed_topologies
 from hpc_rl.storage import checkpoint
 from hpc_rl.storage.trajectories import describe, read, segments
 from hpc_rl.types import Tree
+from tests.contract.batches import NAMES, sampled
+from tests.contract.seats import left_over, run_job
 
 RANKS = {"solo": 1, "allreduce": 2}  # any other topology: 3
 COLUMNS = 4

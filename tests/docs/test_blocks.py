@@ -17,8 +17,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from pages import PAGES, ROOT, Block, commands, page
-from starting import run_to_end
+
+from tests.docs.pages import PAGES, ROOT, Block, commands, page
+from tests.run.starting import run_to_end
 
 BUDGET = 1500  # env steps of a run that names none, times the runs of its page so far: a resumed one goes on
 LIMIT_S = 150.0  # of one program or command

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pages import page
 
 import hpc_rl.algorithms
 from hpc_rl import methods
 from hpc_rl.testing import check_method
+from tests.docs.pages import page
 
 (CODE,) = [block.code for block in page("docs/write-a-method.md").blocks if block.file.startswith("hpc_rl/")]
 FAULTS = [

@@ -16,9 +16,6 @@ from typing import Annotated, Any, get_args, get_origin
 
 import click
 import pytest
-from batches import fed, learner_of, sampled
-from pages import PAGES, ROOT, Page, commands, page
-from seats import run_job
 
 from hpc_rl import job as jobs
 from hpc_rl import reference
@@ -26,6 +23,9 @@ from hpc_rl.checking import hints_of
 from hpc_rl.cli import cli
 from hpc_rl.launchers.options import Options
 from hpc_rl.methods import config_class
+from tests.contract.batches import fed, learner_of, sampled
+from tests.contract.seats import run_job
+from tests.docs.pages import PAGES, ROOT, Page, commands, page
 
 METHODS = jobs.algorithms()
 SITE = {item.name for item in fields(Options)}

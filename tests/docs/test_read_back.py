@@ -11,7 +11,8 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from starting import run_to_end
+
+from tests.run.starting import run_to_end
 
 PAGE = (Path(__file__).parents[2] / "docs" / "run-directory.md").read_text()
 

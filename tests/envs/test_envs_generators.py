@@ -9,13 +9,13 @@ import sys
 
 import numpy as np
 import pytest
-from greedy import greedy_returns
 
 from hpc_rl import job as jobs
 from hpc_rl.envs.base import TimeSteps
 from hpc_rl.envs.column_shares import Processes
 from hpc_rl.envs.generators import seed_shared, shared_kept
 from hpc_rl.envs.make import describe, make
+from tests.contract.greedy import greedy_returns
 
 DICE = """
 import random

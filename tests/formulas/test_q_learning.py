@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from test_returns import GAMMA, Case, random_case
 
 from hpc_rl.formulas.q_learning import greedy_value, huber, n_step_return
+from tests.formulas.test_returns import GAMMA, Case, random_case
 
 CASES = [random_case(seed, steps=steps) for seed, steps in enumerate([1, 2, 3, 3, 5, 5, 8, 14])]
 

@@ -1,4 +1,4 @@
-"""The fuzz run itself, a process of its own: `python program.py BASE FOLDER SEED CASES [ONLY]`.
+"""The fuzz run itself, a process of its own: `python -m tests.fuzz.program BASE FOLDER SEED CASES [ONLY]`.
 
 Each case copies the run directory BASE, damages one file of it, and does with it what a user would. A raw exception, a
 write or removal outside the case, a started process, a signal to another process or more than MOST_BYTES more memory is
@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from damage import damage
 
 from hpc_rl import cli, submit
 from hpc_rl import job as jobs
@@ -34,6 +33,7 @@ from hpc_rl.launchers.base import Outcome
 from hpc_rl.launchers.postmortem import first_failure
 from hpc_rl.storage import checkpoint, metrics, trajectories
 from hpc_rl.storage.run_dir import RunDir
+from tests.fuzz.damage import damage
 
 MOST_BYTES = 400 << 20  # 256 MiB + 1100 × the size of a file of some 100 kB, see storage/datasets.py
 HANG_S = 20.0

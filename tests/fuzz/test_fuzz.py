@@ -14,12 +14,11 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from seats import run_job
-
 from hpc_rl.launchers import attempt as batch
 from hpc_rl.launchers.options import Options
 from hpc_rl.storage import checkpoint, provenance
 from hpc_rl.storage.run_dir import write_json
+from tests.contract.seats import run_job
 
 SEED, CASES, DEADLINE_S = 12, 120, 300.0
 TABLE = {
@@ -54,9 +53,10 @@ def test_no_damaged_file_gets_further_than_a_sentence(tmp_path: Path) -> None:
     write_json(run.path / "submit" / "options.json", asdict(Options(time="10")))
     (tmp_path / "work").mkdir()
     process = subprocess.run(
-        [sys.executable, Path(__file__).with_name("program.py"), run.path, tmp_path / "work", str(SEED), str(CASES)],
+        [sys.executable, "-m", "tests.fuzz.program", run.path, tmp_path / "work", str(SEED), str(CASES)],
         capture_output=True, text=True, check=False, timeout=DEADLINE_S, cwd=tmp_path,
         env={**os.environ, "OMP_NUM_THREADS": "1", "XDG_CONFIG_HOME": str(tmp_path),
+             "PYTHONPATH": str(Path(__file__).parents[2]),
              "PATH": str(Path(sys.executable).parent)},
     )  # fmt: skip
     assert process.returncode == 0, process.stderr[-3000:]

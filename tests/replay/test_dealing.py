@@ -10,13 +10,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from columns import Column, columns_of, fragment, schema_of, spec_of
 
 from hpc_rl.experience import Experience, Items
 from hpc_rl.fragments import trajectory
 from hpc_rl.replay.ring import Ring
 from hpc_rl.storage.packing import from_bytes, to_bytes
 from hpc_rl.types import Array, Spec, Tree
+from tests.replay.columns import Column, columns_of, fragment, schema_of, spec_of
 
 WIDTH, UNROLL, KEPT = 4, 4, 40
 KINDS = (Items("items", 96, 3), Items("games", 96, 3, complete="episode"), Items("options", 96, 3, opens="opens"))

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from columns import Column, columns_of, fragment, schema_of, spec_of
 
 from hpc_rl.fragments import trajectory
 from hpc_rl.replay.episodes import Episodes
 from hpc_rl.storage.packing import from_bytes, to_bytes
 from hpc_rl.types import Leaf, Spec, Tree
+from tests.replay.columns import Column, columns_of, fragment, schema_of, spec_of
 
 WIDTH, UNROLL, NOISE = 3, 4, 5
 STACKS = [(1, "zeros"), (4, "zeros"), (4, "repeat")]

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from seats import Ran, run_job
 
 from hpc_rl.storage import checkpoint
+from tests.contract.seats import Ran, run_job
 
 DQN = {"unroll": 4, "n_step": 3, "capacity": 600, "min_size": 200, "batch_size": 8, "samples_per_insert": 2.0}
 METHODS: dict[str, dict[str, Any]] = {  # nothing is annealed: the halves have another budget than the whole

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from columns import EXTRAS, Column, columns_of, fragment, schema_of, spec_of
 
 from hpc_rl.experience import Experience, Items
 from hpc_rl.fragments import trajectory
@@ -22,6 +21,7 @@ from hpc_rl.replay.ring import Ring, ring_bytes
 from hpc_rl.replay.room import Unreplayable
 from hpc_rl.storage.packing import from_bytes, to_bytes
 from hpc_rl.types import Array, Leaf, Spec, Trajectory, Tree
+from tests.replay.columns import EXTRAS, Column, columns_of, fragment, schema_of, spec_of
 
 WIDTH, UNROLL, KEPT = 3, 4, 40
 KINDS = {

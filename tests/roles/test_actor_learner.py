@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 import torch
-from seats import Ran, left_over, run_job
-from test_witness import check_column, column_of, table_of
 
 from hpc_rl import job as jobs
 from hpc_rl.job import BadJob
 from hpc_rl.storage import checkpoint
+from tests.contract.seats import Ran, left_over, run_job
+from tests.contract.test_witness import check_column, column_of, table_of
 
 WAYS: dict[str, dict[str, Any]] = {
     "alternating": {"sampler": "alternating", "resources": {"ranks": 3}},

@@ -13,9 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import seats
 import torch
-from seats import run_job
 
 from hpc_rl import conclusion
 from hpc_rl.runtime.evaluator_client import EvaluatorClient
@@ -24,6 +22,8 @@ from hpc_rl.transport.base import Inbox, Outbox
 from hpc_rl.transport.local import LocalLink, run_threads
 from hpc_rl.transport.ports import Ports
 from hpc_rl.transport.waiting import Deadline, Waiting
+from tests.contract import seats
+from tests.contract.seats import run_job
 
 SLOW = """
 import time

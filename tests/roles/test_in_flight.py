@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import seats
 import torch
-from test_witness import table_of
 
 from hpc_rl.envs.base import TimeSteps
 from hpc_rl.storage import checkpoint
+from tests.contract import seats
+from tests.contract.test_witness import table_of
 
 
 class Overflowing:

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import seats
-from test_witness import check_column, column_of, table_of
 
 from hpc_rl.runtime.messages import ControlServer
 from hpc_rl.storage import checkpoint
+from tests.contract import seats
+from tests.contract.test_witness import check_column, column_of, table_of
 
 
 @pytest.mark.parametrize("servers", [2, 3])

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 import torch
-from seats import run_job
 
 from hpc_rl.storage import checkpoint
+from tests.contract.seats import run_job
 
 METHODS: dict[str, dict[str, Any]] = {
     "ppo": {"unroll": 8, "epochs": 2, "minibatches": 2, "hidden": [8], "anneal": False, "normalize_observation": True},

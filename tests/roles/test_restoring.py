@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from seats import run_job
 
 from hpc_rl.agent import agent_of
 from hpc_rl.runtime.fingerprint import fingerprint
 from hpc_rl.runtime.restoring import usable
 from hpc_rl.storage import checkpoint
 from hpc_rl.storage.checkpoint import CorruptCheckpoint, IncompatibleCheckpoint
+from tests.contract.seats import run_job
 
 TABLES: dict[str, dict[str, Any]] = {
     "ppo": {"topology": "solo", "ppo": {"unroll": 4, "hidden": [8], "normalize_observation": False}},

@@ -14,9 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from batches import config_of, learner_of, policy_of, sampled
-from seats import run_job
-from test_witness import check_column, column_of, table_of
 
 from hpc_rl import job as jobs
 from hpc_rl.optim.flat import StateDict
@@ -29,6 +26,9 @@ from hpc_rl.transport.parameters import ParameterClient, shard_slices
 from hpc_rl.transport.ports import Ports
 from hpc_rl.transport.waiting import Waiting
 from hpc_rl.types import Tree
+from tests.contract.batches import config_of, learner_of, policy_of, sampled
+from tests.contract.seats import run_job
+from tests.contract.test_witness import check_column, column_of, table_of
 
 
 def gradient(share: ParameterShard, value: float, count: float = 1.0, rate: float = 0.1) -> Tree:

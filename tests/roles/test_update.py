@@ -13,7 +13,6 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
-from batches import COLUMNS, STEPS, config_of, learner_of, sampled
 
 from hpc_rl.optim.group import Diverged
 from hpc_rl.runtime.counters import Counters
@@ -24,6 +23,7 @@ from hpc_rl.transport.local import LocalLink, run_threads
 from hpc_rl.transport.ports import Ports
 from hpc_rl.transport.waiting import Waiting
 from hpc_rl.types import Trajectory
+from tests.contract.batches import COLUMNS, STEPS, config_of, learner_of, sampled
 
 METHOD = cast(Any, SimpleNamespace(name="ppo", progress=Schedule(1000).progress))
 

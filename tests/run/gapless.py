@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import numpy as np
-from program import checkpoints
 
 from hpc_rl.storage import checkpoint, trajectories
+from tests.run.program import checkpoints
 
 
 def kept_steps(run: Path) -> dict[int, np.ndarray]:

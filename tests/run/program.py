@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from starting import run_to_end
 
 from hpc_rl.launchers.leftovers import take_over
 from hpc_rl.storage.run_dir import RunDir
+from tests.run.starting import run_to_end
 
 HARD_LIMIT_S = 150.0  # a run that takes longer hangs
 OPENMPI = os.environ.get("HPC_RL_OPENMPI_PYTHON", "")

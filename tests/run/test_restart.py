@@ -10,10 +10,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from program import checkpoints, ended, hpc_rl, kill_everything, learning, started, state, wait_for, write_job
-from test_run_resume import assert_equal
 
 from hpc_rl.storage import checkpoint
+from tests.run.program import checkpoints, ended, hpc_rl, kill_everything, learning, started, state, wait_for, write_job
+from tests.run.test_run_resume import assert_equal
 
 A2C = """algorithm = "a2c"
 topology = "{topology}"

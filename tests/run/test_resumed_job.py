@@ -9,7 +9,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from program import ended, hpc_rl, learning, started, state, wait_for, write_job
 
 from hpc_rl import job as jobs
 from hpc_rl.job import BadJob
@@ -17,6 +16,7 @@ from hpc_rl.resume import again
 from hpc_rl.status import states
 from hpc_rl.storage.metrics import Metrics
 from hpc_rl.storage.run_dir import BadRun, RunDir, create
+from tests.run.program import ended, hpc_rl, learning, started, state, wait_for, write_job
 
 MAY = {
     "resources.device": "cpu",

@@ -13,8 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from gapless import assert_gapless
-from program import (
+
+from hpc_rl import job as jobs
+from hpc_rl.launchers.leftovers import take_over
+from hpc_rl.storage import checkpoint, trajectories
+from hpc_rl.storage.run_dir import create
+from tests.run.gapless import assert_gapless
+from tests.run.program import (
     BOTH_MPIS,
     Ended,
     checkpoints,
@@ -31,12 +36,7 @@ from program import (
     wait_for,
     write_job,
 )
-from starting import run_to_end
-
-from hpc_rl import job as jobs
-from hpc_rl.launchers.leftovers import take_over
-from hpc_rl.storage import checkpoint, trajectories
-from hpc_rl.storage.run_dir import create
+from tests.run.starting import run_to_end
 
 END_S = 10.0  # from the fault to the end of the whole job
 

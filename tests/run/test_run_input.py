@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from program import hpc_rl, write_job
+
+from tests.run.program import hpc_rl, write_job
 
 CASES: dict[str, tuple[list[str], list[str]]] = {  # --set …  ->  words of the sentence
     "unknown key": (["ppo.epoch=3"], ["ppo.epoch", "did you mean 'epochs'"]),

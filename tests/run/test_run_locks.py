@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from program import checkpoints, hpc_rl, summary, write_job
 
 from hpc_rl.storage import checkpoint, trajectories
+from tests.run.program import checkpoints, hpc_rl, summary, write_job
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP], ids=errno.errorcode.get)

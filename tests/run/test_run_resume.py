@@ -7,10 +7,21 @@ from typing import Any
 
 import pytest
 import torch
-from gapless import assert_gapless, kept_steps
-from program import checkpoints, ended, hpc_rl, kill_everything, learning, started, state, summary, wait_for, write_job
 
 from hpc_rl.storage import checkpoint, metrics, trajectories
+from tests.run.gapless import assert_gapless, kept_steps
+from tests.run.program import (
+    checkpoints,
+    ended,
+    hpc_rl,
+    kill_everything,
+    learning,
+    started,
+    state,
+    summary,
+    wait_for,
+    write_job,
+)
 
 
 def assert_equal(state: Any, other: Any, key: str = "") -> None:

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from program import (
+
+from tests.run.program import (
     BOTH_MPIS,
     HARD_LIMIT_S,
     checkpoints,

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from greedy import greedy_returns
-from program import Ended, checkpoints, hpc_rl, leftovers, state, summary, write_job
 
 from hpc_rl import job as jobs
 from hpc_rl.envs.base import Environment
@@ -17,6 +15,8 @@ from hpc_rl.envs.make import describe, make
 from hpc_rl.optim.flat import flatten
 from hpc_rl.storage import checkpoint, trajectories
 from hpc_rl.storage.metrics import rows
+from tests.contract.greedy import greedy_returns
+from tests.run.program import Ended, checkpoints, hpc_rl, leftovers, state, summary, write_job
 
 KEYS = {
     "env_steps", "frames", "updates", "wall_s", "env_steps_per_s", "roofline_share", "mean_return_100", "policy_lag",

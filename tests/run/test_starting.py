@@ -7,8 +7,9 @@ import subprocess
 import sys
 
 import pytest
-import starting
-from starting import marked, run_to_end
+
+from tests.run import starting
+from tests.run.starting import marked, run_to_end
 
 LEAVES_ONE = "import subprocess; subprocess.Popen(['sleep', '60'], start_new_session=True).wait()"
 

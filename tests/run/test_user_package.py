@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from program import hpc_rl, summary, write_job
+
+from tests.run.program import hpc_rl, summary, write_job
 
 PROJECT = """
 [build-system]

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from greedy import greedy_returns
 from PIL import Image
 
 from hpc_rl import job as jobs
@@ -20,6 +19,7 @@ from hpc_rl.envs.make import describe, make
 from hpc_rl.evaluation import check_video, write_gif
 from hpc_rl.storage.run_dir import BadRun
 from hpc_rl.types import Actions, Spec
+from tests.contract.greedy import greedy_returns
 
 SCREEN = """
 import gymnasium, numpy as np

@@ -14,9 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from batches import WHOLE, config_of, policy_of
-from seats import run_job
-from test_witness import table_of
 
 from hpc_rl.envs.make import make
 from hpc_rl.envs.rules import RulesEnvironment
@@ -27,6 +24,9 @@ from hpc_rl.samplers.lanes import Lane
 from hpc_rl.samplers.vector import Vector
 from hpc_rl.storage import checkpoint
 from hpc_rl.types import Array, Tree
+from tests.contract.batches import WHOLE, config_of, policy_of
+from tests.contract.seats import run_job
+from tests.contract.test_witness import table_of
 
 COLUMNS, STEPS = 3, 8
 BAD = {(4, 1): ("reward", np.inf), (6, 1): ("reward", np.nan), (7, 2): ("observation", np.nan)}  # (move, column)

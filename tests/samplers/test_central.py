@@ -13,8 +13,6 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from batches import WHOLE, config_of, policy_of
-from test_samplers import COLUMNS, FRAGMENTS, PLACES, STEPS, fragments, same, vector
 
 from hpc_rl.assembly import columns_of
 from hpc_rl.envs.make import describe, make
@@ -27,6 +25,8 @@ from hpc_rl.transport.local import LocalLink, run_threads
 from hpc_rl.transport.ports import Ports
 from hpc_rl.transport.waiting import Deadline, Waiting
 from hpc_rl.types import Tree
+from tests.contract.batches import WHOLE, config_of, policy_of
+from tests.samplers.test_samplers import COLUMNS, FRAGMENTS, PLACES, STEPS, fragments, same, vector
 
 SHARES = [range(0, 2), range(2, 4), range(4, 6)]  # columns of ranks 1, 2, 3
 

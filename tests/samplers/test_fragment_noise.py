@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from batches import config_of, policy_of
 
 from hpc_rl.envs.make import make
 from hpc_rl.fragments import allocate, trajectory, trajectory_schema
@@ -24,6 +23,7 @@ from hpc_rl.samplers.vector import Vector
 from hpc_rl.storage import trajectories
 from hpc_rl.storage.trajectories import Recorder
 from hpc_rl.types import Schema, Spec, Tree
+from tests.contract.batches import config_of, policy_of
 
 COLUMNS, STEPS, ROUNDS = 5, 7, 3
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from batches import WHOLE, config_of, policy_of
 
 from hpc_rl.envs.make import make
 from hpc_rl.fragments import allocate, trajectory_schema
@@ -19,6 +18,7 @@ from hpc_rl.samplers.base import Timings, episode_seeds, streams
 from hpc_rl.samplers.lanes import Lane
 from hpc_rl.samplers.vector import Vector
 from hpc_rl.types import Tree
+from tests.contract.batches import WHOLE, config_of, policy_of
 
 COLUMNS, STEPS, FRAGMENTS = 6, 9, 4
 PLACES: list[tuple[str, dict[str, Any]]] = [

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from fake import COMMANDS, answer
+
+from tests.slurm.fake import COMMANDS, answer
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from fake import answer, calls, program
 
 from hpc_rl import job as jobs
 from hpc_rl import methods
@@ -27,6 +26,7 @@ from hpc_rl.run_folders import runs_of
 from hpc_rl.storage.run_dir import BadRun, RunDir, create
 from hpc_rl.submit import parts, submit
 from hpc_rl.sweep import tasks
+from tests.slurm.fake import answer, calls, program
 
 OPTIONS = Options(launcher="srun", mpi="pmi2", time="10")
 MANY = 12_000  # ids of tasks of one array, which no single argument holds

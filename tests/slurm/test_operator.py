@@ -19,7 +19,6 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
-from fake import answer, calls, program
 
 from hpc_rl import curves, follow
 from hpc_rl import job as jobs
@@ -36,6 +35,7 @@ from hpc_rl.storage.metrics import rate
 from hpc_rl.storage.run_dir import BadRun, RunDir, create
 from hpc_rl.submit import resume, submit
 from hpc_rl.sweep import tasks
+from tests.slurm.fake import answer, calls, program
 
 OPTIONS = Options(launcher="srun", mpi="pmi2", time="10")
 RUNNING = "12|RUNNING|None|2026-11-25T09:00:00|n[1-3]|1-02:03:04|59:58"

@@ -20,15 +20,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cluster as clusters
 import pytest
-from gapless import assert_gapless
-from program import OPENMPI
 
 from hpc_rl.launchers.attempt import job_ids
 from hpc_rl.storage import trajectories
 from hpc_rl.storage.rank_records import rank_records
 from hpc_rl.storage.run_dir import RunDir
+from tests.run.gapless import assert_gapless
+from tests.run.program import OPENMPI
+from tests.slurm import cluster as clusters
 
 pytestmark = pytest.mark.skipif(
     bool(clusters.missing()), reason=f"no SLURM here: {', '.join(clusters.missing())} missing"

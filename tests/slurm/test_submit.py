@@ -12,7 +12,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from fake import answer, calls
 
 from hpc_rl import follow
 from hpc_rl import job as jobs
@@ -29,6 +28,7 @@ from hpc_rl.run_folders import runs_of
 from hpc_rl.storage.run_dir import BadRun, RunDir, create
 from hpc_rl.submit import resume, submit
 from hpc_rl.sweep import tasks
+from tests.slurm.fake import answer, calls
 
 OPTIONS = Options(launcher="srun", mpi="pmi2", time="10")
 

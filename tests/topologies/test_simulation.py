@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from simulation import CV, END, RESET_S, STEP_S, ideal, rows
 
 from hpc_rl.envs import toys
 from hpc_rl.envs.make import make
+from tests.topologies.simulation import CV, END, RESET_S, STEP_S, ideal, rows
 
 
 def test_rows_are_those_of_the_toy(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,1 @@
+"""Tests import what they share by its package: ``from tests.contract.seats import run_job``."""
