@@ -20,7 +20,7 @@ def test_an_exchange_that_fails_says_what_to_do(monkeypatch: pytest.MonkeyPatch)
         mpi.measure(2)
     monkeypatch.setattr("sys.executable", "/bin/false")
     monkeypatch.setattr(mpi, "LIMIT_S", 60)
-    with pytest.raises(mpi.NoExchange, match=r"-n 2 ended with 1 .*hpc-rl doctor"):
+    with pytest.raises(mpi.NoExchange, match=r"-n 2 ended with exit code 1 .*hpc-rl doctor"):
         mpi.measure(2)
 
 

@@ -173,7 +173,12 @@ def main() -> None:
     (outside / "precious").write_text("precious")
     os.mkfifo(outside / "pipe")
     shutil.copytree(base, folder / "case" / "run")
-    for name in ("state.json", "checkpoints", "trajectories"):  # undamaged: imports, and what libraries keep for later
+    for name in (
+        "state.json",
+        "checkpoints",
+        "trajectories",
+        "job.toml",
+    ):  # undamaged: imports, and what libraries keep for later
         for use in uses(name, folder / "case" / "run"):
             with quiet():
                 use()

@@ -103,8 +103,10 @@ class Cluster:
         """In the environment of everything that this cluster starts."""
         return f"SLURM_CONF={self.folder}/slurm.conf".encode()
 
-    def ask(self, *command: str, check: bool = True) -> str:
-        process = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=60, check=False)
+    def ask(self, *command: str, check: bool = True, limit_s: float = 60.0) -> str:
+        process = subprocess.run(
+            command, env=self.environment, capture_output=True, text=True, timeout=limit_s, check=False
+        )
         assert not check or process.returncode == 0, f"{command}: {process.stdout}{process.stderr}"
         return process.stdout
 

@@ -380,11 +380,13 @@ def local_run_in_a_step(site: Site) -> None:
     for number, (python, mpi) in enumerate((python, mpi) for python in pythons for mpi in ("none", "pmi2")):
         step = ("srun", "--nodes=1", "--ntasks=1", f"--mpi={mpi}", f"--chdir={site.home}", python, "-c")
         code = "import sys; from hpc_rl.cli import main; sys.argv[1:] = sys.argv[1].split(); main()"
-        site.cluster.ask(*step, code, f"run slow.toml --out local{number} --set budget.env_steps=120")
+        site.cluster.ask(
+            *step, code, f"run slow.toml --out local{number} --set budget.env_steps=120", limit_s=PATIENCE_S
+        )
         run = RunDir(site.home / f"local{number}")
         assert run.read_state()["state"] == "done", told(run)
         assert json.loads((run.provenance / "0000.json").read_text())["environment"]["SLURM_JOB_ID"].isdigit()
-        assert "ok   2-rank exchange" in site.cluster.ask(*step, code, "doctor", check=False)
+        assert "ok   2-rank exchange" in site.cluster.ask(*step, code, "doctor", check=False, limit_s=PATIENCE_S)
 
 
 def plain_script(site: Site) -> None:
