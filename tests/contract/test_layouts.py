@@ -19,7 +19,7 @@ import torch
 from tests.contract.seats import Ran, run_job
 from tests.contract.test_witness import column_of
 
-COLUMNS, UPDATES, ROWS = 12, 20, 12
+COLUMNS, ROWS = 12, 12
 
 PLAIN = {
     "unroll": ROWS,
@@ -31,7 +31,7 @@ PLAIN = {
     "hidden": [16],
 }
 PLAIN |= {"normalize_observation": True, "normalize_reward": True}
-KINDS: dict[str, dict[str, Any]] = {"plain": PLAIN, "recurrent": {**PLAIN, "lstm": 8}}
+KINDS: dict[str, tuple[int, dict[str, Any]]] = {"plain": (20, PLAIN), "recurrent": (8, {**PLAIN, "lstm": 8})}
 
 
 @pytest.fixture(autouse=True)
@@ -41,12 +41,12 @@ def generator_per_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "randint", lambda *a, **k: plain(*a, **k, generator=torch.Generator().manual_seed(5)))
 
 
-def trained(folder: Path, ranks: int, method: dict[str, Any]) -> Ran:
+def trained(folder: Path, ranks: int, updates: int, method: dict[str, Any]) -> Ran:
     table = {
         "algorithm": "ppo",
         "topology": "allreduce",
         "environment": {"id": "CartPole-v1", "columns": COLUMNS, "arguments": {"max_episode_steps": 11}},
-        "budget": {"env_steps": UPDATES * ROWS * COLUMNS},
+        "budget": {"env_steps": updates * ROWS * COLUMNS},
         "resources": {"ranks": ranks, "threads": 1},
         "output": {"record": 1.0, "compression": "none"},
         "ppo": method,
@@ -56,9 +56,9 @@ def trained(folder: Path, ranks: int, method: dict[str, Any]) -> Ran:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_to_four_ranks_train_the_same(kind: str, tmp_path: Path) -> None:
-    runs = {ranks: trained(tmp_path, ranks, KINDS[kind]) for ranks in (1, 2, 3, 4)}
+    runs = {ranks: trained(tmp_path, ranks, *KINDS[kind]) for ranks in (1, 2, 3, 4)}
     summary = json.loads(runs[1].run.summary_file.read_text())
-    assert summary["updates"] >= UPDATES
+    assert summary["updates"] >= KINDS[kind][0]
     expected = runs[1].learners[0].weights.data
     assert runs[1].learners[0].normalizers.seen.count == summary["updates"] * ROWS * COLUMNS
     columns = [column_of(runs[1].run.path, column) for column in range(COLUMNS)]

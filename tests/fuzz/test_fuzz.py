@@ -20,7 +20,7 @@ from hpc_rl.storage import checkpoint, provenance
 from hpc_rl.storage.run_dir import write_json
 from tests.contract.seats import run_job
 
-SEED, CASES, DEADLINE_S = 12, 120, 300.0
+SEED, CASES, DEADLINE_S = 12, 80, 300.0
 TABLE = {
     "algorithm": "ppo",
     "topology": "solo",
