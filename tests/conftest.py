@@ -14,9 +14,12 @@ from pathlib import Path
 
 import pytest
 
-# A shell starts its background jobs with SIGINT ignored, which every child would inherit: tests send it to theirs.
+# A shell starts its background jobs with SIGINT ignored, and nohup with SIGHUP, which every child would inherit: tests
+# send them to theirs.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 ALONE = (
     "tests/envs/test_envs_processes.py",
