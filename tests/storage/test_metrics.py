@@ -103,10 +103,13 @@ def test_lines_of_older_versions_and_strange_ones_never_go_back() -> None:
     assert counting([]) == []
 
 
-def test_tensorboard_forgets_what_was_lost(tmp_path: Path) -> None:
+def test_tensorboard_forgets_what_was_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.summary.writer import event_file_writer
 
+    # Files of one second and process are read in the order of this number as text; attempts are processes.
+    monkeypatch.setattr(event_file_writer, "_global_uid", 0)
     written(tmp_path, tensorboard=True)
     events = EventAccumulator(str(tmp_path / "tensorboard" / "learner-0"))
     events.Reload()
