@@ -109,7 +109,7 @@ def test_tensorboard_forgets_what_was_lost(tmp_path: Path, monkeypatch: pytest.M
     from tensorboard.summary.writer import event_file_writer
 
     # Files of one second and process are read in the order of this number as text; attempts are processes.
-    monkeypatch.setattr(event_file_writer, "_global_uid", 0)
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(0))
     written(tmp_path, tensorboard=True)
     events = EventAccumulator(str(tmp_path / "tensorboard" / "learner-0"))
     events.Reload()
