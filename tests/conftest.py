@@ -9,7 +9,8 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -96,3 +97,15 @@ def without_locks(flock_shim: Path, monkeypatch: pytest.MonkeyPatch) -> Callable
         monkeypatch.setenv("TEST_FLOCK_ERRNO", str(number))
 
     return from_now_on
+
+
+@pytest.fixture
+def method_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder of methods beside the package's; a method foo that is imported from there is forgotten again."""
+    import hpc_rl.algorithms
+    from hpc_rl import methods
+
+    monkeypatch.setattr(methods, "FOLDER", tmp_path)
+    monkeypatch.setattr(hpc_rl.algorithms, "__path__", [str(tmp_path), *hpc_rl.algorithms.__path__])
+    yield tmp_path
+    sys.modules.pop("hpc_rl.algorithms.foo", None)

@@ -6,14 +6,11 @@ came; TOPOLOGIES not compared with the folder; the line of a mistake taken from 
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-import hpc_rl.algorithms
 from hpc_rl import job as jobs
 from hpc_rl import methods
 from hpc_rl.cli import cli
@@ -53,15 +50,6 @@ ALGORITHM = "a value"
 '''
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty folder of methods; a method foo that is imported from there is forgotten again."""
-    monkeypatch.setattr(methods, "FOLDER", tmp_path)
-    monkeypatch.setattr(hpc_rl.algorithms, "__path__", [str(tmp_path), *hpc_rl.algorithms.__path__])
-    yield tmp_path
-    sys.modules.pop("hpc_rl.algorithms.foo", None)
-
-
 def refused(text: str) -> str:
     """The sentence about a job of method foo, and the same from the command line without a traceback."""
     (methods.FOLDER / "foo.py").write_text(text)
@@ -77,10 +65,10 @@ def refused(text: str) -> str:
     return sentence
 
 
-def test_a_config_is_read_with_its_methods_and_imports(folder: Path) -> None:
-    (folder / "foo.py").write_text(WHOLE)
-    (folder / ".#foo.py").touch()
-    (folder / "foo copy.py").touch()
+def test_a_config_is_read_with_its_methods_and_imports(method_folder: Path) -> None:
+    (method_folder / "foo.py").write_text(WHOLE)
+    (method_folder / ".#foo.py").touch()
+    (method_folder / "foo copy.py").touch()
     assert methods.algorithms() == ["foo"]
     assert methods.config_class("foo")().double() == 10  # type: ignore[attr-defined]
     assert methods.config_class("foo") is methods.config_class("foo")
@@ -92,7 +80,7 @@ def test_a_config_is_read_with_its_methods_and_imports(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("value", ['["solo"]', "()", '"solo"', '("solo", "sole")', "(3,)", "None", '(["solo"],)'])
-def test_wrong_topologies(folder: Path, value: str) -> None:
+def test_wrong_topologies(method_folder: Path, value: str) -> None:
     sentence = refused(WHOLE.replace('("solo", "allreduce")', value))
     assert "TOPOLOGIES = " in sentence and "must be a tuple of topologies; choose from" in sentence
     assert "actor_learner, allreduce, parameter_server, solo" in sentence
@@ -135,7 +123,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_file_that_is_no_method_is_one_sentence(folder: Path, name: str) -> None:
+def test_a_file_that_is_no_method_is_one_sentence(method_folder: Path, name: str) -> None:
     text, words = CASES[name]
     assert words in refused(text)
 
@@ -151,13 +139,13 @@ EXPERIENCES = {
 
 
 @pytest.mark.parametrize("before", EXPERIENCES)
-def test_a_config_without_its_experience(folder: Path, before: str) -> None:
+def test_a_config_without_its_experience(method_folder: Path, before: str) -> None:
     after, words = EXPERIENCES[before]
     assert words in refused(WHOLE.replace(before, after))
 
 
-def test_an_experience_that_fails_for_some_values_only(folder: Path) -> None:
-    (folder / "foo.py").write_text(
+def test_an_experience_that_fails_for_some_values_only(method_folder: Path) -> None:
+    (method_folder / "foo.py").write_text(
         WHOLE.replace("Experience(self.unroll", "Experience(self.unroll + 1 // (self.unroll - 7)")
     )
     job = jobs.parse({"algorithm": "foo", "topology": "solo", "environment": {"id": "toy/catch"}, "foo": {"unroll": 7}})
@@ -174,15 +162,15 @@ IMPORTS = {
 
 
 @pytest.mark.parametrize("text", IMPORTS)
-def test_a_file_that_cannot_be_imported_is_one_sentence(folder: Path, text: str) -> None:
-    (folder / "foo.py").write_text(text + "\n")
+def test_a_file_that_cannot_be_imported_is_one_sentence(method_folder: Path, text: str) -> None:
+    (method_folder / "foo.py").write_text(text + "\n")
     with pytest.raises(BadMethod) as caught:
         methods.algorithm("foo")
     assert IMPORTS[text] in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_one_wrong_file_does_not_disturb_the_others(folder: Path) -> None:
-    (folder / "foo.py").write_text(WHOLE)
-    (folder / "broken.py").write_text("x = (\n")
+def test_one_wrong_file_does_not_disturb_the_others(method_folder: Path) -> None:
+    (method_folder / "foo.py").write_text(WHOLE)
+    (method_folder / "broken.py").write_text("x = (\n")
     assert methods.algorithms() == ["broken", "foo"]
     assert jobs.parse({"algorithm": "foo", "topology": "solo", "environment": {"id": "toy/catch"}}).algorithm == "foo"

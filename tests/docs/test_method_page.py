@@ -5,14 +5,10 @@ Mutations seen to fail: the greedy action not compared; only one update after lo
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-import hpc_rl.algorithms
-from hpc_rl import methods
 from hpc_rl.testing import check_method
 from tests.docs.pages import page
 
@@ -39,17 +35,8 @@ FAULTS = [
 ]
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder of methods; what is imported from it is forgotten again."""
-    monkeypatch.setattr(methods, "FOLDER", tmp_path)
-    monkeypatch.setattr(hpc_rl.algorithms, "__path__", [str(tmp_path), *hpc_rl.algorithms.__path__])
-    yield tmp_path
-    sys.modules.pop("hpc_rl.algorithms.foo", None)
-
-
-def test_the_page_is_sound(folder: Path) -> None:
-    (folder / "foo.py").write_text(CODE)
+def test_the_page_is_sound(method_folder: Path) -> None:
+    (method_folder / "foo.py").write_text(CODE)
     assert check_method("foo") == []
     assert check_method("foo", ["Pendulum-v1"]) == [
         "foo suits none of Pendulum-v1; name an environment that it learns in"
@@ -57,9 +44,9 @@ def test_the_page_is_sound(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("old", "new", "words"), FAULTS)
-def test_a_fault_gets_its_sentence(old: str, new: str, words: str, folder: Path) -> None:
+def test_a_fault_gets_its_sentence(old: str, new: str, words: str, method_folder: Path) -> None:
     assert CODE.count(old) == 1, old
-    (folder / "foo.py").write_text(CODE.replace(old, new))
+    (method_folder / "foo.py").write_text(CODE.replace(old, new))
     sentences = check_method("foo", ["toy/catch"])
     assert any(words in sentence for sentence in sentences), sentences
     assert all("\n" not in sentence for sentence in sentences)
