@@ -77,7 +77,7 @@ def ask(processes: list[subprocess.Popen[str]], name: str, seconds: float) -> No
             process.stdin.write(f"{name} {seconds}\n")
             process.stdin.flush()
         except OSError as error:
-            raise CoreLost("a process that measures another core has ended; see what it wrote above") from error
+            raise CoreLost(_ended(process)) from error
 
 
 def read(process: subprocess.Popen[str], seconds: float) -> str:
@@ -87,12 +87,18 @@ def read(process: subprocess.Popen[str], seconds: float) -> str:
     ready, _, _ = select.select([out], [], [], seconds)
     line = out.readline() if ready else ""
     if not line:
-        raise CoreLost(
-            "a process that measures another core has ended; see what it wrote above"
-            if ready
-            else f"a process that measures another core is silent for {seconds:.0f} s; measure fewer cores (taskset)"
-        )
+        silent = f"the process on core {_core(process)} is silent for {seconds:.0f} s; measure fewer cores (taskset -c)"
+        raise CoreLost(_ended(process) if ready else silent)
     return line
+
+
+def _core(process: subprocess.Popen[str]) -> str:
+    """The last argument of its command."""
+    return list(map(str, process.args))[-1]  # type: ignore[arg-type]
+
+
+def _ended(process: subprocess.Popen[str]) -> str:
+    return f"the process on core {_core(process)} has ended; see what it wrote above"
 
 
 def _end(process: subprocess.Popen[str]) -> None:
