@@ -115,7 +115,7 @@ def _lanes(state: Mapping[str, Any], policy: Policy, columns: int) -> None:
     """Every column has its stream, its steps and, where environments were saved, what its policy saw last."""
     if sorted(int(column) for column in state["columns"]) != list(range(columns)):
         raise ValueError(f"sampler does not hold the columns 0 to {columns - 1}")
-    for name in ("steps", "first", "reward", "running_return", "running_length"):
+    for name in ("steps", "first", "reward", "running_return", "running_length", "bad_rows"):
         if tuple(state[name].shape) != (columns,):
             raise ValueError(f"sampler/{name} is {tuple(state[name].shape)}, this job needs ({columns},)")
     if len(state["streams"]) != columns:

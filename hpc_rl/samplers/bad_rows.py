@@ -13,12 +13,16 @@ from hpc_rl.types import Array
 
 
 class BadRows:
-    """Names the first bad row of each column, and counts all of them."""
+    """Names the first bad row of each column in this attempt, and counts all of them."""
 
     def __init__(self, id: str, columns: Array) -> None:
         self.id, self.columns = id, columns
         self.named = np.zeros(len(columns), bool)
-        self.count = 0
+        self.counts = np.zeros(len(columns), np.int64)  # over all attempts
+
+    @property
+    def count(self) -> int:
+        return int(self.counts.sum())
 
     def cleaned(self, observation: Array, reward: Array, steps: Array) -> tuple[Array, Array]:
         """Observation [b, *O] and reward [b] with 0 for what is not finite; ``steps`` [b] are env steps so far."""
@@ -27,7 +31,7 @@ class BadRows:
             strange |= ~np.isfinite(observation).reshape(len(observation), -1).all(1)
         if not strange.any():
             return observation, reward
-        self.count += int(strange.sum())
+        self.counts += strange
         for k in np.flatnonzero(strange & ~self.named):
             self.named[k] = True
             place = f"{self.id}, column {self.columns[k]}, env step {steps[k]}"

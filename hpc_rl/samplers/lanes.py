@@ -120,6 +120,7 @@ class Lane:
             "reward": self.reward.copy(),
             "running_return": self.running_return.copy(),
             "running_length": self.running_length.copy(),
+            "bad_rows": self.bad_rows.counts.copy(),
             "environment": self.environment.state(),
         }
 
@@ -132,12 +133,15 @@ class Lane:
         for stream, saved in zip(self.streams, state["streams"], strict=True):
             stream.bit_generator.state = saved
         if state["environment"] is None:
+            self.bad_rows.counts += np.asarray(state["bad_rows"])
             return
         begun = time.monotonic()
         resumed = self.environment.load(state["environment"])
         lost = resumed.lost != ""
         self._report(resumed.lost, time.monotonic() - begun)
+        self.bad_rows.counts[:] = 0  # of the episodes that `start` opened for nothing
         self._show(resumed.observation, np.where(lost, np.float32(0), np.asarray(state["reward"])))
+        self.bad_rows.counts = np.asarray(state["bad_rows"]) + np.where(lost, self.bad_rows.counts, 0)
         new = self.policy.initial_carry(len(self.columns))
         for name, x in state["carry"].items():
             self.carry[name] = to_device(x.clone(), self.device)

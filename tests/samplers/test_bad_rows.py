@@ -2,7 +2,7 @@
 
 Mutations seen to fail: the policy acts on what came; the raw reward in the filtered return, in a game's return or in
 ``state``; row 0 of a fragment cleaned (it must be row T of the one before); every bad row printed; env steps of the
-moves lost.
+moves lost; after a restart a count that begins at 0, a row that is counted again, one of a new episode that is not.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ import numpy as np
 import pytest
 import torch
 
+from hpc_rl.envs.base import Resumed
 from hpc_rl.envs.make import make
 from hpc_rl.envs.rules import RulesEnvironment
 from hpc_rl.formulas.returns import gae
 from hpc_rl.fragments import allocate, trajectory, trajectory_schema
 from hpc_rl.samplers.base import Timings, episode_seeds, streams
+from hpc_rl.samplers.columns import merged
 from hpc_rl.samplers.lanes import Lane
 from hpc_rl.samplers.vector import Vector
 from hpc_rl.storage import checkpoint
@@ -45,6 +47,12 @@ class Broken:
                 getattr(moves, name)[column] = value
         self.move += 1
         return moves
+
+    def load(self, state: Any) -> Resumed:
+        """Column 1 begins a new episode. It and column 2 show a row that is not finite: there the state's last one."""
+        observation = self.inner.load(state).observation
+        observation[1:] = np.nan
+        return Resumed(observation, np.array(["", "it did not repeat itself", ""]))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
@@ -96,6 +104,19 @@ def test_rows_are_recorded_as_they_came_and_carried_on_as_zeros(capsys: pytest.C
     size = one["observation"][0, 2].size
     place = f"column 2, env step {steps[1]}: {size} of {size} numbers of the observation are not finite, the first at"
     assert place in lines[1]
+
+
+def test_a_resumed_run_goes_on_counting() -> None:
+    """Rows from before once, those of a new episode as they come, those of episodes opened for nothing never."""
+    state = collected(1)[0].state()
+    resumed = collected(0)[0]
+    resumed.lanes[0].bad_rows.counts += 10
+    resumed.load(merged([state]))
+    assert resumed.lanes[0].bad_rows.counts.tolist() == [0, 2 + 1, 1]
+    unsaved = collected(0)[0]
+    unsaved.lanes[0].bad_rows.counts += 10
+    unsaved.load(merged([state | {"environment": None}]))
+    assert unsaved.lanes[0].bad_rows.counts.tolist() == [10, 12, 11]
 
 
 def test_a_fragment_of_bad_rows_cuts_its_recursions() -> None:
