@@ -1,6 +1,7 @@
 """A run that was stopped by a signal or killed, and resumed, equals the run that was never interrupted: every array.
 
-Two methods, two Gymnasium environments, two topologies and two ways to be cut short, each with each other one once.
+Two methods, two Gymnasium environments, two topologies and two ways to be cut short: pairs of them in four runs, where
+SIGKILL goes with CartPole. tests/learning/restarts.py runs all sixteen.
 
 Mutations seen to fail: a learning rate that falls over another budget; a replay of other moves.
 """
@@ -8,6 +9,7 @@ Mutations seen to fail: a learning rate that falls over another budget; a replay
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,20 +40,9 @@ def job_of(folder: Path, method: str, environment: str, topology: str) -> Path:
     return path
 
 
-@pytest.mark.alone
-@pytest.mark.parametrize(
-    ("method", "environment", "topology", "how"),
-    [
-        ("ppo", "CartPole-v1", "solo", "kill"),
-        ("ppo", "Pendulum-v1", "allreduce", "signal"),
-        ("a2c", "CartPole-v1", "allreduce", "kill"),
-        ("a2c", "Pendulum-v1", "solo", "signal"),
-    ],
-)
-def test_a_restart_equals_the_run_that_was_never_interrupted(
-    method: str, environment: str, topology: str, how: str, tmp_path: Path
-) -> None:
-    job, run, whole = job_of(tmp_path, method, environment, topology), tmp_path / "run", tmp_path / "whole"
+def last_of_both(folder: Path, method: str, environment: str, topology: str, how: str) -> tuple[Any, Any]:
+    """(state, meta) of the last checkpoint of a run that was cut short and resumed, and of one that never was."""
+    job, run, whole = job_of(folder, method, environment, topology), folder / "run", folder / "whole"
     ranks = {"solo": 1, "allreduce": 2}[topology]
     with started("run", job, "--out", run) as process:
         wait_for(lambda: learning(run, ranks) and checkpoints(run), process)
@@ -64,8 +55,25 @@ def test_a_restart_equals_the_run_that_was_never_interrupted(
     for arguments in ((run, "--resume"), (whole,)):
         done = hpc_rl("run", job, "--out", *arguments, "--set", f"budget.env_steps={begun + MORE}")
         assert done.code == 0, done.err
-    assert "a new episode begins" not in done.out + done.err and state(run)["attempt"] == 1
-    (mine, my_meta), (other, other_meta) = (checkpoint.load(checkpoints(x)[-1]) for x in (run, whole))
+        assert "a new episode begins" not in done.out + done.err
+    assert state(run)["attempt"] == 1
+    return checkpoint.load(checkpoints(run)[-1]), checkpoint.load(checkpoints(whole)[-1])
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize(
+    ("method", "environment", "topology", "how"),
+    [
+        ("ppo", "CartPole-v1", "allreduce", "kill"),
+        ("ppo", "Pendulum-v1", "solo", "signal"),
+        ("a2c", "CartPole-v1", "solo", "kill"),
+        ("a2c", "Pendulum-v1", "allreduce", "signal"),
+    ],
+)
+def test_a_restart_equals_the_run_that_was_never_interrupted(
+    method: str, environment: str, topology: str, how: str, tmp_path: Path
+) -> None:
+    (mine, my_meta), (other, other_meta) = last_of_both(tmp_path, method, environment, topology, how)
     assert_equal(mine, other)
     for name in ("env_steps", "updates", "episodes", "recent", "steps", "score"):
         assert my_meta[name] == other_meta[name], name
