@@ -12,6 +12,7 @@ from functools import partial
 from hpc_rl.agent import Agent
 from hpc_rl.algorithms.base import Policy
 from hpc_rl.envs.base import Environment, close
+from hpc_rl.experience import Experience
 from hpc_rl.optim.flat import StateDict, count_trainable
 from hpc_rl.optim.group import Group
 from hpc_rl.plan import Plan, RankSpec
@@ -168,18 +169,14 @@ def _evaluation(
     policy: Policy,
     counters: Counters,
 ) -> Evaluation:
-    """Rank 0's evaluation: by the evaluator, or in slices of about as many moves as an update learns from.
-
-    Then an evaluation costs at most as much as the training.
-    """
+    """Rank 0's evaluation: by the evaluator, or in slices between its updates."""
     job, plan = attempt.job, attempt.plan
     evaluate = job.evaluate if rank_spec.rank == 0 else replace(job.evaluate, every_steps=0)
     evaluator = None
     if evaluate.every_steps and plan.evaluator is not None:
         size, sets = count_trainable(policy.net), max(1, len(evaluate.arguments))
         evaluator = EvaluatorClient(ports.link, ports.waiting, plan.evaluator, size, sets).remote()
-    rows = plan.steps * plan.learning_columns // min(EVALUATED_TOGETHER, evaluate.episodes)
-    rows = max(1, min(SLICE_ROWS, rows))
+    rows = slice_rows(plan, attempt.agent.experience, evaluate.episodes)
     free = not rank_spec.columns and job.schedule == "free"
     return Evaluation(
         evaluate,
@@ -190,3 +187,14 @@ def _evaluation(
         attempt.limits.requested,
         evaluator,
     )
+
+
+def slice_rows(plan: Plan, experience: Experience, episodes: int) -> int:
+    """Moves of all columns in a slice of an evaluation: about as many as a rank learns from between two slices.
+
+    Then an evaluation costs at most as much as the training meanwhile, and does not last much longer than it must: what
+    it stops has been trained further since it began. A replay has each move learned from several times.
+    """
+    reuse = max(1.0, sum(items.samples_per_insert for items in experience.items))
+    moves = int(plan.steps * plan.learning_columns * reuse)
+    return max(1, min(SLICE_ROWS, moves // min(EVALUATED_TOGETHER, episodes)))

@@ -1,7 +1,8 @@
 """Evaluation during training on every topology: between updates and by an evaluator rank.
 
 Mutations seen to fail: weights of the present instead of the copy judged; no copy at all; slices by the clock; the
-target compared with training games; no games at the end; the figures of one set for another's.
+target compared with training games; no games at the end; the figures of one set for another's; slices of a replay's
+insertions, not of what is drawn from it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import pytest
 import torch
 
 from hpc_rl import job as jobs
+from hpc_rl.assembly import SLICE_ROWS, slice_rows
 from hpc_rl.checking import hints_of
 from hpc_rl.envs.make import describe, make
 from hpc_rl.experience import Unsuited
@@ -116,6 +118,20 @@ def test_slices_repeat_themselves_and_leave_training_as_it_was(
         other[1][key] for key in ("score", "updates", "judged_at")
     ]
     assert torch.equal(weights, job_run("without", evaluate={})[1])
+
+
+@pytest.mark.parametrize(
+    ("job", "moves"),
+    [
+        ("cem_cartpole", 16 * 10),  # of a rank's columns
+        ("impala_cartpole", 32 * 20),  # of a batch
+        ("dqn_cartpole", 40 * 12.8),  # inserted, and drawn from the replay
+    ],
+)
+def test_a_slice_is_about_as_many_moves_as_are_learned_from_meanwhile(job: str, moves: float) -> None:
+    plan, experience = jobs.plan(jobs.load(job)), jobs.experience(jobs.load(job))
+    assert slice_rows(plan, experience, episodes=16) == slice_rows(plan, experience, episodes=20) == int(moves / 16)
+    assert slice_rows(plan, experience, episodes=1) == SLICE_ROWS
 
 
 @pytest.mark.parametrize(("topology", "evaluators"), [("solo", 0), ("allreduce", 0), ("allreduce", 1)])
