@@ -124,7 +124,7 @@ def test_slices_repeat_themselves_and_leave_training_as_it_was(
     ("job", "moves"),
     [
         ("cem_cartpole", 16 * 10),  # of a rank's columns
-        ("impala_cartpole", 32 * 20),  # of a batch
+        ("impala_cartpole", 8 * 32),  # of a batch
         ("dqn_cartpole", 40 * 12.8),  # inserted, and drawn from the replay
     ],
 )

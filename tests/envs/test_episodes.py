@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -190,7 +191,8 @@ def resumed(id: str, arguments: dict[str, Any], before: int, columns: int = 3, *
     return taken.lost.tolist(), play(other, actions[before:]), after, state
 
 
-REPEATING: list[tuple[str, dict[str, Any], int]] = [
+MUJOCO = pytest.mark.skipif(find_spec("mujoco") is None, reason="mujoco is not installed (the extra of that name)")
+REPEATING: list[Any] = [
     ("CartPole-v1", {"max_episode_steps": 12}, 30),
     ("Pendulum-v1", {"max_episode_steps": 20}, 27),
     ("MountainCarContinuous-v0", {}, 50),
@@ -200,6 +202,8 @@ REPEATING: list[tuple[str, dict[str, Any], int]] = [
     ("walks:Walk", {}, 8),  # right after a beginning
     ("walks:limited", {"name": "Walk"}, 9),
     ("walks:stacked", {"name": "Walk"}, 5),  # a wrapper that remembers frames of the episode
+    pytest.param("HalfCheetah-v5", {"max_episode_steps": 30}, 50, marks=MUJOCO),
+    pytest.param("Hopper-v5", {}, 90, marks=MUJOCO),
 ]
 
 
