@@ -56,10 +56,11 @@ class EpisodeLog:
 
     def add(self, action: Array) -> None:
         """Actions [b, *A] of a policy. Where an episode has ended, `next` forgets that one together with the others."""
-        rows = np.ascontiguousarray(action, self._dtype).reshape(len(self._moves), -1)
-        for moves, row in zip(self._moves, rows, strict=True):
+        rows = np.ascontiguousarray(action, self._dtype).tobytes()
+        size = len(rows) // len(self._moves)
+        for column, moves in enumerate(self._moves):
             if len(moves) <= self._most:  # one row too many marks an episode that is not kept
-                moves.extend(row.tobytes())
+                moves.extend(rows[column * size : (column + 1) * size])
 
     def state(self) -> dict[str, Any]:
         """Per column; the moves as text, None of an episode that is not kept."""

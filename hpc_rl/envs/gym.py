@@ -103,6 +103,11 @@ def _scaling(space: Any, actions: Actions) -> tuple[Array, Array, Array, Array] 
     return found  # type: ignore[return-value]
 
 
+def _cut(x: Array, low: Array, high: Array) -> Array:
+    """What np.clip gives, which takes ten times as long for a few numbers."""
+    return np.minimum(np.maximum(x, low), high)
+
+
 class Gym:
     """b guarded Gymnasium environments; see `Environment`.
 
@@ -152,20 +157,22 @@ class Gym:
     def recv(self) -> TimeSteps:
         """Step every environment; open the next episode of those whose last move ended one."""
         first, success = self._ended, self._unknown.copy()
-        reward, (terminated, truncated) = np.zeros(self.columns), np.zeros((2, self.columns), bool)
-        for k, env in enumerate(self._envs):
-            if first[k]:
+        rewards = [0.0] * self.columns  # lists, because an entry of an array takes three times as long
+        terminated, truncated = [False] * self.columns, [False] * self.columns
+        for k, (env, action, opens) in enumerate(zip(self._envs, self._native_action, first.tolist(), strict=True)):
+            if opens:
                 self._begin_next(k)
                 continue
-            self._rows[k], reward[k], terminated[k], truncated[k], info = env.step(self._native_action[k])
+            self._rows[k], rewards[k], terminated[k], truncated[k], info = env.step(action)
             if SUCCESS in info and (terminated[k] or truncated[k]):
                 success[k] = info[SUCCESS]
+        reward, discount = np.array(rewards), 1 - np.array(terminated, np.float32)
         self._rewards += reward
-        self._ended, self._shown = terminated | truncated, self._shaped()
+        self._ended, self._shown = np.array(terminated) | np.array(truncated), self._shaped()
         return TimeSteps(
             observation=self._shown,
             reward=reward.astype(np.float32),
-            discount=1 - terminated.astype(np.float32),
+            discount=discount,
             first=first,
             ended=self._ended,
             success=success,
@@ -182,8 +189,8 @@ class Gym:
             native = action + getattr(space, "start", 0)  # MultiBinary has no start
             return native.reshape(count, *space.shape).astype(space.dtype, copy=False)
         middle, half, low, high = self._scaled
-        scaled = middle + half * np.clip(action.reshape(count, *space.shape).astype(space.dtype), low, high)
-        return np.clip(scaled, space.low, space.high)  # type: ignore[no-any-return]  # rounding
+        scaled = middle + half * _cut(action.reshape(count, *space.shape).astype(space.dtype), low, high)
+        return _cut(scaled, space.low, space.high)  # rounding
 
     def _shaped(self) -> Array:
         """What the environments show, [b, *O] in a fresh array."""
