@@ -47,7 +47,7 @@ class FakeGpu(TorchFunctionMode):
             return torch.device(fake or "cpu")
         if name in HOST_ONLY and fake:
             raise TypeError(f"can't convert {fake} device type tensor to numpy. Use Tensor.cpu()")
-        if fake and name not in CROSSING and name != "__set__":
+        if fake and name not in CROSSING and name != "__set__" and any(device != fake for device in devices):
             marks = {device for x, device in zip(tensors, devices, strict=True) if x.dim()}
             if len(marks) > 1:
                 called = resolve_name(func) or name

@@ -24,6 +24,7 @@ from tests.contract.fake_gpu import FakeGpu, lying_on
 from tests.contract.seats import Ran, run_job
 
 COLUMNS = 4
+BUDGET = 120  # env steps: three fragments of all columns, thus more than one update, checkpoint and evaluation
 PIXELS = {"environment": {"id": "toy/catch", "columns": COLUMNS, "arguments": {"pixels": True, "stack": 4}}}
 
 
@@ -37,7 +38,8 @@ def ways() -> list[Any]:
         "normalize_reward": True,
         "replay": 0.5,
         "objective": "kl",
-        "min_size": 100,
+        "min_size": 60,
+        "epochs": 1,
     }
     for name in NAMES:
         fields = methods.config_class(name).__dataclass_fields__
@@ -90,8 +92,8 @@ def job_of(name: str, topology: str, ranks: int, keys: dict[str, Any], method: d
         "algorithm": name,
         "topology": topology,
         "environment": {"id": "toy/catch", "columns": COLUMNS},
-        "budget": {"env_steps": 200},
-        "evaluate": {"every_steps": 100, "episodes": 2},
+        "budget": {"env_steps": BUDGET},
+        "evaluate": {"every_steps": BUDGET // 2, "episodes": 2},
         "resources": {"ranks": ranks, "threads": 1},
         name: {"unroll": 10, "hidden": [8], **method},
         **keys,
@@ -108,7 +110,7 @@ def test_a_job_whose_learners_have_a_gpu_runs_and_is_resumed(
 ) -> None:
     table = job_of(name, topology, ranks, keys, method)
     first_run = run_job(table, tmp_path / "begun", gpu=True)
-    table["budget"] = {"env_steps": 400}
+    table["budget"] = {"env_steps": 2 * BUDGET}
     job_run = run_job(table, tmp_path / "resumed", gpu=True, resume=newest(first_run))
     learners = [rank for rank in job_run.plan.ranks if rank.learns]
     assert learners
@@ -120,7 +122,7 @@ def test_a_job_whose_learners_have_a_gpu_runs_and_is_resumed(
             assert {str(x.device) for x in acting} == {f"cuda:{rank.index}"}
         assert not all(torch.equal(x, y) for x, y in zip(acting, before, strict=True)), "it acts by its first weights"
     state, meta = newest(job_run)
-    assert meta["env_steps"] >= 400 and lying_on(state) == {"cpu"}
+    assert meta["env_steps"] >= 2 * BUDGET and lying_on(state) == {"cpu"}
 
 
 @pytest.mark.parametrize("name", NAMES)
