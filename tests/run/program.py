@@ -192,6 +192,16 @@ def leftovers(run: Path) -> list[str]:
     return [*map(str, alive), *files, *mapped, *map(str, run.glob("trajectories/*/*.tmp"))]
 
 
+def assert_failed(run: Path, result: Ended, *words: str) -> None:
+    """Non-zero, one sentence with these words at the end of the talk, state failed, nothing left behind."""
+    assert result.code == 1 and result.out == "", result.err
+    assert result.last.startswith("error: "), result.err
+    for word in words:
+        assert word in result.last, result.err
+    assert "Traceback" not in result.err
+    assert state(run)["state"] == "failed" and leftovers(run) == []
+
+
 def kill_everything(run: Path) -> None:
     """SIGKILL to the launcher, mpiexec and all ranks at once."""
     for _ in range(20):

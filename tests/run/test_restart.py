@@ -60,7 +60,6 @@ def last_of_both(folder: Path, method: str, environment: str, topology: str, how
     return checkpoint.load(checkpoints(run)[-1]), checkpoint.load(checkpoints(whole)[-1])
 
 
-@pytest.mark.alone
 @pytest.mark.parametrize(
     ("method", "environment", "topology", "how"),
     [
