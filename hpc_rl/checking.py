@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import functools
 import math
+import re
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 Section = TypeVar("Section", bound="DataclassInstance")
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text in quotes", dict: "a table"}
 _PLURALS = {int: "whole numbers", float: "numbers", bool: "truth values", str: "texts in quotes", dict: "tables"}
+GREEK = {"alpha": "α", "beta": "β", "gamma": "γ", "epsilon": "ε", "lambda": "λ", "rho": "ρ", "sigma": "σ", "tau": "τ"}
 _SHOWN = 200  # characters of a refused value that its sentence repeats
 
 
@@ -38,7 +40,7 @@ def build(kind: type[Section], table: object, name: str) -> Section:
     values = {}
     for key, value in table.items():
         if key not in hints:
-            raise BadJob(f"unknown key {name}.{_quoted(key)}" + nearest(str(key), hints, "key"))
+            raise BadJob(f"unknown key {name}.{_quoted(key)}" + (_other_name(str(key), hints) or _nearest_in(key, hints)))
         values[key] = convert(f"{name}.{key}", value, hints[key])
     return replace(kind(), **values)
 
@@ -86,7 +88,7 @@ def convert(key: str, value: object, hint: object) -> object:
     for kind in kinds:
         if _is_a(kind, value):
             return _converted(key, value, kind)
-    raise BadJob(f"{key} = {shown(value)} must be {' or '.join(map(word, kinds))}")
+    raise BadJob(f"{key} = {shown(value)} must be {' or '.join(map(word, kinds))}{_remedy(value, kinds)}")
 
 
 def nearest(name: str, names: Iterable[str], noun: str) -> str:
@@ -94,7 +96,39 @@ def nearest(name: str, names: Iterable[str], noun: str) -> str:
     names = list(names)
     if close := difflib.get_close_matches(name, names, 1, 0.5):
         return f"; did you mean {close[0]!r}?"
-    return f"; the known {noun}s are {', '.join(names)}"
+    nouns = noun[:-1] + "ies" if noun.endswith("y") and noun != "key" else noun + "s"
+    return f"; the known {nouns} are {', '.join(names)}"
+
+
+def _other_name(name: str, hints: Mapping[str, object]) -> str:
+    """The end of a sentence about ``gamma``, a Greek letter that a key's text begins with, or ``lr``, its initials."""
+    letter = GREEK.get(name, "")
+    for key, hint in hints.items():
+        text = next((mark for mark in get_args(hint)[1:] if isinstance(mark, str)), "")
+        if name == "".join(part[:1] for part in key.split("_")) or (letter and re.match(rf"{letter}\b", text)):
+            return f"; did you mean {key!r}?"
+    return ""
+
+
+def _nearest_in(name: object, hints: Mapping[str, object]) -> str:
+    """The end of a sentence about an unknown key of a section, which may have been meant for its free table."""
+    end = nearest(str(name), hints, "key")
+    free = [key for key, hint in hints.items() if get_args(_plain(hint))[1:] == (Any,)]
+    return end + "".join(f"; what an environment takes goes into its table {key!r}" for key in free)
+
+
+def _plain(hint: object) -> object:
+    return get_args(hint)[0] if get_origin(hint) is Annotated else hint
+
+
+def _remedy(value: object, kinds: list[Any]) -> str:
+    """The value as it would be accepted, where that is plain: 2e5 as 200000, 64 as [64]."""
+    bases = {_base(kind) for kind in kinds}
+    if int in bases and isinstance(value, float) and value.is_integer():
+        return f"; write {int(value)}"
+    if tuple in bases and isinstance(value, int | float) and not isinstance(value, bool):
+        return f"; write [{value}]"
+    return ""
 
 
 def shown(value: object) -> str:

@@ -48,7 +48,7 @@ def decide(job: Job, plan: Plan, run: RunDir, agent: Agent, rows: Sequence[Row])
     columns = job.environment.columns if plan.ranks[0].role == "worker" else None
     takes = usable(agent, fingerprint(job, agent.spec), columns)
     newest = checkpoint.newest(run, lambda text: print(f"warning: {text}", flush=True), set_aside=True, check=takes)
-    threads = job.resources.threads or hardware.threads(plan, rows)
+    threads = job.resources.threads or hardware.threads(plan, rows, agent.spec)
     device = hardware.device_kind(job, plan, rows)
     jobs.check_reduction(job.resources.reduction, device)
     write_text(run.job_file, jobs.dumps(jobs.with_resources(job, threads=threads, device=device)))

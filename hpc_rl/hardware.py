@@ -67,12 +67,17 @@ def device(kind: str, plan: Plan, rank: RankSpec, nodes: Sequence[int], row: Row
     return f"cuda:{turn(plan, rank.rank, nodes) % row['gpus']}"
 
 
-def threads(plan: Plan, rows: Sequence[Row]) -> int:
+def threads(plan: Plan, rows: Sequence[Row], spec: Spec) -> int:
     """CPU threads of each learning rank: its share of the cores that it may use, the same for all of them, at least 1.
 
-    A core is shared by the ranks of its host that may use it. Where srun has bound each task to cores of its own, these
+    Where observations are no images it is 1: small layers gain nothing by threads, which wait for each other in every
+    product, and where something else takes one of their cores most of the time. A core is shared by the ranks of its host that may use it. Where srun has bound each task to cores of its own, these
     are all its own; where nothing is bound, each rank has an equal part of the host.
     """
+    from hpc_rl.nets.precision import is_image
+
+    if not is_image(spec):
+        return 1
     users = Counter((row["host"], core) for row in rows for core in row["cores"])
 
     def share(row: Row) -> Fraction:

@@ -108,10 +108,7 @@ def parse(table: Mapping[str, Any], name: str = "job") -> Job:
     table = {"name": name, **table}
     _check_names(table)
     method = table["algorithm"]
-    keys = [*HEAD, *SECTIONS, method]
-    for key in table:
-        if key not in keys:
-            raise BadJob(f"unknown key {key!r}" + nearest(str(key), keys, "key"))
+    _check_keys(table, method)
     hints = hints_of(Job)
     head: dict[str, Any] = {key: convert(key, table[key], hints[key]) for key in HEAD if key in table}
     sections: dict[str, Any] = {key: build(kind, table.get(key, {}), key) for key, kind in SECTIONS.items()}
@@ -131,12 +128,35 @@ def _check_names(table: Mapping[str, Any]) -> None:
         if key not in table:
             raise BadJob(f'the job has no {key}; add {key} = "…" (choose from {", ".join(names)})')
         if table[key] not in names:
-            raise BadJob(f"{key} = {table[key]!r} is not known" + nearest(str(table[key]), names, key))
+            end = nearest(str(table[key]), names, key)
+            if key == "algorithm" and not end.endswith("?"):
+                end += f"; a method of your own is a file of {PACKAGE / 'algorithms'}"
+            raise BadJob(f"{key} = {table[key]!r} is not known" + end)
     allowed = allowed_topologies(table["algorithm"])
     if table["topology"] not in allowed:
         raise BadJob(
             f"{table['algorithm']} cannot run on topology {table['topology']!r}; use one of {', '.join(allowed)}"
         )
+
+
+def _check_keys(table: Mapping[str, Any], method: str) -> None:
+    """Refuse an unknown table, and a key that belongs to another one."""
+    keys = [*HEAD, *SECTIONS, method]
+    kinds = {**SECTIONS, method: config_class(method)}
+    sections = {"": table, **{name: table[name] for name in kinds if isinstance(table.get(name), Mapping)}}
+    for section, inside in sections.items():
+        for key in inside:
+            if key in (hints_of(kinds[section]) if section else keys):
+                continue
+            dotted = f"{section}.{key}" if section else repr(key)
+            places = [repr(f"{name}.{key}") for name, kind in kinds.items() if key in hints_of(kind)]
+            places += [f"{key!r} at the top of the file, before the first [table]"] if key in HEAD else []
+            if places:
+                raise BadJob(f"unknown key {dotted}; did you mean {' or '.join(places)}?")
+            if not section and key in algorithms():
+                raise BadJob(f"[{key}] is the table of another method than this job's {method!r}; remove it or change algorithm")
+            if not section:
+                raise BadJob(f"unknown key {key!r}" + nearest(str(key), keys, "key"))
 
 
 def _check_text(job: Job) -> None:

@@ -52,7 +52,9 @@ class Resources:
     )
     evaluators: Annotated[int, Range(0, 1), "ranks that play the evaluations; 0: rank 0 does, between its updates"] = 0
     quorum: Annotated[NonNegativeInt, "gradients to an update of a parameter server; 0 takes each as it comes"] = 0
-    threads: Annotated[NonNegativeInt, "CPU threads of a learning rank; 0 shares the affinity mask"] = 0
+    threads: Annotated[
+        NonNegativeInt, "CPU threads of a learning rank; 0: its share of the cores for images, 1 for vectors"
+    ] = 0
     precision: Annotated[Literal["auto", "fp32", "bf16"], "of the torso; auto is the faster on each processor"] = "auto"
     precisions: Annotated[
         dict[str, Literal["fp32", "bf16"]], "what auto chose, by processor; written at the start, left out by people"

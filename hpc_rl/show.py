@@ -15,6 +15,7 @@ from pathlib import Path
 from hpc_rl.fragments import fragment_bytes
 from hpc_rl.launchers.options import nodes_of
 from hpc_rl.memory import MIB, Figures, budget, gather
+from hpc_rl.nets.precision import is_image
 from hpc_rl.plan import Plan
 from hpc_rl.replay.stores import keeps_episodes
 from hpc_rl.settings import Job
@@ -30,7 +31,7 @@ def render(job: Job, nodes: int = 1) -> str:
         BadJob, BadEnvironment, Unsuited, Unreplayable: no plan, environment, method for it, or replay can be made.
     """
     figures = gather(job)
-    parts = [_head(figures), _network(figures), _ranks(figures.plan, nodes), _messages(figures), _memory(figures)]
+    parts = [_head(figures), _network(figures), _ranks(figures, nodes), _messages(figures), _memory(figures)]
     return "\n\n".join([*parts, _files(figures)])
 
 
@@ -90,8 +91,10 @@ def _network(figures: Figures) -> str:
     return _table(rows)
 
 
-def _ranks(plan: Plan, nodes: int) -> str:
+def _ranks(figures: Figures, nodes: int) -> str:
     """One row for consecutive ranks that differ in nothing but their columns; a node is filled before the next."""
+    plan = figures.plan
+    own = "1" if not is_image(figures.spec) else "all cores" if len(plan.ranks) == 1 else "its share"
     rows = [("rank", "role", "index", "node", "columns", "threads", "device")]
     node_of = nodes_of(len(plan.ranks), nodes)
     alike = lambda rank: (rank.role, len(rank.columns), rank.threads, rank.device, node_of[rank.rank])  # noqa: E731
@@ -100,7 +103,7 @@ def _ranks(plan: Plan, nodes: int) -> str:
         first, last = ranks[0], ranks[-1]
         columns = _span(first.columns.start, last.columns.stop - 1) if first.columns else "–"
         each = f" ({len(first.columns)} each)" if len(ranks) > 1 and first.columns else ""
-        threads = str(first.threads) if first.threads else "all cores" if len(plan.ranks) == 1 else "its share"
+        threads = str(first.threads) if first.threads else own
         device = "CPU or GPU" if first.device == "accelerator" else "CPU"
         index = _span(first.index, last.index)
         node = str(node_of[first.rank])

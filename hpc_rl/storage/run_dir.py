@@ -134,14 +134,14 @@ def create(path: Path, toml_text: str) -> RunDir:
     if run.path.exists() and not run.path.is_dir():
         raise BadRun(f"{path} is a file, not a folder; choose another --out")
     if _holds_run(run):
-        raise BadRun(_taken(path))
+        raise BadRun(_taken(run))
     try:
         if run.path.exists() and any(run.path.iterdir()):
             raise BadRun(f"{path} is not empty and not a run; choose another --out or empty it")
         run.path.mkdir(parents=True, exist_ok=True)
         _fill(run, toml_text)
     except FileExistsError as error:  # another process created it between the look and the write
-        raise BadRun(_taken(path)) from error
+        raise BadRun(_taken(run)) from error
     except OSError as error:
         raise BadRun(
             f"{path} cannot be written ({error.strerror or error}); choose another --out or free space"
@@ -149,10 +149,12 @@ def create(path: Path, toml_text: str) -> RunDir:
     return run
 
 
-def _taken(path: Path) -> str:
+def _taken(run: RunDir) -> str:
+    begun = run.checkpoints.is_dir() and any(run.checkpoints.iterdir())
+    empty = "" if begun else "; it has no checkpoint: remove the folder if it is not running"
     return (
-        f"{path} holds a run already; go on with it (hpc-rl run JOB --out {path} --resume, "
-        f"or hpc-rl resume {path} on SLURM), or choose another --out"
+        f"{run.path} holds a run already; go on with it (hpc-rl run JOB --out {run.path} --resume, "
+        f"or hpc-rl resume {run.path} on SLURM), or choose another --out{empty}"
     )
 
 

@@ -134,7 +134,17 @@ def read_toml(path: Path, most: int = MOST_TOML_BYTES) -> dict[str, Any]:
     try:
         return parse_toml(text)
     except Unreadable as error:
-        raise Unreadable(f"{path} is not a TOML file: {error}") from None
+        raise Unreadable(f"{path} is not a TOML file: {error}{_line_of(text, str(error))}") from None
+
+
+def _line_of(text: str, sentence: str) -> str:
+    """The line that a sentence of tomllib ends by naming, "(at line 2, column 12)", and what it most often lacks."""
+    named = re.search(r"\(at line (\d+), column \d+\)$", sentence)
+    if not named:
+        return ""
+    hint = "; text stands in quotes" if sentence.startswith("Invalid value") else ""
+    line = text.split("\n")[int(named[1]) - 1].strip()
+    return f": {line[:80]!r}{hint}"
 
 
 def parse_toml(text: str) -> dict[str, Any]:

@@ -68,7 +68,9 @@ def test_a_learner_s_threads_are_its_share_of_the_cores_it_may_use(
 ) -> None:
     """``-n 9 --cpus-per-task 8`` gave one thread to a learner that had eight cores for itself."""
     plan = planned(job_of(topology, len(masks), "impala" if topology == "actor_learner" else "ppo"))
-    assert hardware.threads(plan, [{"host": host, "cores": list(cores)} for host, cores in masks]) == threads
+    rows = [{"host": host, "cores": list(cores)} for host, cores in masks]
+    assert hardware.threads(plan, rows, IMAGES) == threads
+    assert hardware.threads(plan, rows, VECTORS) == 1
 
 
 # ---- device ---------------------------------------------------------------------------------------------------------
