@@ -40,7 +40,9 @@ def build(kind: type[Section], table: object, name: str) -> Section:
     values = {}
     for key, value in table.items():
         if key not in hints:
-            raise BadJob(f"unknown key {name}.{_quoted(key)}" + (_other_name(str(key), hints) or _nearest_in(key, hints)))
+            raise BadJob(
+                f"unknown key {name}.{_quoted(key)}" + (_other_name(str(key), hints) or _nearest_in(key, hints))
+            )
         values[key] = convert(f"{name}.{key}", value, hints[key])
     return replace(kind(), **values)
 
@@ -114,6 +116,8 @@ def _nearest_in(name: object, hints: Mapping[str, object]) -> str:
     """The end of a sentence about an unknown key of a section, which may have been meant for its free table."""
     end = nearest(str(name), hints, "key")
     free = [key for key, hint in hints.items() if get_args(_plain(hint))[1:] == (Any,)]
+    if end.endswith("?"):
+        return end
     return end + "".join(f"; what an environment takes goes into its table {key!r}" for key in free)
 
 

@@ -71,7 +71,9 @@ def threads(plan: Plan, rows: Sequence[Row], spec: Spec) -> int:
     """CPU threads of each learning rank: its share of the cores that it may use, the same for all of them, at least 1.
 
     Where observations are no images it is 1: small layers gain nothing by threads, which wait for each other in every
-    product, and where something else takes one of their cores most of the time. A core is shared by the ranks of its host that may use it. Where srun has bound each task to cores of its own, these
+    product, and most of the time where something else takes one of their cores.
+
+    A core is shared by the ranks of its host that may use it. Where srun has bound each task to cores of its own, these
     are all its own; where nothing is bound, each rank has an equal part of the host.
     """
     from hpc_rl.nets.precision import is_image

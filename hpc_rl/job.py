@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hpc_rl import methods, toml
 from hpc_rl.checking import build, convert, hints_of, nearest
@@ -26,6 +26,9 @@ from hpc_rl.methods import (
 from hpc_rl.plan import Plan
 from hpc_rl.settings import Budget, Checkpoint, EnvironmentConfig, Evaluate, Job, Output, Resources
 from hpc_rl.storage.untrusted import MOST_TOML_BYTES, Unreadable, parse_toml, read_toml
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 __all__ = [
     "PACKAGE", "BadJob", "BadMethod", "Budget", "Checkpoint", "EnvironmentConfig", "Evaluate", "Job", "Output",
@@ -142,7 +145,7 @@ def _check_names(table: Mapping[str, Any]) -> None:
 def _check_keys(table: Mapping[str, Any], method: str) -> None:
     """Refuse an unknown table, and a key that belongs to another one."""
     keys = [*HEAD, *SECTIONS, method]
-    kinds = {**SECTIONS, method: config_class(method)}
+    kinds: dict[str, type[DataclassInstance]] = {**SECTIONS, method: config_class(method)}
     sections = {"": table, **{name: table[name] for name in kinds if isinstance(table.get(name), Mapping)}}
     for section, inside in sections.items():
         for key in inside:
@@ -154,7 +157,9 @@ def _check_keys(table: Mapping[str, Any], method: str) -> None:
             if places:
                 raise BadJob(f"unknown key {dotted}; did you mean {' or '.join(places)}?")
             if not section and key in algorithms():
-                raise BadJob(f"[{key}] is the table of another method than this job's {method!r}; remove it or change algorithm")
+                raise BadJob(
+                    f"[{key}] is the table of another method than this job's {method!r}; remove it or change algorithm"
+                )
             if not section:
                 raise BadJob(f"unknown key {key!r}" + nearest(str(key), keys, "key"))
 

@@ -54,7 +54,9 @@ class Screen:
         lines = {name: row for name, row in last(self.run.metrics).items() if row.get("time", 0.0) >= self.started}
         figures = self._figures(lines)
         if self.live is not None:
-            self.live.update(_panel(self.run, self.job, self.plan, lines, figures, sentence), refresh=True)
+            panel = _panel(self.run, self.job, self.plan, lines, figures, sentence)
+            panel.width = self.live.console.width - len("^C")  # which a terminal writes behind it, else on a new line
+            self.live.update(panel, refresh=True)
         else:
             print(_sentence(self.job, self.plan, figures, sentence), file=sys.stderr, flush=True)
 

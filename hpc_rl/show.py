@@ -16,7 +16,6 @@ from hpc_rl.fragments import fragment_bytes
 from hpc_rl.launchers.options import nodes_of
 from hpc_rl.memory import MIB, Figures, budget, gather
 from hpc_rl.nets.precision import is_image
-from hpc_rl.plan import Plan
 from hpc_rl.replay.stores import keeps_episodes
 from hpc_rl.settings import Job
 from hpc_rl.transport.parameters import gradient_layout, parameter_layout

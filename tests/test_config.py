@@ -46,7 +46,7 @@ GOOD = [
 ]
 BAD: list[tuple[Any, Any, str]] = [
     (PositiveInt, 0, "x = 0 is out of range; it must be >= 1"),
-    (PositiveInt, 1.0, "x = 1.0 must be a whole number"),
+    (PositiveInt, 1.0, "x = 1.0 must be a whole number; write 1"),
     (PositiveInt, True, "x = True must be a whole number"),
     (NonNegativeInt, -1, "x = -1 is out of range; it must be >= 0"),
     (Positive, 0, "x = 0.0 is out of range; it must be > 0"),
@@ -62,7 +62,7 @@ BAD: list[tuple[Any, Any, str]] = [
     (Literal["mean", "sum"], "meen", "x = 'meen'; choose from mean, sum; did you mean 'mean'?"),
     (Literal["mean", "sum"], "zzz", "x = 'zzz'; choose from mean, sum"),
     (Literal["mean", "sum"], 1, "x = 1 must be text in quotes"),
-    (tuple[PositiveInt, ...], 64, "x = 64 must be a list of whole numbers"),
+    (tuple[PositiveInt, ...], 64, "x = 64 must be a list of whole numbers; write [64]"),
     (tuple[PositiveInt, ...], [64, 0], "x[1] = 0 is out of range; it must be >= 1"),
     (tuple[dict[str, Any], ...], [1], "x[0] = 1 must be a table"),
     (
@@ -158,3 +158,28 @@ class UnknownItems:
 def test_a_dataclass_that_no_file_can_give_is_refused(kind: Any, sentence: str) -> None:
     with pytest.raises(BadJob, match=sentence):
         check_defaults(kind, "s")
+
+
+@dataclass(frozen=True)
+class Rates:
+    learning_rate: Annotated[Positive, "of Adam"] = 0.1
+    lambda_: Annotated[Fraction, "λ of GAE"] = 0.9
+    discount: Annotated[Fraction, "γ"] = 0.99
+    layers: tuple[PositiveInt, ...] = ()
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+
+@pytest.mark.parametrize(
+    ("table", "end"),
+    [
+        ({"lr": 1}, "unknown key rates.lr; did you mean 'learning_rate'?"),
+        ({"gamma": 1}, "unknown key rates.gamma; did you mean 'discount'?"),  # its letters are most like lambda_
+        ({"gae_lambda": 1}, "unknown key rates.gae_lambda; did you mean 'lambda_'?"),
+        ({"size": 7}, "what an environment takes goes into its table 'arguments'"),
+        ({"layers": 64}, "rates.layers = 64 must be a list of whole numbers; write [64]"),
+    ],
+)
+def test_a_key_of_another_spelling_is_named(table: dict[str, Any], end: str) -> None:
+    with pytest.raises(BadJob) as error:
+        build(Rates, table, "rates")
+    assert str(error.value).endswith(end)

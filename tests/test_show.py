@@ -43,7 +43,7 @@ def catch(**changes: Any) -> Job:
 def test_page_of_an_asynchronous_job() -> None:
     text = render(catch())
     rows = [line.split() for line in text.splitlines()]
-    assert ["0", "learner", "0", "0", "–", "its", "share", "CPU", "or", "GPU"] in rows
+    assert ["0", "learner", "0", "0", "–", "1", "CPU", "or", "GPU"] in rows  # images: its share of the cores
     assert ["1–2", "actor", "0–1", "0", "0–15", "(8", "each)", "1", "CPU"] in rows
     for word in ("T = 20 moves", "8 columns per update", "actor → learner", "weights", "checkpoint", "free disk"):
         assert word in text, word

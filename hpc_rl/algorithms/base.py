@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
@@ -55,6 +56,7 @@ class Learner(Protocol):
     optimizers: Mapping[str, Optimizer]
     group: Group
 
+    @abstractmethod
     def update(self, batches: Mapping[str, Trajectory], progress: float) -> UpdateResult:
         """Learn from one batch of each of ``Experience.items``, by name, on the learner's device.
 
@@ -66,10 +68,12 @@ class Learner(Protocol):
         """Take the leaves [T, b, …] that ``Experience.arrivals`` names, of each new fragment once, before an update."""
         return
 
+    @abstractmethod
     def state(self) -> StateDict:
         """What all learners hold alike beyond ``weights`` and the optimisers' states: counters, moments, targets."""
         ...
 
+    @abstractmethod
     def load(self, state: StateDict) -> None: ...
 
     def columns(self) -> dict[str, Tensor]:

@@ -9,9 +9,18 @@ import torch
 from torch import Tensor
 
 
+def weighted(weight: Tensor, term: Tensor) -> Tensor:
+    """Σ w x. Raises ValueError where the shapes differ: [n, 1] beside [n] would be summed as [n, n], and be learned."""
+    if term.shape != weight.shape:
+        raise ValueError(
+            f"a loss of shape {list(term.shape)} has weights of shape {list(weight.shape)}; make them alike"
+        )
+    return (weight * term).sum()
+
+
 def policy_gradient(log_prob: Tensor, advantage: Tensor, weight: Tensor) -> Tensor:
     """−Σ w log π(a|x) Â (Williams 1992); ``advantage`` carries no gradient. All of one shape."""
-    return -(weight * log_prob * advantage).sum()
+    return -weighted(weight, log_prob * advantage)
 
 
 def guarded(log_prob: Tensor, epsilon: float) -> Tensor:
@@ -21,14 +30,14 @@ def guarded(log_prob: Tensor, epsilon: float) -> Tensor:
 
 def surrogate(log_ratio: Tensor, advantage: Tensor, weight: Tensor) -> Tensor:
     """−Σ w r Â, r = π/π_old (Schulman et al. 2017, arXiv 1707.06347, eq. 6)."""
-    return -(weight * log_ratio.exp() * advantage).sum()
+    return -weighted(weight, log_ratio.exp() * advantage)
 
 
 def clipped_surrogate(log_ratio: Tensor, advantage: Tensor, weight: Tensor, clip: float) -> Tensor:
     """−Σ w min(r Â, clip(r, 1−ε, 1+ε) Â), r = π/π_old (Schulman et al. 2017, arXiv 1707.06347, eq. 7)."""
     ratio = log_ratio.exp()
     unclipped, clipped = ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage
-    return -(weight * torch.minimum(unclipped, clipped)).sum()
+    return -weighted(weight, torch.minimum(unclipped, clipped))
 
 
 def approximate_kl(log_ratio: Tensor, weight: Tensor) -> Tensor:
@@ -36,7 +45,7 @@ def approximate_kl(log_ratio: Tensor, weight: Tensor) -> Tensor:
 
     Over actions of π_old neither it nor its gradient, Σ w (r − 1) ∇log π, is biased, so it also serves as a penalty.
     """
-    return (weight * (log_ratio.exp() - 1 - log_ratio)).sum()
+    return weighted(weight, log_ratio.exp() - 1 - log_ratio)
 
 
 def kl_slope(kl: float, cost: float, target: float, hinge: float) -> float:
@@ -49,14 +58,14 @@ def kl_slope(kl: float, cost: float, target: float, hinge: float) -> float:
 
 def half_squared(value: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     """Σ w ½ (target − V)²."""
-    return 0.5 * (weight * (target - value).square()).sum()
+    return 0.5 * weighted(weight, (target - value).square())
 
 
 def clipped_half_squared(value: Tensor, old: Tensor, target: Tensor, weight: Tensor, clip: float) -> Tensor:
     """Σ w ½ max((V − R)², (V_old + clip(V − V_old, ±ε) − R)²), the clipped value loss of OpenAI Baselines' ppo2."""
     near = old + (value - old).clamp(-clip, clip)
     worse = torch.maximum((value - target).square(), (near - target).square())
-    return 0.5 * (weight * worse).sum()
+    return 0.5 * weighted(weight, worse)
 
 
 Mean = Callable[[Tensor, Tensor], Tensor]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hpc_rl.formulas.losses import weighted
+
 
 def n_step_return(reward: Tensor, discount: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Rewards of up to L moves, the factor of the value behind them, and the row of that value; each [n].
@@ -41,4 +43,4 @@ def huber(error: Tensor, weight: Tensor, limit: float) -> Tensor:
     """
     squared = 0.5 * error.square()
     loss = torch.where(error.abs() <= limit, squared, limit * (error.abs() - 0.5 * limit)) if limit else squared
-    return (weight * loss).sum()
+    return weighted(weight, loss)

@@ -94,7 +94,14 @@ class Alone:
 
 
 def means(group: Group, names: Sequence[str], sums: Tensor) -> dict[str, float]:
-    """Metrics {name: Σ sum / Σ count} over all members; ``sums`` [names + 1] ends with the count. Collective."""
+    """Metrics {name: Σ sum / Σ count} over all members; ``sums`` [names + 1] ends with the count. Collective.
+
+    Raises ValueError for another number of sums, on every member alike.
+    """
+    if len(sums) != len(names) + 1:
+        raise ValueError(
+            f"{len(names)} metrics ({', '.join(names)}) and their count take {len(names) + 1} sums, not {len(sums)}"
+        )
     totals = group.sum(sums)
     return dict(zip(names, (totals[:-1] / totals[-1].clamp(min=1)).tolist(), strict=True))
 

@@ -5,8 +5,10 @@ These are the first of the checks that tests/contract/ makes of every file of al
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -43,12 +45,12 @@ class Trial:
     def spec(self) -> Spec:
         return self.agent.spec
 
-    def policy(self) -> Policy:
-        torch.manual_seed(0)
+    def policy(self, seed: int = 0) -> Policy:
+        torch.manual_seed(seed)
         return self.agent.make_policy()
 
-    def learner(self) -> Learner:
-        return self.agent.make_learner(self.policy(), Alone())
+    def learner(self, seed: int = 0) -> Learner:
+        return self.agent.make_learner(self.policy(seed), Alone())
 
 
 def check_method(
@@ -56,10 +58,11 @@ def check_method(
 ) -> list[str]:
     """What is wrong with the method of algorithms/<name>.py: a sentence each, none where nothing is.
 
-    Its file is read as a login node reads it, then the method acts in each environment and makes four updates. Found
+    Its file is read as a login node reads it, then the method acts in each environment and makes a few updates. Found
     are a Config that needs torch, actions, extras and carries that are not those of the schema, a policy that draws
-    numbers of its own or does not act greedily at exploration 0, metrics that are not finite, weights that stay, and a
-    state that does not repeat the next update bit for bit. ``config`` changes fields of its Config.
+    numbers of its own or does not act greedily at exploration 0, metrics that are not finite, weights that stay, a
+    state that does not repeat the next update bit for bit, and updates that depend on moves that are not valid.
+    ``config`` changes fields of its Config.
     """
     try:
         values = dict(config or {})
@@ -99,8 +102,17 @@ def _faults(trial: Trial, id: str) -> list[str]:
             sentences += list(check(trial, id))
         except Exception as error:  # what stands in the method may raise anything
             text = " ".join(str(error).split())
-            sentences.append(f"{check.__name__.removeprefix('_check_')} raises {type(error).__name__}: {text}")
+            what = check.__name__.removeprefix("_check_")
+            sentences.append(f"{what} raises {type(error).__name__}{_place(error)}: {text}")
     return sentences
+
+
+def _place(error: Exception) -> str:
+    """The last line of algorithms/ that the error came through."""
+    frames = [
+        frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).parent == methods.FOLDER
+    ]
+    return f" (algorithms/{Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
 
 
 def _check_act(trial: Trial, id: str) -> Iterator[str]:
@@ -126,7 +138,7 @@ def _check_act(trial: Trial, id: str) -> Iterator[str]:
         yield "act draws from torch's or NumPy's generator; use the uniforms that it is given as noise"
     action = {"action": Leaf(spec.actions.shape, spec.actions.dtype)}
     for what, leaves, schema in (
-        ("act's action", {"action": output.action}, action),
+        ("act's", {"action": output.action}, action),
         ("act's extras", output.extras, policy.extras),
         ("act's carry", output.carry, policy.carry),
         ("initial_carry", policy.initial_carry(COLUMNS), policy.carry),
@@ -162,12 +174,23 @@ def _check_updates(trial: Trial, id: str) -> Iterator[str]:
         yield "an update leaves weights that are not finite"
     if torch.equal(learner.weights.data, begin):
         yield f"the weights stay the same in {BEFORE + AFTER} updates; `weights` must be what the optimisers step"
-    other = trial.learner()
+    other = trial.learner(seed=1)  # begins with other numbers: what load leaves alone shows
     load_learner(other, state)
     load_columns(other, rows, range(COLUMNS))
     again = [other.update(batch, 0.5).metrics for batch in batches[BEFORE:]]
     if again != metrics or not torch.equal(other.weights.data, learner.weights.data):
-        yield "the update after load(state()) is another one; state() must hold all that an update depends on"
+        yield "the update after load(state()) is another one; state() must hold and load() take all that it depends on"
+    learned, misled = trial.learner(), trial.learner()
+    for batch in batches:
+        learned.update(batch, 0.5)
+        misled.update({name: _with_another_reward(items) for name, items in batch.items()}, 0.5)
+    if not torch.equal(learned.weights.data, misled.weights.data):
+        yield "an update learns from the move into the next episode, which never happened; weight its loss by valid"
+
+
+def _with_another_reward(batch: Trajectory) -> Trajectory:
+    """The batch with rewards changed where a move is not valid."""
+    return replace(batch, reward=torch.where(batch.valid, batch.reward, batch.reward + 100.0))
 
 
 def _not_finite(metrics: Mapping[str, float]) -> Iterator[str]:

@@ -13,5 +13,7 @@ run = allreduce.run
 def plan(job: Job) -> Plan:
     """Raises BadJob for any number of ranks but one."""
     if job.resources.ranks != 1:
-        raise BadJob(f'topology solo runs on 1 rank, not {job.resources.ranks}; use topology = "allreduce" for more')
+        raise BadJob(
+            f'topology solo runs on 1 rank, not {job.resources.ranks}; a new run may have topology = "allreduce"'
+        )
     return allreduce.plan(job)

@@ -1,6 +1,7 @@
 """check_method names what is wrong with a method's file: the one of docs/write-a-method.md with a fault each.
 
-Mutations seen to fail: the greedy action not compared; only one update after load; the random state not looked at.
+Mutations seen to fail: the greedy action not compared; only one update after load; the random state not looked at; the
+state loaded into a learner of the same seed; the rewards of moves that are not valid left as they are.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from hpc_rl.methods import FOLDER
 from hpc_rl.testing import check_method
 from tests.docs.pages import page
 
@@ -20,7 +22,7 @@ FAULTS = [
         "act draws from torch's",
     ),
     ("torch.where(noise[:, 0] < exploration, random, best), {}, {}", "random, {}, {}", "exploration 0 depends on"),
-    ("random, best), {}, {}", "random, best)[:, None], {}, {}", "act's action action is int64 [4, 1]; the schema says"),
+    ("random, best), {}, {}", "random, best)[:, None], {}, {}", "act's action is int64 [4, 1]; the schema says"),
     ('"rounds": self.rounds}', '"rounds": 99}', "the update after load(state()) is another one"),
     ('"grad_norm": norm}', '"grad_norm": norm / 0.0}', "raises ZeroDivisionError"),
     ('"grad_norm": norm}', '"grad_norm": float("nan")}', "the metric grad_norm is nan"),
@@ -32,6 +34,11 @@ FAULTS = [
     ('TOPOLOGIES = ("solo", "allreduce")', 'TOPOLOGIES = ("alone",)', "must be a tuple of topologies"),
     ("= 20_000\n", "= 20_000\n    device: torch.device = torch.device('cpu')\n", "Config cannot be read"),
     ("ALGORITHM = ", "METHOD = ", "defines no ALGORITHM"),
+    ("self.target.data.copy_(", "len(", "the update after load(state()) is another one"),
+    ("    def state(self)", "    def states(self)", "abstract"),
+    ("huber(y - q,", "huber(y[:, None] - q,", "loss of shape [32, 32] has weights of shape [32]"),
+    ("config.discount * batch", "config.dicsount * batch", "AttributeError (algorithms/foo.py, line "),
+    ('"q_mean", "munchausen")', '"q_mean")', "2 metrics (loss, q_mean) and their count take 3 sums, not 4"),
 ]
 
 
@@ -50,3 +57,11 @@ def test_a_fault_gets_its_sentence(old: str, new: str, words: str, method_folder
     sentences = check_method("foo", ["toy/catch"])
     assert any(words in sentence for sentence in sentences), sentences
     assert all("\n" not in sentence for sentence in sentences)
+
+
+def test_a_loss_over_moves_that_never_happened_is_named(method_folder: Path) -> None:
+    code, weight = (FOLDER / "a2c.py").read_text(), "weight = batch.valid.float()"
+    assert code.count(weight) == 1
+    (method_folder / "foo.py").write_text(code.replace(weight, "weight = torch.ones_like(batch.reward)"))
+    (sentence,) = check_method("foo", ["toy/catch"])
+    assert "learns from the move into the next episode" in sentence

@@ -11,6 +11,10 @@ from tests.run.program import hpc_rl, write_job
 CASES: dict[str, tuple[list[str], list[str]]] = {  # --set …  ->  words of the sentence
     "unknown key": (["ppo.epoch=3"], ["ppo.epoch", "did you mean 'epochs'"]),
     "unknown section": (["budgets.env_steps=3"], ["budgets", "did you mean 'budget'"]),
+    "key of another table": (["clip=0.2"], ["unknown key 'clip'", "did you mean 'ppo.clip'"]),
+    "key of the top": (["budget.seed=3"], ["budget.seed", "'seed' at the top of the file, before the first [table]"]),
+    "table of another method": (["dqn.tau=0.1"], ["[dqn] is the table of another method than this job's 'ppo'"]),
+    "method of one's own": (["algorithm=mine_own_"], ["a method of your own is a file of", "algorithms"]),
     "unknown method": (["algorithm=pppo"], ["'pppo'", "did you mean 'ppo'"]),
     "unknown topology": (["topology=allreduced"], ["did you mean 'allreduce'"]),
     "wrong topology": (["topology=actor_learner"], ["ppo cannot run on topology 'actor_learner'", "solo, allreduce"]),
@@ -68,8 +72,10 @@ def test_a_missing_rom_is_named(tmp_path: Path) -> None:
 
 def test_a_file_that_is_not_toml(tmp_path: Path) -> None:
     path = tmp_path / "job.toml"
-    path.write_text("algorithm: ppo\n")
-    refused([str(path), "not a TOML file"], tmp_path / "run", path)
+    path.write_text("\nalgorithm = ppo\n")
+    refused(
+        [str(path), "not a TOML file", "line 2", "'algorithm = ppo'; text stands in quotes"], tmp_path / "run", path
+    )
 
 
 def test_a_job_that_does_not_exist(tmp_path: Path) -> None:
