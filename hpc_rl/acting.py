@@ -52,7 +52,8 @@ class ActingPolicy:
         if row.shape[1:] != self.spec.observation or not len(row):
             raise ValueError(
                 f"observations of shape {list(row.shape)} were given to a policy for [b, "
-                f"{', '.join(map(str, self.spec.observation))}]; one observation x goes in as x[None]"
+                f"{', '.join(map(str, self.spec.observation))}]; one observation x goes in as x[None], and one of a "
+                "space that is no Box as gymnasium.spaces.flatten(space, x)[None]"
             )
         columns = len(row)
         first = np.full(columns, self._carry is None) if first is None else np.asarray(first, bool)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -162,10 +163,13 @@ def resume(
     run.write_state(state="pending", reason="submitted again")  # not after sbatch: the job may have begun by then
     try:
         job_id = slurm.sbatch(script)
-    except slurm.Refused:
+    except slurm.Refused as error:
         for file, content in originals.items():
             write_text(file, content) if content is not None else file.unlink(missing_ok=True)
-        raise
+        if job_ids(run):
+            raise
+        here = f"hpc-rl run {shlex.quote(str(run.job_file))} --out {shlex.quote(str(run.path))} --resume"
+        raise slurm.Refused(f"{error}; SLURM never had this run: on this machine it goes on by {here}") from None
     note_job(run, job_id)
     limits.check_granted(job_id, options, warn)
     return job_id

@@ -1,7 +1,8 @@
 """Type hints as the rules of configuration values: types, ranges, choices, items of lists, tables.
 
 Mutations seen to fail: an open end taken for a closed one; the items of a list not in their range; a choice not looked
-at inside a table; a whole number left whole where a number is asked for; an infinite number refused in a free value.
+at inside a table; a whole number left whole where a number is asked for; an infinite number refused in a free value;
+Greek letters left out.
 """
 
 from __future__ import annotations

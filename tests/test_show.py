@@ -43,10 +43,15 @@ def catch(**changes: Any) -> Job:
 def test_page_of_an_asynchronous_job() -> None:
     text = render(catch())
     rows = [line.split() for line in text.splitlines()]
-    assert ["0", "learner", "0", "0", "–", "1", "CPU", "or", "GPU"] in rows  # images: its share of the cores
+    assert ["0", "learner", "0", "0", "–", "1", "CPU", "or", "GPU"] in rows  # of vectors
     assert ["1–2", "actor", "0–1", "0", "0–15", "(8", "each)", "1", "CPU"] in rows
     for word in ("T = 20 moves", "8 columns per update", "actor → learner", "weights", "checkpoint", "free disk"):
         assert word in text, word
+
+
+def test_only_images_are_learned_from_on_several_threads() -> None:
+    rows = [line.split() for line in render(jobs.parse(PPO_PONG)).splitlines()]
+    assert ["0", "worker", "0", "0", "0–7", "all", "cores", "CPU", "or", "GPU"] in rows
 
 
 @pytest.mark.parametrize(

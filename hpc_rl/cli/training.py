@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 SUMMARY_FIELDS = {
     "reason": str, "env_steps": int, "wall_s": float, "env_steps_per_s": float, "mean_return_100": float | None,
+    "greedy_return": float | None,
 }  # fmt: skip
 ROOFLINE_FROM_S = 120.0  # shorter runs are not worth half a minute of measuring
 
@@ -78,11 +79,12 @@ def _report(directory: RunDir, roofline: bool | None) -> None:
     try:
         summary = read_json(directory.summary_file, SUMMARY_FIELDS, required=SUMMARY_FIELDS)
         share = _roofline(directory, summary, roofline)
-        state, mean = directory.read_state(), summary["mean_return_100"]
+        state, mean, greedy = directory.read_state(), summary["mean_return_100"], summary["greedy_return"]
         note(
             f"{state['reason']}; {summary['env_steps']:,} env steps in {summary['wall_s'] / 60:.1f} min, "
             f"{summary['env_steps_per_s']:.0f}/s{share}, mean return of the last 100 episodes "
             f"{'none yet' if mean is None else f'{mean:.2f}'}"
+            f"{'' if greedy is None else f', of greedy games afterwards {greedy:.2f}'}"
         )
         if state["next"]:
             note(f"go on with: {state['next']}")

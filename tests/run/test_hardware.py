@@ -1,7 +1,8 @@
 """Who computes on what, and how exactly, on machines that are not here: rows of other hosts, GPUs that are pretended.
 
 Mutations seen to fail: the index among all learners; rank 0 asked about the GPUs of others; one precision for every
-processor; the table of job.toml ignored; a mask divided by all ranks of the job, or of its host.
+processor; the table of job.toml ignored; a mask divided by all ranks of the job, or of its host; a share of the
+cores for vectors, too.
 """
 
 from __future__ import annotations

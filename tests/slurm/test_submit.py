@@ -393,3 +393,12 @@ def test_what_describes_another_job_reaches_no_new_one(
     submit(tasks("impala_catch", (), None, ()), tmp_path / "other", Options(launcher="srun"), False)
     variables = dict(line.split("=", 1) for line in (slurm / "environment").read_text().splitlines())
     assert variables["SLURM_CPU_BIND"] == "mask_cpu:0x1" and variables["SBATCH_TIMELIMIT"] == "1"
+
+
+def test_a_run_of_this_machine_names_its_command_where_slurm_refuses(slurm: Path, tmp_path: Path) -> None:
+    run = create(tmp_path / "run", jobs.dumps(jobs.load("impala_catch")))
+    answer(slurm, "sbatch", "", 1)
+    with pytest.raises(
+        SlurmError, match=rf"on this machine it goes on by hpc-rl run {run.job_file} --out .* --resume$"
+    ):
+        resume(run.path, [], None, {})

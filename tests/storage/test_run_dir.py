@@ -31,7 +31,12 @@ def test_an_empty_folder_may_become_a_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize("file", ["job.toml", "state.json"])
 def test_another_run_is_not_overwritten(tmp_path: Path, file: str) -> None:
     (tmp_path / file).write_text("{}")
-    with pytest.raises(BadRun, match=r"holds a run already; go on with it .*--resume.*or choose another --out"):
+    begun = r"holds a run already; go on with it .*--resume.*or choose another --out"
+    with pytest.raises(BadRun, match=begun + "; it has no checkpoint: remove the folder if it is not running$"):
+        create(tmp_path, "")
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "000000001.h5").touch()
+    with pytest.raises(BadRun, match=begun + "$"):
         create(tmp_path, "")
 
 
