@@ -39,7 +39,7 @@ from hpc_rl.formulas.losses import clipped_surrogate, half_squared, policy_gradi
 from hpc_rl.formulas.returns import vtrace
 from hpc_rl.nets.actions import ActionDistribution
 from hpc_rl.nets.actor_critic import ActorCritic, StochasticPolicy
-from hpc_rl.optim.batches import batch_of, concatenate, consecutive_columns, moved, rows_of
+from hpc_rl.optim.batches import alternate_columns, batch_of, concatenate, moved, rows_of
 from hpc_rl.optim.flat import StateDict, flatten
 from hpc_rl.optim.group import Group, means
 from hpc_rl.optim.optimizers import annealed, make_optimizer
@@ -134,7 +134,7 @@ def policy(config: Config, spec: Spec, rules: Rules | None) -> StochasticPolicy:
 
 
 class Learner(base.Learner):
-    """One update = ``passes`` over the batch, each in ``minibatches`` steps on consecutive columns."""
+    """One update = ``passes`` over the batch, each in ``minibatches`` steps on columns in turn."""
 
     def __init__(self, config: Config, spec: Spec, rules: Rules | None, policy: StochasticPolicy, group: Group) -> None:
         self.config, self.policy, self.group = config, policy, group
@@ -153,7 +153,7 @@ class Learner(base.Learner):
         nominal = moves * columns * self.group.size / config.minibatches
         scale = nominal if config.loss == "sum" else 1.0
         totals, norm = torch.zeros(len(FIGURES) + 1), 0.0
-        parts = consecutive_columns(self.group, columns, config.minibatches)
+        parts = alternate_columns(self.group, columns, config.minibatches)
         for part in [batch.columns(own) for own in parts] * config.passes:
             if not len(part.column):  # the other ranks hold all of this minibatch
                 summed, samples = None, 0

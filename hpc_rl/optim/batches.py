@@ -1,13 +1,13 @@
 """Batches of learners that share parameters: how they share one out as minibatches, and how a method keeps old ones.
 
 A global minibatch is a part of the batch that all members hold together, each taking what it has. It is drawn over the
-columns of all from a stream that they share, so results do not depend on how many members there are. A member may have
-nothing of a minibatch, and still joins its reduction.
+columns of all from a stream that they share, so results do not depend on how many members there are. Members have equal
+shares of each as far as columns go round, since a reduction waits for the one with the most; one that has nothing of a
+minibatch still joins its reduction.
 """
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -29,8 +29,8 @@ def shared_seed(group: Group) -> int:
 def shuffled_moves(group: Group, draw: np.random.Generator, steps: int, columns: int, count: int) -> list[Tensor]:
     """``count`` minibatches of (time, column) pairs: of each, this member's indices into its flattened [T·b].
 
-    Every column is permuted in time and gives each minibatch the same number of moves, so that members have equal
-    work in every step: a reduction waits for the one with the most. Where moves are left over, columns take turns.
+    Every column is permuted in time and gives each minibatch the same number of moves. Where moves are left over,
+    columns take turns.
     """
     low, width = group.rank * columns, group.size * columns
     order = draw.permuted(np.tile(np.arange(steps), (width, 1)), axis=1)[low : low + columns]
@@ -40,17 +40,20 @@ def shuffled_moves(group: Group, draw: np.random.Generator, steps: int, columns:
 
 
 def shuffled_columns(group: Group, draw: np.random.Generator, columns: int, count: int) -> list[Tensor]:
-    """``count`` minibatches of whole columns: of each, the numbers of this member's own columns."""
-    low = group.rank * columns
-    chunks = np.array_split(draw.permutation(group.size * columns), count)
-    return [to_device(chunk[(chunk >= low) & (chunk < low + columns)] - low, "cpu") for chunk in chunks]
+    """``count`` minibatches of whole columns: of each, the numbers of this member's own columns.
 
-
-def consecutive_columns(group: Group, columns: int, count: int) -> list[slice]:
-    """``count`` equal minibatches of all members' columns in their order: of each, this member's own, maybe none."""
+    Every ``count`` neighbours are dealt to the minibatches at random, one to each.
+    """
     low, total = group.rank * columns, group.size * columns
-    edges = [min(max(total * k // count - low, 0), columns) for k in range(count + 1)]
-    return [slice(a, b) for a, b in pairwise(edges)]
+    deals = [draw.permutation(count) for _ in range(0, total, count)]
+    minibatch = np.concatenate(deals)[low : low + columns]
+    return [to_device(np.flatnonzero(minibatch == k), "cpu") for k in range(count)]
+
+
+def alternate_columns(group: Group, columns: int, count: int) -> list[slice]:
+    """``count`` minibatches, to which all members' columns go in turn: of each, this member's own columns."""
+    low = group.rank * columns
+    return [slice((k - low) % count, None, count) for k in range(count)]
 
 
 def concatenate(parts: list[Trajectory]) -> Trajectory:
