@@ -142,9 +142,9 @@ def blank(schema: Schema, spec: Spec, steps: int, columns: int) -> Trajectory:
         return {name.removeprefix(prefix): x for name, x in leaves.items() if name.startswith(prefix)}
 
     leaves = {name: leaf(kind) for name, kind in schema.items()}
-    if spec.stack > 1:  # innermost in memory, as `fragments.stacked` lays them
-        shape = (steps + 1, columns, *spec.frame, spec.stack)
-        leaves["observation"] = torch.empty(shape, dtype=leaves["observation"].dtype, device="meta").movedim(-1, 2)
+    if spec.stack > 1:  # as `fragments.stacked` lays them
+        shape = (steps + 1, columns, spec.stack, *spec.frame)
+        leaves["observation"] = torch.empty(shape, dtype=leaves["observation"].dtype, device="meta")
     rows = {name: leaves[name] for name in ("observation", "first", "action", "reward", "discount", "version")}
     finite = torch.empty(steps, columns, dtype=torch.bool, device="meta")
     noise = leaves.get("noise", torch.empty(columns, 0, device="meta"))

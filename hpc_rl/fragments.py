@@ -79,8 +79,7 @@ def stacked(frames: Tensor, first: Tensor, stack: int, padding: str) -> Tensor:
     import torch
 
     rows = first.shape[0]
-    # The stack is innermost in memory: what the convolutions want, and one run of bytes for each sample.
-    out = torch.stack([frames[k : k + rows] for k in range(stack)], -1).movedim(-1, 2)
+    out = torch.stack([frames[k : k + rows] for k in range(stack)], 2)
     for row, column in first[1:].nonzero().tolist():
         for later in range(row + 1, min(row + stack, rows)):
             if later > row + 1 and bool(first[later, column]):

@@ -119,13 +119,8 @@ class Samples:
         index = to_device(index, self.observation.device)
         rows = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "carry"}
         if self.carry is None:
-            return Samples(**{name: _taken(x, index) for name, x in rows.items()})
+            return Samples(**{name: x.index_select(0, index) for name, x in rows.items()})
         return Samples(**{name: x[:, index] for name, x in rows.items()}, carry=self.carry[index])
-
-
-def _taken(rows: Tensor, index: Tensor) -> Tensor:
-    """Rows ``index`` [m]; images by whole runs of memory, six times faster than element by element."""
-    return rows.index_select(0, index) if rows.dim() < 4 else rows.movedim(1, -1).index_select(0, index).movedim(-1, 1)
 
 
 def loss(

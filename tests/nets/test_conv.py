@@ -1,7 +1,7 @@
 """The Nature torso against a plain network on x / 255, and its precision.
 
 Mutations seen to fail: 255 → 256; one ReLU left out; a stride changed; ``.float()`` at the end left out; the size check
-left out.
+left out; blocks of one axis exchanged; the kernel's squares in another order; the uneven rim kept.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hpc_rl.nets.precision import set_precision
-from hpc_rl.nets.torsos import ConvTorso
+from hpc_rl.nets.torsos import ConvTorso, block_kernel, blocks
 
 SHAPE = (4, 44, 52)
 
@@ -64,6 +64,16 @@ def test_bf16_leaves_as_float32_and_near(torso: ConvTorso, image: Tensor) -> Non
     assert all(p.dtype == torch.float32 for p in torso.parameters())
     set_precision(torso, "fp32")
     assert torch.equal(torso(image), exact)
+
+
+@pytest.mark.parametrize("shape", [(4, 84, 84), (3, 38, 41), (1, 36, 40)])
+def test_a_convolution_over_blocks_is_the_one_over_pixels(shape: tuple[int, int, int]) -> None:
+    generator = torch.Generator().manual_seed(2)
+    pixels = torch.randint(0, 256, (2, *shape), dtype=torch.uint8, generator=generator)
+    kernel = torch.randn(5, shape[0], 8, 8, dtype=torch.float64, generator=generator)
+    expected = F.conv2d(pixels.double(), kernel, stride=4)
+    actual = F.conv2d(blocks(pixels).double().movedim(-1, 1), block_kernel(kernel))
+    assert torch.allclose(actual, expected, rtol=1e-12)
 
 
 def test_the_smallest_image_is_36_and_smaller_ones_are_refused() -> None:
