@@ -82,6 +82,9 @@ class Checkpoint:
 @dataclass(frozen=True)
 class Evaluate:
     every_steps: Annotated[NonNegativeInt, "env steps between evaluations; 0 never evaluates"] = 0
+    from_return: (
+        Annotated[float, "no evaluation before the last 100 training games have this mean raw return"] | None
+    ) = None
     episodes: Annotated[PositiveInt, "greedy games of each set of arguments"] = 10
     arguments: Annotated[
         tuple[dict[str, Any], ...], "sets that override environment.arguments, each judged by itself"

@@ -100,6 +100,9 @@ class Evaluation:
         every = self.evaluate.every_steps
         if not every or self.begun or self.counters.env_steps < self.counters.judged_at + every:
             return False
+        least = self.evaluate.from_return
+        if least is not None and not self.counters.mean_return >= least:  # without games it is NaN
+            return False
         return self.evaluator is None or self.evaluator.ready()
 
     def begin(self, weights: Tensor) -> None:

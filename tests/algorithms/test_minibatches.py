@@ -1,7 +1,7 @@
 """How members share out minibatches: the same ones whatever their number, and equal work for each in every step.
 
-Seen: minibatches of consecutive columns belong to one member after the other, all of which wait for the one that has it;
-two ranks learned no faster than one.
+Seen: minibatches of consecutive columns belong to one member after the other, and all wait for the one that has it; two
+ranks learned no faster than one.
 
 Mutations seen to fail: slices of neighbours in the place of every count-th; a member's first column left out of either
 rule; one permutation over all columns.

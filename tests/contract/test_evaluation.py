@@ -2,7 +2,7 @@
 
 Mutations seen to fail: weights of the present instead of the copy judged; no copy at all; slices by the clock; the
 target compared with training games; no games at the end; the figures of one set for another's; slices of a replay's
-insertions, not of what is drawn from it.
+insertions, not of what is drawn from it; a policy judged whatever training returned.
 """
 
 from __future__ import annotations
@@ -118,6 +118,17 @@ def test_slices_repeat_themselves_and_leave_training_as_it_was(
         other[1][key] for key in ("score", "updates", "judged_at")
     ]
     assert torch.equal(weights, job_run("without", evaluate={})[1])
+
+
+def test_no_policy_is_judged_before_training_has_a_return(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    def begins(least: float) -> list[str]:
+        table = table_of("a2c", "solo", 0) | {"evaluate": {"every_steps": 100, "episodes": 12, "from_return": least}}
+        run_job(table, tmp_path / str(least))
+        return re.findall(r"evaluation at (\d+) env steps", capfd.readouterr().out)
+
+    assert begins(1.5) == [], "a game of Catch returns at most 1"
+    first = int(begins(-1.0)[0])
+    assert 100 <= first < 200, "as soon as there is a game"
 
 
 @pytest.mark.parametrize(
