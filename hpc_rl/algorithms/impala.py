@@ -39,7 +39,7 @@ from hpc_rl.formulas.losses import clipped_surrogate, half_squared, policy_gradi
 from hpc_rl.formulas.returns import vtrace
 from hpc_rl.nets.actions import ActionDistribution
 from hpc_rl.nets.actor_critic import ActorCritic, StochasticPolicy
-from hpc_rl.optim.batches import alternate_columns, batch_of, concatenate, moved, rows_of
+from hpc_rl.optim.batches import batch_of, concatenate, moved, rows_of
 from hpc_rl.optim.flat import StateDict, flatten
 from hpc_rl.optim.group import Group, means
 from hpc_rl.optim.optimizers import annealed, make_optimizer
@@ -131,6 +131,12 @@ def policy(config: Config, spec: Spec, rules: Rules | None) -> StochasticPolicy:
     """Acts by sampling π; remembers log μ(a|x) for V-trace."""
     net = ActorCritic(spec, tuple(config.hidden), config.network, config.lstm, std=config.initial_std)
     return StochasticPolicy(net, spec, EXTRAS)
+
+
+def alternate_columns(group: Group, columns: int, count: int) -> list[slice]:
+    """``count`` minibatches, to which all members' columns go in turn: of each, this member's own columns."""
+    low = group.rank * columns
+    return [slice((k - low) % count, None, count) for k in range(count)]
 
 
 class Learner(base.Learner):

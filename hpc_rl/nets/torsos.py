@@ -37,24 +37,20 @@ def orthogonal(layer: nn.Linear | nn.Conv2d, gain: float) -> nn.Module:
 
 
 def blocks(image: Tensor) -> Tensor:
-    """uint8 [n, C, H, W] -> [n, H/4, W/4, C·16]: each square of BLOCK² pixels becomes one place (space to depth).
-
-    Rows and columns beyond the last whole square are cut off. The channels of a place are ordered (C, row, column).
-    """
-    n, channels, height, width = image.shape
-    rows, columns = height // BLOCK, width // BLOCK
-    image = image[:, :, : rows * BLOCK, : columns * BLOCK].contiguous()
+    """uint8 [n, C, H, W] -> [n, H/4, W/4, C·16]: a place has BLOCK² pixels, as (C, row, column)."""
+    n, channels, *size = image.shape
+    rows, columns = (pixels // BLOCK for pixels in size)
+    image = image[:, :, : rows * BLOCK, : columns * BLOCK].contiguous()  # without the rim that no kernel reaches
     words = image.view(torch.int32).reshape(n, channels, rows, BLOCK, columns)  # four bytes at a time
-    places = words.permute(0, 2, 4, 1, 3).reshape(n, rows, columns, channels * BLOCK)
-    return places.contiguous().view(torch.uint8)
+    return words.permute(0, 2, 4, 1, 3).reshape(n, rows, columns, -1).contiguous().view(torch.uint8)
 
 
 def block_kernel(kernel: Tensor) -> Tensor:
     """[out, C, k, k] of stride BLOCK -> [out, C·16, k/4, k/4] of stride 1, which does the same to `blocks`."""
     out, channels, size, _ = kernel.shape
-    squares = kernel.reshape(out, channels, size // BLOCK, BLOCK, size // BLOCK, BLOCK).permute(0, 1, 3, 5, 2, 4)
-    whole = squares.reshape(out, channels * BLOCK**2, size // BLOCK, size // BLOCK)
-    return whole.contiguous(memory_format=torch.channels_last)
+    side = size // BLOCK
+    squares = kernel.reshape(out, channels, side, BLOCK, side, BLOCK).permute(0, 1, 3, 5, 2, 4)
+    return squares.reshape(out, -1, side, side).contiguous(memory_format=torch.channels_last)
 
 
 class ConvTorso(nn.Module):
@@ -106,18 +102,12 @@ class ConvTorso(nn.Module):
         return x.float()
 
     def _first(self, image: Tensor) -> Tensor:
-        """The first convolution of ``image`` [n, C, H, W] / 255.
-
-        Few input channels leave bf16's matrix units idle: over blocks its gradient takes half the time. In float32
-        that gains nothing.
-        """
+        """The first convolution of ``image`` [n, C, H, W] / 255."""
         layer: Any = self.convolutions[0]
         kernel = layer.weight / 255  # dividing 32 kernels costs less than dividing every pixel of the batch
-        if self.compute == torch.bfloat16:
+        if self.compute == torch.bfloat16:  # few channels leave its matrix units idle; in float32 blocks gain nothing
             return F.conv2d(blocks(image).type(self.compute).movedim(-1, 1), block_kernel(kernel), layer.bias)
-        # Channels innermost is how the convolutions want them.
-        x = image.contiguous(memory_format=torch.channels_last).type(self.compute)
-        return F.conv2d(x, kernel, layer.bias, BLOCK)
+        return F.conv2d(image.contiguous(memory_format=torch.channels_last).float(), kernel, layer.bias, BLOCK)
 
 
 class MlpTorso(nn.Module):

@@ -1,9 +1,8 @@
 """Batches of learners that share parameters: how they share one out as minibatches, and how a method keeps old ones.
 
-A global minibatch is a part of the batch that all members hold together, each taking what it has. It is drawn over the
-columns of all from a stream that they share, so results do not depend on how many members there are. Members have equal
-shares of each as far as columns go round, since a reduction waits for the one with the most; one that has nothing of a
-minibatch still joins its reduction.
+A global minibatch is a part of the batch that all members hold together, drawn over the columns of all from a stream
+that they share: results do not depend on how many members there are. A reduction waits for the member with the most, so
+all have equal shares as far as columns go round; one that has nothing of a minibatch still joins its reduction.
 """
 
 from __future__ import annotations
@@ -50,12 +49,6 @@ def shuffled_columns(group: Group, draw: np.random.Generator, columns: int, coun
     return [to_device(np.flatnonzero(minibatch == k), "cpu") for k in range(count)]
 
 
-def alternate_columns(group: Group, columns: int, count: int) -> list[slice]:
-    """``count`` minibatches, to which all members' columns go in turn: of each, this member's own columns."""
-    low = group.rank * columns
-    return [slice((k - low) % count, None, count) for k in range(count)]
-
-
 def concatenate(parts: list[Trajectory]) -> Trajectory:
     """Copies of fragments of equal length, side by side on the column axis."""
 
@@ -80,9 +73,8 @@ def rows_of(batch: Trajectory) -> dict[str, Tensor]:
 
 def batch_of(rows: dict[str, Tensor]) -> Trajectory:
     """The inverse of `rows_of`."""
-    plain: dict[str, Any] = {
-        name: x.movedim(0, 1) if name in ROWS else x for name, x in rows.items() if "/" not in name
-    }
+    whole = {name: x for name, x in rows.items() if "/" not in name}
+    plain: dict[str, Any] = {name: x.movedim(0, 1) if name in ROWS else x for name, x in whole.items()}
     extras = {name[7:]: x.movedim(0, 1) for name, x in rows.items() if name.startswith("extras/")}
     carry = {name[6:]: x for name, x in rows.items() if name.startswith("carry/")}
     return Trajectory(**plain, extras=extras, carry=carry)

@@ -14,7 +14,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from hpc_rl.optim.batches import alternate_columns, shuffled_columns, shuffled_moves
+from hpc_rl.algorithms.impala import alternate_columns
+from hpc_rl.optim.batches import shuffled_columns, shuffled_moves
 
 STEPS, TOTAL = 12, 24
 
