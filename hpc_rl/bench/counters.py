@@ -8,7 +8,7 @@ from statistics import median
 import numpy as np
 
 from hpc_rl.optim.group import Alone
-from hpc_rl.plan import Plan
+from hpc_rl.plan import Plan, RankSpec
 from hpc_rl.runtime.counters import Counters, Due, Limits, reduce_counters
 from hpc_rl.types import Array, Tree
 
@@ -31,7 +31,8 @@ def render(rows: list[dict[str, float]]) -> str:
 
 
 def _seconds(columns: int, moves: int) -> float:
-    tree, plan = _fragment(columns, moves), Plan("solo", (), moves, columns, columns)
+    worker = RankSpec(0, "worker", 0, range(columns), threads=1, learns=True)
+    tree, plan = _fragment(columns, moves), Plan("solo", (worker,), moves, columns, columns)
     counters, limits, group = Counters(columns), Limits(lambda: False), Alone()
     times = []
     for version in range(ROUNDS):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hpc_rl.bench import mpi, samplers
+from hpc_rl.bench import counters, mpi, samplers
 
 
 def test_the_exchange_is_measured_by_two_ranks() -> None:
@@ -31,3 +31,13 @@ def test_alternating_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     figures = samplers.measure()
     assert figures["vector_s"] > figures["step_s"] > 0 and figures["ratio"] > 0
     assert "alternating is faster" in samplers.render(figures)
+
+
+def test_counting_an_update_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(counters, "ROUNDS", 1)
+    rows = counters.measure()
+    assert [(row["columns"], row["moves"]) for row in rows] == [
+        (columns, moves) for columns in counters.COLUMNS for moves in counters.MOVES
+    ]
+    assert all(row["us"] > 0 for row in rows)
+    assert counters.render(rows).count("\n") == 1 + len(counters.COLUMNS)
