@@ -99,6 +99,10 @@ class Counters:
         """Mean raw return of the last 100 training episodes; NaN before the first."""
         return float(np.mean(self.recent)) if self.recent else float("nan")
 
+    def training(self) -> str:
+        """What stands beside a figure of greedy games."""
+        return f"; the last {len(self.recent)} training games: {self.mean_return:.2f}" if self.recent else ""
+
     def score(self, job: Job) -> float | None:
         """What picks the best checkpoint now: the mean of 100 training games; None: no say.
 
@@ -177,7 +181,7 @@ def complete(job: Job, counters: Counters) -> str | None:
     if job.evaluate.every_steps:
         score = "" if counters.evaluated is None else f", with {counters.evaluated:.2f}"  # only rank 0 has it
         sentence = f"done: greedy games reached a mean return of {budget.stop_at_return:g}{score}"
-        return sentence if counters.reached else None
+        return sentence + counters.training() if counters.reached else None
     if len(counters.recent) == RECENT and counters.mean_return >= budget.stop_at_return:
         return f"done: mean return of 100 episodes reached {counters.mean_return:.2f}"
     return None

@@ -127,7 +127,7 @@ class Evaluation:
         counters.evaluated, counters.judged_at, counters.greedy = judgement.score, env_steps, judgement.figures()
         self.reached = self.target is not None and judgement.score >= self.target
         took = f"{self.evaluate.episodes * len(judgement.returns)} games, {time.monotonic() - begin:.1f} s"
-        print(f"evaluation at {env_steps} env steps: {judgement.score:.2f} in {took}", flush=True)
+        print(f"evaluation at {env_steps} env steps: {judgement.score:.2f} in {took}{counters.training()}", flush=True)
         return judgement
 
     def own_judge(self) -> Judge:
