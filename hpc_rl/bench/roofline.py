@@ -10,12 +10,15 @@ slow a kernel is.
 from __future__ import annotations
 
 import os
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import mean, median
 
 from hpc_rl.bench.batches import reuse
 from hpc_rl.bench.cores import DEADLINE_S, ask, others, pinned, rate, read
-from hpc_rl.bench.pieces import pieces
+from hpc_rl.bench.pieces import Pieces, pieces
 from hpc_rl.settings import Job
 
 ROUNDS = 5  # each measures every term once, so that a drifting clock hits all of them alike
@@ -43,8 +46,33 @@ class Roofline:
         return self.learn_flops * self.learn_per_s / self.peak_flops if self.peak_flops else 0.0
 
 
-def measure(job: Job, seconds: float = 6.0, cores: int | None = None) -> Roofline:
-    """The terms for this job, in ``seconds`` and a warm-up. So many ``cores`` work at once; None means all of the mask.
+@dataclass(frozen=True)
+class Terms:
+    """The pieces of a job's work, warm on every core."""
+
+    work: Pieces
+    processes: list[subprocess.Popen[str]]  # of the other cores
+
+    def round(self, seconds: float) -> dict[str, float]:
+        """Units per second of one core; each piece runs on all cores at once, for its share of ``seconds``."""
+        rates = {}
+        for name in self.work.work:
+            share = seconds / len(self.work.work)
+            ask(self.processes, name, share)
+            own = rate(self.work, name, share)
+            rates[name] = mean([own, *(float(read(process, DEADLINE_S)) for process in self.processes)])
+        return rates
+
+    def roofline(self, rates: Mapping[str, float]) -> Roofline:
+        return Roofline(
+            rates["env"], rates["infer"], rates["learn"], reuse(self.work.experience), 1 + len(self.processes),
+            self.work.learn_flops, rates["peak"],
+        )  # fmt: skip
+
+
+@contextmanager
+def terms(job: Job, cores: int | None = None) -> Iterator[Terms]:
+    """The terms of this job, on so many ``cores``; None means all of the mask. This thread stays on the first.
 
     Raises:
         BadJob, BadEnvironment, Unsuited: the job cannot be planned, its environment not be made, or not be learned.
@@ -53,17 +81,14 @@ def measure(job: Job, seconds: float = 6.0, cores: int | None = None) -> Rooflin
     mask = sorted(os.sched_getaffinity(0))[: cores or None]
     # This core's environment is made once it is pinned: the environment's threads inherit the mask.
     with others(job, mask[1:]) as processes, pinned(mask[0]), pieces(job) as work:
-        rates: dict[str, list[float]] = {name: [] for name in work.work}
-        for name in ROUNDS * list(work.work):
-            share = seconds / (ROUNDS * len(work.work))
-            ask(processes, name, share)
-            own = rate(work, name, share)
-            rates[name].append(mean([own, *(float(read(process, DEADLINE_S)) for process in processes)]))
-        rate_of = {name: median(of_rounds) for name, of_rounds in rates.items()}
-        return Roofline(
-            rate_of["env"], rate_of["infer"], rate_of["learn"], reuse(work.experience), len(mask), work.learn_flops,
-            rate_of["peak"],
-        )  # fmt: skip
+        yield Terms(work, processes)
+
+
+def measure(job: Job, seconds: float = 6.0, cores: int | None = None) -> Roofline:
+    """The roofline of this job, in ``seconds`` and a warm-up; raises what `terms` raises."""
+    with terms(job, cores) as measured:
+        rounds = [measured.round(seconds / ROUNDS) for _ in range(ROUNDS)]
+        return measured.roofline({name: median(rates[name] for rates in rounds) for name in rounds[0]})
 
 
 def render(roofline: Roofline) -> str:

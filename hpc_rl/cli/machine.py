@@ -62,6 +62,21 @@ def roofline(job: str, ranks: int | None, overrides: tuple[str, ...], seconds: f
 
 
 @bench.command()
+@job_options
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
+def share(job: str, ranks: int | None, overrides: tuple[str, ...], as_json: bool) -> None:
+    """What part of its roofline a run of JOB reaches, both in turn for five minutes on these cores."""
+    from dataclasses import asdict
+
+    from hpc_rl.bench.share import measure, render
+
+    settings = load_job(job, ranks, overrides)
+    name_code(settings)
+    blocks = measure(settings)
+    click.echo(json.dumps([asdict(block) | {"share": block.share} for block in blocks]) if as_json else render(blocks))
+
+
+@bench.command()
 @click.option("-n", "ranks", type=click.IntRange(min=2), default=2, show_default=True, help="MPI ranks.")
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 def mpi(ranks: int, as_json: bool) -> None:

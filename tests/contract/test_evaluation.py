@@ -150,7 +150,10 @@ def test_the_target_is_compared_with_greedy_games(topology: str, evaluators: int
     """A2C of random weights reaches -1 in any game: only games that were played tell so."""
     job_run = run_job(table_of("a2c", topology, evaluators, env_steps=100_000, stop_at_return=-1.0), tmp_path / "run")
     figures = summary(job_run)
-    assert re.match(r"done: greedy games reached a mean return of -1, with \S+; the last \d+ training games: -?\d", figures["reason"])
+    assert re.match(
+        r"done: greedy games reached a mean return of -1, with \S+; the last \d+ training games: -?\d",
+        figures["reason"],
+    )
     assert figures["env_steps"] < 50_000 and figures["evaluated_return"] >= -1
 
 
