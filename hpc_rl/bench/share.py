@@ -168,4 +168,5 @@ def _round(run: Training, measured: Terms, window_s: float, halts: list[tuple[fl
     try:
         return measured.round(window_s)
     finally:
+        run.send(signal.SIGCONT)
         halts.append((begin, time.time()))
