@@ -16,7 +16,9 @@ CATCH = {"algorithm": "ppo", "topology": "solo", "environment": {"id": "toy/catc
 
 def test_env_steps_are_counted_over_the_time_that_the_run_worked() -> None:
     halts = [(5.0, 105.0), (110.0, 210.0), (215.0, 315.0)]
-    rows: list[dict[str, object]] = [{"time": t, "env_steps": n} for t, n in ((0, 0), (106, 60), (212, 120), (320, 200))]
+    rows: list[dict[str, object]] = [
+        {"time": t, "env_steps": n} for t, n in ((0, 0), (106, 60), (212, 120), (320, 200))
+    ]
     assert share.env_steps_per_s(rows, halts, 0.0, 5.0) == pytest.approx(10)
     assert share.env_steps_per_s(rows, halts, 0.0, 110.0) == pytest.approx(10)  # 10 s of work, 60 at its sixth
     assert share.env_steps_per_s(rows, halts, 105.0, 215.0) == pytest.approx((120 + 3 * 80 / 8 - 50) / 10)
