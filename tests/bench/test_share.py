@@ -1,6 +1,7 @@
 """The part of its roofline that a run reaches; no timing is asserted.
 
-Mutations seen to fail: halts counted as work; a halt that began before the first moment left out of the second.
+Mutations seen to fail: halts counted as work; only halts that are over left out; rates averaged by the arithmetic mean;
+the run never goes on.
 """
 
 from __future__ import annotations
