@@ -110,6 +110,8 @@ def _experience(path: Path, kind: type[DataclassInstance], values: Mapping[str, 
         raise BadMethod(f"algorithms/{path.name}: Config has no method experience(self) -> Experience; add it")
     try:
         answer = method(kind(**values))
+    except BadJob:  # fields that do not go together, in a sentence of the method's own
+        raise
     except Exception as error:  # what stands in the method may raise anything
         raise BadMethod(_sentence(path, error, "experience() of Config fails") + _rule(error)) from None
     if not isinstance(answer, Experience) or not answer.items:
