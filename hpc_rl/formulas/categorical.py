@@ -1,4 +1,4 @@
-"""Distributions over returns on fixed atoms z_i = low + i Δ, i = 0 … N − 1 (Bellemare et al. 2017, arXiv 1707.06887)."""
+"""Distributions over returns on fixed atoms z_i = z_0 + i Δ, i < N (Bellemare et al. 2017, arXiv 1707.06887)."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
 
 def entropy(probability: Tensor) -> Tensor:
     """[n] −Σ_i m_i log m_i, where 0 log 0 = 0; `cross_entropy` minus this is KL(m ‖ p)."""
-    return torch.special.entr(probability).sum(-1)
+    terms: Tensor = torch.special.entr(probability)
+    return terms.sum(-1)
 
 
 def edge_mass(probability: Tensor) -> Tensor:

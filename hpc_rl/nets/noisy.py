@@ -16,7 +16,7 @@ def factors(uniform: Tensor, scale: Tensor | float = 1.0) -> Tensor:
 
     Products of two of them perturb weights, so s scales every perturbation; 0 leaves the means.
     """
-    z = scale * torch.special.ndtri(uniform.double().clamp(TINY, 1 - TINY)).float()
+    z: Tensor = scale * torch.special.ndtri(uniform.double().clamp(TINY, 1 - TINY)).float()
     return z.sign() * z.abs().sqrt()
 
 
@@ -56,7 +56,7 @@ class NoisyStream(nn.Module):
         self.noise = self.hidden.noise + self.output.noise
 
     def forward(self, x: Tensor, noise: Tensor) -> Tensor:
-        first, second = noise.split([self.hidden.noise, self.output.noise], -1)
+        first, second = noise[:, : self.hidden.noise], noise[:, self.hidden.noise :]
         y: Tensor = self.output(torch.relu(self.hidden(x, first)), second)
         return y
 

@@ -37,7 +37,9 @@ def distributions(seed: int, n: int, count: int) -> torch.Tensor:
     return torch.softmax(2 * torch.randn(n, count, generator=torch.Generator().manual_seed(seed)).double(), -1)
 
 
-@pytest.mark.parametrize(("low", "high", "count"), [(-10.0, 10.0, 51), (0.0, 100.0, 11), (-3.0, 1.0, 2), (-1.0, 6.0, 8)])
+@pytest.mark.parametrize(
+    ("low", "high", "count"), [(-10.0, 10.0, 51), (0.0, 100.0, 11), (-3.0, 1.0, 2), (-1.0, 6.0, 8)]
+)
 def test_the_projection_is_that_of_the_papers_loop(low: float, high: float, count: int) -> None:
     rng, n = np.random.default_rng(count), 40
     z, p = atoms(low, high, count).double(), distributions(count, n, count)

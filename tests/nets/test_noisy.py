@@ -1,7 +1,7 @@
 """Noisy layers and the network of Rainbow against slow twins, written out weight by weight.
 
-Mutations seen to fail: f(x) = x, or without its sign; inputs' and outputs' factors swapped; the bias with a noise of its
-own product, or none; σ in front of the mean; one noise for all rows; a scale that is squared; √q at the start; the
+Mutations seen to fail: f(x) = x, or without its sign; inputs' and outputs' factors swapped; the bias with a product
+of noises, or none; σ in front of the mean; one noise for all rows; a scale that is squared; √q at the start; the
 advantages' mean left out, or over atoms; noise of the two streams swapped or shared.
 """
 
@@ -70,7 +70,8 @@ def test_a_noisy_layer_is_the_papers(shared: bool) -> None:
     x, noise = torch.randn(4, 3), factors(torch.rand(1 if shared else 4, layer.noise))
     y = layer(x, noise).detach().numpy()
     for k in range(4):
-        assert np.allclose(y[k], twin(x[k].double().numpy(), noise[0 if shared else k].double().numpy(), layer), atol=1e-5)
+        row = noise[0 if shared else k].double().numpy()
+        assert np.allclose(y[k], twin(x[k].double().numpy(), row, layer), atol=1e-5)
     mean = torch.nn.functional.linear(x, layer.weight, layer.bias)
     assert torch.equal(layer(x, torch.zeros(1, layer.noise)), mean)
 
@@ -78,7 +79,8 @@ def test_a_noisy_layer_is_the_papers(shared: bool) -> None:
 def test_noise_begins_as_in_the_paper() -> None:
     layer = NoisyLinear(16, 400, 0.5)
     assert (layer.weight_sigma == 0.125).all() and (layer.bias_sigma == 0.125).all()
-    assert 0.24 < float(layer.weight.detach().abs().max()) <= 0.25 and 0.24 < float(layer.bias.detach().abs().max()) <= 0.25
+    for mean in (layer.weight, layer.bias):
+        assert 0.24 < float(mean.detach().abs().max()) <= 0.25
 
 
 def stream(x: Array, noise: Array, module: Any) -> Array:
