@@ -20,7 +20,7 @@ from hpc_rl.agent import Agent, bind
 from hpc_rl.algorithms.base import Learner, Policy
 from hpc_rl.envs.make import make, rules
 from hpc_rl.experience import Unsuited
-from hpc_rl.fragments import allocate, trajectory, trajectory_schema
+from hpc_rl.fragments import Tree, allocate, trajectory, trajectory_schema
 from hpc_rl.optim.group import Alone
 from hpc_rl.replay.base import Store
 from hpc_rl.replay.stores import own_store
@@ -33,6 +33,19 @@ from hpc_rl.types import Leaf, Schema, Spec, Step, Trajectory
 COLUMNS, MOST_FRAGMENTS = 4, 200
 BEFORE, AFTER = 2, 2  # updates before and after a state is taken: a counter may show at the second one only
 ENVIRONMENTS = ("toy/catch", "toy/counter", "Pendulum-v1")
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one update gets, and the leaves that arrive before it: of no fragment, of one, or of several."""
+
+    arrivals: tuple[dict[str, Tensor], ...]
+    batches: dict[str, Trajectory]
+
+    def learn(self, learner: Learner, progress: float) -> dict[str, float]:
+        for rows in self.arrivals:
+            learner.arrived(rows)
+        return dict(learner.update(self.batches, progress).metrics)
 
 
 @dataclass
@@ -161,13 +174,13 @@ def _unlike(what: str, leaves: Mapping[str, Tensor], schema: Schema) -> Iterator
 
 
 def _check_updates(trial: Trial, id: str) -> Iterator[str]:
-    batches = _collected(trial, id)
+    rounds = _collected(trial, id)
     learner = trial.learner()
     begin = learner.weights.data.clone()
-    for batch in batches[:BEFORE]:
-        yield from _not_finite(learner.update(batch, 0.25).metrics)
+    for update in rounds[:BEFORE]:
+        yield from _not_finite(update.learn(learner, 0.25))
     state, rows = learner_state(learner), learner.columns()
-    metrics = [learner.update(batch, 0.5).metrics for batch in batches[BEFORE:]]
+    metrics = [update.learn(learner, 0.5) for update in rounds[BEFORE:]]
     for figures in metrics:
         yield from _not_finite(figures)
     if not torch.isfinite(learner.weights.data).all():
@@ -177,13 +190,14 @@ def _check_updates(trial: Trial, id: str) -> Iterator[str]:
     other = trial.learner(seed=1)  # begins with other numbers: what load leaves alone shows
     load_learner(other, state)
     load_columns(other, rows, range(COLUMNS))
-    again = [other.update(batch, 0.5).metrics for batch in batches[BEFORE:]]
+    again = [update.learn(other, 0.5) for update in rounds[BEFORE:]]
     if again != metrics or not torch.equal(other.weights.data, learner.weights.data):
         yield "the update after load(state()) is another one; state() must hold and load() take all that it depends on"
     learned, misled = trial.learner(), trial.learner()
-    for batch in batches:
-        learned.update(batch, 0.5)
-        misled.update({name: _with_another_reward(items) for name, items in batch.items()}, 0.5)
+    for update in rounds:
+        update.learn(learned, 0.5)
+        changed = {name: _with_another_reward(items) for name, items in update.batches.items()}
+        replace(update, batches=changed).learn(misled, 0.5)
     if not torch.equal(learned.weights.data, misled.weights.data):
         yield "an update learns from the move into the next episode, which never happened; weight its loss by valid"
 
@@ -201,30 +215,43 @@ def _not_finite(metrics: Mapping[str, float]) -> Iterator[str]:
             yield f"the metric {name} is {value}"
 
 
-def _collected(trial: Trial, id: str) -> list[dict[str, Trajectory]]:
-    """Batches of each kind of items for all updates, as a run on `solo` would take them from its store."""
+def _collected(trial: Trial, id: str) -> list[Round]:
+    """Arrivals and batches of each kind of items for all updates, as a run on `solo` would take them from its store."""
     policy, environment = trial.policy(), make(id, {}, COLUMNS)
     try:
         schema = trajectory_schema(trial.spec, policy.extras, policy.carry, policy.fragment_noise)
         store = _store(trial, schema)
         lane = Lane(environment, policy, np.arange(COLUMNS), streams(1, "act", range(COLUMNS), 0))
         lane.start(episode_seeds(1, "episode", range(COLUMNS), 0))
-        vector, batches = Vector([lane], Timings()), list[dict[str, Trajectory]]()
+        vector, rounds, arrived = Vector([lane], Timings()), list[Round](), list[dict[str, Tensor]]()
         for _ in range(MOST_FRAGMENTS):
             tree = allocate(schema, trial.agent.experience.unroll, COLUMNS, trial.spec.stack)
             vector.collect(tree, lambda: 0)
             store.insert(tree)
+            arrived.append(_arrivals(trial, tree))
             for _ in range(store.due()):
-                samples = store.sample(len(batches))
-                batches.append({name: trajectory(trees, trial.spec) for name, (trees, _) in samples.items()})
+                samples = store.sample(len(rounds))
+                batches = {name: trajectory(trees, trial.spec) for name, (trees, _) in samples.items()}
+                rounds.append(Round(tuple(arrived), batches))
+                arrived.clear()
             store.release()
-            if len(batches) >= BEFORE + AFTER:
-                return batches[: BEFORE + AFTER]
+            if len(rounds) >= BEFORE + AFTER:
+                return rounds[: BEFORE + AFTER]
     finally:
         environment.close()
     raise RuntimeError(
         f"{MOST_FRAGMENTS} fragments of {COLUMNS} columns allow no {BEFORE + AFTER} updates; see experience()"
     )
+
+
+def _arrivals(trial: Trial, tree: Tree) -> dict[str, Tensor]:
+    """Copies of the leaves of a fragment that the method asks for. Raises ValueError: a fragment has no such leaf."""
+    names = trial.agent.experience.arrivals
+    for name in names:
+        if name not in tree:
+            leaves = ", ".join(sorted(tree))
+            raise ValueError(f"Experience.arrivals names '{name}'; a fragment has the leaves {leaves}")
+    return {name: torch.from_numpy(tree[name].copy()) for name in names}
 
 
 def _store(trial: Trial, schema: Schema) -> Store:

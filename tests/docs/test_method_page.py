@@ -1,7 +1,8 @@
 """check_method names what is wrong with a method's file: the one of docs/write-a-method.md with a fault each.
 
 Mutations seen to fail: the greedy action not compared; only one update after load; the random state not looked at; the
-state loaded into a learner of the same seed; the rewards of moves that are not valid left as they are.
+state loaded into a learner of the same seed; the rewards of moves that are not valid left as they are; no arrivals
+shown to the learner, or those of the first fragment only.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ FAULTS = [
     ("    def state(self)", "    def states(self)", "abstract"),
     ("huber(y - q,", "huber(y[:, None] - q,", "loss of shape [32, 32] has weights of shape [32]"),
     ("config.discount * batch", "config.dicsount * batch", "AttributeError (algorithms/foo.py, line "),
+    ("self.min_size)", 'self.min_size, ("rewards",))', "arrivals names 'rewards'; a fragment has the leaves action, "),
     ('"q_mean", "munchausen")', '"q_mean")', "2 metrics (loss, q_mean) and their count take 3 sums, not 4"),
 ]
 
@@ -65,3 +67,30 @@ def test_a_loss_over_moves_that_never_happened_is_named(method_folder: Path) -> 
     (method_folder / "foo.py").write_text(code.replace(weight, "weight = torch.ones_like(batch.reward)"))
     (sentence,) = check_method("foo", ["toy/catch"])
     assert "learns from the move into the next episode" in sentence
+
+
+ARRIVED = """
+    def arrived(self, rows: Mapping[str, Tensor]) -> None:
+        self.moves, self.total = self.moves + rows["reward"].numel(), self.total + float(rows["reward"].abs().sum())
+
+    def state(self)"""
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_what_arrives_is_shown_and_must_be_kept(kept: bool, method_folder: Path) -> None:
+    """A learner that counts what arrives: a fragment of 4 moves of 4 columns at least every other update."""
+    code = CODE.replace("self.min_size)", 'self.min_size, ("reward",))').replace("\n    def state(self)", ARRIVED)
+    code = code.replace("        self.rounds = 0\n", "        self.rounds, self.moves, self.total = 0, 0, 0.0\n")
+    code = code.replace('"grad_norm": norm}', '"grad_norm": norm + self.total}')
+    if kept:
+        code = code.replace('"rounds": self.rounds}', '"rounds": self.rounds, "seen": [self.moves, self.total]}')
+        code = code.replace(
+            '(state["rounds"])\n', '(state["rounds"])\n        self.moves, self.total = state["seen"]\n'
+        )
+        code = code.replace(
+            "        self.rounds += 1\n", "        self.rounds += 1\n        assert self.moves >= 8 * self.rounds\n"
+        )
+    (method_folder / "foo.py").write_text(code)
+    sentences = check_method("foo", ["toy/catch"])
+    assert (sentences == []) == kept, sentences
+    assert all("the update after load(state())" in sentence for sentence in sentences)
