@@ -20,7 +20,7 @@ from hpc_rl.agent import Agent, bind
 from hpc_rl.algorithms.base import Learner, Policy
 from hpc_rl.envs.make import make, rules
 from hpc_rl.experience import Unsuited
-from hpc_rl.fragments import Tree, allocate, trajectory, trajectory_schema
+from hpc_rl.fragments import allocate, trajectory, trajectory_schema
 from hpc_rl.optim.group import Alone
 from hpc_rl.replay.base import Store
 from hpc_rl.replay.stores import own_store
@@ -28,7 +28,7 @@ from hpc_rl.runtime.checkpoints import learner_state, load_columns, load_learner
 from hpc_rl.samplers.base import Timings, episode_seeds, streams
 from hpc_rl.samplers.lanes import Lane
 from hpc_rl.samplers.vector import Vector
-from hpc_rl.types import Leaf, Schema, Spec, Step, Trajectory
+from hpc_rl.types import Leaf, Schema, Spec, Step, Trajectory, Tree
 
 COLUMNS, MOST_FRAGMENTS = 4, 200
 BEFORE, AFTER = 2, 2  # updates before and after a state is taken: a counter may show at the second one only
