@@ -17,6 +17,7 @@ from hpc_rl.optim.flat import StateDict, count_trainable
 from hpc_rl.optim.group import Group
 from hpc_rl.plan import Plan, RankSpec
 from hpc_rl.replay.base import Store
+from hpc_rl.replay.room import prioritised
 from hpc_rl.replay.stores import own_store
 from hpc_rl.run_files import run_files
 from hpc_rl.runtime.context import Columns, Method, RankContext, Sampling
@@ -95,6 +96,7 @@ def assemble(attempt: Attempt, rank_spec: RankSpec, ports: Ports) -> RankContext
             device=attempt.device,
             arrivals=agent.experience.arrivals,
             items=agent.experience.items[0].name,
+            prioritised=prioritised(agent.experience),
             make_policy=agent.make_policy,
             make_learner=agent.make_learner,
             progress=annealing.progress,

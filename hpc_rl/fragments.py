@@ -90,7 +90,9 @@ def stacked(frames: Tensor, first: Tensor, stack: int, padding: str) -> Tensor:
 
 
 def trajectory(trees: list[Tree], spec: Spec, device: str = "cpu") -> Trajectory:
-    """One learner's view of fresh fragments side by side on the column axis, on its device: every ``chance`` is 1.
+    """One learner's view of fragments or items side by side on the column axis, on its device.
+
+    ``chance`` is 1 where the trees have none: they are fresh, or were drawn uniformly.
 
     Raises:
         KeyError: a tree lacks a leaf of ``trajectory_schema``.
@@ -114,7 +116,8 @@ def trajectory(trees: list[Tree], spec: Spec, device: str = "cpu") -> Trajectory
     rows = {"observation": observation, "first": first, "reward": reward, "finite": finite}
     columns = len(plain["column"])
     noise = joined("noise") if "noise" in trees[0] else torch.zeros(columns, 0, device=device)
-    ends = {"chance": torch.ones(columns, device=device), "noise": noise}
+    chance = joined("chance") if "chance" in trees[0] else torch.ones(columns, device=device)
+    ends = {"chance": chance, "noise": noise}
     return Trajectory(**rows, extras=family("extras"), carry=family("carry"), **plain, **ends)
 
 

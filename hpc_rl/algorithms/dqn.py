@@ -1,4 +1,4 @@
-"""DQN (Mnih et al. 2015, Nature 518): Q-learning on a uniform replay, against a target network.
+"""DQN (Mnih et al. 2015, Nature 518): Q-learning on a replay, against a target network.
 
 Loss over drawn items of n moves, of which row 0 is learned from; h is Huber's with κ = error_clip:
 
@@ -8,6 +8,9 @@ Loss over drawn items of n moves, of which row 0 is learned from; h is Huber's w
     dueling   Q = V + A − mean A                                      (Wang et al. 2016, arXiv 1511.06581)
     n_step    n > 1, cut where the episode ends; not corrected for the policy that acted   (Hessel et al. 2018,
               arXiv 1710.02298)
+    priority_exponent α > 0: items are drawn with P(i) ∝ |δ_i|^α, δ = y − Q as the last update with item i had it, and
+              the loss has weights (P(i) / min_k P(k))^(−β), β = importance_exponent (Schaul et al. 2016, arXiv
+              1511.05952, equation 1 and section 3.4). New items have the largest priority so far
 
 Every ``target_every`` updates θ⁻ ← (1 − τ) θ⁻ + τ θ; τ = 1 copies. Acting is ε-greedy: ε falls linearly from 1 to
 epsilon_final over the first ``epsilon_fraction`` of the budget, the same in all columns.
@@ -16,6 +19,7 @@ Published settings, in the fields of Config:
 
     Atari     Mnih 2015: capacity 1e6, min_size 5e4, batch_size 32, one update in 4 env steps (samples_per_insert 8),
               target_every 1e4, RMSProp 2.5e-4, ε 1 -> 0.1 over 1e6 frames. Here: Adam
+    Replay    Schaul 2016, proportional: α 0.6, β 0.4 rising to 1, learning_rate a quarter of the uniform one
     CartPole  CleanRL: error_clip 0, capacity 1e4, min_size 1e4, batch_size 128, one update in 10 env steps
               (samples_per_insert 12.8), a copy every 500 env steps (target_every 50), Adam 2.5e-4, ε 1 -> 0.05 over
               half of 500 k env steps
@@ -23,7 +27,8 @@ Published settings, in the fields of Config:
 κ = 1 belongs to rewards clipped to ±1. Where values are tens, h fits medians rather than means, rare terminations lose
 their weight, and Q grows without bound (CartPole: 1e5 after 9 000 updates).
 
-What differs from the papers: Adam, and the loss is a mean over the batch. Columns step together, so ``unroll`` moves of
+What differs from the papers: β is constant, as in Ape-X; the largest weight is that of the whole replay, which Adam
+scales away where it is constant. Adam, and the loss is a mean over the batch. Columns step together, so ``unroll`` moves of
 each come between updates. The dueling streams lie behind the torso's dense layer, not beside it. The first items are
 from the first policy with ε near 1; there are no purely random moves. Several learners (allreduce) have a ring each,
 of their own columns, and share the batch out. No-op starts and the end of an episode at a lost life are the
@@ -47,7 +52,7 @@ from hpc_rl.algorithms import base
 from hpc_rl.config import BelowOne, Fraction, NonNegative, NonNegativeInt, Positive, PositiveInt, Range
 from hpc_rl.devices import to_device
 from hpc_rl.experience import Experience, Items, Unsuited
-from hpc_rl.formulas.q_learning import greedy_value, huber, n_step_return
+from hpc_rl.formulas.q_learning import greedy_value, huber, importance_weights, n_step_return
 from hpc_rl.nets.q import QNetwork
 from hpc_rl.optim.flat import StateDict, flatten
 from hpc_rl.optim.group import Group, means
@@ -70,6 +75,8 @@ class Config:
     min_size: Annotated[NonNegativeInt, "env steps before the first update"] = 5_000
     batch_size: Annotated[PositiveInt, "items per update, over all learners"] = 32
     samples_per_insert: Annotated[Positive, "items drawn per env step"] = 8.0
+    priority_exponent: Annotated[Fraction, "α of priorities |δ|; 0 draws uniformly"] = 0.0
+    importance_exponent: Annotated[Fraction, "β of importance weights, where α > 0"] = 0.4
     target_every: Annotated[PositiveInt, "updates between two steps of the target network"] = 500
     tau: Annotated[float, Range(0, 1, open_low=True), "τ, how far it goes each time"] = 1.0
     learning_rate: Annotated[Positive, "of Adam"] = 2.5e-4
@@ -87,16 +94,19 @@ class Config:
     hidden: Annotated[tuple[PositiveInt, ...], "units per layer for vector observations"] = (120, 84)
 
     def experience(self) -> Experience:
-        items = Items("items", self.batch_size, self.n_step, samples_per_insert=self.samples_per_insert)
+        rates = {"samples_per_insert": self.samples_per_insert, "alpha": self.priority_exponent}
+        items = Items("items", self.batch_size, self.n_step, **rates)
         return Experience(self.unroll, (items,), self.capacity, self.min_size)
 
 
-def loss(config: Config, q: Tensor, target: Tensor, batch: Trajectory) -> tuple[Tensor, list[Tensor]]:
-    """Summed loss and the sums that FIGURES names, for q [n, A] of row 0 and targets y [n]."""
-    weight = batch.valid[0].float()
+def loss(config: Config, q: Tensor, target: Tensor, batch: Trajectory) -> tuple[Tensor, list[Tensor], Tensor]:
+    """Summed loss, the sums that FIGURES names, and |δ| [n], for q [n, A] of row 0 and targets y [n]."""
+    valid = batch.valid[0].float()
     q_action = q.gather(-1, batch.action[0][:, None]).squeeze(-1)
-    summed = huber(target - q_action, weight, config.error_clip)
-    return summed, [to_device(x.detach(), "cpu") for x in (summed, (weight * q_action).sum(), (weight * target).sum())]
+    error = target - q_action
+    summed = huber(error, valid * importance_weights(batch.chance, config.importance_exponent), config.error_clip)
+    sums = (summed, (valid * q_action).sum(), (valid * target).sum())
+    return summed, [to_device(x.detach(), "cpu") for x in sums], error.detach().abs()
 
 
 class EpsilonGreedy:
@@ -154,14 +164,15 @@ class Learner(base.Learner):
         config, batch = self.config, batches["items"]
         rate = annealed(config.learning_rate, progress, config.anneal)
         self.optimizer.learning_rate = rate
-        summed, sums = loss(config, self.policy.net(batch.observation[0]), self._target(batch), batch)
+        summed, sums, priorities = loss(config, self.policy.net(batch.observation[0]), self._target(batch), batch)
         count = int(batch.valid[0].sum())
         norm = self.group.apply_gradients(self.optimizer, summed, count, config.max_grad_norm)
         self.rounds += 1
         if self.rounds % config.target_every == 0:
             polyak_(self.target, self.weights, config.tau)
         metrics = means(self.group, FIGURES, torch.stack([*sums, torch.tensor(float(count))]))
-        return UpdateResult({**metrics, "grad_norm": norm, "learning_rate": rate})
+        metrics |= {"grad_norm": norm, "learning_rate": rate}
+        return UpdateResult(metrics, priorities if config.priority_exponent else None)
 
     @torch.no_grad()
     def _target(self, batch: Trajectory) -> Tensor:

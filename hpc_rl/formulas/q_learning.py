@@ -36,6 +36,13 @@ def greedy_value(target: Tensor, online: Tensor | None = None) -> Tensor:
     return target.gather(-1, best).squeeze(-1)
 
 
+def importance_weights(chance: Tensor, beta: float) -> Tensor:
+    """[n] (P(i) / min_k P(k))^(−β) = w_i / max_k w_k with w_i = (N P(i))^(−β) (Schaul et al. 2016, arXiv 1511.05952,
+    section 3.4): 1 of the item that is least likely, less of others; β = 1 undoes what priorities prefer.
+    """
+    return chance.pow(-beta)
+
+
 def huber(error: Tensor, weight: Tensor, limit: float) -> Tensor:
     """Σ w h(δ), h = ½ δ² up to |δ| = κ and κ (|δ| − ½ κ) beyond: a gradient clipped to ±κ (Huber 1964); κ = 0 is ½ δ².
 

@@ -27,7 +27,11 @@ class Store(Protocol):
         ...
 
     def reprioritize(self, keys: Array, priorities: Array) -> None:
-        """Set the priorities [n] > 0 of items that `sample` gave; keys that were evicted since are passed over."""
+        """Set the priorities [n] >= 0 of items that `sample` gave; keys that were evicted since are passed over."""
+        ...
+
+    def figures(self) -> dict[str, float]:
+        """What this store adds to its rank's metrics."""
         ...
 
     def arrivals(self) -> list[Tree]:

@@ -69,8 +69,16 @@ def _items(held: Sequence[tuple[StateDict, int]], shifts: Sequence[int], name: s
     notes: dict[str, Array] = {}
     for kind, _, _ in kinds:
         notes |= {note: np.zeros_like(np.asarray(x)[:, 0]) for note, x in kind["notes"].items()}
+    masses = [(kind["priorities"]["mass"], k, shift) for kind, k, shift in kinds if kind["priorities"]]
+    largest = max((float(kind["priorities"]["largest"]) for kind, _, _ in kinds if kind["priorities"]), default=1.0)
     return {
         "lengths": np.stack([np.roll(np.asarray(kind["lengths"])[:, k], shift) for kind, k, shift in kinds], 1),
+        "priorities": {
+            "mass": np.stack([np.roll(np.asarray(mass)[:, k], shift) for mass, k, shift in masses], 1),
+            "largest": largest,
+        }
+        if masses
+        else {},
         "checked": min(int(kind["checked"]) + shift for kind, _, shift in kinds),
         "notes": {
             note: np.stack(

@@ -41,6 +41,9 @@ class Empty:
     def reprioritize(self, keys: Array, priorities: Array) -> None:
         """Nothing: there are no items."""
 
+    def figures(self) -> dict[str, float]:
+        return {}
+
     def arrivals(self) -> list[Tree]:
         return list(self.inserted)
 

@@ -65,6 +65,9 @@ class Episodes:
     def reprioritize(self, keys: Array, priorities: Array) -> None:
         """Nothing: no episode is drawn twice."""
 
+    def figures(self) -> dict[str, float]:
+        return {}
+
     def arrivals(self) -> list[Tree]:
         return list(self.inserted)
 

@@ -31,6 +31,9 @@ class Fresh:
     def reprioritize(self, keys: Array, priorities: Array) -> None:
         """Nothing: no fragment is drawn twice."""
 
+    def figures(self) -> dict[str, float]:
+        return {}
+
     def arrivals(self) -> list[Tree]:
         return list(self.trees)
 

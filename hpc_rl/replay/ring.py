@@ -1,17 +1,18 @@
-"""Uniform replay in this process: the newest moves of this rank's columns, from which items are drawn again and again.
+"""Replay in this process: the newest moves of this rank's columns, from which items are drawn again and again.
 
 An item begins at a valid move (where the extra ``opens`` is true) and ends after ``length`` moves, at the first true
 ``closes``, or at a gap. Where complete = "length" it runs on over the end of an episode, where "episode" it ends there,
-and may be drawn once that end is known. Uniform: each complete item of the ring is as likely, with replacement.
+and may be drawn once that end is known. Draws are with replacement: each complete item of the ring is as likely where
+``alpha`` is 0, else by its priority (`Priorities`). Several ranks that learn together have a ring each; probabilities
+are those within a ring.
 
-The rate limiter allows (env steps inserted − min_size) · samples_per_insert / batch_size updates, all of them shares
-of this rank, less those already made: Cassirer et al. 2021, Reverb, arXiv 2102.04736, section 3.4.
+The rate limiter counts the env steps of all ranks by those of this one.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from math import floor, prod
+from math import prod
 
 import numpy as np
 
@@ -19,8 +20,12 @@ from hpc_rl.experience import Experience, Items
 from hpc_rl.optim.flat import StateDict
 from hpc_rl.replay.base import Batches
 from hpc_rl.replay.dealing import dealt
-from hpc_rl.replay.room import part, room
+from hpc_rl.replay.priorities import Priorities
+from hpc_rl.replay.rate_limiter import RateLimiter
+from hpc_rl.replay.room import part, prioritised, room
 from hpc_rl.replay.rows import Annotate, Rows, row_leaves
+from hpc_rl.replay.samples import Samples
+from hpc_rl.replay.sum_tree import tree_bytes
 from hpc_rl.samplers.base import PURPOSES
 from hpc_rl.types import Array, Schema, Spec, Tree
 
@@ -34,6 +39,8 @@ class Kind:
     items: Items
     batch: int  # items per update of this shard
     lengths: Array  # [slots, b] int32, moves of the complete item that begins there, else 0
+    limiter: RateLimiter
+    priorities: Priorities | None = None  # where alpha > 0
     checked: int = 0  # whether an item begins, and how long it is, is decided for all rows before
     count: int = 0  # complete items
     notes: Tree = field(default_factory=dict)  # name -> [slots, b], what ``annotate`` returned for each
@@ -47,10 +54,11 @@ class Ring:
         shards: ranks that learn together, each with a ring of its own.
         seed: of the job; update n draws from the stream (seed, "replay", n, first column).
         annotate: rows [L(+1), n] without observations of items just completed -> {name: [n]}, returned with the items
-            as extras that are constant over their rows; "priority" is of no use to uniform draws and not kept.
+            as extras that are constant over their rows; "priority" becomes the item's where it has one.
 
     Raises:
-        Unreplayable: the capacity holds no item, a shard has no item in a batch, or the policy has a carry.
+        Unreplayable: the capacity holds no item, a shard has no item in a batch, two kinds have priorities, or the
+            policy has a carry.
     """
 
     def __init__(
@@ -68,12 +76,13 @@ class Ring:
         self.kept, slots = room(experience, width * shards, spec.stack)  # moves per column that items may cover
         self.rows = Rows(schema, spec, columns, slots)
         shard = columns.start // width % shards
-        self.kinds = [
-            Kind(items, part(items, shards, shard), np.zeros((slots, width), np.int32)) for items in experience.items
-        ]
+        self.kinds = [_kind(items, part(items, shards, shard), slots, width, experience) for items in experience.items]
+        self.prioritised = next((kind for kind in self.kinds if kind.items.name == prioritised(experience)), None)
         self.low = 0  # the oldest row that an item may begin with
         self.env_steps = np.zeros(width, np.int64)  # inserted here
         self.updates = 0  # sampled for
+        self.dropped = 0  # priorities of items that were overwritten meanwhile
+        self.samples = Samples()
         self.inserted: list[Tree] = []
 
     def insert(self, tree: Tree) -> None:
@@ -91,19 +100,52 @@ class Ring:
         """How many updates the limiter allows now; 0 while some kind has no complete item."""
         if not all(kind.count for kind in self.kinds):
             return 0
-        steps = int(self.env_steps.sum()) * self.shards - self.experience.min_size
-        allowed = min(steps * kind.items.samples_per_insert / kind.items.batch_size for kind in self.kinds)
-        return max(0, floor(allowed) - self.updates)
+        steps = int(self.env_steps.sum()) * self.shards
+        return min(kind.limiter.due(steps, self.updates) for kind in self.kinds)
 
     def sample(self, update: int) -> Batches:
         """Items of every kind for this update, keys [n] int64. Raises RuntimeError while one has no complete item."""
         stream = np.random.SeedSequence(self.seed, spawn_key=(PURPOSES["replay"], update, self.columns.start))
         draw = np.random.Generator(np.random.PCG64(stream))
         self.updates += 1
-        return {kind.items.name: self._batch(kind, draw) for kind in self.kinds}
+        batches: Batches = {}
+        for kind in self.kinds:
+            tree, keys = self.draw(kind, kind.batch, draw)
+            batches[kind.items.name] = ([tree], keys)
+        return batches
+
+    def mass(self, kind: Kind) -> float:
+        """Σ p^α of the complete items; their number where draws are uniform."""
+        return kind.priorities.tree.total if kind.priorities else float(kind.count)
+
+    def smallest(self, kind: Kind) -> float:
+        """The smallest p^α of a complete item; 1 where draws are uniform."""
+        return kind.priorities.tree.smallest if kind.priorities else 1.0
 
     def reprioritize(self, keys: Array, priorities: Array) -> None:
-        """Nothing: all items are as likely."""
+        """Set the priorities [n] of items that have them; see `Priorities` for duplicates and what is refused.
+
+        Keys whose items are not in the ring any more are passed over and counted. Raises ValueError where there are not
+        as many of both.
+        """
+        if keys.shape != priorities.shape:
+            raise ValueError(f"priorities of shape {priorities.shape} do not belong to keys of shape {keys.shape}")
+        kind = self.prioritised
+        if kind is None or kind.priorities is None:
+            return
+        row, column = np.divmod(keys, self.rows.width)
+        at = self.rows.at(row, column)
+        present = (row >= self.low) & (row < self.rows.end) & (kind.lengths.reshape(-1).take(at) > 0)
+        if not present.all():
+            self.dropped += int((~present).sum())
+            at, priorities = at[present], priorities[present]
+        kind.priorities.update(at, priorities)
+
+    def figures(self) -> dict[str, float]:
+        """Items drawn of late, priorities that came too late, and those that were refused."""
+        rejected = sum(kind.priorities.rejected for kind in self.kinds if kind.priorities)
+        counts = {"replay/dropped": float(self.dropped), "replay/rejected": float(rejected)} if self.prioritised else {}
+        return self.samples.figures() | counts
 
     def arrivals(self) -> list[Tree]:
         return list(self.inserted)
@@ -118,6 +160,7 @@ class Ring:
                 "lengths": kind.lengths.copy(),
                 "checked": kind.checked,
                 "notes": {name: x.copy() for name, x in kind.notes.items()},
+                "priorities": kind.priorities.state() if kind.priorities else {},
             }
             for kind in self.kinds
         }
@@ -139,12 +182,17 @@ class Ring:
             kind.lengths[:] = np.asarray(saved["lengths"])
             kind.checked, kind.count = int(saved["checked"]), int(np.count_nonzero(kind.lengths))
             kind.notes = {name: np.asarray(x).copy() for name, x in saved["notes"].items()}
+            if kind.priorities:
+                kind.priorities.load(saved["priorities"])
 
     def _forget(self, kind: Kind, low: int) -> None:
         """Let no item begin before row ``low``."""
         at = np.arange(self.low, low) % self.rows.slots
         kind.count -= int(np.count_nonzero(kind.lengths[at]))
         kind.lengths[at] = 0
+        if kind.priorities and len(at):
+            width = self.rows.width
+            kind.priorities.end((at[:, None] * width + np.arange(width)).reshape(-1))
 
     def _complete(self, kind: Kind, low: int, before: int) -> None:
         """Find the items that moves from row ``before`` on completed; the first undecided one begins at row ``low``."""
@@ -171,41 +219,62 @@ class Ring:
         kind.count += int(completed.sum())
         undecided = (begins & ~decided & (end == NEVER)).any(1)
         kind.checked = low + int(undecided.argmax()) if undecided.any() else rows.end
-        if self.annotate and completed.any():
+        if (self.annotate or kind.priorities) and completed.any():
             row, column = np.nonzero(completed)
-            self._annotate(kind, row + low, column)
+            self._begin(kind, row + low, column)
 
-    def _annotate(self, kind: Kind, row: Array, column: Array) -> None:
+    def _begin(self, kind: Kind, row: Array, column: Array) -> None:
         """Store what ``annotate`` returns for the items that begin at ``row`` [n] of ``column`` [n]."""
         at = self.rows.at(row, column)
-        length = kind.lengths.reshape(-1)[at]
-        assert self.annotate is not None
-        notes = self.annotate(self.rows.gather(row, column, length, kind.items.length, False))
-        for name, x in (notes or {}).items():
-            if name != "priority":
-                kind.notes.setdefault(name, np.zeros(kind.lengths.shape, x.dtype)).reshape(-1)[at] = x
+        notes: Tree = {}
+        if self.annotate:
+            length = kind.lengths.reshape(-1)[at]
+            notes = dict(self.annotate(self.rows.gather(row, column, length, kind.items.length, False)) or {})
+        priorities = notes.pop("priority", None)
+        for name, x in notes.items():
+            kind.notes.setdefault(name, np.zeros(kind.lengths.shape, x.dtype)).reshape(-1)[at] = x
+        if kind.priorities:
+            kind.priorities.begin(at, priorities)
 
-    def _batch(self, kind: Kind, draw: np.random.Generator) -> tuple[list[Tree], Array]:
-        keys = self._draw(kind, draw)
+    def draw(self, kind: Kind, count: int, draw: np.random.Generator) -> tuple[Tree, Array]:
+        """``count`` items of one kind and their keys [n] int64, row · b + column; where they have priorities, with the
+        leaf "chance" [n]. Raises RuntimeError while none is complete."""
+        if not kind.count:
+            raise RuntimeError(f'no item of "{kind.items.name}" is complete; sample where ``due`` is above 0')
+        keys = self._by_priority(kind.priorities, count, draw) if kind.priorities else self._uniform(kind, count, draw)
         row, column = np.divmod(keys, self.rows.width)
         at = self.rows.at(row, column)
         tree = self.rows.gather(row, column, kind.lengths.reshape(-1)[at], kind.items.length)
         for name, x in kind.notes.items():
             tree[f"extras/{name}"] = np.tile(x.reshape(-1)[at], (kind.items.length, 1))
-        return [tree], keys
+        self.samples.add(age=self.rows.end - row)
+        if kind.priorities:
+            tree["chance"] = kind.priorities.chance(at)
+            self.samples.add(priority=kind.priorities.of(at), chance=tree["chance"])
+        return tree, keys
 
-    def _draw(self, kind: Kind, draw: np.random.Generator) -> Array:
-        """Keys [n] int64, row · b + column, of complete items: of places drawn uniformly, those where one begins."""
-        if not kind.count:
-            raise RuntimeError(f'no item of "{kind.items.name}" is complete; sample where ``due`` is above 0')
+    def _uniform(self, kind: Kind, count: int, draw: np.random.Generator) -> Array:
+        """Keys [n] of complete items: of places drawn uniformly, those where one begins."""
         width, lengths = self.rows.width, kind.lengths.reshape(-1)
         low, high = self.low * width, self.rows.end * width
-        tries = int(1.2 * kind.batch * (high - low) / kind.count) + 8
+        tries = int(1.2 * count * (high - low) / kind.count) + 8
         keys = np.zeros(0, np.int64)
-        while len(keys) < kind.batch:
+        while len(keys) < count:
             place = draw.integers(low, high, tries)
             keys = np.concatenate([keys, place[lengths[self.rows.at(*np.divmod(place, width))] > 0]])
-        return keys[: kind.batch]
+        return keys[:count]
+
+    def _by_priority(self, priorities: Priorities, count: int, draw: np.random.Generator) -> Array:
+        """Keys [n] of complete items, the newest row of each slot that was drawn."""
+        slot, column = np.divmod(priorities.draw(count, draw), self.rows.width)
+        row = self.low + (slot - self.low) % self.rows.slots
+        return row * self.rows.width + column
+
+
+def _kind(items: Items, batch: int, slots: int, width: int, experience: Experience) -> Kind:
+    limiter = RateLimiter(items.samples_per_insert, items.batch_size, experience.min_size)
+    priorities = Priorities(items.name, items.alpha, slots, width) if items.alpha else None
+    return Kind(items, batch, np.zeros((slots, width), np.int32), limiter, priorities)
 
 
 def _following(x: Array) -> Array:
@@ -220,4 +289,5 @@ def ring_bytes(schema: Schema, spec: Spec, columns: int, experience: Experience,
     for items in experience.items:
         part(items, shards, 0)
     row = sum(prod(shape) * np.dtype(dtype).itemsize for shape, dtype in row_leaves(schema).values())
-    return slots * columns * (row + len(experience.items) * np.dtype(np.int32).itemsize)
+    trees = tree_bytes(slots * columns) if prioritised(experience) else 0
+    return slots * columns * (row + len(experience.items) * np.dtype(np.int32).itemsize) + trees

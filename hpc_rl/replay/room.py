@@ -20,8 +20,20 @@ def check_room(experience: Experience, columns: int, shards: int) -> None:
     """Raise Unreplayable where a ring of all ``columns``, in so many ``shards``, lacks room for what it is to hold."""
     if needs_ring(experience):
         room(experience, columns, 1)
+        prioritised(experience)
         for items in experience.items:
             part(items, shards, 0)
+
+
+def prioritised(experience: Experience) -> str:
+    """The kind of items that has priorities, "" where none has. Raises Unreplayable where more than one has."""
+    names = [items.name for items in experience.items if items.alpha > 0]
+    if len(names) > 1:
+        raise Unreplayable(
+            f"{names[0]} and {names[1]} both have alpha > 0, and an update gives priorities of one kind of items; "
+            "draw all kinds but one uniformly"
+        )
+    return names[0] if names else ""
 
 
 def room(experience: Experience, columns: int, stack: int) -> tuple[int, int]:

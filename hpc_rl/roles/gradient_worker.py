@@ -57,7 +57,7 @@ def gradient_worker(context: RankContext) -> None:
         reports.put(report, client.version, control.stopping)
         timings.timed("send", now)
         if reporter.due():
-            reporter.report(int(sampler.steps.sum()), metrics | sampler.figures())
+            reporter.report(int(sampler.steps.sum()), metrics | sampler.figures() | store.figures())
 
     try:
         client.pull(learner.weights.data)

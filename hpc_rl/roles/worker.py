@@ -59,7 +59,7 @@ def worker(context: RankContext) -> Outcome | None:
         timings.timed("send", now)
         scheduler.write()
         if reporter.due():
-            reporter.report(counters.env_steps, counters.figures() | metrics | sampler.figures())
+            reporter.report(counters.env_steps, counters.figures() | metrics | sampler.figures() | store.figures())
         return reason
 
     reason = train(training, fill, settle)

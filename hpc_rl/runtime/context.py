@@ -32,6 +32,7 @@ class Method:
     device: str
     arrivals: tuple[str, ...]  # leaves of new fragments that its learner takes before an update
     items: str  # the name under which it learns from fresh fragments
+    prioritised: str  # the items that its learner returns priorities of, "" for none
     make_policy: Callable[[], Policy]  # its networks on the device
     make_learner: Callable[[Policy, Group], Learner]
     progress: Callable[[int, int], float]  # (env steps, updates of the job) -> [0, 1]

@@ -86,7 +86,7 @@ def _update(training: Training) -> Metrics:
     batches = {name: trajectory(trees, method.spec, method.device) for name, (trees, _) in samples.items()}
     result = update(method, training.learner, batches, counters)
     counters.updates += 1
-    keys = next((keys for _, keys in samples.values() if keys is not None), None)
+    _, keys = samples.get(method.prioritised, ([], None))
     if result.priorities is not None and keys is not None:
         training.store.reprioritize(keys, to_host(result.priorities))
     return result.metrics

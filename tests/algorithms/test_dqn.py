@@ -4,11 +4,13 @@ Mutations seen to fail: items without a valid move counted; Huber's κ, γ, or e
 out; the value at the item's last row instead of the row behind its last valid move, or of a termination; the target
 network left out, stepped an update late, before the step, or with 1 − τ; double Q-learning
 always, never, or with its networks swapped; the longest gradient or annealing left out; ``rounds`` or the target left
-out of the state, or not copied; ε not linear, ending late or never; its uniforms swapped; ``<`` → ``<=``.
+out of the state, or not copied; ε not linear, ending late or never; its uniforms swapped; ``<`` → ``<=``; exponents swapped, β of the
+wrong sign, weights of the reported loss only, priorities with them, of Huber's loss or with a sign.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -104,6 +106,41 @@ def test_an_update_has_the_papers_numbers(double: bool, clip: float, longest_gra
     moved = (learner.weights.data - before).numpy()  # Adam's first step, ε = 0.01
     assert metrics["learning_rate"] == (0.6 if anneal else 1.0) * 2.5e-4
     assert np.allclose(moved, -metrics["learning_rate"] * step / (np.abs(step) + 0.01), atol=2e-7)
+
+
+def test_importance_weights_scale_each_items_gradient_and_priorities_are_the_errors() -> None:
+    """One step on all items with their chances equals the weighted sum of steps on one item each."""
+    fixed: dict[str, Any] = {"error_clip": 0.5, "priority_exponent": 0.9, "importance_exponent": 0.3}
+    batch, beta = batch_of(2), 0.3
+    chance = torch.from_numpy(np.random.default_rng(3).exponential(3.0, ITEMS).astype(np.float32) + 1)
+    learner = learner_of(**fixed)
+    with torch.no_grad():
+        learner.weights.data.add_(torch.randn_like(learner.weights.data))
+    (w, b), (w_target, b_target) = matrices(learner.policy.net), matrices(learner.target_net)
+    valid = batch.valid.double().numpy()
+    errors, loss, gradient = np.zeros(ITEMS), 0.0, np.zeros((4, 4))
+    for k in range(ITEMS):
+        total, factor, m = 0.0, 1.0, 0
+        while m < N and valid[m, k]:
+            total, factor = total + factor * float(batch.reward[m, k]), factor * GAMMA * float(batch.discount[m, k])
+            m += 1
+        x, a = batch.observation[:, k].double().numpy(), int(batch.action[0, k])
+        y = total + factor * (w_target @ x[m] + b_target)[(w @ x[m] + b).argmax()]
+        errors[k] = y - (w[a] @ x[0] + b[a])
+        weight, size = valid[0, k] * float(chance[k]) ** -beta, abs(errors[k])
+        loss += weight * (0.5 * size**2 if size <= 0.5 else 0.5 * (size - 0.25))
+        gradient[a] -= weight * np.clip(errors[k], -0.5, 0.5) * np.append(x[0], 1.0)
+    result = learner.update({"items": replace(batch, chance=chance)}, 0.0)
+    assert result.metrics["loss"] == pytest.approx(loss / valid[0].sum(), rel=1e-4)
+    assert result.metrics["grad_norm"] == pytest.approx(float(np.linalg.norm(gradient / valid[0].sum())), rel=1e-4)
+    assert result.priorities is not None and np.allclose(result.priorities, np.abs(errors), atol=1e-4)
+    assert not result.priorities.requires_grad
+
+
+def test_the_replay_has_the_priority_exponent() -> None:
+    config = Config(priority_exponent=0.9, importance_exponent=0.3)
+    assert config.experience().items[0].alpha == 0.9 and Config().experience().items[0].alpha == 0
+    assert learner_of().update({"items": batch_of(1)}, 0.0).priorities is None, "nobody reads them"
 
 
 @pytest.mark.parametrize("tau", [1.0, 0.25])

@@ -1,7 +1,8 @@
 """n-step targets, double Q-learning and the Huber loss against slow twins in the papers' notation.
 
 Mutations seen to fail: a reward discounted by its own γ; moves behind a cut counted again; the discount of a move
-that is not valid; double Q-learning that chooses by the target; Huber's offset left out.
+that is not valid; double Q-learning that chooses by the target; Huber's offset left out; weights
+above 1, or of the square root.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from hpc_rl.formulas.q_learning import greedy_value, huber, n_step_return
+from hpc_rl.formulas.q_learning import greedy_value, huber, importance_weights, n_step_return
 from tests.formulas.test_returns import GAMMA, Case, random_case
 
 CASES = [random_case(seed, steps=steps) for seed, steps in enumerate([1, 2, 3, 3, 5, 5, 8, 14])]
@@ -86,3 +87,13 @@ def test_huber_has_a_clipped_gradient(limit: float) -> None:
     summed.backward()  # type: ignore[no-untyped-call]
     clipped = error.detach().clamp(-limit, limit) if limit else error.detach()
     assert torch.allclose(error.grad, weight * clipped)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.4, 1.0])
+def test_importance_weights_are_those_of_the_least_likely_item(beta: float) -> None:
+    """w_i = (N P(i))^(-β) / max_k w_k, in the paper's notation."""
+    priority = np.random.default_rng(0).exponential(size=20)
+    share = priority / priority.sum()
+    w = (len(share) * share) ** -beta
+    actual = importance_weights(torch.tensor(share / share.min()), beta)
+    assert np.allclose(actual, w / w.max()) and actual.max() == 1
