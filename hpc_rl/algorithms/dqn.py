@@ -27,12 +27,11 @@ Published settings, in the fields of Config:
 κ = 1 belongs to rewards clipped to ±1. Where values are tens, h fits medians rather than means, rare terminations lose
 their weight, and Q grows without bound (CartPole: 1e5 after 9 000 updates).
 
-What differs from the papers: β is constant, as in Ape-X; the largest weight is that of the whole replay, which Adam
-scales away where it is constant. Adam, and the loss is a mean over the batch. Columns step together, so ``unroll`` moves of
-each come between updates. The dueling streams lie behind the torso's dense layer, not beside it. The first items are
-from the first policy with ε near 1; there are no purely random moves. Several learners (allreduce) have a ring each,
-of their own columns, and share the batch out. No-op starts and the end of an episode at a lost life are the
-environment's (`noop_max`, `life_loss_ends`).
+What differs from the papers: Adam, and the loss is a mean over the batch. β is constant, as in Ape-X. Columns step
+together, so ``unroll`` moves of each come between updates. The dueling streams lie behind the torso's dense layer, not
+beside it. The first items are from the first policy with ε near 1; there are no purely random moves. Several learners
+(allreduce) have a ring each, of their own columns, and share the batch out. No-op starts and the end of an episode at a
+lost life are the environment's (`noop_max`, `life_loss_ends`).
 
 Needs nothing in extras. Topologies: solo, allreduce.
 """

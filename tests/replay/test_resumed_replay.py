@@ -11,7 +11,15 @@ import torch
 from hpc_rl.storage import checkpoint
 from tests.contract.seats import Ran, run_job
 
-DQN = {"unroll": 4, "n_step": 3, "capacity": 600, "min_size": 200, "batch_size": 8, "samples_per_insert": 2.0}
+DQN = {
+    "unroll": 4,
+    "n_step": 3,
+    "capacity": 600,
+    "min_size": 200,
+    "batch_size": 8,
+    "samples_per_insert": 2.0,
+    "priority_exponent": 0.6,
+}
 METHODS: dict[str, dict[str, Any]] = {  # nothing is annealed: the halves have another budget than the whole
     "dqn": {**DQN, "target_every": 7, "hidden": [16], "epsilon_final": 0.3, "epsilon_fraction": 0.0},
     "cem": {"unroll": 3},
