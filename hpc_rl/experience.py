@@ -18,10 +18,6 @@ class Items:
     or at the first true ``closes``; it may be drawn once complete. Items that end early are padded with rows that are
     not valid. Length 0 is a whole fragment, used once while fresh; with complete = "episode" a whole episode, or with a
     length an item whose episode has ended.
-
-    Where ``alpha`` > 0 items are drawn with P(i) = p_i^α / Σ_k p_k^α (Schaul et al. 2016, arXiv 1511.05952, eq. 1): p
-    is what the method's ``annotate`` returns as "priority" when the item is complete, else the largest so far, and then
-    whatever `UpdateResult.priorities` of the last batch with it says.
     """
 
     name: str
@@ -31,7 +27,7 @@ class Items:
     closes: str = ""
     complete: Literal["length", "episode"] = "length"
     samples_per_insert: float = 1.0  # items drawn per env step inserted
-    alpha: float = 0.0  # α, exponent of priorities where replayed; 0 draws uniformly
+    alpha: float = 0.0  # α: where replayed, drawn by priority^α (replay/priorities.py); 0 draws uniformly
 
     @property
     def fresh(self) -> bool:

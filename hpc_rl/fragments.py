@@ -90,9 +90,7 @@ def stacked(frames: Tensor, first: Tensor, stack: int, padding: str) -> Tensor:
 
 
 def trajectory(trees: list[Tree], spec: Spec, device: str = "cpu") -> Trajectory:
-    """One learner's view of fragments or items side by side on the column axis, on its device.
-
-    ``chance`` is 1 where the trees have none: they are fresh, or were drawn uniformly.
+    """One learner's view of fragments side by side on the column axis, on its device; ``chance`` is 1 where not given.
 
     Raises:
         KeyError: a tree lacks a leaf of ``trajectory_schema``.
@@ -107,8 +105,7 @@ def trajectory(trees: list[Tree], spec: Spec, device: str = "cpu") -> Trajectory
     def family(prefix: str) -> dict[str, Tensor]:
         return {name: joined(f"{prefix}/{name}") for name in part(trees[0], prefix)}
 
-    first = joined("first")
-    observation = joined("observation")
+    first, observation = joined("first"), joined("observation")
     if spec.stack > 1:
         observation = stacked(observation, first, spec.stack, spec.padding)
     plain = {name: joined(name) for name in ("action", "discount", "version", "column", "start")}
@@ -116,8 +113,7 @@ def trajectory(trees: list[Tree], spec: Spec, device: str = "cpu") -> Trajectory
     rows = {"observation": observation, "first": first, "reward": reward, "finite": finite}
     columns = len(plain["column"])
     noise = joined("noise") if "noise" in trees[0] else torch.zeros(columns, 0, device=device)
-    chance = joined("chance") if "chance" in trees[0] else torch.ones(columns, device=device)
-    ends = {"chance": chance, "noise": noise}
+    ends = {"chance": joined("chance") if "chance" in trees[0] else torch.ones(columns, device=device), "noise": noise}
     return Trajectory(**rows, extras=family("extras"), carry=family("carry"), **plain, **ends)
 
 

@@ -93,8 +93,8 @@ class Config:
     hidden: Annotated[tuple[PositiveInt, ...], "units per layer for vector observations"] = (120, 84)
 
     def experience(self) -> Experience:
-        rates = {"samples_per_insert": self.samples_per_insert, "alpha": self.priority_exponent}
-        items = Items("items", self.batch_size, self.n_step, **rates)
+        rate, alpha = self.samples_per_insert, self.priority_exponent
+        items = Items("items", self.batch_size, self.n_step, samples_per_insert=rate, alpha=alpha)
         return Experience(self.unroll, (items,), self.capacity, self.min_size)
 
 

@@ -2,6 +2,9 @@
 
 Priorities come from other ranks and from networks that may have diverged: what is not a finite number >= 0 is refused,
 counted, and named once. p is at least `FLOOR`, the paper's ε: an item whose error is 0 may be drawn again.
+
+The first p of an item is what the method's ``annotate`` returns as "priority" once it is complete, else the largest so
+far; then what `UpdateResult.priorities` of the last batch with it says.
 """
 
 from __future__ import annotations
