@@ -14,9 +14,9 @@ class Unsuited(ValueError):
 class Items:
     """One kind of experience that an update takes ``batch_size`` of, over all learners.
 
-    An item begins where the bool extra ``opens`` is true (at any valid move if empty), ends after ``length`` moves or at
-    the first true ``closes``, and may be drawn once complete. Short ones are padded with rows that are not valid. Length
-    0 is a whole fragment, used once while fresh; with complete = "episode" a whole episode, or one's items once it ended.
+    An item begins where the bool extra ``opens`` is true (any valid move if empty), ends after ``length`` moves or at
+    the first true ``closes``, and may be drawn once complete. Short ones are padded with rows that are not valid.
+    Length 0 is a whole fragment, used once while fresh; with complete = "episode" a whole episode, or its items.
     """
 
     name: str
