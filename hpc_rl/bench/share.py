@@ -28,7 +28,7 @@ from hpc_rl.storage import metrics
 from hpc_rl.storage.run_dir import RunDir
 
 WARM_UP_S, START_S = 15.0, 120.0  # of a run before the first block; for its first figures
-BLOCKS, WINDOWS, WINDOW_S = 5, 5, 5.0
+BLOCKS, WINDOWS, LINE_S = 5, 5, 5.0
 ENDLESS = Budget(env_steps=10**12)
 
 
@@ -48,20 +48,21 @@ class Block:
         return self.env_steps_per_s / self.roofline.env_steps_per_s
 
 
-def measure(job: Job, window_s: float = WINDOW_S) -> list[Block]:
-    """`BLOCKS` blocks of `WINDOWS` windows each, one of the run and one of the roofline in turn.
+def measure(job: Job, seconds: float = 250.0) -> list[Block]:
+    """`BLOCKS` blocks of `WINDOWS` windows each, one of the run and one of the roofline in turn; ``seconds`` in all.
 
     Raises:
         BadJob, BadEnvironment, Unsuited, CoreLost: as `roofline.measure`.
         RunEnded: the run has ended, or has no figures after `START_S`.
     """
+    window_s = seconds / (2 * BLOCKS * WINDOWS)
     # The run comes first: what is started by a thread that `terms` has pinned stays on its core.
     with TemporaryDirectory() as folder, training(job, Path(folder)) as run, terms(job) as measured:
         halts: list[tuple[float, float]] = []
         rounds: list[list[dict[str, float]]] = []
         for _ in range(BLOCKS):
             rounds.append([_round(run, measured, window_s, halts) for _ in range(WINDOWS)])
-        time.sleep(window_s)  # for a line of figures after the last halt
+        time.sleep(max(window_s, LINE_S))  # for a line of figures after the last halt
         rows = run.rows()
         starts = [halts[WINDOWS * block][0] - window_s for block in range(BLOCKS)]
         ends = [halts[WINDOWS * (block + 1) - 1][0] for block in range(BLOCKS)]

@@ -63,16 +63,17 @@ def roofline(job: str, ranks: int | None, overrides: tuple[str, ...], seconds: f
 
 @bench.command()
 @job_options
+@click.option("--seconds", default=250.0, callback=positive_seconds, show_default=True, help="Measuring time.")
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
-def share(job: str, ranks: int | None, overrides: tuple[str, ...], as_json: bool) -> None:
-    """What part of its roofline a run of JOB reaches, both in turn for five minutes on these cores."""
+def share(job: str, ranks: int | None, overrides: tuple[str, ...], seconds: float, as_json: bool) -> None:
+    """What part of its roofline a run of JOB reaches, both in turn on these cores."""
     from dataclasses import asdict
 
     from hpc_rl.bench.share import measure, render
 
     settings = load_job(job, ranks, overrides)
     name_code(settings)
-    blocks = measure(settings)
+    blocks = measure(settings, seconds)
     click.echo(json.dumps([asdict(block) | {"share": block.share} for block in blocks]) if as_json else render(blocks))
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from hpc_rl import methods
 from hpc_rl.agent import Agent, bind
 from hpc_rl.algorithms.base import Learner, Policy
+from hpc_rl.devices import to_device
 from hpc_rl.envs.make import make, rules
 from hpc_rl.experience import Unsuited
 from hpc_rl.fragments import allocate, trajectory, trajectory_schema
@@ -251,7 +252,7 @@ def _arrivals(trial: Trial, tree: Tree) -> dict[str, Tensor]:
         if name not in tree:
             leaves = ", ".join(sorted(tree))
             raise ValueError(f"Experience.arrivals names '{name}'; a fragment has the leaves {leaves}")
-    return {name: torch.from_numpy(tree[name].copy()) for name in names}
+    return {name: to_device(tree[name].copy(), "cpu") for name in names}
 
 
 def _store(trial: Trial, schema: Schema) -> Store:

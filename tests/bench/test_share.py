@@ -40,7 +40,7 @@ def test_the_share_of_each_block_and_their_median_are_told() -> None:
 def test_a_run_and_its_roofline_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"WARM_UP_S": 0.5, "BLOCKS": 2, "WINDOWS": 2}.items():
         monkeypatch.setattr(share, name, value)
-    blocks = share.measure(jobs.parse({**CATCH, "budget": {"env_steps": 16, "stop_at_return": -1.0}}), window_s=1.5)
+    blocks = share.measure(jobs.parse({**CATCH, "budget": {"env_steps": 16, "stop_at_return": -1.0}}), seconds=12.0)
     assert [block.share > 0 for block in blocks] == [True, True]
 
 
@@ -48,4 +48,4 @@ def test_a_run_and_its_roofline_take_turns(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_run_that_does_not_train_is_told_with_its_last_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(share.jobs, "dumps", lambda job: "no = 'job'")
     with pytest.raises(share.RunEnded, match=r"^the run that is measured does not train; its last words: error: "):
-        share.measure(jobs.parse(CATCH), window_s=0.1)
+        share.measure(jobs.parse(CATCH), seconds=1.0)
