@@ -9,7 +9,7 @@ mean; the target m is that of the n-step return, brought back onto the atoms (Be
     θ = μ + σ ⊙ ε                                           noisy layers, factorised (Fortunato et al. 2018, 1706.10295)
     w_i = (P_i / min P)^(−β),  P_i ∝ KL_i^ω                 prioritised (Schaul et al. 2016, arXiv 1511.05952)
 
-β rises linearly from importance to 1 over the budget. Every ``target_every`` updates θ⁻ ← θ. Acting is greedy under the
+β rises from importance_exponent to 1 over the budget. Every ``target_every`` updates θ⁻ ← θ. Acting is greedy under the
 noise of the fragment, M uniforms of each column's stream: nothing else explores. ``exploration`` scales its normal
 quantiles; 0 acts by the means μ.
 
@@ -49,7 +49,7 @@ from hpc_rl.devices import to_device
 from hpc_rl.experience import Experience, Items, Unsuited
 from hpc_rl.formulas.categorical import atoms, cross_entropy, edge_mass, entropy, expectation, projected
 from hpc_rl.formulas.losses import weighted
-from hpc_rl.formulas.q_learning import n_step_return
+from hpc_rl.formulas.q_learning import importance_weights, n_step_return
 from hpc_rl.nets.noisy import NoisyCategoricalQ, factors
 from hpc_rl.optim.batches import shared_seed
 from hpc_rl.optim.flat import StateDict, flatten
@@ -73,8 +73,8 @@ class Config:
     double: Annotated[bool, "double Q-learning"] = True
     dueling: Annotated[bool, "value and advantage streams"] = True
     sigma: Annotated[Positive, "σ₀, noise of the layers at the start"] = 0.5
-    alpha: Annotated[NonNegative, "ω, exponent of priorities; 0 draws uniformly"] = 0.5
-    importance: Annotated[Fraction, "β at the start, exponent of importance weights; 1 at the end"] = 0.4
+    priority_exponent: Annotated[Fraction, "ω, exponent of priorities; 0 draws uniformly"] = 0.5
+    importance_exponent: Annotated[Fraction, "β of importance weights at the start; 1 at the end"] = 0.4
     capacity: Annotated[PositiveInt, "of the replay, env steps over all columns"] = 100_000
     min_size: Annotated[NonNegativeInt, "env steps before the first update"] = 5_000
     batch_size: Annotated[PositiveInt, "items per update, over all learners"] = 32
@@ -94,9 +94,8 @@ class Config:
     def experience(self) -> Experience:
         if self.v_min >= self.v_max:
             raise BadJob(f"v_min = {self.v_min} is not below v_max = {self.v_max}; returns lie between them")
-        items = Items(
-            "items", self.batch_size, self.n_step, samples_per_insert=self.samples_per_insert, alpha=self.alpha
-        )
+        draws, alpha = self.samples_per_insert, self.priority_exponent
+        items = Items("items", self.batch_size, self.n_step, samples_per_insert=draws, alpha=alpha)
         return Experience(self.unroll, (items,), self.capacity, self.min_size)
 
 
@@ -113,9 +112,9 @@ def loss(
     valid = batch.valid[0].float()
     chosen = logits.gather(1, batch.action[0][:, None, None].expand(-1, 1, logits.shape[-1])).squeeze(1)
     kl = cross_entropy(chosen, target) - entropy(target)
-    weight = valid * batch.chance.pow(-importance)
-    summed = weighted(weight, kl)
-    figures = (kl, expectation(chosen, support), target @ support, edge_mass(target), batch.chance.pow(-importance))
+    weight = importance_weights(batch.chance, importance)
+    summed = weighted(valid * weight, kl)
+    figures = (kl, expectation(chosen, support), target @ support, edge_mass(target), weight)
     sums = [summed, *((valid * x).sum() for x in figures)]
     return summed, kl.detach(), [to_device(x.detach(), "cpu") for x in sums]
 
@@ -168,7 +167,7 @@ class Learner(base.Learner):
     def update(self, batches: Mapping[str, Trajectory], progress: float) -> UpdateResult:
         config, batch = self.config, batches["items"]
         rate = annealed(config.learning_rate, progress, config.anneal)
-        importance = 1.0 - annealed(1.0 - config.importance, progress, True)
+        importance = 1.0 - annealed(1.0 - config.importance_exponent, progress, True)
         self.optimizer.learning_rate = rate
         online, target, choice = self._noise()
         m = self._target(batch, target, choice)
@@ -181,7 +180,7 @@ class Learner(base.Learner):
             polyak_(self.target, self.weights, 1.0)
         metrics = means(self.group, FIGURES, torch.stack([*sums, torch.tensor(float(count))]))
         own = {"grad_norm": norm, "learning_rate": rate, "importance": importance}
-        return UpdateResult({**metrics, **own}, kl.clamp(min=1e-6))
+        return UpdateResult({**metrics, **own}, kl.clamp(min=0.0) if config.priority_exponent else None)
 
     def _noise(self) -> Tensor:
         """[3, 1, M] of this update: for the prediction, its target, and the choice of the target's action."""

@@ -35,7 +35,7 @@ N, GAMMA, ATOMS, LOW, HIGH = 3, 0.9, 11, -3.0, 2.0
 def learner_of(**changes: Any) -> Learner:
     torch.manual_seed(3)
     fixed: dict[str, Any] = {"n_step": N, "hidden": (6,), "discount": GAMMA, "target_every": 2}
-    fixed |= {"atoms": ATOMS, "v_min": LOW, "v_max": HIGH, "importance": 0.4, "max_grad_norm": 1e9}
+    fixed |= {"atoms": ATOMS, "v_min": LOW, "v_max": HIGH, "importance_exponent": 0.4, "max_grad_norm": 1e9}
     config = Config(**{**fixed, "adam_epsilon": 0.01, **changes})
     return Learner(config, SPEC, None, policy(config, SPEC, None), Alone())
 
@@ -97,7 +97,7 @@ def test_an_update_has_the_papers_numbers(double: bool, clip: float, anneal: boo
     moved = learner.weights.data - before  # Adam's first step, ε = 0.01
     assert torch.allclose(moved, -rate * gradient / (gradient.abs() + 0.01), atol=3e-7)
     assert result.priorities is not None and result.priorities.shape == batch.chance.shape
-    assert (result.priorities > 0).all()
+    assert (result.priorities >= 0).all()
     for k, kl in priorities.items():
         assert float(result.priorities[k]) == pytest.approx(kl, rel=1e-3, abs=1e-5)
 
@@ -146,7 +146,7 @@ def test_acting_is_greedy_under_the_columns_own_noise() -> None:
 
 
 def test_items_carry_the_exponent_of_priorities() -> None:
-    (items,) = Config(alpha=0.7, n_step=5).experience().items
+    (items,) = Config(priority_exponent=0.7, n_step=5).experience().items
     assert items.alpha == 0.7 and items.length == 5
 
 
