@@ -1,4 +1,4 @@
-"""Targets and losses of Q-learning on items [L, n] of which only row 0 is learned from."""
+"""Targets, losses and priorities of Q-learning on items [L, n] of which row 0, or every row, is learned from."""
 
 from __future__ import annotations
 
@@ -27,8 +27,47 @@ def n_step_return(reward: Tensor, discount: Tensor, valid: Tensor) -> tuple[Tens
     return total, behind[-1], reached.sum(0)
 
 
+def n_step_targets(reward: Tensor, discount: Tensor, value: Tensor, valid: Tensor, n: int) -> Tensor:
+    """The n-step target of every move, [L, b]: `n_step_return` from each row on, with the value behind it.
+
+    y_t = Σ_{k<m} (Π_{i<k} γ_{t+i}) r_{t+k} + (Π_{i<m} γ_{t+i}) V(x_{t+m}); m ≤ n counts the moves before the first one
+    that is not valid, and ends with the item: its last n − 1 moves have shorter returns.
+
+    Args:
+        reward, discount: [L, b]; ``discount`` holds γ_t.
+        value: [L+1, b].
+        valid: [L, b] bool.
+    """
+    y = value
+    for _ in range(n):
+        y = torch.cat([torch.where(valid, reward + discount * y[1:], value[:-1]), value[-1:]])
+    return y[:-1]
+
+
+def rescaled(x: Tensor, epsilon: float) -> Tensor:
+    """h(x) = sign(x) (√(|x| + 1) − 1) + ε x (Pohlen et al. 2018, arXiv 1805.11593, proposition A.2)."""
+    return x.sign() * ((x.abs() + 1).sqrt() - 1) + epsilon * x
+
+
+def unscaled(x: Tensor, epsilon: float) -> Tensor:
+    """h⁻¹(x) = sign(x) (((√(1 + 4ε (|x| + 1 + ε)) − 1) / 2ε)² − 1), in a form that does not subtract nearly equal
+    numbers: (√(1 + 4ε s) − 1) / 2ε = 2s / (√(1 + 4ε s) + 1)."""
+    size = x.abs() + 1 + epsilon
+    root = 2 * size / ((1 + 4 * epsilon * size).sqrt() + 1)
+    return x.sign() * (root.square() - 1)
+
+
+def mixed_priority(error: Tensor, valid: Tensor, eta: float) -> Tensor:
+    """p = η max |δ| + (1 − η) mean |δ|, [n], over the valid moves of δ [L, n] (Kapturowski et al. 2019, section 2.3).
+
+    Items without one get 0.
+    """
+    size = torch.where(valid, error.abs(), 0.0)
+    return eta * size.amax(0) + (1 - eta) * size.sum(0) / valid.sum(0).clamp(min=1)
+
+
 def greedy_value(target: Tensor, online: Tensor | None = None) -> Tensor:
-    """[n] the value of the greedy action, of Q values [n, A]: max_a Q⁻(x, a) (Mnih et al. 2015, Nature 518).
+    """[..] the value of the greedy action, of Q values [.., A]: max_a Q⁻(x, a) (Mnih et al. 2015, Nature 518).
 
     With ``online`` it is double Q-learning, Q⁻(x, argmax_a Q(x, a)) (van Hasselt et al. 2016, arXiv 1509.06461, eq. 4).
     """

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
-from hpc_rl.nets.torsos import ConvTorso, MlpTorso, image, orthogonal
+from hpc_rl.nets.torsos import ConvTorso, Lstm, MlpTorso, image, orthogonal
 from hpc_rl.types import Spec
 
 
@@ -32,6 +33,36 @@ class QNetwork(nn.Module):
         if self.value is not None:
             q = self.value(features) + q - q.mean(-1, keepdim=True)
         return q.reshape(*lead, -1)
+
+
+class RecurrentQNetwork(nn.Module):
+    """Rows [T, b, *O] -> Q values [T, b, A] through a torso, an LSTM and two dueling streams.
+
+    The LSTM also takes the action (one-hot) and the raw reward that led to each row, zeros where it opens an episode
+    (Kapturowski et al. 2019, R2D2, section 2.3).
+    """
+
+    def __init__(self, spec: Spec, hidden: tuple[int, ...], network: str, lstm: int) -> None:
+        super().__init__()
+        self.shape, self.actions = spec.observation, spec.actions.sizes[0]
+        self.planes = image(spec.observation, spec.dtype)
+        self.torso = ConvTorso(self.planes, network) if self.planes else MlpTorso(self.shape, hidden, nn.ReLU)
+        self.lstm = Lstm(self.torso.features + self.actions + 1, lstm)
+        self.value, self.advantage = _stream(lstm, 1), _stream(lstm, self.actions)
+
+    def forward(
+        self, observation: Tensor, last_action: Tensor, last_reward: Tensor, first: Tensor, carry: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """last_action, last_reward, first: [T, b]; carry [b, 2, H] before row 0. Also gives that after the last row."""
+        lead = first.shape
+        x = observation if self.planes is None else observation.reshape(*lead, *self.planes)
+        features = self.torso(x).reshape(*lead, -1)
+        one_hot = last_action[..., None] == torch.arange(self.actions, device=last_action.device)
+        led_here = torch.cat([one_hot, last_reward[..., None]], -1)
+        led_here = led_here * ~first[..., None]
+        rows, carry = self.lstm(torch.cat([features, led_here], -1), first, carry)
+        q: Tensor = self.advantage(rows)
+        return self.value(rows) + q - q.mean(-1, keepdim=True), carry
 
 
 def _stream(features: int, outputs: int) -> nn.Module:

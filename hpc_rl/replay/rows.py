@@ -28,13 +28,14 @@ def row_leaves(schema: Schema) -> dict[str, tuple[tuple[int, ...], str]]:
     """Leaf -> (shape, dtype) of what is kept of a row of one column.
 
     Raises:
-        Unreplayable: the policy has a carry, which is known before row 0 of a fragment only.
+        Unreplayable: the policy has a carry that its extras do not remember, known before row 0 of a fragment only.
     """
-    if carried := [name for name in schema if name.startswith("carry/")]:
-        raise Unreplayable(
-            f"{carried[0]} cannot be replayed, for an item may begin in the middle of a fragment; "
-            "remember it in the policy's extras"
-        )
+    for name in _carried(schema):
+        if f"extras/{name}" not in schema:
+            raise Unreplayable(
+                f"carry/{name} cannot be replayed, for an item may begin in the middle of a fragment; "
+                f"remember the {name} before each move in the policy's extras, under the same name"
+            )
     names = ["observation", "first", *_moves(schema)]
     leaves: dict[str, tuple[tuple[int, ...], str]] = {name: (schema[name].shape, schema[name].dtype) for name in names}
     return leaves | {"start": ((), "int64"), "gap": ((), "bool")}  # env steps of the column before the row; see above
@@ -44,6 +45,10 @@ def _moves(schema: Schema) -> list[str]:
     return [name for name in schema if name in MOVES or name.startswith("extras/")]
 
 
+def _carried(schema: Schema) -> list[str]:
+    return [name.removeprefix("carry/") for name in schema if name.startswith("carry/")]
+
+
 class Rows:
     """The newest rows of b columns that step together. Raises Unreplayable as `row_leaves` does."""
 
@@ -51,7 +56,7 @@ class Rows:
         self.stack, self.padding, self.width, self.slots = spec.stack, spec.padding, len(columns), slots
         self.end = -1  # the newest row; the moves before it are complete
         self.column = np.array(columns, np.int32)  # [b]
-        self.moves, leaves = _moves(schema), row_leaves(schema)
+        self.moves, self.carried, leaves = _moves(schema), _carried(schema), row_leaves(schema)
         self.data = {name: np.zeros((slots, self.width, *shape), dtype) for name, (shape, dtype) in leaves.items()}
         self.flat = {name: x.reshape(slots * self.width, *x.shape[2:]) for name, x in self.data.items()}
 
@@ -112,7 +117,10 @@ class Rows:
         return row % self.slots * self.width + column
 
     def gather(self, row: Array, column: Array, length: Array, longest: int, observations: bool = True) -> Tree:
-        """Items [longest(+1), n] side by side, as `types.trajectory` takes them.
+        """Items [longest(+1), n] side by side, as `fragments.trajectory` takes them.
+
+        What the policy carried is that before row 0, from the extras of the same name; the other rows of these are left
+        out: a recurrent state of every row would be most of a batch.
 
         Args:
             row, column: [n], where each begins; columns count from 0.
@@ -121,7 +129,9 @@ class Rows:
         offset = np.arange(longest + 1)[:, None]
         edge = self.at(row + np.minimum(offset, length), column)
         move = self.at(row + np.minimum(offset[:-1], length - 1), column)
-        tree = {name: self.flat[name].take(move, 0) for name in self.moves}
+        carried = {f"extras/{name}": f"carry/{name}" for name in self.carried}
+        tree = {name: self.flat[name].take(move, 0) for name in self.moves if name not in carried}
+        tree |= {carry: self.flat[name].take(move[0], 0) for name, carry in carried.items()}
         tree["first"] = self.flat["first"].take(edge)
         tree["first"] |= offset > length
         tree["start"] = self.flat["start"].take(edge[0])
