@@ -14,7 +14,7 @@ weighted with P(item)^(−β), P(item) ∝ p^α, p = η max |δ_t| + (1 − η) 
 
 Published settings (Atari, table 2), in the fields of Config: burn_in 40, length 80, stride 40, n_step 5, discount
 0.997, capacity 4e6, batch_size 64, target_every 2500, priority_exponent 0.9, importance_exponent 0.6, eta 0.9, Adam
-1e-4 with ε 1e-3, lstm 512, nature, about 0.8 replays of each move (samples_per_insert 0.01); max_grad_norm 40 is Ape-X's.
+1e-4 with ε 1e-3, lstm 512, nature, 0.8 replays of each move (samples_per_insert 0.01); max_grad_norm 40 is Ape-X's.
 
 What differs from the paper: sequences may span episodes. The state is reset inside where one opens, and moves that
 never happened are masked, so every move is learned from, those before a time limit too. The last n − 1 moves of a
