@@ -77,6 +77,7 @@ class Config:
     max_grad_norm: Annotated[Positive, "gradients are clipped to this norm"] = 40.0
     discount: Annotated[Fraction, "γ"] = 0.997
     rescale: Annotated[NonNegative, "ε of the value rescaling h"] = 1e-3
+    priority_exponent: Annotated[NonNegative, "α, of the priorities that items are drawn by; 0 draws uniformly"] = 0.9
     importance_exponent: Annotated[Fraction, "β of the importance weights"] = 0.6
     eta: Annotated[Fraction, "η, weight of the largest error in a priority; the rest is the mean's"] = 0.9
     epsilon: Annotated[Fraction, "ε of column 0; the last column has its eighth power"] = 0.4
@@ -91,6 +92,7 @@ class Config:
             self.burn_in + self.length,
             opens="opens",
             samples_per_insert=self.samples_per_insert,
+            alpha=self.priority_exponent,
         )
         return Experience(self.unroll, (items,), self.capacity, self.min_size)
 

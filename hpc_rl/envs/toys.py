@@ -241,10 +241,48 @@ def catch(xp: ModuleType, /, *, rows: int = 10, columns: int = 5, pixels: bool =
     return Toy(Rules(spec, begin, move, show, 1, success=success, symmetries=symmetries))
 
 
+# ---- T-maze: what has to be remembered ------------------------------------------------------------------------------
+
+
+def tmaze(xp: ModuleType, /, *, length: int = 10) -> Toy:
+    """A corridor of ``length`` places, a sign at the first, a junction at the last (Bakker 2001, NIPS 14).
+
+    Action 0 walks on, 1 turns left, 2 right. At the junction a turn terminates, with 1 where the sign pointed to, which
+    is a success, else -1; anything else there, and a turn in the corridor, changes nothing. A time limit of 2 × length
+    moves truncates. Shows [4]: sign to the left, sign to the right, corridor, junction; the sign at its place only, so
+    that it has to be remembered for length - 1 moves.
+    """
+    _within("toy/tmaze", length=(length, 2, LARGEST))
+
+    def begin(u: Numbers) -> RulesState:
+        side = xp.asarray(u[:, 0] < 0.5, dtype=xp.int64)  # 0: the sign points to the left
+        return {"side": side} | {name: xp.zeros_like(side) for name in ("place", "step", "won")}
+
+    def move(state: RulesState, action: Numbers, u: Numbers) -> Outcome:
+        side, step, end = state["side"], state["step"] + 1, state["place"] == length - 1
+        turned, right_way = end & (action > 0), action == 1 + side
+        place = xp.where(~end & (action == 0), state["place"] + 1, state["place"])
+        reward = xp.where(turned, xp.where(right_way, 1.0, -1.0), 0.0)
+        won = xp.asarray(turned & right_way, dtype=xp.int64)
+        following = {"side": side, "place": place, "step": step, "won": won}
+        return following, reward, xp.where(turned, 0.0, 1.0), ~turned & (step == 2 * length)
+
+    def show(state: RulesState) -> Numbers:
+        place, side = state["place"], state["side"]
+        sign, end = place == 0, place == length - 1
+        return xp.asarray(xp.stack([sign & (side == 0), sign & (side == 1), ~sign & ~end, end], 1), dtype=xp.float32)
+
+    def success(state: RulesState) -> Numbers:
+        return state["won"] == 1
+
+    return Toy(Rules(_spec("toy/tmaze", (4,), 3), begin, move, show, 1, success=success))
+
+
 TOYS: dict[str, Callable[..., Toy]] = {
     "toy/counter": counter,
     "toy/chain": chain,
     "toy/catch": catch,
     "toy/latency": latency,
+    "toy/tmaze": tmaze,
     "toy/faulty": faulty,
 }

@@ -21,6 +21,7 @@ CASES = [
     ("toy/catch", {"rows": 4, "columns": 3, "pixels": True, "stack": 4}),
     ("toy/latency", {"step_s": 1e-5, "reset_s": 0.0, "end_probability": 0.2}),
     ("toy/faulty", {"at": 10_000}),
+    ("toy/tmaze", {"length": 3}),
 ]
 
 
@@ -156,6 +157,34 @@ def test_catch_stacks_rebuilt_from_single_frames_are_its_own():
     rebuilt = stacked(torch.from_numpy(frames), torch.from_numpy(first), 4, env.spec.padding).numpy()
     assert np.array_equal(rebuilt, own)
     assert not own[first][:, :-1].any()
+
+
+def test_the_tmaze_pays_who_remembers_the_sign():
+    """Column 0 turns to where the sign pointed, 1 the other way, 2 turns in the corridor first, 3 never turns."""
+    env = make("toy/tmaze", {"length": 4}, 4)
+    sides, corridor, junction = set(), np.eye(4)[2], np.eye(4)[3]
+    for seed in range(8):
+        shown = env.reset(np.full(4, seed))
+        side = int(shown[0].argmax())
+        sides.add(side)
+        sign = np.eye(4)[side]
+        assert side in (0, 1) and (shown == sign).all()
+        for step in range(1, 4):
+            env.send(np.array([0, 0, 1 + side, 0]))
+            moves = env.recv()
+            assert (moves.observation[[0, 1, 3]] == (junction if step == 3 else corridor)).all()
+            assert (moves.observation[2] == sign).all()
+            assert not moves.ended.any() and (moves.reward == 0).all() and (moves.discount == 1).all()
+        for step in range(4, 9):
+            env.send(np.array([1 + side, 2 - side, 0, 0]))
+            moves = env.recv()
+            assert (moves.observation[2:] == [corridor if step < 6 else junction, junction]).all()
+            assert moves.ended[2:].tolist() == [step == 8, step == 8] and (moves.discount[2:] == 1).all()
+            if step == 4:
+                assert moves.reward.tolist() == [1, -1, 0, 0] and moves.discount[:2].tolist() == [0, 0]
+                assert moves.success[:2].tolist() == [1, 0] and moves.ended[:2].all()
+        assert moves.success[2:].tolist() == [0, 0]
+    assert sides == {0, 1}
 
 
 def test_latency_takes_as_long_as_its_slowest_column():
