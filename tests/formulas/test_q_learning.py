@@ -1,8 +1,10 @@
-"""n-step targets, double Q-learning and the Huber loss against slow twins in the papers' notation.
+"""n-step targets, double Q-learning, the Huber loss, value rescaling and R2D2's priorities against slow twins.
 
 Mutations seen to fail: a reward discounted by its own γ; moves behind a cut counted again; the discount of a move
-that is not valid; double Q-learning that chooses by the target; Huber's offset left out; weights
-above 1, or of the square root.
+that is not valid; double Q-learning that chooses by the target; Huber's offset left out; weights above 1, or of the
+square root. Of every move's n-step target:
+one move less, γ left out, a cut passed over, the next row's value behind a cut. h without ε x, h⁻¹ with another root;
+a priority with η on the mean, or the mean over moves that are not valid.
 """
 
 from __future__ import annotations
@@ -11,7 +13,16 @@ import numpy as np
 import pytest
 import torch
 
-from hpc_rl.formulas.q_learning import greedy_value, huber, importance_weights, n_step_return
+from hpc_rl.formulas.q_learning import (
+    greedy_value,
+    huber,
+    importance_weights,
+    mixed_priority,
+    n_step_return,
+    n_step_targets,
+    rescaled,
+    unscaled,
+)
 from tests.formulas.test_returns import GAMMA, Case, random_case
 
 CASES = [random_case(seed, steps=steps) for seed, steps in enumerate([1, 2, 3, 3, 5, 5, 8, 14])]
@@ -36,6 +47,39 @@ def test_the_target_is_that_of_each_item(case: Case) -> None:
     actual = total + factor * value[row, list(columns)]
     expected = [twin(case.reward[:, k], case.discount[:, k], case.valid[:, k], case.value[:, k]) for k in columns]
     assert np.allclose(actual, expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5])
+@pytest.mark.parametrize("case", CASES)
+def test_every_move_has_the_target_of_an_item_that_begins_there(case: Case, n: int) -> None:
+    reward, discount, value, valid = case.tensors()
+    actual = n_step_targets(reward, discount, value, valid.bool(), n)
+    for t in range(len(reward)):
+        stop = min(t + n, len(reward))
+        for k in range(reward.shape[1]):
+            rows = (x[t:stop, k] for x in (case.reward, case.discount, case.valid))
+            assert float(actual[t, k]) == pytest.approx(twin(*rows, case.value[t:, k]), abs=1e-12)
+
+
+@pytest.mark.parametrize("epsilon", [1e-3, 1e-2, 0.0])
+def test_values_are_rescaled_and_back(epsilon: float) -> None:
+    x = torch.tensor([-1e6, -300.0, -1.0, -1e-3, 0.0, 1e-3, 0.5, 1.0, 42.0, 1e4])
+    y = rescaled(x, epsilon)
+    twins = [np.sign(v) * (np.sqrt(abs(v) + 1) - 1) + epsilon * v for v in x.double().tolist()]
+    assert np.allclose(y.double(), twins, rtol=1e-5, atol=1e-7)
+    assert torch.allclose(unscaled(y, epsilon), x, rtol=1e-4, atol=1e-6)
+    if epsilon:
+        paper = [
+            np.sign(v) * (((np.sqrt(1 + 4 * epsilon * (abs(v) + 1 + epsilon)) - 1) / (2 * epsilon)) ** 2 - 1)
+            for v in y.double().tolist()
+        ]
+        assert np.allclose(unscaled(y, epsilon), paper, rtol=1e-4, atol=1e-6)
+
+
+def test_a_priority_mixes_the_largest_error_and_the_mean() -> None:
+    error = torch.tensor([[1.0, -4.0, 9.0], [-3.0, 1.0, 9.0], [50.0, 1.0, 9.0]])
+    valid = torch.tensor([[True, True, False], [True, True, False], [False, True, False]])
+    assert mixed_priority(error, valid, 0.9).tolist() == pytest.approx([0.9 * 3 + 0.1 * 2, 0.9 * 4 + 0.1 * 2, 0.0])
 
 
 def test_the_cases_hold_every_kind_of_end() -> None:

@@ -1,7 +1,8 @@
 """Action values against a slow twin of the dueling network, written out layer by layer.
 
 Mutations seen to fail: the advantages' mean left out, their largest instead, or their mean over the batch; V left out;
-the ReLU of the streams left out; the other torso, or other features.
+the ReLU of the streams left out; the other torso, or other features. Of the recurrent network: the last action or the
+last reward left out, or not masked where an episode opens; the state not reset there; the carry of another row.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from hpc_rl.nets.q import QNetwork
+from hpc_rl.nets.q import QNetwork, RecurrentQNetwork
 from hpc_rl.nets.torsos import ConvTorso
 from hpc_rl.types import Actions, Array, Spec
 
@@ -76,3 +77,50 @@ def test_q_values_of_images_are_those_of_the_chosen_network() -> None:
         twin = stream(row, net.advantage)
         twin = stream(row, net.value)[0] + twin - sum(twin) / len(twin)
         assert np.allclose(q.flatten(0, 1)[k].detach(), twin, atol=1e-4)
+
+
+def sigmoid(x: Array) -> Array:
+    return np.asarray(1 / (1 + np.exp(-x)))
+
+
+def test_a_recurrent_networks_q_values_are_the_papers() -> None:
+    """Row by row: a ReLU layer, then an LSTM that also takes one-hot action and reward, then two streams."""
+    torch.manual_seed(1)
+    net, steps = RecurrentQNetwork(VECTOR, (6,), "nature", 5), 7
+    for name, parameter in net.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter, std=0.3)
+    x, reward, carry = torch.randn(steps, 2, 3), torch.randn(steps, 2), torch.randn(2, 2, 5)
+    action, first = torch.randint(0, 4, (steps, 2)), torch.rand(steps, 2) < 0.3
+    first[0] = torch.tensor([False, True])
+    assert first[1:].any()
+    q, after = net(x, action, reward, first, carry)
+    (into, bias), (hidden, _) = (
+        (layer.weight.detach().double().numpy(), None if layer.bias is None else layer.bias.detach().double().numpy())
+        for layer in (net.lstm.input, net.lstm.hidden)  # type: ignore[union-attr]
+    )
+    for k in range(2):
+        h, c = carry[k].double().numpy()
+        for t in range(steps):
+            features = x[t, k].double().numpy()
+            for weight, offset in layers(net.torso):
+                features = np.maximum(weight @ features + offset, 0)
+            led_here = np.append(np.eye(4)[action[t, k]], float(reward[t, k]))
+            if first[t, k]:
+                h, c, led_here = np.zeros(5), np.zeros(5), np.zeros(5)
+            i, f, g, o = np.split(into @ np.append(features, led_here) + bias + hidden @ h, 4)
+            c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+            h = sigmoid(o) * np.tanh(c)
+            twin = stream(h, net.advantage)
+            twin = stream(h, net.value)[0] + twin - sum(twin) / len(twin)
+            assert np.allclose(q[t, k].detach(), twin, atol=1e-5)
+        assert np.allclose(after[k].detach(), [h, c], atol=1e-5)
+
+
+def test_a_recurrent_network_takes_images_as_a_torso_does() -> None:
+    net = RecurrentQNetwork(PIXELS, (), "shallow", 5)
+    x, zeros = torch.randint(0, 255, (3, 2, 4, 36, 36), dtype=torch.uint8), torch.zeros(3, 2)
+    carry = torch.zeros(2, 2, 5)
+    q, _ = net(x, zeros.long(), zeros, zeros.bool(), carry)
+    alone, _ = net(x[:, 1:], zeros[:, 1:].long(), zeros[:, 1:], zeros[:, 1:].bool(), carry[1:])
+    assert q.shape == (3, 2, 4) and torch.allclose(q[:, 1:], alone, atol=1e-5)

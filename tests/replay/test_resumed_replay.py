@@ -20,8 +20,10 @@ DQN = {
     "samples_per_insert": 2.0,
     "priority_exponent": 0.6,
 }
+R2D2 = {"burn_in": 2, "length": 4, "stride": 3, "n_step": 2, "lstm": 4, "hidden": [8]}
 METHODS: dict[str, dict[str, Any]] = {  # nothing is annealed: the halves have another budget than the whole
     "dqn": {**DQN, "target_every": 7, "hidden": [16], "epsilon_final": 0.3, "epsilon_fraction": 0.0},
+    "r2d2": {**DQN, **R2D2, "target_every": 7},
     "cem": {"unroll": 3},
 }
 HALF = 500

@@ -4,7 +4,7 @@ Mutations seen to fail: a stack that reaches over an episode's first row, with z
 as the next one; a gap that items cross; one padded row left valid; ``start`` off by one; an item drawn a move too soon,
 annotated twice, kept after its rows were overwritten, closed a move early or given an end that was never seen; draws of
 the older half only; the limiter without shards or without the updates made; draws that forget the update or the column;
-lengths left out of ``load``; the priority among the extras.
+lengths left out of ``load``; the priority among the extras; the carry of the row behind the first.
 """
 
 from __future__ import annotations
@@ -317,6 +317,17 @@ def test_annotate_sees_each_item_once_when_it_is_complete(kind: str) -> None:
         expected = (batch.reward * batch.valid).sum(0)
         assert np.allclose(batch.extras["outcome"], expected.expand(items.length, -1), atol=1e-5)
         assert "priority" not in batch.extras
+
+
+def test_items_begin_with_the_carry_that_the_extras_remember() -> None:
+    """Here that of the state "q", which has one row for each move: the item's is the one before its row 0."""
+    spec = spec_of(1)
+    schema = {**schema_of(spec), "carry/q": Leaf((2,), "float32", "fragment")}
+    ring = Ring(schema, spec, range(10, 10 + WIDTH), Experience(UNROLL, (KINDS["three"],), KEPT * WIDTH), 1, 7)
+    for tree, _ in drawn(filled(ring, columns_of(spec, WIDTH), 25), 5):
+        batch = trajectory([tree], spec)
+        assert "q" not in batch.extras and batch.carry["q"].shape == (64, 2)
+        assert (batch.carry["q"] == batch.action[0][:, None] + 0.25)[:, 1].all()
 
 
 def test_two_kinds_are_views_of_one_ring() -> None:
