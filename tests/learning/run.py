@@ -28,6 +28,8 @@ SEEDS = {
     "impala_cartpole_two_learners": FIVE,
     "ppo_cartpole": FIVE,
     "dqn_cartpole": (21, 22, 23, 24, 25),  # its settings were chosen with smaller ones
+    "r2d2_masked_cartpole": FIVE,  # chosen with seeds 11 to 13, as those of r2d2_recall
+    "r2d2_recall": FIVE,
     "cem_cartpole": FIVE,
     "seed_cartpole": FIVE,
     "ppo_pendulum": FIVE,
@@ -44,6 +46,12 @@ CONTROLS = {  # job -> control -> the settings that take something away
         "no_target_network": ("dqn.target_every=1",),  # θ⁻ = θ at every update
         "no_replay": ("dqn.capacity=64",),  # the least: 8 moves of each of 8 columns
         "untrained": ("dqn.min_size=1_000_000_000", "dqn.epsilon_final=1.0"),  # no update, and random moves
+    },
+    "r2d2_masked_cartpole": {
+        "zero_state": ("r2d2.state='zero'", "r2d2.burn_in=0"),
+        "stored_state": ("r2d2.burn_in=0",),
+        "zero_state_burn_in": ("r2d2.state='zero'",),
+        "uniform": ("r2d2.priority_exponent=0.0",),
     },
     "cem_cartpole": {"no_selection": ("cem.elite=1.0",)},  # all candidates are the elite
 }
