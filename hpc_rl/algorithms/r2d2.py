@@ -86,14 +86,8 @@ class Config:
     lstm: Annotated[PositiveInt, "units of the recurrent layer"] = 64
 
     def experience(self) -> Experience:
-        items = Items(
-            "items",
-            self.batch_size,
-            self.burn_in + self.length,
-            opens="opens",
-            samples_per_insert=self.samples_per_insert,
-            alpha=self.priority_exponent,
-        )
+        moves, drawn = self.burn_in + self.length, self.samples_per_insert
+        items = Items("items", self.batch_size, moves, "opens", samples_per_insert=drawn, alpha=self.priority_exponent)
         return Experience(self.unroll, (items,), self.capacity, self.min_size)
 
 
@@ -233,9 +227,7 @@ class Learner(base.Learner):
         last_action = torch.cat([batch.carry["last_action"][None], batch.action])
         last_reward = torch.cat([batch.extras["last_reward"][:1], batch.reward])
         rows = (batch.observation, last_action, last_reward, batch.first)
-        state = batch.carry["lstm"]
-        if config.state == "zero":
-            state = torch.zeros_like(state)
+        state = batch.carry["lstm"] * (config.state == "stored")
         if config.burn_in:
             with torch.no_grad():
                 _, state = net(*(x[: config.burn_in] for x in rows), state)
