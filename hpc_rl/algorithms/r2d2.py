@@ -42,7 +42,14 @@ from hpc_rl.config import BelowOne, Fraction, NonNegative, NonNegativeInt, Posit
 from hpc_rl.devices import to_device
 from hpc_rl.experience import Experience, Items, Unsuited
 from hpc_rl.formulas.losses import weighted
-from hpc_rl.formulas.q_learning import greedy_value, mixed_priority, n_step_targets, rescaled, unscaled
+from hpc_rl.formulas.q_learning import (
+    greedy_value,
+    importance_weights,
+    mixed_priority,
+    n_step_targets,
+    rescaled,
+    unscaled,
+)
 from hpc_rl.nets.q import RecurrentQNetwork
 from hpc_rl.optim.flat import StateDict, flatten
 from hpc_rl.optim.group import Group, means
@@ -53,7 +60,6 @@ from hpc_rl.types import ActOutput, Array, Leaf, Rules, Schema, Spec, Step, Traj
 FIGURES = ("loss", "q_mean", "target_mean", "error")
 TOPOLOGIES = ("solo", "allreduce")
 LADDER = 7.0  # Ape-X's α
-LEAST_PRIORITY = 1e-6  # of an item whose moves are all exact, or none of which happened
 
 
 @dataclass(frozen=True)
@@ -77,8 +83,8 @@ class Config:
     max_grad_norm: Annotated[Positive, "gradients are clipped to this norm"] = 40.0
     discount: Annotated[Fraction, "γ"] = 0.997
     rescale: Annotated[NonNegative, "ε of the value rescaling h"] = 1e-3
-    priority_exponent: Annotated[NonNegative, "α, of the priorities that items are drawn by; 0 draws uniformly"] = 0.9
-    importance_exponent: Annotated[Fraction, "β of the importance weights"] = 0.6
+    priority_exponent: Annotated[Fraction, "α of priorities; 0 draws uniformly"] = 0.9
+    importance_exponent: Annotated[Fraction, "β of importance weights"] = 0.6
     eta: Annotated[Fraction, "η, weight of the largest error in a priority; the rest is the mean's"] = 0.9
     epsilon: Annotated[Fraction, "ε of column 0; the last column has its eighth power"] = 0.4
     network: Annotated[Literal["nature", "shallow"], "convolutions, for images"] = "nature"
@@ -105,7 +111,7 @@ def loss(config: Config, q: Tensor, target_q: Tensor, batch: Trajectory) -> tupl
     target = targets(config, reward, discount, greedy_value(target_q, q.detach()), valid)
     q_action = q[:-1].gather(-1, action[..., None]).squeeze(-1)
     error = target - q_action
-    weight = valid * batch.chance**-config.importance_exponent
+    weight = valid * importance_weights(batch.chance, config.importance_exponent)
     summed = 0.5 * weighted(weight, error.square())
     values = [unscaled(x.detach(), config.rescale) for x in (q_action, target)]
     sums = [summed.detach(), *(weighted(valid, x) for x in (*values, error.detach().abs()))]
@@ -186,7 +192,7 @@ def annotate(config: Config, rows: Tree) -> dict[str, Array]:
     valid[-1] &= discount[-1] == 0  # what the row behind it is worth is not known yet
     value = torch.cat([q_max, q_max[-1:]])
     error = targets(config, reward.nan_to_num(0.0, 0.0, 0.0), discount, value, valid) - q_action
-    return {"priority": mixed_priority(error, valid, config.eta).clamp(min=LEAST_PRIORITY).numpy()}
+    return {"priority": mixed_priority(error, valid, config.eta).numpy()}
 
 
 class Learner(base.Learner):
@@ -219,7 +225,7 @@ class Learner(base.Learner):
             polyak_(self.target, self.weights, 1.0)
         metrics = means(self.group, FIGURES, torch.stack([*sums, torch.tensor(float(count))]))
         metrics |= {"grad_norm": norm, "learning_rate": rate}
-        return UpdateResult(metrics, priorities.clamp(min=LEAST_PRIORITY))
+        return UpdateResult(metrics, priorities if config.priority_exponent else None)
 
     def _unrolled(self, net: RecurrentQNetwork, batch: Trajectory) -> Tensor:
         """Q values [L+1, n, A] of the rows behind the burn-in."""

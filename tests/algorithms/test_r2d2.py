@@ -134,7 +134,7 @@ def test_the_burn_in_warms_both_networks_up_without_gradients(state: Any) -> Non
     result = learner.update({"items": batch}, 0.0)
     assert result.metrics["grad_norm"] == pytest.approx(norms[0], rel=1e-4)
     assert abs(norms[1] - norms[0]) > 1e-3 * norms[0], "with a gradient through the burn-in it is another one"
-    assert result.priorities is not None and torch.allclose(result.priorities, priorities.clamp(min=1e-6), rtol=1e-4)
+    assert result.priorities is not None and torch.allclose(result.priorities, priorities, rtol=1e-4)
 
 
 def test_the_state_is_reset_where_an_episode_opens_inside_a_sequence() -> None:
@@ -216,7 +216,7 @@ def test_first_priorities_are_the_learners_own() -> None:
     terminated = torch.from_numpy((tree["discount"][-1] == 0) & ~tree["first"][-1])
     assert terminated.any() and not terminated.all()
     actual = torch.from_numpy(annotate(config, tree)["priority"])
-    assert torch.allclose(actual, torch.where(terminated, *expected).clamp(min=1e-6), atol=1e-5)
+    assert torch.allclose(actual, torch.where(terminated, *expected), atol=1e-5)
     assert not torch.allclose(expected[0], expected[1], atol=1e-3)
     tree["reward"][4, 0] = np.nan
     assert np.isfinite(annotate(config, tree)["priority"]).all()
