@@ -156,8 +156,7 @@ class RecurrentEpsilonGreedy:
         q = rows[0]
         any_ = (noise[:, 1] * self.actions).long().clamp(max=self.actions - 1)
         action = torch.where(noise[:, 0] < exploration, any_, q.argmax(-1))
-        began_at_last = step.first & (carry["moves"] == 1)
-        moves = torch.where(began_at_last, 0, carry["moves"])
+        moves = torch.where(step.first & (carry["moves"] == 1), 0, carry["moves"])
         extras = {
             **carry,
             "last_reward": step.reward,

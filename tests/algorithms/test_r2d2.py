@@ -205,7 +205,7 @@ def test_first_priorities_are_the_learners_own() -> None:
     expected = []
     for steps in (BURN_IN + LENGTH, BURN_IN + LENGTH - 1):
         cut = {
-            name: x[:steps] if name not in ("column", "start") and "carry" not in name else x
+            name: x[:steps] if name not in ("column", "start", "chance") and "carry" not in name else x
             for name, x in tree.items()
         }
         cut |= {name: tree[name][: steps + 1] for name in ("observation", "first")}
