@@ -83,6 +83,13 @@ def counter(xp: ModuleType, /) -> Toy:
     return Toy(Rules(_spec("toy/counter", (3,), 2), begin, move, show), follow)
 
 
+def box_counter(xp: ModuleType, /) -> Toy:
+    """The counter for methods of continuous control: an action is two numbers from −1..1, which change nothing."""
+    sound = counter(xp)
+    spec = replace(sound.rules.spec, id="toy/box_counter", actions=Actions("box", (2,), (-1.0, -1.0), (1.0, 1.0)))
+    return replace(sound, rules=replace(sound.rules, spec=spec))
+
+
 def faulty(xp: ModuleType, /, *, at: int = 100, how: str = "raise", once: str = "") -> Toy:
     """The counter, until a column makes its move number ``at``: then "raise" (RuntimeError), "kill" (SIGKILL to this
     process) or "hang" (for ever). With ``once`` = a file name, only the process that creates that file is struck, so
@@ -280,6 +287,7 @@ def tmaze(xp: ModuleType, /, *, length: int = 10) -> Toy:
 
 TOYS: dict[str, Callable[..., Toy]] = {
     "toy/counter": counter,
+    "toy/box_counter": box_counter,
     "toy/chain": chain,
     "toy/catch": catch,
     "toy/latency": latency,

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from hpc_rl import job as jobs
-from hpc_rl.envs.make import make
+from hpc_rl.envs.make import describe, make
 from hpc_rl.experience import Unsuited
 from hpc_rl.fragments import allocate, trajectory, trajectory_schema
 from hpc_rl.optim.group import Alone, Group
@@ -56,6 +56,15 @@ def suits(name: str, spec: Spec) -> bool:
     return True
 
 
+BOXES = {"toy/catch": "Pendulum-v1", "toy/counter": "toy/box_counter"}
+"""What stands for an environment of discrete choices where a method needs a box of actions."""
+
+
+def environment_of(name: str, id: str) -> str:
+    """This environment, or the one of BOXES where the method does not suit it."""
+    return id if id not in BOXES or suits(name, describe(id, {})) else BOXES[id]
+
+
 def step_of(spec: Spec, columns: int, seed: int = 0) -> Step:
     rng = np.random.default_rng(seed)
     x = rng.integers(0, 256, (columns, *spec.observation)) if spec.dtype == "uint8" else rng.normal(size=(columns, 6))
@@ -77,7 +86,7 @@ def sampled(name: str, id: str, rounds: int, steps: int = STEPS, config: Any = N
 
 def sampled_trees(name: str, id: str, rounds: int, steps: int = STEPS, config: Any = None) -> tuple[Spec, list[Tree]]:
     """The same as they are sent and recorded."""
-    environment = make(id, {}, COLUMNS)
+    environment = make(environment_of(name, id), {}, COLUMNS)
     policy, spec = policy_of(name, environment.spec, config), environment.spec
     columns = range(COLUMNS)
     lane = Lane(environment, policy, np.array(columns), streams(3, "act", columns, 0))

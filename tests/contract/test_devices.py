@@ -19,7 +19,7 @@ from hpc_rl import job as jobs
 from hpc_rl import methods
 from hpc_rl.devices import to_device, to_host, write_back
 from hpc_rl.storage import checkpoint
-from tests.contract.batches import NAMES
+from tests.contract.batches import NAMES, environment_of
 from tests.contract.fake_gpu import FakeGpu, lying_on
 from tests.contract.seats import Ran, run_job
 
@@ -40,6 +40,8 @@ def ways() -> list[Any]:
         "objective": "kl",
         "min_size": 60,
         "epochs": 1,
+        "batch_size": 32,
+        "samples_per_insert": 8.0,
     }
     for name in NAMES:
         fields = methods.config_class(name).__dataclass_fields__
@@ -50,7 +52,7 @@ def ways() -> list[Any]:
                 more = {key: value for key, value in carried.items() if not key.startswith("normalize")}
             ranks = {"solo": 1, "allreduce": 2}.get(topology, 3)
             cases.append(pytest.param(name, topology, ranks, {}, more, id=f"{name}-{topology}"))
-            if topology == "solo":
+            if topology == "solo" and environment_of(name, "toy/catch") == "toy/catch":
                 cases.append(pytest.param(name, topology, 1, PIXELS, carried, id=f"{name}-pixels"))
             if topology == "actor_learner":
                 cases.append(pytest.param(name, topology, ranks, {"sampler": "central"}, more, id=f"{name}-central"))
@@ -91,7 +93,7 @@ def job_of(name: str, topology: str, ranks: int, keys: dict[str, Any], method: d
     return {
         "algorithm": name,
         "topology": topology,
-        "environment": {"id": "toy/catch", "columns": COLUMNS},
+        "environment": {"id": environment_of(name, "toy/catch"), "columns": COLUMNS},
         "budget": {"env_steps": BUDGET},
         "evaluate": {"every_steps": BUDGET // 2, "episodes": 2},
         "resources": {"ranks": ranks, "threads": 1},

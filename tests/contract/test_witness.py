@@ -20,7 +20,7 @@ from hpc_rl.methods import allowed_topologies
 from hpc_rl.storage import checkpoint
 from hpc_rl.storage.trajectories import describe, read, segments
 from hpc_rl.types import Tree
-from tests.contract.batches import NAMES, sampled
+from tests.contract.batches import NAMES, environment_of, sampled
 from tests.contract.seats import left_over, run_job
 
 RANKS = {"solo": 1, "allreduce": 2}  # any other topology: 3
@@ -32,7 +32,7 @@ def table_of(name: str, topology: str, ranks: int, env_steps: int = 600, **metho
     return {
         "algorithm": name,
         "topology": topology,
-        "environment": {"id": "toy/counter", "columns": COLUMNS},
+        "environment": {"id": environment_of(name, "toy/counter"), "columns": COLUMNS},
         "budget": {"env_steps": env_steps},
         "resources": {"ranks": ranks, "threads": 1},
         "output": {"record": 1.0, "compression": "none", "segment_s": 1e-6},

@@ -16,6 +16,7 @@ from hpc_rl.fragments import stacked
 FIELDS = ("observation", "reward", "discount", "first", "ended", "success")
 CASES = [
     ("toy/counter", {}),
+    ("toy/box_counter", {}),
     ("toy/chain", {"length": 3}),
     ("toy/catch", {}),
     ("toy/catch", {"rows": 4, "columns": 3, "pixels": True, "stack": 4}),

@@ -28,6 +28,7 @@ from hpc_rl.types import Actions, ActOutput, Rules, Schema, Spec, Step, Tree
 
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("toy/counter", {}),
+    ("toy/box_counter", {}),
     ("toy/chain", {"length": 3}),
     ("toy/catch", {}),
     ("toy/catch", {"rows": 4, "columns": 3, "pixels": True}),
