@@ -1,0 +1,190 @@
+"""DDPG (Lillicrap et al. 2016, arXiv 1509.02971): a deterministic policy that climbs the action values of a critic.
+
+Losses over drawn items of n moves, of which row 0 is learned from; θ⁻ and φ⁻ are the target networks:
+
+    critic   ½ (y − Q(x_0, a_0; φ))²,   y = Σ_{k<n} γᵏ r_k + γⁿ Q(x_n, π(x_n; θ⁻); φ⁻)                 (eq. 4, 5)
+    actor    − ∂Q(x_0, a; φ)/∂a · π(x_0; θ)   at a = π(x_0; θ), of which ∂Q/∂a is held                  (eq. 6)
+
+Each update is a step of the critic, then one of the actor against the new critic, then θ⁻ ← (1 − τ) θ⁻ + τ θ and φ⁻
+likewise. Actions lie in −1..1, which the environment scales to its bounds; training acts by clip(π(x) + σ z, −1, 1),
+z standard normal. σ falls linearly from 1 to ``noise`` over the first ``noise_fraction`` of the budget.
+
+Published settings, in the fields of Config:
+
+    Lillicrap 2016   hidden 400, 300; capacity 1e6; batch_size 64; γ 0.99; τ 1e-3; Adam 1e-4 (actor) and 1e-3 (critic)
+    TD3's authors    hidden 256, 256; batch_size 256; τ 5e-3; Adam 3e-4 for both; noise 0.1; 25 000 random moves first
+    Ape-X DPG        n_step 5; batch_size 256; a copy (τ 1) every 100 updates; Adam 1e-4; noise 0.3; slope_clip 1;
+                     priority_exponent 0.6, importance_exponent 0.4 (Horgan et al. 2018, arXiv 1803.00933)
+
+What differs from the papers: Gaussian noise in place of an Ornstein-Uhlenbeck process, as in TD3 and Ape-X. The action
+enters the critic's first layer, not its second; no batch normalisation, no weight decay; orthogonal weights. There are
+no purely random moves: σ = 1 comes close. An entry of the action without two finite bounds stays within −1..1. A
+policy that acts keeps no values, so a first priority is the store's largest, not its own error.
+
+Needs nothing in extras. Topologies: solo, allreduce.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from math import inf
+from typing import Annotated
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hpc_rl.algorithms import base
+from hpc_rl.config import BelowOne, Fraction, NonNegative, NonNegativeInt, Positive, PositiveInt, Range
+from hpc_rl.devices import to_device
+from hpc_rl.experience import Experience, Items, Unsuited
+from hpc_rl.formulas.continuous import critics_loss, deterministic_policy_gradient
+from hpc_rl.formulas.q_learning import n_step_return
+from hpc_rl.nets.actors import DeterministicActor, DeterministicPolicy
+from hpc_rl.nets.critics import Critics
+from hpc_rl.optim.flat import StateDict, flatten
+from hpc_rl.optim.group import Group, means
+from hpc_rl.optim.optimizers import make_optimizer
+from hpc_rl.optim.targets import polyak_
+from hpc_rl.types import Array, Rules, Schema, Spec, Trajectory, UpdateResult
+
+FIGURES = ("loss", "q_mean", "target_mean", "policy_q")
+TOPOLOGIES = ("solo", "allreduce")
+EXTRAS: Schema = {}
+
+
+@dataclass(frozen=True)
+class Config:
+    unroll: Annotated[PositiveInt, "moves per column between updates"] = 1
+    n_step: Annotated[PositiveInt, "n, moves of an item"] = 1
+    capacity: Annotated[PositiveInt, "of the replay, env steps over all columns"] = 1_000_000
+    min_size: Annotated[NonNegativeInt, "env steps before the first update"] = 5_000
+    batch_size: Annotated[PositiveInt, "items per update, over all learners"] = 256
+    samples_per_insert: Annotated[Positive, "items drawn per env step"] = 256.0
+    target_every: Annotated[PositiveInt, "updates between two steps of the target networks"] = 1
+    tau: Annotated[float, Range(0, 1, open_low=True), "τ, how far they go each time"] = 0.005
+    actor_learning_rate: Annotated[Positive, "of the actor's Adam"] = 3e-4
+    critic_learning_rate: Annotated[Positive, "of the critic's Adam"] = 3e-4
+    beta_1: Annotated[BelowOne, "of Adam"] = 0.9
+    adam_epsilon: Annotated[Positive, "of Adam"] = 1e-8
+    discount: Annotated[Fraction, "γ"] = 0.99
+    noise: Annotated[Fraction, "σ of the actions at the end, in the scale of −1..1"] = 0.1
+    noise_fraction: Annotated[Fraction, "of the budget, until σ has fallen from 1 to that"] = 0.025
+    slope_clip: Annotated[NonNegative, "entries of ∂Q/∂a are clipped to ± this; 0 leaves them"] = 0.0
+    max_grad_norm: Annotated[NonNegative, "gradients are clipped to this norm; 0 leaves them"] = 0.0
+    hidden: Annotated[tuple[PositiveInt, ...], "units per layer, of the actor and of the critic"] = (256, 256)
+
+    def experience(self) -> Experience:
+        items = Items("items", self.batch_size, self.n_step, samples_per_insert=self.samples_per_insert)
+        return Experience(self.unroll, (items,), self.capacity, self.min_size)
+
+
+def needs_box(name: str, spec: Spec) -> None:
+    """Raises Unsuited where the environment does not take a box of actions."""
+    if spec.actions.kind != "box":
+        raise Unsuited(
+            f"{name} needs a box of continuous actions, and {spec.id} has {spec.actions.kind} ones; use a method for "
+            "these, as DQN or PPO"
+        )
+
+
+def slope_of(critics: Critics, observation: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+    """∂Q/∂a [n, *A] of the first critic at ``action``, and Q [n] there; no other gradient is taken."""
+    action = action.detach().requires_grad_()
+    q = critics(observation, action)[0]
+    return torch.autograd.grad(q.sum(), action)[0], q.detach()
+
+
+def loss(q: Tensor, target: Tensor, weight: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """The critics' summed loss and sums for the first three of FIGURES, for q [k, n] of row 0 and targets y [n]."""
+    summed = critics_loss(q, target, weight)
+    sums = [summed.detach(), (weight * q.detach().mean(0)).sum(), (weight * target).sum()]
+    return summed, [to_device(x, "cpu") for x in sums]
+
+
+def falling_noise(columns: Array, progress: float, least: float, fraction: float) -> Array:
+    """σ [b], in a line from 1 to ``least`` over the first ``fraction`` of the budget."""
+    share = min(progress / fraction, 1.0) if fraction else 1.0
+    return np.full(len(columns), 1.0 + share * (least - 1.0), np.float32)
+
+
+def policy(config: Config, spec: Spec, rules: Rules | None) -> DeterministicPolicy:
+    """Raises Unsuited where actions are not continuous."""
+    needs_box("DDPG", spec)
+    return DeterministicPolicy(DeterministicActor(spec, tuple(config.hidden)), spec.actions)
+
+
+def exploration(config: Config, columns: Array, total: int, progress: float) -> Array:
+    """σ [b] of the Gaussian noise on actions."""
+    return falling_noise(columns, progress, config.noise, config.noise_fraction)
+
+
+class Learner(base.Learner):
+    """One update = one step of the critic and one of the actor on one batch of items."""
+
+    def __init__(
+        self, config: Config, spec: Spec, rules: Rules | None, policy: DeterministicPolicy, group: Group
+    ) -> None:
+        self.config, self.policy, self.group = config, policy, group
+        self.weights = flatten(policy.net)
+        self.critics = Critics(spec, tuple(config.hidden), 1)
+        critic = flatten(self.critics, device=self.weights.data.device)
+        for flat in (self.weights, critic):
+            group.broadcast_(flat.data)
+        self.target_net, self.target_critics = deepcopy(policy.net), deepcopy(self.critics)
+        self.targets = {"actor": flatten(self.target_net), "critic": flatten(self.target_critics)}
+        adam = (config.adam_epsilon, 0.999, config.beta_1)
+        actor_step = make_optimizer(self.weights, "adam", config.actor_learning_rate, *adam)
+        self.optimizers = {
+            "weights": actor_step,
+            "critic": make_optimizer(critic, "adam", config.critic_learning_rate, *adam),
+        }
+        self.rounds = 0
+
+    def update(self, batches: Mapping[str, Trajectory], progress: float) -> UpdateResult:
+        batch, limit = batches["items"], self.config.max_grad_norm or inf
+        weight, count = batch.valid[0].float(), int(batch.valid[0].sum())
+        q = self.critics(batch.observation[0], batch.action[0])
+        summed, sums = loss(q, self._target(batch), weight)
+        norm = self.group.apply_gradients(self.optimizers["critic"], summed, count, limit)
+        policy_norm, policy_q = 0.0, torch.zeros(())
+        if norm < inf:  # the same on every member
+            summed, policy_q = self._actor_loss(batch.observation[0], weight)
+            policy_norm = self.group.apply_gradients(self.optimizers["weights"], summed, count, limit)
+            self._step_targets()
+        metrics = means(self.group, FIGURES, torch.stack([*sums, policy_q, torch.tensor(float(count))]))
+        return UpdateResult({**metrics, "grad_norm": norm, "policy_grad_norm": policy_norm})
+
+    def _actor_loss(self, observation: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Summed loss of the actor, and Σ w Q(x, π(x))."""
+        action = self.policy.net(observation)
+        slope, q = slope_of(self.critics, observation, action)
+        summed = deterministic_policy_gradient(action, slope, weight, self.config.slope_clip)
+        return summed, to_device((weight * q).sum(), "cpu")
+
+    def _step_targets(self) -> None:
+        self.rounds += 1
+        if self.rounds % self.config.target_every == 0:
+            polyak_(self.targets["actor"], self.weights, self.config.tau)
+            polyak_(self.targets["critic"], self.optimizers["critic"].flat, self.config.tau)
+
+    @torch.no_grad()
+    def _target(self, batch: Trajectory) -> Tensor:
+        """y [n]."""
+        total, factor, row = n_step_return(batch.reward, self.config.discount * batch.discount, batch.valid)
+        behind = batch.observation[row, torch.arange(len(row), device=row.device)]
+        value: Tensor = self.target_critics(behind, self.target_net(behind))[0]
+        return total + factor * value
+
+    def state(self) -> StateDict:
+        return {"rounds": self.rounds, "targets": {name: flat.data.clone() for name, flat in self.targets.items()}}
+
+    def load(self, state: StateDict) -> None:
+        self.rounds = int(state["rounds"])
+        for name, flat in self.targets.items():
+            flat.data.copy_(state["targets"][name])
+
+
+ALGORITHM = base.Algorithm(config=Config, policy=policy, learner=Learner, exploration=exploration)

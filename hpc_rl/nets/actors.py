@@ -1,0 +1,84 @@
+"""Policies over boxes of actions from -1..1: one action, or a Gaussian squashed by tanh."""
+
+from __future__ import annotations
+
+from math import prod
+
+import torch
+from torch import Tensor, nn
+
+from hpc_rl.nets.actions import normal
+from hpc_rl.nets.torsos import MlpTorso, orthogonal
+from hpc_rl.types import Actions, ActOutput, Schema, Spec, Step
+
+LOG_STD = (-20.0, 2.0)  # of the squashed Gaussian, as in the authors' code (Haarnoja et al. 2018)
+
+
+def _layers(spec: Spec, hidden: tuple[int, ...], heads: int) -> nn.Sequential:
+    """observation [n, *O] -> [n, heads · K] for K entries of an action, from layers with ReLU; bytes as 0..1."""
+    torso = MlpTorso(spec.observation, hidden, nn.ReLU)
+    return nn.Sequential(torso, orthogonal(nn.Linear(torso.features, heads * prod(spec.actions.shape)), 0.01))
+
+
+class DeterministicActor(nn.Module):
+    """observation [n, *O] -> action [n, *A], squashed by tanh."""
+
+    def __init__(self, spec: Spec, hidden: tuple[int, ...]) -> None:
+        super().__init__()
+        self.layers, self.shape = _layers(spec, hidden, 1), spec.actions.shape
+
+    def forward(self, observation: Tensor) -> Tensor:
+        action: Tensor = self.layers(observation)
+        return action.tanh().reshape(-1, *self.shape)
+
+
+class GaussianActor(nn.Module):
+    """observation [n, *O] -> mean and log σ, each [n, K], of what tanh squashes to an action."""
+
+    def __init__(self, spec: Spec, hidden: tuple[int, ...]) -> None:
+        super().__init__()
+        self.layers = _layers(spec, hidden, 2)
+
+    def forward(self, observation: Tensor) -> tuple[Tensor, Tensor]:
+        mean, log_std = self.layers(observation).chunk(2, -1)
+        return mean, log_std.clamp(*LOG_STD)
+
+
+class DeterministicPolicy:
+    """Acts by clip(π(x) + σ z, −1, 1), z standard normal, σ = ``exploration``; remembers nothing."""
+
+    fragment_noise = 0
+
+    def __init__(self, net: DeterministicActor, actions: Actions) -> None:
+        self.net, self.noise = net, prod(actions.shape)
+        self.extras: Schema = {}
+        self.carry: Schema = {}
+
+    def initial_carry(self, columns: int) -> dict[str, Tensor]:
+        return {}
+
+    @torch.no_grad()
+    def act(self, step: Step, carry: dict[str, Tensor], exploration: Tensor, noise: Tensor) -> ActOutput:
+        action: Tensor = self.net(step.observation)
+        spread = (exploration[:, None] * normal(noise)).reshape(action.shape)
+        return ActOutput((action + spread).clamp(-1, 1), {}, {})
+
+
+class SquashedGaussianPolicy:
+    """Acts by tanh(μ + temperature · σ z), temperature = ``exploration``; 0 takes tanh μ; remembers nothing."""
+
+    fragment_noise = 0
+
+    def __init__(self, net: GaussianActor, actions: Actions) -> None:
+        self.net, self.shape, self.noise = net, actions.shape, prod(actions.shape)
+        self.extras: Schema = {}
+        self.carry: Schema = {}
+
+    def initial_carry(self, columns: int) -> dict[str, Tensor]:
+        return {}
+
+    @torch.no_grad()
+    def act(self, step: Step, carry: dict[str, Tensor], exploration: Tensor, noise: Tensor) -> ActOutput:
+        mean, log_std = self.net(step.observation)
+        action = torch.tanh(mean + exploration[:, None] * log_std.exp() * normal(noise))
+        return ActOutput(action.reshape(-1, *self.shape), {}, {})
