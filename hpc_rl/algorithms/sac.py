@@ -138,7 +138,8 @@ class Learner(base.Learner):
 
     def _actor_loss(self, observation: Tensor, alpha: Tensor, z: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Summed loss of the actor, and log π [n] of the actions drawn by z [n, K], without a gradient."""
-        action, log_prob = squashed_sample(*self.policy.net(observation), z)
+        mean, log_std = self.policy.net(observation)
+        action, log_prob = squashed_sample(mean, log_std, z)
         q = self.critics(observation, action).amin(0)
         return entropy_regularized(log_prob, q, alpha, weight), log_prob.detach()
 
@@ -147,8 +148,10 @@ class Learner(base.Learner):
         """y [n]."""
         total, factor, row = n_step_return(batch.reward, self.config.discount * batch.discount, batch.valid)
         behind = batch.observation[row, torch.arange(len(row), device=row.device)]
-        action, log_prob = squashed_sample(*self.policy.net(behind), z)
-        return total + factor * (self.target_critics(behind, action).amin(0) - alpha * log_prob)
+        mean, log_std = self.policy.net(behind)
+        action, log_prob = squashed_sample(mean, log_std, z)
+        value: Tensor = self.target_critics(behind, action).amin(0) - alpha * log_prob
+        return total + factor * value
 
     def state(self) -> StateDict:
         return {"seed": self.seed, "rounds": self.rounds, "target": self.target.data.clone()}

@@ -144,7 +144,8 @@ class Learner(base.Learner):
         draw = np.random.default_rng([self.seed, self.rounds])
         z = to_device(shared_normals(self.group, draw, len(row), tuple(batch.action.shape[2:])), row.device)
         action = smoothed(self.target_net(behind), z, config.target_noise, config.target_noise_clip)
-        return total + factor * self.target_critics(behind, action).amin(0)
+        value: Tensor = self.target_critics(behind, action).amin(0)
+        return total + factor * value
 
     def state(self) -> StateDict:
         targets = {name: flat.data.clone() for name, flat in self.targets.items()}

@@ -15,7 +15,8 @@ _TINY = 1e-6  # keeps a uniform away from 0 and 1, whose normal quantiles are in
 
 def normal(noise: Tensor) -> Tensor:
     """Standard normals, as float32, by the quantile function of the uniforms ``noise``."""
-    return torch.special.ndtri(noise.double().clamp(_TINY, 1 - _TINY)).float()
+    z: Tensor = torch.special.ndtri(noise.double().clamp(_TINY, 1 - _TINY)).float()
+    return z
 
 
 @dataclass(frozen=True)
