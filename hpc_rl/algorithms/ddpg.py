@@ -32,7 +32,6 @@ from dataclasses import dataclass
 from math import inf
 from typing import Annotated
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -42,8 +41,8 @@ from hpc_rl.devices import to_device
 from hpc_rl.experience import Experience, Items, Unsuited
 from hpc_rl.formulas.continuous import critics_loss, deterministic_policy_gradient
 from hpc_rl.formulas.q_learning import n_step_return
-from hpc_rl.nets.actors import DeterministicActor, DeterministicPolicy
-from hpc_rl.nets.critics import Critics
+from hpc_rl.nets.actors import DeterministicActor, DeterministicPolicy, falling_noise
+from hpc_rl.nets.critics import Critics, slope_of
 from hpc_rl.optim.flat import StateDict, flatten
 from hpc_rl.optim.group import Group, means
 from hpc_rl.optim.optimizers import make_optimizer
@@ -81,38 +80,13 @@ class Config:
         return Experience(self.unroll, (items,), self.capacity, self.min_size)
 
 
-def needs_box(name: str, spec: Spec) -> None:
-    """Raises Unsuited where the environment does not take a box of actions."""
-    if spec.actions.kind != "box":
-        raise Unsuited(
-            f"{name} needs a box of continuous actions, and {spec.id} has {spec.actions.kind} ones; use a method for "
-            "these, as DQN or PPO"
-        )
-
-
-def slope_of(critics: Critics, observation: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-    """∂Q/∂a [n, *A] of the first critic at ``action``, and Q [n] there; no other gradient is taken."""
-    action = action.detach().requires_grad_()
-    q = critics(observation, action)[0]
-    return torch.autograd.grad(q.sum(), action)[0], q.detach()
-
-
-def loss(q: Tensor, target: Tensor, weight: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """The critics' summed loss and sums for the first three of FIGURES, for q [k, n] of row 0 and targets y [n]."""
-    summed = critics_loss(q, target, weight)
-    sums = [summed.detach(), (weight * q.detach().mean(0)).sum(), (weight * target).sum()]
-    return summed, [to_device(x, "cpu") for x in sums]
-
-
-def falling_noise(columns: Array, progress: float, least: float, fraction: float) -> Array:
-    """σ [b], in a line from 1 to ``least`` over the first ``fraction`` of the budget."""
-    share = min(progress / fraction, 1.0) if fraction else 1.0
-    return np.full(len(columns), 1.0 + share * (least - 1.0), np.float32)
-
-
 def policy(config: Config, spec: Spec, rules: Rules | None) -> DeterministicPolicy:
     """Raises Unsuited where actions are not continuous."""
-    needs_box("DDPG", spec)
+    if spec.actions.kind != "box":
+        raise Unsuited(
+            f"DDPG needs a box of continuous actions, and {spec.id} has {spec.actions.kind} ones; use a method for "
+            "these, as DQN or PPO"
+        )
     return DeterministicPolicy(DeterministicActor(spec, tuple(config.hidden)), spec.actions)
 
 
@@ -147,7 +121,7 @@ class Learner(base.Learner):
         batch, limit = batches["items"], self.config.max_grad_norm or inf
         weight, count = batch.valid[0].float(), int(batch.valid[0].sum())
         q = self.critics(batch.observation[0], batch.action[0])
-        summed, sums = loss(q, self._target(batch), weight)
+        summed, sums = critics_loss(q, self._target(batch), weight)
         norm = self.group.apply_gradients(self.optimizers["critic"], summed, count, limit)
         policy_norm, policy_q = 0.0, torch.zeros(())
         if norm < inf:  # the same on every member

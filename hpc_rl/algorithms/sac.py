@@ -32,11 +32,10 @@ import torch
 from torch import Tensor
 
 from hpc_rl.algorithms import base
-from hpc_rl.algorithms.ddpg import loss, needs_box
 from hpc_rl.config import BelowOne, Fraction, NonNegative, NonNegativeInt, Positive, PositiveInt, Range
 from hpc_rl.devices import to_device
-from hpc_rl.experience import Experience, Items
-from hpc_rl.formulas.continuous import entropy_regularized, squashed_sample, temperature_loss
+from hpc_rl.experience import Experience, Items, Unsuited
+from hpc_rl.formulas.continuous import critics_loss, entropy_regularized, squashed_sample, temperature_loss
 from hpc_rl.formulas.q_learning import n_step_return
 from hpc_rl.nets.actors import GaussianActor, SquashedGaussianPolicy
 from hpc_rl.nets.critics import Critics
@@ -79,7 +78,11 @@ class Config:
 
 def policy(config: Config, spec: Spec, rules: Rules | None) -> SquashedGaussianPolicy:
     """Raises Unsuited where actions are not continuous."""
-    needs_box("SAC", spec)
+    if spec.actions.kind != "box":
+        raise Unsuited(
+            f"SAC needs a box of continuous actions, and {spec.id} has {spec.actions.kind} ones; use a method for "
+            "these, as DQN or PPO"
+        )
     return SquashedGaussianPolicy(GaussianActor(spec, tuple(config.hidden)), spec.actions)
 
 
@@ -115,7 +118,7 @@ class Learner(base.Learner):
         observation, weight, count = batch.observation[0], batch.valid[0].float(), int(batch.valid[0].sum())
         z, alpha = self._draw(batch), self.log_temperature.data.exp()
         q = self.critics(observation, batch.action[0])
-        summed, sums = loss(q, self._target(batch, alpha, z[0]), weight)
+        summed, sums = critics_loss(q, self._target(batch, alpha, z[0]), weight)
         norm = self.group.apply_gradients(self.optimizers["critics"], summed, count, limit)
         policy_norm, policy_sums = 0.0, [torch.zeros(()), torch.zeros(())]
         if norm < inf:  # the same on every member

@@ -32,14 +32,13 @@ import torch
 from torch import Tensor
 
 from hpc_rl.algorithms import base
-from hpc_rl.algorithms.ddpg import falling_noise, loss, needs_box, slope_of
 from hpc_rl.config import BelowOne, Fraction, NonNegative, NonNegativeInt, Positive, PositiveInt, Range
 from hpc_rl.devices import to_device
-from hpc_rl.experience import Experience, Items
-from hpc_rl.formulas.continuous import deterministic_policy_gradient, smoothed
+from hpc_rl.experience import Experience, Items, Unsuited
+from hpc_rl.formulas.continuous import critics_loss, deterministic_policy_gradient, smoothed
 from hpc_rl.formulas.q_learning import n_step_return
-from hpc_rl.nets.actors import DeterministicActor, DeterministicPolicy
-from hpc_rl.nets.critics import Critics
+from hpc_rl.nets.actors import DeterministicActor, DeterministicPolicy, falling_noise
+from hpc_rl.nets.critics import Critics, slope_of
 from hpc_rl.optim.batches import shared_normals, shared_seed
 from hpc_rl.optim.flat import StateDict, flatten
 from hpc_rl.optim.group import Group, means
@@ -81,7 +80,11 @@ class Config:
 
 def policy(config: Config, spec: Spec, rules: Rules | None) -> DeterministicPolicy:
     """Raises Unsuited where actions are not continuous."""
-    needs_box("TD3", spec)
+    if spec.actions.kind != "box":
+        raise Unsuited(
+            f"TD3 needs a box of continuous actions, and {spec.id} has {spec.actions.kind} ones; use a method for "
+            "these, as DQN or PPO"
+        )
     return DeterministicPolicy(DeterministicActor(spec, tuple(config.hidden)), spec.actions)
 
 
@@ -117,7 +120,7 @@ class Learner(base.Learner):
         batch, limit = batches["items"], self.config.max_grad_norm or inf
         weight, count = batch.valid[0].float(), int(batch.valid[0].sum())
         q = self.critics(batch.observation[0], batch.action[0])
-        summed, sums = loss(q, self._target(batch), weight)
+        summed, sums = critics_loss(q, self._target(batch), weight)
         norm = self.group.apply_gradients(self.optimizers["critics"], summed, count, limit)
         self.rounds += norm < inf  # the same on every member
         if norm < inf and self.rounds % self.config.policy_delay == 0:

@@ -8,12 +8,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hpc_rl.devices import to_device
 from hpc_rl.formulas.losses import weighted
 
 
-def critics_loss(q: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """Σ_k Σ w ½ (y − Q_k)², of k critics' values [k, n] against one target [n] (Fujimoto et al. 2018, TD3)."""
-    return 0.5 * weighted(weight.expand_as(q), (target - q).square())
+def critics_loss(q: Tensor, target: Tensor, weight: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Σ_k Σ w ½ (y − Q_k)², of k critics' values [k, n] against one target [n] (Fujimoto et al. 2018, TD3).
+
+    With it, on the host and without gradients, come the sums of itself, of the critics' mean value, and of y.
+    """
+    summed = 0.5 * weighted(weight.expand_as(q), (target - q).square())
+    sums = [summed, (weight * q.mean(0)).sum(), (weight * target).sum()]
+    return summed, [to_device(x.detach(), "cpu") for x in sums]
 
 
 def deterministic_policy_gradient(action: Tensor, slope: Tensor, weight: Tensor, limit: float = 0.0) -> Tensor:

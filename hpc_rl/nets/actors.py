@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from math import prod
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from hpc_rl.nets.actions import normal
 from hpc_rl.nets.torsos import MlpTorso, orthogonal
-from hpc_rl.types import Actions, ActOutput, Schema, Spec, Step
+from hpc_rl.types import Actions, ActOutput, Array, Schema, Spec, Step
 
 LOG_STD = (-20.0, 2.0)  # of the squashed Gaussian, as in the authors' code (Haarnoja et al. 2018)
 
@@ -82,3 +83,9 @@ class SquashedGaussianPolicy:
         mean, log_std = self.net(step.observation)
         action = torch.tanh(mean + exploration[:, None] * log_std.exp() * normal(noise))
         return ActOutput(action.reshape(-1, *self.shape), {}, {})
+
+
+def falling_noise(columns: Array, progress: float, least: float, fraction: float) -> Array:
+    """σ [b] for a `DeterministicPolicy`, in a line from 1 to ``least`` over the first ``fraction`` of the budget."""
+    share = min(progress / fraction, 1.0) if fraction else 1.0
+    return np.full(len(columns), 1.0 + share * (least - 1.0), np.float32)

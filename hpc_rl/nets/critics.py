@@ -46,3 +46,10 @@ class Critics(nn.Module):
             x = F.relu(layer(x), inplace=True)
         value: Tensor = self.value(x)
         return value.squeeze(-1) if self.outputs == 1 else value
+
+
+def slope_of(critics: Critics, observation: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+    """∂Q/∂a [n, *A] of the first critic at ``action``, and Q [n] there; no other gradient is taken."""
+    action = action.detach().requires_grad_()
+    q = critics(observation, action)[0]
+    return torch.autograd.grad(q.sum(), action)[0], q.detach()

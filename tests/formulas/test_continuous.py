@@ -75,7 +75,10 @@ def test_the_actor_trades_entropy_against_value() -> None:
 def test_critics_share_one_target() -> None:
     q, y, weight = normals(2, N), normals(N), (normals(N) > -0.5).float()
     expected = sum(0.5 * weight[n] * (y[n] - q[k, n]) ** 2 for k in range(2) for n in range(N))
-    assert float(critics_loss(q, y, weight)) == pytest.approx(float(expected), rel=1e-5)
+    summed, sums = critics_loss(q, y, weight)
+    assert float(summed) == float(sums[0]) == pytest.approx(float(expected), rel=1e-5)
+    assert float(sums[1]) == pytest.approx(float((weight * (q[0] + q[1]) / 2).sum()), rel=1e-5)
+    assert float(sums[2]) == pytest.approx(float((weight * y).sum()), rel=1e-5)
 
 
 @pytest.mark.parametrize("limit", [0.0, 0.4])
