@@ -41,8 +41,7 @@ from hpc_rl.devices import to_device
 from hpc_rl.experience import Experience, Items, Unsuited
 from hpc_rl.formulas.continuous import critics_loss, deterministic_policy_gradient
 from hpc_rl.formulas.q_learning import n_step_return
-from hpc_rl.nets.actors import DeterministicActor, DeterministicPolicy, falling_noise
-from hpc_rl.nets.critics import Critics, slope_of
+from hpc_rl.nets.continuous import Critics, DeterministicActor, DeterministicPolicy, falling_noise, slope_of
 from hpc_rl.optim.flat import StateDict, flatten
 from hpc_rl.optim.group import Group, means
 from hpc_rl.optim.optimizers import make_optimizer

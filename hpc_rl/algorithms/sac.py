@@ -37,13 +37,12 @@ from hpc_rl.devices import to_device
 from hpc_rl.experience import Experience, Items, Unsuited
 from hpc_rl.formulas.continuous import critics_loss, entropy_regularized, squashed_sample, temperature_loss
 from hpc_rl.formulas.q_learning import n_step_return
-from hpc_rl.nets.actors import GaussianActor, SquashedGaussianPolicy
-from hpc_rl.nets.critics import Critics
-from hpc_rl.optim.batches import shared_normals, shared_seed
+from hpc_rl.nets.continuous import Critics, GaussianActor, SquashedGaussianPolicy
+from hpc_rl.optim.batches import shared_seed
 from hpc_rl.optim.flat import Flat, StateDict, flatten
 from hpc_rl.optim.group import Group, means
 from hpc_rl.optim.optimizers import Optimizer, make_optimizer
-from hpc_rl.optim.targets import polyak_
+from hpc_rl.optim.targets import polyak_, shared_normals
 from hpc_rl.types import Rules, Schema, Spec, Trajectory, UpdateResult
 
 FIGURES = ("loss", "q_mean", "target_mean", "policy_loss", "entropy")

@@ -37,13 +37,12 @@ from hpc_rl.devices import to_device
 from hpc_rl.experience import Experience, Items, Unsuited
 from hpc_rl.formulas.continuous import critics_loss, deterministic_policy_gradient, smoothed
 from hpc_rl.formulas.q_learning import n_step_return
-from hpc_rl.nets.actors import DeterministicActor, DeterministicPolicy, falling_noise
-from hpc_rl.nets.critics import Critics, slope_of
-from hpc_rl.optim.batches import shared_normals, shared_seed
+from hpc_rl.nets.continuous import Critics, DeterministicActor, DeterministicPolicy, falling_noise, slope_of
+from hpc_rl.optim.batches import shared_seed
 from hpc_rl.optim.flat import StateDict, flatten
 from hpc_rl.optim.group import Group, means
 from hpc_rl.optim.optimizers import make_optimizer
-from hpc_rl.optim.targets import polyak_
+from hpc_rl.optim.targets import polyak_, shared_normals
 from hpc_rl.types import Array, Rules, Schema, Spec, Trajectory, UpdateResult
 
 FIGURES = ("loss", "q_mean", "target_mean")

@@ -13,12 +13,6 @@ from hpc_rl.types import Actions
 _TINY = 1e-6  # keeps a uniform away from 0 and 1, whose normal quantiles are infinite
 
 
-def normal(noise: Tensor) -> Tensor:
-    """Standard normals, as float32, by the quantile function of the uniforms ``noise``."""
-    z: Tensor = torch.special.ndtri(noise.double().clamp(_TINY, 1 - _TINY)).float()
-    return z
-
-
 @dataclass(frozen=True)
 class ActionDistribution:
     """Categorical over one or several choices (logits side by side), or a diagonal Gaussian (mean, log σ) for a box."""
@@ -40,7 +34,8 @@ class ActionDistribution:
         temperature = exploration[:, None]
         if self.actions.kind == "box":
             mean, log_std = output.chunk(2, -1)
-            action: Tensor = mean + temperature * log_std.exp() * normal(noise)
+            z = torch.special.ndtri(noise.double().clamp(_TINY, 1 - _TINY)).float()
+            action: Tensor = mean + temperature * log_std.exp() * z
             return action.reshape(-1, *self.actions.shape)
         picks = []
         for k, logits in enumerate(torch.split(output, list(self.actions.sizes), -1)):

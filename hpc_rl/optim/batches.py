@@ -49,16 +49,6 @@ def shuffled_columns(group: Group, draw: np.random.Generator, columns: int, coun
     return [to_device(np.flatnonzero(minibatch == k), "cpu") for k in range(count)]
 
 
-def shared_normals(group: Group, draw: np.random.Generator, items: int, shape: tuple[int, ...]) -> Tensor:
-    """Standard normals [items, *shape] for this member's items of an update's batch, on the host.
-
-    Member r of shares of n items has the rows r·n … of one sequence: what a batch meets does not depend on how many
-    members share it, as far as shares are equal.
-    """
-    low = group.rank * items
-    return to_device(draw.standard_normal((low + items, *shape), np.float32)[low:], "cpu")
-
-
 def concatenate(parts: list[Trajectory]) -> Trajectory:
     """Copies of fragments of equal length, side by side on the column axis."""
 

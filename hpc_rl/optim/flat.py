@@ -7,8 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hpc_rl.devices import to_device
-
 StateDict = dict[str, Any]
 """Nested dicts whose leaves are tensors, numbers, strings or None: what a checkpoint can hold without a pickle."""
 
@@ -76,7 +74,7 @@ def flatten(*modules: nn.Module, device: torch.device | None = None) -> Flat:
     before = [p.data for p in leaves]
     flat._adopt(leaves)
     for p, x in zip(leaves, before, strict=True):
-        p.data.copy_(to_device(x, flat.data.device))
+        p.data.copy_(x)
     return flat
 
 

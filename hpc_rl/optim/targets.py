@@ -1,10 +1,25 @@
-"""Target networks: older parameters that bootstrap values, in a Flat of their own."""
+"""Target networks: older parameters that bootstrap values, in a Flat of their own; and the noise of their actions."""
 
 from __future__ import annotations
 
+import numpy as np
+from torch import Tensor
+
+from hpc_rl.devices import to_device
 from hpc_rl.optim.flat import Flat
+from hpc_rl.optim.group import Group
 
 
 def polyak_(target: Flat, source: Flat, tau: float) -> None:
     """θ⁻ ← (1 − τ) θ⁻ + τ θ (Lillicrap et al. 2016, arXiv 1509.02971); τ = 1 copies (Mnih et al. 2015, Nature 518)."""
     target.data.lerp_(source.data, tau)
+
+
+def shared_normals(group: Group, draw: np.random.Generator, items: int, shape: tuple[int, ...]) -> Tensor:
+    """Standard normals [items, *shape] for this member's items of an update's batch, on the host.
+
+    Member r of shares of n items has the rows r·n … of one sequence: what a batch meets does not depend on how many
+    members share it, as far as shares are equal.
+    """
+    low = group.rank * items
+    return to_device(draw.standard_normal((low + items, *shape), np.float32)[low:], "cpu")

@@ -11,8 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hpc_rl.nets.actors import DeterministicActor, DeterministicPolicy, GaussianActor, SquashedGaussianPolicy
-from hpc_rl.nets.critics import Critics
+from hpc_rl.nets.continuous import (
+    Critics,
+    DeterministicActor,
+    DeterministicPolicy,
+    GaussianActor,
+    SquashedGaussianPolicy,
+)
 from hpc_rl.types import Actions, Spec, Step
 
 SPEC = Spec("box", (5,), "float32", Actions("box", (2,), (-1.0, -1.0), (1.0, 1.0)))

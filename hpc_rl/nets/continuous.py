@@ -1,18 +1,25 @@
-"""Policies over boxes of actions from -1..1: one action, or a Gaussian squashed by tanh."""
+"""Networks and policies for boxes of actions from −1..1: one action, a Gaussian squashed by tanh, k critics."""
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import prod
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from hpc_rl.nets.actions import normal
 from hpc_rl.nets.torsos import MlpTorso, orthogonal
 from hpc_rl.types import Actions, ActOutput, Array, Schema, Spec, Step
 
 LOG_STD = (-20.0, 2.0)  # of the squashed Gaussian, as in the authors' code (Haarnoja et al. 2018)
+
+
+def _normal(noise: Tensor) -> Tensor:
+    """Standard normals by the quantile function of the uniforms ``noise``."""
+    z: Tensor = torch.special.ndtri(noise.double().clamp(1e-6, 1 - 1e-6)).float()
+    return z
 
 
 def _layers(spec: Spec, hidden: tuple[int, ...], heads: int) -> nn.Sequential:
@@ -61,7 +68,7 @@ class DeterministicPolicy:
     @torch.no_grad()
     def act(self, step: Step, carry: dict[str, Tensor], exploration: Tensor, noise: Tensor) -> ActOutput:
         action: Tensor = self.net(step.observation)
-        spread = (exploration[:, None] * normal(noise)).reshape(action.shape)
+        spread = (exploration[:, None] * _normal(noise)).reshape(action.shape)
         return ActOutput((action + spread).clamp(-1, 1), {}, {})
 
 
@@ -81,7 +88,7 @@ class SquashedGaussianPolicy:
     @torch.no_grad()
     def act(self, step: Step, carry: dict[str, Tensor], exploration: Tensor, noise: Tensor) -> ActOutput:
         mean, log_std = self.net(step.observation)
-        action = torch.tanh(mean + exploration[:, None] * log_std.exp() * normal(noise))
+        action = torch.tanh(mean + exploration[:, None] * log_std.exp() * _normal(noise))
         return ActOutput(action.reshape(-1, *self.shape), {}, {})
 
 
@@ -89,3 +96,46 @@ def falling_noise(columns: Array, progress: float, least: float, fraction: float
     """σ [b] for a `DeterministicPolicy`, in a line from 1 to ``least`` over the first ``fraction`` of the budget."""
     share = min(progress / fraction, 1.0) if fraction else 1.0
     return np.full(len(columns), 1.0 + share * (least - 1.0), np.float32)
+
+
+class StackedLinear(nn.Module):
+    """k linear layers [k, n, inputs] -> [k, n, outputs] as one batched matrix product; orthogonal, zero bias."""
+
+    def __init__(self, count: int, inputs: int, outputs: int, gain: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(count, outputs, inputs))
+        self.bias = nn.Parameter(torch.zeros(count, 1, outputs))
+        for layer in self.weight.data:
+            nn.init.orthogonal_(layer, gain)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.baddbmm(self.bias, x, self.weight.transpose(1, 2))
+
+
+class Critics(nn.Module):
+    """observation [n, *O], action [n, *A] -> values [k, n] of k = ``count`` critics that share nothing.
+
+    Observation and action go in side by side; bytes are taken as 0..1. With ``outputs`` > 1 each gives [k, n, outputs].
+    """
+
+    def __init__(self, spec: Spec, hidden: tuple[int, ...], count: int, outputs: int = 1) -> None:
+        super().__init__()
+        widths = [prod(spec.observation) + prod(spec.actions.shape), *hidden]
+        layers = [StackedLinear(count, a, b, 2**0.5) for a, b in pairwise(widths)]
+        self.layers, self.value = nn.ModuleList(layers), StackedLinear(count, widths[-1], outputs, 1.0)
+        self.count, self.outputs, self.bytes = count, outputs, spec.dtype == "uint8"
+
+    def forward(self, observation: Tensor, action: Tensor) -> Tensor:
+        x = observation.flatten(1).float()
+        x = torch.cat([x / 255 if self.bytes else x, action.flatten(1)], -1).expand(self.count, -1, -1)
+        for layer in self.layers:
+            x = F.relu(layer(x), inplace=True)
+        value: Tensor = self.value(x)
+        return value.squeeze(-1) if self.outputs == 1 else value
+
+
+def slope_of(critics: Critics, observation: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+    """∂Q/∂a [n, *A] of the first critic at ``action``, and Q [n] there; no other gradient is taken."""
+    action = action.detach().requires_grad_()
+    q = critics(observation, action)[0]
+    return torch.autograd.grad(q.sum(), action)[0], q.detach()
