@@ -58,7 +58,7 @@ def test_deterministic_actions_get_gaussian_noise_and_stay_in_the_box() -> None:
     player = DeterministicPolicy(DeterministicActor(SPEC, (8,)), SPEC.actions)
     x, first = torch.randn(4000, 5), torch.zeros(4000, dtype=torch.bool)
     step, uniforms = Step(x, first, torch.zeros(4000)), torch.rand(4000, 2)
-    plain = player.net(x)
+    plain = player.net(x).detach()
     assert torch.equal(player.act(step, {}, torch.zeros(4000), uniforms).action, plain)
     near = player.act(step, {}, torch.full((4000,), 0.1), uniforms).action - plain
     assert float(near.std()) == pytest.approx(0.1, rel=0.05) and abs(float(near.mean())) < 0.005
