@@ -12,7 +12,7 @@ import numpy as np
 from hpc_rl.types import Array
 
 FAN = 16
-TOP = 512  # nodes of the highest level at most; a draw adds all of these up
+TOP = 1024  # nodes of the highest level at most; a draw adds all of these up
 
 
 class SumTree:
@@ -56,12 +56,12 @@ class SumTree:
         """Compute the nodes above leaves ``at``."""
         for level, least in enumerate(self.least):
             at = at // FAN
-            children = self.sums[level].reshape(-1, FAN).take(at, 0)
-            self.sums[level + 1][at] = children.sum(1)
-            below = (
-                self.least[level - 1].reshape(-1, FAN).take(at, 0) if level else np.where(children, children, np.inf)
-            )
-            least[at] = below.min(1)
+            children = _families(self.sums[level], at)
+            self.sums[level + 1][at] = _folded(np.add, children)
+            if level:
+                least[at] = _folded(np.minimum, _families(self.least[level - 1], at))
+            else:
+                least[at] = _folded(np.minimum, np.where(children, children, np.inf))
 
     def draw(self, uniform: Array) -> Array:
         """Leaves [n] int64, each with probability leaf / total, by inversion of ``uniform`` [n] in [0, 1).
@@ -79,12 +79,27 @@ class SumTree:
         target = target - np.where(node, above[node - 1], 0)
         every = np.arange(len(node))
         for nodes in self.sums[-2::-1]:
-            above = nodes.reshape(-1, FAN).take(node, 0).cumsum(1)
-            target = np.minimum(target, np.nextafter(above[:, -1], 0))  # node and children add up to within rounding
-            child = (above > target[:, None]).argmax(1)  # a leaf of 0 adds nothing, so it is never the first above
-            target -= np.where(child, above[every, child - 1], 0)
+            above = _families(nodes, node)
+            for k in range(1, FAN):
+                above[k] += above[k - 1]  # three times as fast as cumsum along the other axis
+            target = np.minimum(target, np.nextafter(above[-1], 0))  # node and children add up to within rounding
+            child = (above <= target).sum(0)  # a leaf of 0 adds nothing, so it is never the first one above
+            target -= np.where(child, above[child - 1, every], 0)
             node = node * FAN + child
         return node
+
+
+def _families(nodes: Array, at: Array) -> Array:
+    """[FAN, n] children of nodes ``at`` of the level above; this way round sums over them are vector instructions."""
+    return np.ascontiguousarray(nodes.reshape(-1, FAN).take(at, 0).T)
+
+
+def _folded(operation: np.ufunc, children: Array) -> Array:
+    """[n] of [FAN, n], halves on halves: in the same order whatever n is, as a reduction of NumPy would not be."""
+    while len(children) > 1:
+        half = len(children) // 2
+        children = operation(children[:half], children[half:])
+    return children[0]
 
 
 def _widths(size: int) -> list[int]:
