@@ -2,7 +2,8 @@
 
 Schaul et al. 2016, arXiv 1511.05952, appendix B.2.1, with `FAN` children a node in place of two: few, wide levels are
 what vector instructions are fast at. Nodes are computed from their children and never by differences, so that a tree
-rebuilt from its leaves has the same bits, and rounding does not add up.
+rebuilt from its leaves has the same bits, and rounding does not add up. They are computed when they are next read: of
+many changes between two draws all at once.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ class SumTree:
         self.least = [
             np.full(width, np.inf) for width in widths[1:]
         ]  # the smallest leaf > 0 below the nodes of [k + 1]
+        self.changes = 0
+        self.stale: list[Array] = []  # leaves that changed since the nodes above them were computed
 
     @property
     def leaves(self) -> Array:
@@ -35,25 +38,35 @@ class SumTree:
     @property
     def total(self) -> float:
         """The sum of all leaves, within rounding."""
+        self.renew()
         return float(self.sums[-1].sum())
 
     @property
     def smallest(self) -> float:
         """The smallest leaf > 0, infinity where there is none."""
+        self.renew()
         return float(self.least[-1].min())
 
     def set(self, at: Array, values: Array) -> None:
         """Make leaves ``at`` [n] int64 ``values`` [n] >= 0; of one that is named more than once, the last value."""
         self.sums[0][at] = values
-        self._renew(at)
+        self.stale.append(at)
+        self.changes += len(at)
+        if self.changes > self.size:
+            self.renew()
 
     def load(self, leaves: Array) -> None:
         """Make all leaves [size] these."""
         self.sums[0][: self.size] = leaves
-        self._renew(np.arange(0, self.size, FAN))
+        self.stale = [np.arange(0, self.size, FAN)]
 
-    def _renew(self, at: Array) -> None:
-        """Compute the nodes above leaves ``at``."""
+    def renew(self) -> None:
+        """Compute the nodes above leaves that changed."""
+        if not self.stale:
+            return
+        at, self.stale, self.changes = np.concatenate(self.stale), [], 0
+        if len(at) > self.size // FAN:
+            at = np.arange(0, self.size, FAN)
         for level, least in enumerate(self.least):
             at = at // FAN
             children = _families(self.sums[level], at)
@@ -71,6 +84,7 @@ class SumTree:
         Raises:
             ValueError: all leaves are 0.
         """
+        self.renew()
         above = self.sums[-1].cumsum()
         if not above[-1] > 0:
             raise ValueError("no leaf of the sum tree is above 0, so none can be drawn")

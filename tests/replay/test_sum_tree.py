@@ -20,6 +20,8 @@ def changed(size: int, rounds: int = 30, seed: int = 0) -> SumTree:
     for _ in range(rounds):
         n = int(draw.integers(1, 50))
         tree.set(draw.integers(0, size, n), draw.random(n) ** 6 * (draw.random(n) < 0.8))
+        if draw.random() < 0.5:
+            tree.renew()
     return tree
 
 
@@ -37,6 +39,8 @@ def twin(leaves: Array, uniform: float) -> int:
 def test_nodes_are_those_of_the_leaves_to_the_bit(size: int) -> None:
     tree, again = changed(size), SumTree(size)
     again.load(tree.leaves)
+    tree.renew()
+    again.renew()
     for one, other in zip([*tree.sums, *tree.least], [*again.sums, *again.least], strict=True):
         assert one.tobytes() == other.tobytes()
     positive = tree.leaves[tree.leaves > 0]
