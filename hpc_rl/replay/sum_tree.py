@@ -23,9 +23,7 @@ class SumTree:
         self.size = size
         widths = _widths(size)
         self.sums = [np.zeros(width) for width in widths]  # [0] are the leaves, [k + 1] sums of FAN nodes of [k]
-        self.least = [
-            np.full(width, np.inf) for width in widths[1:]
-        ]  # the smallest leaf > 0 below the nodes of [k + 1]
+        self.least = [np.full(width, np.inf) for width in widths[1:]]  # [k]: least leaf > 0 below each of sums[k + 1]
         self.changes = 0
         self.stale: list[Array] = []  # leaves that changed since the nodes above them were computed
 
@@ -113,7 +111,8 @@ def _folded(operation: np.ufunc, children: Array) -> Array:
     while len(children) > 1:
         half = len(children) // 2
         children = operation(children[:half], children[half:])
-    return children[0]
+    whole: Array = children[0]
+    return whole
 
 
 def _widths(size: int) -> list[int]:
