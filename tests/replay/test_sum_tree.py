@@ -1,7 +1,7 @@
 """The sum tree against sums over its leaves, and its draws against a walk along them.
 
-Mutations seen to fail: a node that is not renewed; nodes by differences; the first of two values of a leaf kept; the
-smallest leaf not renewed, or 0; ``searchsorted`` from the left; uniforms near 1 that run over the end.
+Mutations seen to fail: a node that is not renewed; nodes by differences; the first of two values of a leaf kept; a
+smallest leaf of 0; ``searchsorted`` from the left; a target beyond the children of its node.
 """
 
 from __future__ import annotations
@@ -73,6 +73,19 @@ def test_no_rounding_draws_a_leaf_of_0(size: int) -> None:
     assert tree.draw(np.zeros(1))[0] == 0
     with pytest.raises(ValueError, match="no leaf of the sum tree is above 0"):
         SumTree(size).draw(uniform[:1])
+
+
+def test_a_draw_at_an_edge_belongs_to_the_leaf_behind_it() -> None:
+    tree = SumTree(64)
+    tree.set(np.arange(0, 64, 16), np.ones(4))
+    assert tree.draw(np.array([0.0, 0.25, 0.5, 0.75])).tolist() == [0, 16, 32, 48]
+
+
+def test_a_sum_that_was_rounded_up_does_not_lead_beyond_its_family() -> None:
+    for seed in range(100):
+        tree = SumTree(32)
+        tree.set(np.arange(16), np.random.default_rng(seed).random(16))
+        assert tree.draw(np.array([1 - 2**-53]))[0] == 15
 
 
 def test_leaves_are_drawn_by_their_share() -> None:
