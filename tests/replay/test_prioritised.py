@@ -135,6 +135,11 @@ def test_a_key_whose_slot_was_overwritten_is_dropped_and_counted() -> None:
     named = np.isin(keys_of(ring), old)
     assert np.allclose(after[named], 3.0) and np.array_equal(after[~named], before[~named])
     assert ring.figures()["replay/dropped"] == gone.sum()
+    filled(ring, columns, 13)  # every slot holds another row now
+    before = priorities_of(ring, keys_of(ring))
+    ring.reprioritize(old, np.full(len(old), 100.0, np.float32))
+    assert np.array_equal(priorities_of(ring, keys_of(ring)), before)
+    assert ring.figures()["replay/dropped"] == gone.sum() + len(old)
 
 
 def test_what_is_no_priority_is_refused_counted_and_named_once(capsys: pytest.CaptureFixture[str]) -> None:
