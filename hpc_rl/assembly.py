@@ -16,7 +16,11 @@ from hpc_rl.experience import Experience
 from hpc_rl.optim.flat import StateDict, count_trainable
 from hpc_rl.optim.group import Group
 from hpc_rl.plan import Plan, RankSpec
-from hpc_rl.replay.base import Store
+from hpc_rl.replay.base import RemoteReplay, ReplayRank, Store
+from hpc_rl.replay.desk import Desk
+from hpc_rl.replay.items import replay_layouts
+from hpc_rl.replay.remote import Remote, ReplayLayouts
+from hpc_rl.replay.rings import Rings, updates_allowed
 from hpc_rl.replay.room import prioritised
 from hpc_rl.replay.stores import own_store
 from hpc_rl.run_files import run_files
@@ -112,6 +116,9 @@ def assemble(attempt: Attempt, rank_spec: RankSpec, ports: Ports) -> RankContext
         gather=gather,
         make_group=make_group,
         make_store=partial(_store, attempt, rank_spec),
+        updates_before=partial(_updates_before, attempt),
+        make_replay=partial(_replay, attempt, rank_spec, ports),
+        make_remote=partial(_remote, attempt, rank_spec, ports),
         make_sampling=partial(_sampling, attempt, rank_spec, ports, files),
         make_columns=lambda count, threads: columns_of(attempt.make_environment(count, threads)),
         make_judge=make_judge,
@@ -135,8 +142,42 @@ def _store(attempt: Attempt, rank_spec: RankSpec, schema: Schema) -> Store:
     """The store of this rank's own columns. Raises IncompatibleCheckpoint."""
     agent, count, columns = attempt.agent, shards(attempt.plan), rank_spec.columns
     store = own_store(agent.experience, schema, agent.spec, columns, count, attempt.job.seed, agent.annotate)
-    load_store(store, attempt.resume[0].get("stores", []) if attempt.resume else [])
+    load_store(store.load, attempt.resume[0].get("stores", []) if attempt.resume else [])
     return store
+
+
+def _updates_before(attempt: Attempt, fragment: int) -> int:
+    """Of this attempt: one less than batches of fresh fragments, or as many as the replay's limiter allows."""
+    plan, experience, replayed = attempt.plan, attempt.agent.experience, attempt.plan.of("replay_server")
+    if not replayed:
+        return max(0, fragment - 1)
+    kept = bool(attempt.resume and attempt.resume[0].get("stores"))
+    return updates_allowed(experience, fragment * plan.steps * attempt.job.environment.columns, kept)
+
+
+def _replay(attempt: Attempt, rank_spec: RankSpec, ports: Ports, recorded: Schema, sent: Schema) -> ReplayRank:
+    """The replay of this replay rank. Raises IncompatibleCheckpoint."""
+    agent, plan, job = attempt.agent, attempt.plan, attempt.job
+    lanes, in_turn = plan.lanes(rank_spec), job.schedule == "deterministic"
+    columns, count = job.environment.columns, len(plan.learners)
+    rings = Rings(agent.experience, recorded, agent.spec, lanes, columns, count, job.seed, agent.annotate, in_turn)
+    load_store(rings.load, attempt.resume[0].get("stores", []) if attempt.resume else [])
+    return Desk(ports.link, ports.waiting, plan.learners, _layouts(attempt, sent), rings, in_turn).replay()
+
+
+def _remote(attempt: Attempt, rank_spec: RankSpec, ports: Ports, sent: Schema) -> RemoteReplay:
+    """The part of a learner in the replay on other ranks."""
+    plan, job, experience = attempt.plan, attempt.job, attempt.agent.experience
+    servers, count, in_turn = plan.of("replay_server"), len(plan.learners), job.schedule == "deterministic"
+    layouts, index = _layouts(attempt, sent), rank_spec.index
+    return Remote(ports.link, ports.waiting, servers, layouts, experience, index, count, job.seed, in_turn).replay()
+
+
+def _layouts(attempt: Attempt, sent: Schema) -> ReplayLayouts:
+    """Messages between replay ranks and learners."""
+    agent, plan = attempt.agent, attempt.plan
+    fragment = (plan.steps, plan.fragment_columns)
+    return replay_layouts(agent.experience, sent, agent.spec, len(plan.learners), fragment, agent.annotate)
 
 
 def _sampling(

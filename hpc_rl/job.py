@@ -36,14 +36,16 @@ __all__ = [
     "method_config", "parse", "plan", "shipped_jobs", "topologies", "topology", "with_resources",
 ]  # fmt: skip
 
+SENDING = ("actor_learner", "actor_replay_learner")  # topologies whose actors send to other ranks
 VALID_ON: dict[str, tuple[Any, tuple[str, ...]]] = {  # key -> its neutral value, topologies where another one is valid
-    "schedule": ("free", ("actor_learner",)),
-    "resources.learners": (1, ("actor_learner",)),
-    "resources.inference": ("learner", ("actor_learner",)),
-    "resources.servers": (1, ("parameter_server", "actor_learner")),
+    "schedule": ("free", SENDING),
+    "resources.learners": (1, SENDING),
+    "resources.replays": (1, ("actor_replay_learner",)),
+    "resources.inference": ("learner", SENDING),
+    "resources.servers": (1, ("parameter_server", *SENDING)),
     "resources.quorum": (0, ("parameter_server",)),
-    "resources.reduction": ("mpi", ("solo", "allreduce", "actor_learner")),
-    "resources.evaluators": (0, ("allreduce", "actor_learner", "parameter_server")),
+    "resources.reduction": ("mpi", ("solo", "allreduce", *SENDING)),
+    "resources.evaluators": (0, ("allreduce", "parameter_server", *SENDING)),
 }
 
 
@@ -187,7 +189,7 @@ def _check_meant(job: Job) -> None:
     resources = job.resources
     if resources.inference == "actor" and job.sampler != "central":
         _refuse("resources.inference", resources.inference, 'sampler = "central"')
-    if resources.servers > 1 and job.topology == "actor_learner" and resources.inference != "actor":
+    if resources.servers > 1 and job.topology in SENDING and resources.inference != "actor":
         _refuse("resources.servers", resources.servers, 'resources.inference = "actor"')
 
 

@@ -12,6 +12,7 @@ from hpc_rl.experience import Experience
 from hpc_rl.footprint import Footprint, footprint
 from hpc_rl.fragments import fragment_bytes
 from hpc_rl.plan import Plan, RankSpec
+from hpc_rl.replay.rings import rings_bytes
 from hpc_rl.replay.stores import store_bytes
 from hpc_rl.runtime.messages import weights_layout
 from hpc_rl.runtime.stores import shards
@@ -66,12 +67,16 @@ class Figures:
     @property
     def replay_bytes(self) -> int:
         """What one shard replays from, in memory and in a checkpoint. Raises Unreplayable."""
+        if keepers := self.plan.of("replay_server"):
+            width, lanes = self.plan.fragment_columns, len(self.plan.lanes(self.plan.ranks[keepers[0]]))
+            count = self.job.environment.columns // width
+            return rings_bytes(self.method.recorded, self.spec, width, lanes, count, self.experience)
         return store_bytes(self.experience, self.method.recorded, self.spec, self.columns, shards(self.plan))
 
     @property
     def replays_bytes(self) -> int:
         """What a numbered checkpoint holds of replays, and best.h5 does not."""
-        return self.replay_bytes * shards(self.plan)
+        return self.replay_bytes * (len(self.plan.of("replay_server")) or shards(self.plan))
 
     @property
     def queues_bytes(self) -> int:
@@ -95,7 +100,7 @@ def gather(job: Job) -> Figures:
 def budget(figures: Figures, rank: RankSpec) -> dict[str, float]:
     """Bytes of one rank by purpose: its largest resident memory, within 15 % of the runs that were measured."""
     plan, method, weights = figures.plan, figures.method, figures.weights_bytes
-    actors, workers = plan.of("actor"), plan.of("worker")
+    actors, workers, keepers = plan.of("actor"), plan.of("worker"), plan.of("replay_server")
     width, atari = len(rank.columns), figures.spec.id.startswith("ALE/")
     parts: dict[str, float] = {"code": CODE_BYTES + ATARI_CODE_BYTES * atari}
     serving, judging = rank.role == "parameter_server", rank.role == "evaluator"
@@ -104,14 +109,20 @@ def budget(figures: Figures, rank: RankSpec) -> dict[str, float]:
         parts["weights and optimiser"] = method.learner_bytes + method.checkpoint_bytes  # and a checkpoint's copy
     if rank.learns:
         parts["learning"] = method.batch_bytes + method.update_bytes
-        parts["replay"] = figures.replay_bytes if plan.learned_columns(rank) else 0
+        parts["replay"] = figures.replay_bytes if plan.learned_columns(rank) and not keepers else 0
         parts["queue of fragments"] = method.queue_bytes
         parts["a checkpoint's copies"] = _copies_bytes(figures, rank, parts["replay"] + parts["queue of fragments"])
+        if keepers:
+            parts["batches on their way"] = 2 * method.batch_bytes * len(keepers)
+            parts["a checkpoint's copies"] += 2 * figures.replays_bytes * (rank.rank == 0)
+    elif rank.role == "replay_server":
+        parts["replay"], parts["a checkpoint's copies"] = figures.replay_bytes, 2 * figures.replay_bytes
+        parts["messages"] = 2 * figures.message_bytes * len(rank.peers) + method.batch_bytes * len(plan.learners)
     elif rank.role == "actor" or judging:
         parts["weights"] = 3 * weights  # with a gradient buffer, and a copy while new ones are taken
-    if actors and rank.role not in ("env_worker", "evaluator"):
+    if actors and rank.role not in ("env_worker", "evaluator", "replay_server"):
         parts["shared weights"] = 2 * weights
-        parts["messages"] = 2 * figures.message_bytes * (len(actors) if rank.learns else 1)
+        parts["messages"] = 2 * figures.message_bytes * (len(actors) * (not keepers) if rank.learns else 1)
     if (servers := plan.of("parameter_server")) and not judging:
         parts["messages"] = 4 * weights * (len(workers) / len(servers) if serving else 1)
     if width and rank.role != "env_worker":

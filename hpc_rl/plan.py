@@ -67,6 +67,11 @@ class Plan:
         serving = [p for p in self.ranks if p.role == "env_worker" and p.peers == (rank_spec.rank,)]
         return [column for p in [*sending, *serving] for column in p.columns]
 
+    def lanes(self, rank_spec: RankSpec) -> list[range]:
+        """The columns of every fragment that is sent to a replay rank: those of its actors, or of ranks they serve."""
+        serving = [p.columns for p in self.ranks if p.role == "env_worker" and p.peers[0] in rank_spec.peers]
+        return serving or [p.columns for p in self.ranks if p.role == "actor" and p.rank in rank_spec.peers]
+
     @property
     def evaluator(self) -> int | None:
         """The rank that plays the evaluations; None where rank 0 plays them between its updates."""

@@ -45,7 +45,8 @@ class Budget:
 @dataclass(frozen=True)
 class Resources:
     ranks: Annotated[PositiveInt, "MPI ranks"] = 1
-    learners: Annotated[PositiveInt, "ranks that learn, on actor_learner"] = 1
+    learners: Annotated[PositiveInt, "ranks that learn, on actor_learner and actor_replay_learner"] = 1
+    replays: Annotated[PositiveInt, "ranks that keep the replay, on actor_replay_learner"] = 1
     servers: Annotated[PositiveInt, "parameter servers, or actors that answer environment workers"] = 1
     inference: Annotated[Literal["learner", "actor"], "what answers the central sampler's environment workers"] = (
         "learner"
@@ -98,7 +99,7 @@ class Job:
     topology: Annotated[str, "which ranks there are and what they send each other"]
     sampler: Annotated[Literal["vector", "alternating", "central"], "who steps the columns and who acts"] = "vector"
     schedule: Annotated[
-        Literal["free", "deterministic"], "of actor_learner; deterministic: repeats bitwise, acts one update behind"
+        Literal["free", "deterministic"], "of ranks that send experience; deterministic: repeats bitwise"
     ] = "free"
     seed: Annotated[int, Range(0, 2**31 - 1), "of every random stream"] = 1
     environment: EnvironmentConfig = EnvironmentConfig()

@@ -118,7 +118,8 @@ def _messages(figures: Figures) -> str:
         each = figures.columns * (math.prod(figures.spec.frame) * (1 if figures.spec.dtype == "uint8" else 4) + 10)
         rows.append(("observation", _size(each), "environment worker → its server, every move; an action comes back"))
     if "actor" in roles:
-        rows.append(("fragment", _size(figures.message_bytes), "actor → learner, one every T moves"))
+        taker = "replay rank" if "replay_server" in roles else "learner"
+        rows.append(("fragment", _size(figures.message_bytes), f"actor → {taker}, one every T moves"))
         rows.append(("weights", _size(figures.weights_message_bytes), "learner → each node, one every update at most"))
     if "parameter_server" in roles:
         gradient, parameters = gradient_layout(method.weights).nbytes, parameter_layout(method.weights).nbytes
@@ -131,6 +132,8 @@ def _messages(figures: Figures) -> str:
             rows.append((f"gradient{of}", _size(4 * (size + 2)), text))  # with the count, and the vote to stop
         if not method.optimizers:
             rows.append(("sums", "", "the method's own, over all learners at every update"))
+    if "replay_server" in roles:
+        rows.append(("batch", _size(method.batch_bytes), "replay ranks together → learner, one an update"))
     if plan.evaluator is not None:
         message = _size(figures.weights_message_bytes)
         rows.append(("weights", message, "rank 0 → evaluator, one an evaluation; the mean return comes back"))

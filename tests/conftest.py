@@ -49,6 +49,7 @@ SLOW = (
     "tests/roles/test_actor_learner.py",
     "tests/roles/test_evaluator_rank.py",
     "tests/roles/test_parameter_server.py",
+    "tests/roles/test_replay_ranks.py",
     "tests/run/test_restart.py",
     "tests/run/test_resumed_job.py",
     "tests/run/test_run_broken.py",

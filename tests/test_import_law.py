@@ -158,7 +158,10 @@ LONG = {"storage/trajectories.py", "envs/toys.py"}  # one format, one collection
 # What is still above a measure of the house, and the number it may have until then. A commit that brings a measure
 # down lowers its number; one that brings it within the house deletes the line.
 OVER: dict[tuple[str, str], int] = {}
-ROLES = ["actor", "env_worker", "evaluator", "gradient_worker", "learner", "parameter_server", "worker"]
+ROLES = [
+    "actor", "env_worker", "evaluator", "gradient_worker", "learner", "parameter_server", "replay_learner",
+    "replay_server", "worker",
+]  # fmt: skip
 
 
 def check_measure(kind: str, name: str, value: int, most: int) -> None:

@@ -83,7 +83,7 @@ def test_a_config_is_read_with_its_methods_and_imports(method_folder: Path) -> N
 def test_wrong_topologies(method_folder: Path, value: str) -> None:
     sentence = refused(WHOLE.replace('("solo", "allreduce")', value))
     assert "TOPOLOGIES = " in sentence and "must be a tuple of topologies; choose from" in sentence
-    assert "actor_learner, allreduce, parameter_server, solo" in sentence
+    assert "actor_learner, actor_replay_learner, allreduce, parameter_server, solo" in sentence
 
 
 CASES = {

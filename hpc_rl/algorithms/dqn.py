@@ -15,6 +15,9 @@ Loss over drawn items of n moves, of which row 0 is learned from; h is Huber's w
 Every ``target_every`` updates θ⁻ ← (1 − τ) θ⁻ + τ θ; τ = 1 copies. Acting is ε-greedy: ε falls linearly from 1 to
 epsilon_final over the first ``epsilon_fraction`` of the budget, the same in all columns.
 
+With epsilon_base > 0 column i of N keeps ε_i = epsilon_base^(1 + epsilon_exponent · i / (N − 1)) for life, which Ape-X
+does (Horgan et al. 2018, arXiv 1803.00933: base 0.4, exponent 7, on actor_replay_learner).
+
 Published settings, in the fields of Config:
 
     Atari     Mnih 2015: capacity 1e6, min_size 5e4, batch_size 32, one update in 4 env steps (samples_per_insert 8),
@@ -33,7 +36,7 @@ beside it. The first items are from the first policy with ε near 1; there are n
 (allreduce) have a ring each, of their own columns, and share the batch out. No-op starts and the end of an episode at a
 lost life are the environment's (`noop_max`, `life_loss_ends`).
 
-Needs nothing in extras. Topologies: solo, allreduce.
+Needs nothing in extras. Topologies: solo, allreduce, actor_replay_learner.
 """
 
 from __future__ import annotations
@@ -60,7 +63,7 @@ from hpc_rl.optim.targets import polyak_
 from hpc_rl.types import ActOutput, Array, Rules, Schema, Spec, Step, Trajectory, UpdateResult
 
 FIGURES = ("loss", "q_mean", "target_mean")
-TOPOLOGIES = ("solo", "allreduce")
+TOPOLOGIES = ("solo", "allreduce", "actor_replay_learner")
 EXTRAS: Schema = {}
 
 
@@ -87,6 +90,8 @@ class Config:
     discount: Annotated[Fraction, "γ"] = 0.99
     epsilon_final: Annotated[Fraction, "ε at the end"] = 0.05
     epsilon_fraction: Annotated[Fraction, "of the budget, until ε is final"] = 0.5
+    epsilon_base: Annotated[Fraction, "ε of the first column, for life, falling over the columns; 0 anneals all"] = 0.0
+    epsilon_exponent: Annotated[NonNegative, "the last column's ε is epsilon_base to the power of 1 + this"] = 7.0
     max_grad_norm: Annotated[Positive, "gradients are clipped to this norm"] = 10.0
     reward_clip: Annotated[NonNegative, "rewards are clipped to ± this; 0 leaves them raw"] = 0.0
     network: Annotated[Literal["nature", "shallow"], "convolutions, for images"] = "nature"
@@ -140,7 +145,10 @@ def policy(config: Config, spec: Spec, rules: Rules | None) -> EpsilonGreedy:
 
 
 def exploration(config: Config, columns: Array, total: int, progress: float) -> Array:
-    """ε [b], from 1 at the beginning to epsilon_final."""
+    """ε [b], from 1 at the beginning to epsilon_final; with epsilon_base each column's own."""
+    if config.epsilon_base:
+        power = 1.0 + config.epsilon_exponent * columns / max(1, total - 1)
+        return np.asarray(config.epsilon_base**power, np.float32)
     share = min(progress / config.epsilon_fraction, 1.0) if config.epsilon_fraction else 1.0
     return np.full(len(columns), 1.0 + share * (config.epsilon_final - 1.0), np.float32)
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 from hpc_rl.optim.flat import StateDict
+from hpc_rl.transport.layout import Layout
 from hpc_rl.types import Array, Tree
 
+ARRIVALS = 80  # tag of what the first learner gets of every fragment
 Batches = dict[str, tuple[list[Tree], Array | None]]
 """Items name -> (fragments or items side by side on the column axis, their keys [n] where they may be drawn again)."""
 
@@ -49,3 +53,26 @@ class Store(Protocol):
     def load(self, parts: list[StateDict]) -> None:
         """Take up what ranks saved of this one's columns, whatever columns each of them had. Raises ValueError."""
         ...
+
+
+@dataclass(frozen=True)
+class ReplayRank:
+    """The replay of a replay rank, as its program sees it: rings.py, and the learners' requests of desk.py."""
+
+    insert: Callable[[Tree], None]  # a fragment of some columns that step together
+    open: Callable[[], bool]  # a fragment may be taken
+    answer: Callable[[], bool]  # the requests that may be; whether there was one
+    waits: Callable[[], bool]  # there is one
+    flush: Callable[[], None]  # wait until all answers have left
+    state: Callable[[], list[StateDict]]
+    figures: Callable[[], dict[str, float]]
+    arrivals: Layout  # what the first learner gets of every fragment
+
+
+@dataclass(frozen=True)
+class RemoteReplay:
+    """The replay on other ranks, as a learner sees it: remote.py."""
+
+    store: Store
+    open: Callable[[int], None]  # ask for the batch of the first update
+    receive: Callable[[float, Callable[[], bool]], None]  # wait for the next one, for so many s or until given up

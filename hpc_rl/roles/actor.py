@@ -1,4 +1,4 @@
-"""The actor: fills fragments with the newest weights it can see, and sends every one to its learner.
+"""The actor: fills fragments with the newest weights it can see, and sends every one to its learner or replay rank.
 
 Its columns are its own, or those of the environment ranks that it serves. An inference server in a learner's process is
 an actor, too: a thread whose learner is its own rank.
@@ -22,11 +22,11 @@ from hpc_rl.types import Clock
 
 
 def actor(context: RankContext) -> None:
-    """Act until the learner says stop. Blocks only on a credit of its learner, and on its environments."""
+    """Act until the learner says stop. Blocks only on a credit of who takes its fragments, and on its environments."""
     link, waiting, plan, method = context.ports.link, context.ports.waiting, context.plan, context.method
-    learner, policy = context.rank_spec.peers[0], method.make_policy()
+    taker, learner, policy = context.rank_spec.peers[0], context.rank_spec.peers[-1], method.make_policy()
     layout = Layout(schemas(policy, method.spec)[1], plan.steps, plan.fragment_columns, method.spec.stack)
-    outbox = Outbox(link, learner, TRAJECTORIES, layout, waiting)
+    outbox = Outbox(link, taker, TRAJECTORIES, layout, waiting)
     routes = weight_routes(plan, context.nodes, context.token)
     subscriber = WeightSubscriber(link, waiting, flatten(policy.net), routes)
     timings = Timings()
@@ -76,11 +76,11 @@ def actor(context: RankContext) -> None:
 def _weights(
     context: RankContext, subscriber: WeightSubscriber, outbox: Outbox, control: ControlClient
 ) -> Callable[[], Clock]:
-    """What puts weights in place: the newest, or in a deterministic schedule those before the last update."""
+    """What puts weights in place: the newest, or in a deterministic schedule those that it says."""
     begin = subscriber.clock.version
 
     def in_turn() -> Clock:
-        version = begin + max(0, outbox.sent - 1)  # fragment k is made by the weights before update k - 1
+        version = begin + context.updates_before(outbox.sent)
         awaited = f"version {version} of the weights"
         context.ports.waiting.until(lambda: subscriber.pull(version).version == version, awaited, control.stopping)
         return subscriber.clock

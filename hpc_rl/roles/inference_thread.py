@@ -12,13 +12,15 @@ from hpc_rl.transport.waiting import Waiting
 
 
 class InferenceThread:
-    """Runs ``actor`` until the learner tells its actors to stop; while the learner waits, what it raised is raised."""
+    """Runs ``actor`` until the learner tells its actors to stop; ``taker`` is the rank
+    that takes its fragments, if another. While the learner waits, what it raised is raised."""
 
-    def __init__(self, context: RankContext, actor: Callable[[RankContext], None]) -> None:
+    def __init__(self, context: RankContext, actor: Callable[[RankContext], None], taker: int | None = None) -> None:
         rank, waiting = context.rank_spec.rank, context.ports.waiting
         served = [p for p in context.plan.ranks if p.role == "env_worker" and p.peers[0] == rank]
         columns = range(served[0].columns.start, served[-1].columns.stop)
-        rank_spec = replace(context.rank_spec, role="actor", columns=columns, learns=False, device="cpu", peers=(rank,))
+        peers = (rank,) if taker is None else (taker, rank)
+        rank_spec = replace(context.rank_spec, role="actor", columns=columns, learns=False, device="cpu", peers=peers)
         ports = Ports(context.ports.link, Waiting(waiting.deadline_s, hosts=waiting.hosts))
         self.error: BaseException | None = None
         self.actor, self.context = actor, context.in_role(rank_spec, ports)

@@ -13,7 +13,7 @@ from hpc_rl.algorithms.base import Learner, Policy
 from hpc_rl.optim.flat import StateDict
 from hpc_rl.optim.group import Group
 from hpc_rl.plan import Plan, RankSpec
-from hpc_rl.replay.base import Store
+from hpc_rl.replay.base import RemoteReplay, ReplayRank, Store
 from hpc_rl.runtime.counters import Counters, Limits
 from hpc_rl.runtime.evaluation import Evaluation, Judge
 from hpc_rl.runtime.files import Recording, Resume, RunFiles
@@ -76,6 +76,9 @@ class RankContext:
     gather: Callable[[StateDict, Sequence[int]], list[StateDict]]  # of these ranks, at the first; elsewhere []
     make_group: Callable[[], Group]  # of the ranks that learn; collective
     make_store: Callable[[Schema], Store]  # of this rank's own experience
+    updates_before: Callable[[int], int]  # of this attempt, before an actor's fragment k in a deterministic schedule
+    make_replay: Callable[[Schema, Schema], ReplayRank]  # of what is sent to this rank: (recorded, sent)
+    make_remote: Callable[[Schema], RemoteReplay]  # of what actors send to replay ranks
     make_sampling: Callable[[Policy, Timings, Callable[[], None]], Sampling]  # the last is called while it steps
     make_columns: Callable[[int, int], Columns]  # (columns, threads)
     make_judge: Callable[[Policy, Timings], Judge]

@@ -234,17 +234,27 @@ def reduce_counters(
     heads[3, columns_of_rank] = version - np.concatenate([_acting_version(tree) for tree in trees])
     heads[4, columns_of_rank] = _together(trees, "closed") if "closed" in trees[0] else 0
     episodes = _fill(games[group.rank], trees, group.rank * share)
-    votes = np.array([episodes, limits.requested(), limits.late(), limits.out_of_time(), *astuple(due)], float)
+    votes = np.array([episodes, *votes_of(limits, due)], float)
     reduced = to_host(group.sum(to_device(np.concatenate([heads.ravel(), games.ravel(), votes]), "cpu")))
     columns, moves, through, lags, closed = reduced[: heads.size].reshape(heads.shape)
     order = columns.astype(np.int64)
     counters.count(int(moves.sum()), order, through.astype(np.int64), float(lags.mean()))
     counters.ended(int(reduced[-7]), _in_order(reduced[heads.size : -7].reshape(-1, 3)))
-    stop_requested, late, over, save, judge, counters.reached = (bool(x) for x in reduced[-6:] > 0)
-    stop = "stopped: asked to stop" if stop_requested else limits.time_limit() if late else None
     reached = np.zeros(counters.columns, np.int64)
     reached[order] = closed
-    return Votes(OUT_OF_TIME if over else stop, save, judge, reached)
+    return decided(reduced[-6:], counters, limits, reached)
+
+
+def votes_of(limits: Limits, due: Due) -> list[bool]:
+    """This rank's part of the sum that `decided` reads."""
+    return [limits.requested(), limits.late(), limits.out_of_time(), *astuple(due)]
+
+
+def decided(votes: Array, counters: Counters, limits: Limits, closed: Array) -> Votes:
+    """The same on every rank, from the summed votes [6]."""
+    stop_requested, late, over, save, judge, counters.reached = (bool(x) for x in votes > 0)
+    stop = "stopped: asked to stop" if stop_requested else limits.time_limit() if late else None
+    return Votes(OUT_OF_TIME if over else stop, save, judge, closed)
 
 
 def _together(trees: Sequence[Tree], name: str) -> Array:

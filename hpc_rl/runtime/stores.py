@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from hpc_rl.optim.flat import StateDict
 from hpc_rl.plan import Plan
-from hpc_rl.replay.base import Store
 from hpc_rl.storage.checkpoint import IncompatibleCheckpoint
 
 
@@ -15,8 +16,8 @@ def shards(plan: Plan) -> int:
     return 1 if plan.of("parameter_server") else len(sharing)
 
 
-def load_store(store: Store, parts: list[StateDict]) -> None:
-    """Fill a store from what ranks saved of theirs, if any did.
+def load_store(load: Callable[[list[StateDict]], None], parts: list[StateDict]) -> None:
+    """``load`` what ranks saved of their stores, if any did.
 
     Raises:
         IncompatibleCheckpoint: the columns, leaves or capacity of what was replayed are others.
@@ -24,6 +25,6 @@ def load_store(store: Store, parts: list[StateDict]) -> None:
     if not (saved := [part for part in parts if part]):
         return
     try:
-        store.load(saved)
+        load(saved)
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise IncompatibleCheckpoint(f"the checkpoint's replay does not fit this job: {error}") from error

@@ -85,11 +85,10 @@ class Outbox:
         """Return once a message could leave. Raises Stopped, Deadline: see `Waiting.until`."""
         self.waiting.until(self.ready, f"{self.waiting.who([self.peer])} to grant a message", give_up)
 
-    def put(self, tree: Tree, version: int, give_up: Done = lambda: False) -> None:
+    def put(self, tree: Tree, version: int, give_up: Done = lambda: False, columns: int = 0) -> None:
         """Send ``tree`` (copied unless it is the lent one); waits for a credit. Raises Stopped, Deadline."""
         self.wait(give_up)
-        buffer = self.buffers[self.turn]
-        self.layout.pack(tree, version, buffer)
+        buffer = self.layout.pack(tree, version, self.buffers[self.turn], columns)
         self.sending[self.turn] = self.link.isend(buffer, self.peer, self.tag)
         self.turn = (self.turn + 1) % len(self.buffers)
         self.credits -= 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
 
@@ -37,16 +37,25 @@ class Layout:
         """Leaf name -> view into ``buffer``."""
         return {name: buffer[a:b].view(dtype).reshape(shape) for name, a, b, shape, dtype in self._places}
 
-    def pack(self, tree: Tree, version: int, buffer: Array) -> None:
-        """Write the header, and every leaf that does not lie in ``buffer`` already."""
-        buffer[:8].view(np.int64)[0] = version
-        for name, view in self.views(buffer).items():
+    def pack(self, tree: Tree, version: int, buffer: Array, columns: int = 0) -> Array:
+        """Write the header, and every leaf that does not lie in ``buffer`` already; returns the bytes written.
+
+        Of so many ``columns``, where fewer than the layout's, the message is shorter.
+        """
+        layout = self._of(columns or self.columns)
+        buffer[:16].view(np.int64)[:] = version, layout.columns
+        for name, view in layout.views(buffer).items():
             if not np.may_share_memory(view, tree[name]):
                 view[...] = tree[name]
+        return buffer[: layout.nbytes]
 
     def unpack(self, buffer: Array) -> tuple[Tree, int]:
-        """Views of every leaf, and the version of the header."""
-        return self.views(buffer), int(buffer[:8].view(np.int64)[0])
+        """Views of every leaf, of as many columns as the header says, and its version."""
+        version, columns = buffer[:16].view(np.int64).tolist()
+        return self._of(columns).views(buffer), version
+
+    def _of(self, columns: int) -> Layout:
+        return self if columns == self.columns else replace(self, columns=columns)
 
     @cached_property  # small messages would spend most of their time on it
     def _places(self) -> list[tuple[str, int, int, tuple[int, ...], np.dtype[np.generic]]]:

@@ -5,7 +5,8 @@ out; the value at the item's last row instead of the row behind its last valid m
 network left out, stepped an update late, before the step, or with 1 − τ; double Q-learning
 always, never, or with its networks swapped; the longest gradient or annealing left out; ``rounds`` or the target left
 out of the state, or not copied; ε not linear, ending late or never; its uniforms swapped; ``<`` → ``<=``;
-exponents swapped; β of the wrong sign; weights of the reported loss only; priorities of Huber's loss or with a sign.
+exponents swapped; β of the wrong sign; weights of the reported loss only; priorities of Huber's loss or with a sign; an
+ε ladder of N instead of N − 1, or by the rank's own columns.
 """
 
 from __future__ import annotations
@@ -175,6 +176,16 @@ def test_epsilon_falls_in_a_line() -> None:
         actual = exploration(config, columns, 8, progress)
         assert actual.shape == (3,) and actual.dtype == np.float32 and np.allclose(actual, epsilon)
     assert np.allclose(exploration(Config(epsilon_final=0.1, epsilon_fraction=0.0), columns, 8, 0.0), 0.1)
+
+
+def test_epsilon_of_each_column_for_life() -> None:
+    """Horgan et al. 2018: ε_i = 0.4^(1 + 7 i / (N − 1)), whatever the progress; one column divides by nothing."""
+    config = Config(epsilon_base=0.4)
+    expected = [0.4 ** (1 + 7 * k / 7) for k in range(8)]
+    for progress in (0.0, 1.0):
+        assert np.allclose(exploration(config, np.arange(8), 8, progress), expected)
+    assert np.allclose(exploration(config, np.arange(4, 8), 8, 0.3), expected[4:])
+    assert np.allclose(exploration(config, np.arange(1), 1, 0.3), 0.4)
 
 
 def test_one_uniform_decides_whether_and_one_which() -> None:
