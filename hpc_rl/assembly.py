@@ -67,8 +67,7 @@ class Attempt:
 
 def assemble(attempt: Attempt, rank_spec: RankSpec, ports: Ports) -> RankContext:
     """The context of a rank in this role, on these ports."""
-    job, plan, agent, resume = attempt.job, attempt.plan, attempt.agent, attempt.resume
-    spec = agent.spec
+    job, plan, agent, spec, resume = attempt.job, attempt.plan, attempt.agent, attempt.agent.spec, attempt.resume
     files = run_files(attempt.run, job, spec, rank_spec, attempt.number)
     annealing = schedule(job.budget, resume[1] if resume else None)
     about = {"schedule": vars(annealing), "attempt": attempt.number, "fingerprint": fingerprint(job, spec)}

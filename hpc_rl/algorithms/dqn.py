@@ -146,8 +146,8 @@ def policy(config: Config, spec: Spec, rules: Rules | None) -> EpsilonGreedy:
 
 def exploration(config: Config, columns: Array, total: int, progress: float) -> Array:
     """ε [b], from 1 at the beginning to epsilon_final; with epsilon_base each column's own."""
+    power = 1.0 + config.epsilon_exponent * columns / max(1, total - 1)
     if config.epsilon_base:
-        power = 1.0 + config.epsilon_exponent * columns / max(1, total - 1)
         return np.asarray(config.epsilon_base**power, np.float32)
     share = min(progress / config.epsilon_fraction, 1.0) if config.epsilon_fraction else 1.0
     return np.full(len(columns), 1.0 + share * (config.epsilon_final - 1.0), np.float32)

@@ -39,17 +39,18 @@ def replay_learner(context: RankContext, serve: Callable[[], Callable[[], None]]
 
     ``serve`` starts the inference server of this process, if there is one, and returns what waits for its end.
     """
-    job, plan, method = context.job, context.plan, context.method
+    job, plan, method, servers = context.job, context.plan, context.method, context.plan.of("replay_server")
     link, waiting, group, timings = context.ports.link, context.ports.waiting, context.make_group(), Timings()
     columns = plan.learned_columns(context.rank_spec)
     learn, counters = restored(method, group, context.resume, job.environment.columns, columns)
-    servers, free = plan.of("replay_server"), job.schedule == "free"
     remote = context.make_remote(schemas(learn.policy, method.spec)[1])
     training, store = Training(method, learn, remote.store, counters, timings), remote.store
     control = ControlServer(link, waiting, [r for r in context.rank_spec.peers if r not in servers])
     replays = ControlServer(link, waiting, servers if group.rank == 0 else [])
     routes = weight_routes(plan, context.nodes, context.token)
-    publisher = WeightPublisher(link, waiting, learn.weights, routes, serves=serve is not None, every=not free)
+    publisher = WeightPublisher(
+        link, waiting, learn.weights, routes, serves=serve is not None, every=job.schedule != "free"
+    )
     publisher.publish(training.clock)
     join = serve() if serve else lambda: None
     writer = CheckpointWriter(counters, context.files, job, context.about, context.limits)
