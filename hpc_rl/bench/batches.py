@@ -9,8 +9,9 @@ from hpc_rl.algorithms.base import Policy
 from hpc_rl.experience import Experience
 from hpc_rl.fragments import allocate, trajectory_schema
 from hpc_rl.plan import Plan
+from hpc_rl.replay.items import with_notes
 from hpc_rl.runtime.stores import shards
-from hpc_rl.types import Actions, Array, Leaf, Schema, Spec, Tree
+from hpc_rl.types import Actions, Array, Schema, Spec, Tree
 
 Shapes = dict[str, tuple[int, int]]
 """Items name -> (moves, columns)."""
@@ -39,13 +40,8 @@ def reuse(experience: Experience) -> float:
 
 def items_schema(agent: Agent, policy: Policy, steps: int) -> Schema:
     """The leaves of items of ``steps`` moves, with those that the method's ``annotate`` adds in a store."""
-    spec = agent.spec
-    schema = dict(trajectory_schema(spec, policy.extras, policy.carry, policy.fragment_noise))
-    if agent.annotate is not None:
-        rows = allocate({name: leaf for name, leaf in schema.items() if name != "observation"}, steps, 1, spec.stack)
-        notes = agent.annotate(rows) or {}
-        schema |= {f"extras/{name}": Leaf(x.shape[1:], str(x.dtype)) for name, x in notes.items() if name != "priority"}
-    return schema
+    schema = trajectory_schema(agent.spec, policy.extras, policy.carry, policy.fragment_noise)
+    return with_notes(schema, agent.spec, steps, agent.annotate)
 
 
 def random_tree(schema: Schema, spec: Spec, steps: int, columns: int, generator: np.random.Generator) -> Tree:

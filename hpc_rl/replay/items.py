@@ -26,7 +26,7 @@ def item_schema(schema: Schema, spec: Spec, steps: int, annotate: Annotate | Non
     leaves = {
         name: leaf
         for name, leaf in with_notes(schema, spec, steps, annotate).items()
-        if name in kept or name.startswith("extras/")
+        if name in kept or name.startswith(("extras/", "carry/"))
     }
     chance = Leaf((), "float64", "fragment", "", "p^α of the item, of which its probability is a part")
     return {**leaves, "key": Leaf((), "int64", "fragment", "", "of the item on its replay rank"), "chance": chance}

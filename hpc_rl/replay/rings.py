@@ -114,7 +114,8 @@ class Rings:
         if len(parts) == 1:
             return parts[0]
         ends = ("key", "chance", "column", "start")
-        return {name: np.concatenate([part[name] for part in parts], 0 if name in ends else 1) for name in parts[0]}
+        axes = {name: 0 if name in ends or name.startswith("carry/") else 1 for name in parts[0]}
+        return {name: np.concatenate([part[name] for part in parts], axis) for name, axis in axes.items()}
 
     def reprioritize(self, keys: Array, priorities: Array) -> None:
         """Hand the priorities on to the rings that the keys are of."""
