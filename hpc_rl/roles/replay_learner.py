@@ -41,16 +41,14 @@ def replay_learner(context: RankContext, serve: Callable[[], Callable[[], None]]
     """
     job, plan, method, servers = context.job, context.plan, context.method, context.plan.of("replay_server")
     link, waiting, group, timings = context.ports.link, context.ports.waiting, context.make_group(), Timings()
-    columns = plan.learned_columns(context.rank_spec)
-    learn, counters = restored(method, group, context.resume, job.environment.columns, columns)
+    own, free = plan.learned_columns(context.rank_spec), job.schedule == "free"
+    learn, counters = restored(method, group, context.resume, job.environment.columns, own)
     remote = context.make_remote(schemas(learn.policy, method.spec)[1])
     training, store = Training(method, learn, remote.store, counters, timings), remote.store
     control = ControlServer(link, waiting, [r for r in context.rank_spec.peers if r not in servers])
     replays = ControlServer(link, waiting, servers if group.rank == 0 else [])
     routes = weight_routes(plan, context.nodes, context.token)
-    publisher = WeightPublisher(
-        link, waiting, learn.weights, routes, serves=serve is not None, every=job.schedule != "free"
-    )
+    publisher = WeightPublisher(link, waiting, learn.weights, routes, serve is not None, every=not free)
     publisher.publish(training.clock)
     join = serve() if serve else lambda: None
     writer = CheckpointWriter(counters, context.files, job, context.about, context.limits)
@@ -94,8 +92,8 @@ def replay_learner(context: RankContext, serve: Callable[[], Callable[[], None]]
     if state is None:
         return None
     scheduler.finish(state, reason)
-    own = FinalReport.of(context.rank_spec.rank, timings, reporter.peak)
-    return Outcome(reason, state, counters, scheduler, own, others)
+    own_report = FinalReport.of(context.rank_spec.rank, timings, reporter.peak)
+    return Outcome(reason, state, counters, scheduler, own_report, others)
 
 
 def _gathered(context: RankContext, reports: list[FinalReport]) -> list[FinalReport]:
