@@ -1,6 +1,6 @@
 """Every way to arrange actors, replay ranks and learners keeps every step, and a deterministic one repeats bitwise.
 
-Mutations seen to fail: arrivals counted by both learners; fragments taken as they come; the newest weights for a
+Mutations that ought to fail, not tried yet: arrivals counted by both learners; fragments taken as they come; the newest weights for a
 deterministic fragment; replay ranks whose state is left out of the checkpoint.
 """
 
