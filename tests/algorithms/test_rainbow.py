@@ -2,10 +2,10 @@
 
 Mutations seen to fail: items without a valid move counted, or their loss; γⁿ or the termination left out of the
 target; the distribution at the item's last row instead of the row behind its last valid move; double Q-learning always,
-never, with its networks swapped, or with the target's noise; one noise for prediction and target; the noise of another
-update, another learner, or not of the seed that is saved; the importance weight left out, with β instead of −β, or with
-a β that falls; α for β; a target stepped an update late; the weighted loss, or the loss of all items, as priority; a
-priority of 0; rewards not clipped; ``exploration`` ignored.
+never, or with the target's noise; the online network's distribution as target; one noise for prediction and target;
+the noise of another update, or not of the seed that is saved; the importance weight left out, with β instead of −β, or
+with a β that falls; ω for β; a target stepped an update late; the weighted loss as priority; rewards not clipped;
+``exploration`` ignored.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """The categorical projection against the loop of algorithm 1 of Bellemare et al. 2017, and what is read off it.
 
 Mutations seen to fail: floor and ceiling as the two atoms, which lose the mass of a place that is an atom; the other
-weight for each neighbour; Γ or G left out, or G scaled by Γ; places not clipped, or clipped after they were scaled to
-the atoms of another range; Δ of N atoms instead of N − 1; mass assigned instead of added where places meet; the log of
-probabilities instead of the log-softmax; the entropy's sign.
+weight for each neighbour; Γ or G left out, or G scaled by Γ; Δ of N atoms instead of N − 1; mass assigned instead of
+added where places meet; the log of probabilities instead of the log-softmax; the entropy's sign.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Noisy layers and the network of Rainbow against slow twins, written out weight by weight.
 
-Mutations seen to fail: f(x) = x, or without its sign; inputs' and outputs' factors swapped; the bias with a product
-of noises, or none; σ in front of the mean; one noise for all rows; a scale that is squared; √q at the start; the
-advantages' mean left out, or over atoms; noise of the two streams swapped or shared.
+Mutations seen to fail: f(x) = x, or without its sign; inputs' and outputs' factors swapped; the outputs' left out; σ of
+the bias, or the mean, left out; one noise for all rows; a scale that is squared; √q at the start; the advantages' mean
+left out, or over atoms; one stream's noise for both.
 """
 
 from __future__ import annotations
