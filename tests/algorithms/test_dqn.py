@@ -5,7 +5,7 @@ out; the value at the item's last row instead of the row behind its last valid m
 network left out, stepped an update late, before the step, or with 1 − τ; double Q-learning
 always, never, or with its networks swapped; the longest gradient or annealing left out; ``rounds`` or the target left
 out of the state, or not copied; ε not linear, ending late or never; its uniforms swapped; ``<`` → ``<=``;
-exponents swapped; β of the wrong sign; weights of the reported loss only; priorities of Huber's loss or with a sign.
+exponents swapped; priorities of Huber's loss or with a sign.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Prioritised draws of a ring against the probabilities of equation 1, and what happens to priorities on their way.
 
-Mutations seen to fail: α forgotten, or taken of 1/p; the smallest p taken for the smallest p^α; chances relative to the
+Mutations seen to fail: α forgotten, or taken of 1/p; chances relative to the
 batch; the largest first priority so far forgotten, in the run or in the state; a key whose slot was overwritten that
 sets the priority of the item there; NaN, negative or infinite priorities taken; items not ended with their rows;
 priorities not rolled with their rows, or of one column only, where rings are dealt out again; keys of the first kind of
