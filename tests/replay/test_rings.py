@@ -1,7 +1,7 @@
 """One replay on several ranks draws as one store would: items, weights, priorities, and the limiter of each rank.
 
-Mutations that ought to fail, not tried yet: shares equal instead of by mass; chances not divided by the union's least; the ring's number
-left out of the keys; priorities kept by the learner; the limiter without the rank's share of the columns.
+Mutations that ought to fail, not tried yet: shares equal instead of by mass; chances not divided by the union's least;
+the ring's number left out of the keys; priorities kept by the learner; the limiter without the rank's share.
 """
 
 from __future__ import annotations
