@@ -13,13 +13,12 @@ Published settings, in the fields of Config:
 
     Lillicrap 2016   hidden 400, 300; capacity 1e6; batch_size 64; γ 0.99; τ 1e-3; Adam 1e-4 (actor) and 1e-3 (critic)
     TD3's authors    hidden 256, 256; batch_size 256; τ 5e-3; Adam 3e-4 for both; noise 0.1; 25 000 random moves first
-    Ape-X DPG        n_step 5; batch_size 256; a copy (τ 1) every 100 updates; Adam 1e-4; noise 0.3; slope_clip 1;
-                     priority_exponent 0.6, importance_exponent 0.4 (Horgan et al. 2018, arXiv 1803.00933)
+    Ape-X DPG        n_step 5; batch_size 256; a copy (τ 1) every 100 updates; Adam 1e-4; noise 0.3; slope_clip 1
+                     (Horgan et al. 2018, arXiv 1803.00933; its priorities, 0.6 and 0.4, are not here)
 
 What differs from the papers: Gaussian noise in place of an Ornstein-Uhlenbeck process, as in TD3 and Ape-X. The action
 enters the critic's first layer, not its second; no batch normalisation, no weight decay; orthogonal weights. There are
-no purely random moves: σ = 1 comes close. An entry of the action without two finite bounds stays within −1..1. A
-policy that acts keeps no values, so a first priority is the store's largest, not its own error.
+no purely random moves: σ = 1 comes close. An entry of the action without two finite bounds stays within −1..1.
 
 Needs nothing in extras. Topologies: solo, allreduce.
 """

@@ -1,12 +1,8 @@
 """DDPG, TD3 and SAC against one slow twin: linear networks, gradients of the actors by differences.
 
-Mutations seen to fail: a truncation taken for a termination, and the reverse; the value at the item's last row instead
-of the row behind its last valid move; items without a valid move counted; the larger of two critics, or their mean, in
-the target or in SAC's actor; the target's noise not clipped; the target's action, or its value, by the networks that
-learn; the critic moved by the actor's loss; the actor's step against the critic before its own step; the slope clipped
-after the product; α left out of the target, or of the actor's loss; the temperature's sign; the entropy's target not
-times the entries; the target networks stepped with 1 − τ, every update where ``policy_delay`` or ``target_every`` says
-less, or not at all; one z for the target and for the actor; ``rounds``, the targets or ``seed`` left out of the state.
+Mutations seen to fail: the larger of two critics, or their mean, in the target of TD3 or SAC; the mean of them in SAC's
+actor; α left out of its loss; the target's noise not clipped; the slope not clipped; a critic left out of the loss; the
+temperature's sign; the slope of another critic; DDPG's target critic never stepped.
 """
 
 from __future__ import annotations

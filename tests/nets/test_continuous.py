@@ -1,7 +1,7 @@
 """Critics side by side are critics apart; actors stay within −1..1 and explore by their uniforms.
 
-Mutations seen to fail: a weight not transposed; observation and action in the other order; bytes not divided; one
-critic's layer used for all; noise not scaled, or the action not cut; exploration left out; log σ not cut.
+Mutations seen to fail: observation and action in the other order; bytes not divided; exploration left out of either
+policy, the action not cut; log σ not cut.
 """
 
 from __future__ import annotations
