@@ -39,7 +39,7 @@ from torch import Tensor
 
 from hpc_rl.algorithms import base
 from hpc_rl.config import BelowOne, Fraction, NonNegative, NonNegativeInt, Positive, PositiveInt
-from hpc_rl.devices import to_device
+from hpc_rl.devices import to_device, to_host
 from hpc_rl.experience import Experience, Items, Unsuited
 from hpc_rl.formulas.losses import weighted
 from hpc_rl.formulas.q_learning import (
@@ -186,12 +186,12 @@ def exploration(config: Config, columns: Array, total: int, progress: float) -> 
 def annotate(config: Config, rows: Tree) -> dict[str, Array]:
     """First priorities of items [L, n], from the Q values of the policy that acted."""
     names = ("reward", "discount", "extras/q_action", "extras/q_max")
-    reward, discount, q_action, q_max = (torch.from_numpy(rows[name][config.burn_in :]) for name in names)
-    valid = ~torch.from_numpy(rows["first"][config.burn_in + 1 :]) & reward.isfinite()
+    reward, discount, q_action, q_max = (to_device(rows[name][config.burn_in :], "cpu") for name in names)
+    valid = ~to_device(rows["first"][config.burn_in + 1 :], "cpu") & reward.isfinite()
     valid[-1] &= discount[-1] == 0  # what the row behind it is worth is not known yet
     value = torch.cat([q_max, q_max[-1:]])
     error = targets(config, reward.nan_to_num(0.0, 0.0, 0.0), discount, value, valid) - q_action
-    return {"priority": mixed_priority(error, valid, config.eta).numpy()}
+    return {"priority": to_host(mixed_priority(error, valid, config.eta))}
 
 
 class Learner(base.Learner):

@@ -30,7 +30,7 @@ from hpc_rl.types import Array
 if TYPE_CHECKING:
     from hpc_rl.optim.flat import StateDict
 
-FORMAT = 2  # of checkpoints: 1 had the parameters inside the learner's state
+FORMAT = 3  # of checkpoints: 1 had the parameters inside the learner's state, 2 replays without priorities
 BEST = "best.h5"
 _JSON = "json"
 _BIG_BYTES = 1 << 20  # arrays above this are compressed if they hold bytes (replayed pixels); weights do not compress
