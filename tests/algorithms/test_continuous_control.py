@@ -1,8 +1,12 @@
 """DDPG, TD3 and SAC against one slow twin: linear networks, gradients of the actors by differences.
 
-Mutations seen to fail: the larger of two critics, or their mean, in the target of TD3 or SAC; the mean of them in SAC's
-actor; α left out of its loss; the target's noise not clipped; the slope not clipped; a critic left out of the loss; the
-temperature's sign; the slope of another critic; DDPG's target critic never stepped.
+Mutations seen to fail: a truncation taken for a termination, and the reverse; the value at the item's last row instead
+of the row behind its last valid move; items without a valid move counted; the larger of two critics, or their mean, in
+the target of TD3 or SAC; the mean of them in SAC's actor; α left out of its loss, or of the target; the target's noise
+not clipped; the target's action, or its value, by the networks that learn; the slope not clipped, of another critic or
+of the target critic; a critic left out of the loss; the temperature's sign; the entropy's target not times the entries;
+target networks stepped with 1 − τ, never, or every update where ``policy_delay`` or ``target_every`` says less; one z
+for the target and for the actor; ``rounds`` left out of the state; ``seed`` not loaded.
 """
 
 from __future__ import annotations
