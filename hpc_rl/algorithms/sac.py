@@ -42,7 +42,7 @@ from hpc_rl.optim.batches import shared_seed
 from hpc_rl.optim.flat import Flat, StateDict, flatten
 from hpc_rl.optim.group import Group, means
 from hpc_rl.optim.optimizers import Optimizer, make_optimizer
-from hpc_rl.optim.targets import polyak_, shared_normals
+from hpc_rl.optim.targets import placed, polyak_, shared_normals
 from hpc_rl.types import Rules, Schema, Spec, Trajectory, UpdateResult
 
 FIGURES = ("loss", "q_mean", "target_mean", "policy_loss", "entropy")
@@ -95,7 +95,7 @@ class Learner(base.Learner):
         self.weights = flatten(policy.net)
         device = self.weights.data.device
         self.critics = Critics(spec, tuple(config.hidden), 2)
-        critics = flatten(self.critics, device=device)
+        critics = flatten(placed(self.critics, device))
         self.log_temperature = Flat(torch.full((1,), log(config.temperature), device=device))
         for flat in (self.weights, critics):
             group.broadcast_(flat.data)

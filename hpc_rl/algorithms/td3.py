@@ -42,7 +42,7 @@ from hpc_rl.optim.batches import shared_seed
 from hpc_rl.optim.flat import StateDict, flatten
 from hpc_rl.optim.group import Group, means
 from hpc_rl.optim.optimizers import make_optimizer
-from hpc_rl.optim.targets import polyak_, shared_normals
+from hpc_rl.optim.targets import placed, polyak_, shared_normals
 from hpc_rl.types import Array, Rules, Schema, Spec, Trajectory, UpdateResult
 
 FIGURES = ("loss", "q_mean", "target_mean")
@@ -101,7 +101,7 @@ class Learner(base.Learner):
         self.config, self.policy, self.group = config, policy, group
         self.weights = flatten(policy.net)
         self.critics = Critics(spec, tuple(config.hidden), 2)
-        critics = flatten(self.critics, device=self.weights.data.device)
+        critics = flatten(placed(self.critics, self.weights.data.device))
         for flat in (self.weights, critics):
             group.broadcast_(flat.data)
         self.target_net, self.target_critics = deepcopy(policy.net), deepcopy(self.critics)

@@ -64,13 +64,13 @@ class Flat:
         self.leaves = leaves
 
 
-def flatten(*modules: nn.Module, device: torch.device | None = None) -> Flat:
-    """Move all parameters of these modules into a `Flat` on ``device``, by default their own, where they stay views.
+def flatten(*modules: nn.Module) -> Flat:
+    """Move all parameters of these modules into a `Flat`, where they stay views.
 
     Call it once the modules have their final memory format and device: a later ``.to`` would leave the buffer.
     """
     leaves = _trainable(modules)
-    flat = Flat(torch.empty(sum(p.numel() for p in leaves), device=device or leaves[0].device))
+    flat = Flat(torch.empty(sum(p.numel() for p in leaves), device=leaves[0].device))
     before = [p.data for p in leaves]
     flat._adopt(leaves)
     for p, x in zip(leaves, before, strict=True):
