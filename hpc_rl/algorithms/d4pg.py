@@ -46,7 +46,7 @@ from hpc_rl.nets.continuous import Critics, DeterministicActor, DeterministicPol
 from hpc_rl.optim.flat import StateDict, flatten
 from hpc_rl.optim.group import Group, means
 from hpc_rl.optim.optimizers import make_optimizer
-from hpc_rl.optim.targets import polyak_
+from hpc_rl.optim.targets import placed, polyak_
 from hpc_rl.types import Array, Rules, Schema, Spec, Trajectory, UpdateResult
 
 FIGURES = ("loss", "kl", "q_mean", "target_mean", "edge_mass", "weight", "policy_q")
@@ -128,7 +128,7 @@ class Learner(base.Learner):
         self.config, self.policy, self.group = config, policy, group
         self.weights = flatten(policy.net)
         self.critics = Critics(spec, tuple(config.hidden), 1, config.atoms)
-        critic = flatten(self.critics, device=self.weights.data.device)
+        critic = flatten(placed(self.critics, self.weights.data.device))
         for flat in (self.weights, critic):
             group.broadcast_(flat.data)
         self.target_net, self.target_critics = deepcopy(policy.net), deepcopy(self.critics)

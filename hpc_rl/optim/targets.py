@@ -18,7 +18,8 @@ def polyak_(target: Flat, source: Flat, tau: float) -> None:
 
 def placed(module: nn.Module, device: torch.device) -> nn.Module:
     """The module itself, its parameters on ``device``: for one that a learner makes beside its policy's networks."""
-    return module._apply(lambda x: to_device(x, device))  # type: ignore[no-untyped-call]  # nn.Module.to
+    module._apply(lambda x: to_device(x, device))  # type: ignore[no-untyped-call]  # what nn.Module.to does
+    return module
 
 
 def shared_normals(group: Group, draw: np.random.Generator, items: int, shape: tuple[int, ...]) -> Tensor:
