@@ -134,8 +134,8 @@ def _check_names(table: Mapping[str, Any]) -> None:
             raise BadJob(f'the job has no {key}; add {key} = "…" (choose from {", ".join(names)})')
         if table[key] not in names:
             end = nearest(str(table[key]), names, key)
-            if key == "algorithm" and not end.endswith("?"):
-                end += f"; a method of your own is a file of {PACKAGE / 'algorithms'}"
+            if key == "algorithm":
+                end += f"{'' if end.endswith('?') else ';'} a method of your own is a file of {PACKAGE / 'algorithms'}"
             raise BadJob(f"{key} = {table[key]!r} is not known" + end)
     allowed = allowed_topologies(table["algorithm"])
     if table["topology"] not in allowed:
