@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import floor, inf
 
+from hpc_rl.experience import Experience
+
 
 @dataclass(frozen=True)
 class RateLimiter:
@@ -27,3 +29,8 @@ class RateLimiter:
         """Whether more experience may come now: ``env_steps`` are in, and ``updates`` were made."""
         used = self.min_size + updates * self.batch_size / self.samples_per_insert
         return env_steps - used < self.tolerance
+
+
+def limiters(experience: Experience, min_size: float, tolerance: float = inf) -> list[RateLimiter]:
+    """Of each kind of items; updates wait for all of them."""
+    return [RateLimiter(items.samples_per_insert, items.batch_size, min_size, tolerance) for items in experience.items]

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from math import floor
 
 import numpy as np
 
 from hpc_rl.experience import Experience
 from hpc_rl.optim.flat import StateDict
+from hpc_rl.replay.rate_limiter import limiters
 from hpc_rl.replay.ring import Kind, Ring, ring_bytes
 from hpc_rl.replay.rows import Annotate
 from hpc_rl.samplers.base import PURPOSES
@@ -76,8 +76,9 @@ class Rings:
         """Whether a fragment may be taken."""
         if self.in_turn:
             return not any(self.due(learner) for learner in range(len(self.answered)))
-        slack = 2 * self.experience.unroll * self.columns + self.experience.min_size
-        return self._steps() - slack < (min(self.answered) + 2) * per_update(self.experience)
+        slack, waiting = 2 * self.experience.unroll * self.columns, min(self.answered) + 2
+        every = limiters(self.experience, self.experience.min_size, slack)
+        return any(limiter.may_insert(self._steps(), waiting) for limiter in every)
 
     def _steps(self) -> float:
         """Env steps of the whole job, as far as this rank's are a measure of it."""
@@ -148,14 +149,9 @@ class Rings:
             self.answered = [max(ring.updates for ring in self.rings.values())] * len(self.answered)
 
 
-def per_update(experience: Experience) -> float:
-    """Env steps to an update."""
-    return max(items.batch_size / items.samples_per_insert for items in experience.items)
-
-
 def updates_allowed(experience: Experience, steps: float, kept: bool) -> int:
     """Updates that so many env steps are enough for; those after a replay that was ``kept`` wait for no other."""
-    return max(0, floor((steps - (0 if kept else experience.min_size)) / per_update(experience)))
+    return min(limiter.due(steps, 0) for limiter in limiters(experience, 0 if kept else experience.min_size))
 
 
 def rings_bytes(schema: Schema, spec: Spec, width: int, lanes: int, count: int, experience: Experience) -> int:
