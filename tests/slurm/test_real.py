@@ -174,11 +174,14 @@ def tell(site: Site, run: RunDir, before: int, segments: int) -> None:
 
 
 def time_limit(site: Site) -> None:
-    """Wall limit → signal → agreed save → exit → requeue → resume → finished."""
-    job, run = site.submit(
-        "time limit $(x)", "--nodes", 3, "--time", 1, "--lead-s", 20, "--set", "budget.env_steps=6000"
-    )
+    """Wall limit → signal → agreed save → exit → requeue → resume → finished.
+
+    At 48 env steps a second on any machine the first attempt cannot finish; the second one gets the time to.
+    """
+    slow = ("--set", "environment.arguments.step_s=0.25", "--set", "budget.env_steps=2600")
+    job, run = site.submit("time limit $(x)", "--nodes", 3, "--time", 1, "--lead-s", 20, *slow)
     site.until(lambda: run.read_state()["attempt"] >= 1, "a second attempt", run)
+    site.cluster.ask("scontrol", "update", f"jobid={job}", "TimeLimit=10")
     site.until(lambda: run.read_state()["state"] == "done", "the end", run)
     site.until(lambda: "COMPLETED" in site.cluster.ask("sacct", "-nX", "-j", job, "-o", "State"), "COMPLETED", run)
     assert restarts(site, job) >= 1 and job_ids(run) == [job]
