@@ -172,7 +172,7 @@ def _files(figures: Figures) -> str:
     job = figures.job
     output = job.output
     recorded_bytes = figures.step_bytes * job.budget.env_steps * output.record
-    atari = figures.spec.id.startswith("ALE/") and output.compression != "none"
+    atari = "ALE/" in figures.spec.id and output.compression != "none"
     size = f"{_size(recorded_bytes)} uncompressed" + (
         f", about {_size(recorded_bytes / ATARI_RATIO)} as written" if atari else ""
     )
