@@ -22,6 +22,7 @@ from hpc_rl.replay.items import replay_layouts
 from hpc_rl.replay.remote import Remote, ReplayLayouts
 from hpc_rl.replay.rings import Rings, updates_allowed
 from hpc_rl.replay.room import prioritised
+from hpc_rl.replay.saving import Saver
 from hpc_rl.replay.stores import own_store
 from hpc_rl.run_files import run_files
 from hpc_rl.runtime.context import Columns, Method, RankContext, Sampling
@@ -34,9 +35,10 @@ from hpc_rl.runtime.judge import GreedyGames, MakeEvaluation
 from hpc_rl.runtime.messages import schemas
 from hpc_rl.runtime.sampling import Lanes, central_sampler, own_sampler
 from hpc_rl.runtime.schedule import schedule
-from hpc_rl.runtime.stores import load_store, shards
+from hpc_rl.runtime.stores import load_store, lost_at_save, saved_replay, shards
 from hpc_rl.samplers.base import EVALUATED_TOGETHER, Timings
 from hpc_rl.settings import Job
+from hpc_rl.storage import replay_files
 from hpc_rl.storage.packing import from_bytes, to_bytes
 from hpc_rl.storage.run_dir import RunDir
 from hpc_rl.transport.group import learners
@@ -63,23 +65,24 @@ class Attempt:
     make_environment: Callable[[int, int], Environment]  # (columns, threads)
     make_evaluation: MakeEvaluation  # environments of the games that judge a policy
     environments: list[Environment] = field(default_factory=list)
+    saver: Saver | None = field(init=False)  # of this rank's replay, where it is kept
+
+    def __post_init__(self) -> None:
+        read, write = partial(replay_files.read, self.run), partial(replay_files.write, self.run)
+        self.saver = Saver(f"a{self.number}", write, read) if self.job.checkpoint.replay else None
 
 
 def assemble(attempt: Attempt, rank_spec: RankSpec, ports: Ports) -> RankContext:
     """The context of a rank in this role, on these ports."""
     job, plan, agent, spec, resume = attempt.job, attempt.plan, attempt.agent, attempt.agent.spec, attempt.resume
-    files = run_files(attempt.run, job, spec, rank_spec, attempt.number)
+    note = lost_at_save(job, plan, agent.experience)
+    files = run_files(attempt.run, job, spec, rank_spec, attempt.number, note)
     annealing = schedule(job.budget, resume[1] if resume else None)
     about = {"schedule": vars(annealing), "attempt": attempt.number, "fingerprint": fingerprint(job, spec)}
 
     def exploration(columns: Array, env_steps: int, updates: int) -> Array:
         progress = annealing.progress(env_steps, updates)
         return agent.exploration(columns, job.environment.columns, progress)
-
-    def gather(state: StateDict, members: Sequence[int]) -> list[StateDict]:
-        if len(members) == 1:  # nothing is sent, so a large replay need not be packed
-            return [state]
-        return [from_bytes(part) for part in ports.gather(to_bytes(state), members)]
 
     def make_group() -> Group:
         reduction, stop = job.resources.reduction, attempt.limits.requested
@@ -112,7 +115,7 @@ def assemble(attempt: Attempt, rank_spec: RankSpec, ports: Ports) -> RankContext
         token=attempt.token,
         nodes=attempt.nodes,
         resume=resume,
-        gather=gather,
+        gather=partial(_gather, ports),
         make_group=make_group,
         make_store=partial(_store, attempt, rank_spec),
         updates_before=partial(_updates_before, attempt),
@@ -123,8 +126,14 @@ def assemble(attempt: Attempt, rank_spec: RankSpec, ports: Ports) -> RankContext
         make_judge=make_judge,
         make_evaluation=partial(_evaluation, attempt, rank_spec, ports, make_judge),
         in_role=partial(assemble, attempt),
+        flush_replay=attempt.saver.flush if attempt.saver else lambda: None,
         close_environments=lambda: _close(attempt),
     )
+
+
+def _gather(ports: Ports, state: StateDict, members: Sequence[int]) -> list[StateDict]:
+    """The states of these ranks, at the first; elsewhere none. One alone sends nothing."""
+    return [state] if len(members) == 1 else [from_bytes(part) for part in ports.gather(to_bytes(state), members)]
 
 
 def columns_of(environment: Environment) -> Columns:
@@ -139,8 +148,9 @@ def _close(attempt: Attempt) -> None:
 
 def _store(attempt: Attempt, rank_spec: RankSpec, schema: Schema) -> Store:
     """The store of this rank's own columns. Raises IncompatibleCheckpoint."""
-    agent, count, columns = attempt.agent, shards(attempt.plan), rank_spec.columns
-    store = own_store(agent.experience, schema, agent.spec, columns, count, attempt.job.seed, agent.annotate)
+    agent, plan, columns, seed = attempt.agent, attempt.plan, rank_spec.columns, attempt.job.seed
+    saver = None if plan.of("parameter_server") else attempt.saver
+    store = own_store(agent.experience, schema, agent.spec, columns, shards(plan), seed, agent.annotate, saver)
     load_store(store.load, attempt.resume[0].get("stores", []) if attempt.resume else [])
     return store
 
@@ -150,7 +160,7 @@ def _updates_before(attempt: Attempt, fragment: int) -> int:
     plan, experience, replayed = attempt.plan, attempt.agent.experience, attempt.plan.of("replay_server")
     if not replayed:
         return max(0, fragment - 1)
-    kept = bool(attempt.resume and attempt.resume[0].get("stores"))
+    kept = bool(attempt.resume and saved_replay(attempt.job, attempt.resume[0]))
     return updates_allowed(experience, fragment * plan.steps * attempt.job.environment.columns, kept)
 
 
@@ -159,7 +169,9 @@ def _replay(attempt: Attempt, rank_spec: RankSpec, ports: Ports, recorded: Schem
     agent, plan, job = attempt.agent, attempt.plan, attempt.job
     lanes, in_turn = plan.lanes(rank_spec), job.schedule == "deterministic"
     columns, count = job.environment.columns, len(plan.learners)
-    rings = Rings(agent.experience, recorded, agent.spec, lanes, columns, count, job.seed, agent.annotate, in_turn)
+    rings = Rings(
+        agent.experience, recorded, agent.spec, lanes, columns, count, job.seed, agent.annotate, in_turn, attempt.saver
+    )
     load_store(rings.load, attempt.resume[0].get("stores", []) if attempt.resume else [])
     return Desk(ports.link, ports.waiting, plan.learners, _layouts(attempt, sent), rings, in_turn).replay()
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hpc_rl.launchers.base import TOKEN_VARIABLE
 
 if TYPE_CHECKING:
     from hpc_rl.agent import Agent
     from hpc_rl.hardware import Row
+    from hpc_rl.optim.flat import StateDict
     from hpc_rl.plan import Plan
     from hpc_rl.settings import Job
     from hpc_rl.storage.run_dir import RunDir
@@ -42,12 +43,21 @@ def decide(job: Job, plan: Plan, run: RunDir, agent: Agent, rows: Sequence[Row])
     from hpc_rl import job as jobs
     from hpc_rl.runtime.fingerprint import fingerprint
     from hpc_rl.runtime.restoring import usable
-    from hpc_rl.storage import checkpoint, provenance
+    from hpc_rl.runtime.stores import lost_at_resume
+    from hpc_rl.storage import checkpoint, provenance, replay_files
     from hpc_rl.storage.run_dir import write_text
 
     columns = job.environment.columns if plan.ranks[0].role == "worker" else None
-    takes = usable(agent, fingerprint(job, agent.spec), columns)
+    learnable = usable(agent, fingerprint(job, agent.spec), columns)
+
+    def takes(state: StateDict, meta: Mapping[str, Any]) -> None:
+        learnable(state, meta)
+        if job.checkpoint.replay:
+            replay_files.check(run, state)
+
     newest = checkpoint.newest(run, lambda text: print(f"warning: {text}", flush=True), set_aside=True, check=takes)
+    if full := replay_files.room(run, _replay_files_bytes(job, plan, agent)):
+        print(f"warning: {full}", flush=True)
     threads = job.resources.threads or hardware.threads(plan, rows, agent.spec)
     device = hardware.device_kind(job, plan, rows)
     jobs.check_reduction(job.resources.reduction, device)
@@ -55,6 +65,8 @@ def decide(job: Job, plan: Plan, run: RunDir, agent: Agent, rows: Sequence[Row])
     attempt = run.next_attempt()
     if attempt and not newest:
         print("warning: the attempts before wrote no checkpoint; this one starts from the beginning", flush=True)
+    if newest and (lost := lost_at_resume(job, plan, agent.experience, newest[1])):
+        print(f"warning: {lost}", flush=True)
     file = str(newest[0].relative_to(run.path)) if newest else None
     steps = newest[2]["steps"] if newest else {}
     extra = {"resumed_from": {"file": file, "steps": steps}, "mpi": _library(len(plan.ranks))}
@@ -62,6 +74,23 @@ def decide(job: Job, plan: Plan, run: RunDir, agent: Agent, rows: Sequence[Row])
     run.write_state(state="running", attempt=attempt, reason="")
     token = os.environ.get(TOKEN_VARIABLE) or f"{os.getpid():x}{time.time_ns() & 0xFFFFFF:x}"
     return Decisions(attempt, file, device, threads, token)
+
+
+def _replay_files_bytes(job: Job, plan: Plan, agent: Agent) -> int:
+    """What checkpoints will hold of replays, about."""
+    import torch
+
+    from hpc_rl.memory import ATARI_RATIO, replay_bytes, saved_shards
+    from hpc_rl.replay.room import needs_ring
+    from hpc_rl.runtime.messages import schemas
+
+    if not needs_ring(agent.experience):
+        return 0
+    with torch.device("meta"):
+        recorded, _ = schemas(agent.make_policy(), agent.spec)
+    columns = next(len(rank.columns) for rank in plan.ranks if rank.columns)
+    count = replay_bytes(job, plan, agent.experience, recorded, agent.spec, columns) * saved_shards(job, plan)
+    return count // (ATARI_RATIO if agent.spec.id.startswith("ALE/") else 1)
 
 
 def _library(ranks: int) -> str | None:

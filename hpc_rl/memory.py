@@ -7,19 +7,21 @@ from dataclasses import dataclass
 from hpc_rl import job as jobs
 from hpc_rl.agent import agent_of
 from hpc_rl.conclusion import REPORT_GAMES
-from hpc_rl.envs.mixture import check_shares
+from hpc_rl.envs.column_shares import split_columns
 from hpc_rl.experience import Experience
 from hpc_rl.footprint import Footprint, footprint
 from hpc_rl.fragments import fragment_bytes
 from hpc_rl.plan import Plan, RankSpec
 from hpc_rl.replay.rings import rings_bytes
+from hpc_rl.replay.room import prioritised
+from hpc_rl.replay.saving import PIECE_BYTES
 from hpc_rl.replay.stores import store_bytes
 from hpc_rl.runtime.messages import weights_layout
 from hpc_rl.runtime.stores import shards
 from hpc_rl.samplers.base import EVALUATED_TOGETHER
 from hpc_rl.settings import Job
 from hpc_rl.transport.layout import Layout
-from hpc_rl.types import Spec
+from hpc_rl.types import Schema, Spec
 
 MIB = 1 << 20
 
@@ -29,7 +31,9 @@ LEARNING_CODE_BYTES = 10 * MIB  # what gradients, their optimiser and TensorBoar
 ATARI_CODE_BYTES = 8 * MIB
 SERVER_BYTES = 46 * MIB  # the fork server of environment processes, and Python's tracker beside it
 CHILD_BYTES = 7 * MIB  # what one of those processes does not share with the server
+ATARI_RATIO = 100  # frames of Atari games with zstd; measured on Pong
 GAME_BYTES = int(1.7 * MIB)  # one emulator with its frames
+PIECES = 4  # of a replay, copied and compressed at a time while they are written
 BUFFER_BYTES = 32 * MIB  # the most that a recorder holds back of one leaf
 
 
@@ -66,22 +70,39 @@ class Figures:
 
     @property
     def replay_bytes(self) -> int:
-        """What one shard replays from, in memory and in a checkpoint. Raises Unreplayable."""
-        if keepers := self.plan.of("replay_server"):
-            width, lanes = self.plan.fragment_columns, len(self.plan.lanes(self.plan.ranks[keepers[0]]))
-            count = self.job.environment.columns // width
-            return rings_bytes(self.method.recorded, self.spec, width, lanes, count, self.experience)
-        return store_bytes(self.experience, self.method.recorded, self.spec, self.columns, shards(self.plan))
+        """What one shard replays from, in memory and in files. Raises Unreplayable."""
+        return replay_bytes(self.job, self.plan, self.experience, self.method.recorded, self.spec, self.columns)
 
     @property
     def replays_bytes(self) -> int:
-        """What a numbered checkpoint holds of replays, and best.h5 does not."""
-        return self.replay_bytes * (len(self.plan.of("replay_server")) or shards(self.plan))
+        """What the files of all replays hold together, before compression; 0 where none is kept."""
+        return self.replay_bytes * saved_shards(self.job, self.plan)
+
+    @property
+    def items_bytes(self) -> int:
+        """What every checkpoint knows of the items in them: where they begin, their lengths and priorities."""
+        each = 4 * len(self.experience.items) + 8 * bool(prioritised(self.experience))
+        return self.experience.capacity * each if self.replays_bytes else 0
 
     @property
     def queues_bytes(self) -> int:
         """What every checkpoint holds of the learners' queues."""
         return self.method.queue_bytes * len(self.plan.learners)
+
+
+def replay_bytes(job: Job, plan: Plan, experience: Experience, recorded: Schema, spec: Spec, columns: int) -> int:
+    """What one shard replays from; ``columns`` are those of one stepping rank. Raises Unreplayable."""
+    if keepers := plan.of("replay_server"):
+        width, lanes = plan.fragment_columns, len(plan.lanes(plan.ranks[keepers[0]]))
+        return rings_bytes(recorded, spec, width, lanes, job.environment.columns // width, experience)
+    return store_bytes(experience, recorded, spec, columns, shards(plan))
+
+
+def saved_shards(job: Job, plan: Plan) -> int:
+    """Shards of a replay that checkpoints keep."""
+    if not job.checkpoint.replay or plan.of("parameter_server"):
+        return 0
+    return len(plan.of("replay_server")) or shards(plan)
 
 
 def gather(job: Job) -> Figures:
@@ -93,7 +114,7 @@ def gather(job: Job) -> Figures:
     plan = jobs.plan(job)
     agent = agent_of(job)
     columns = next(len(rank.columns) for rank in plan.ranks if rank.columns)
-    check_shares(job.environment.id, job.environment.arguments, columns, job.environment.processes)
+    split_columns(agent.spec.id, columns, job.environment.processes)  # refuses those that do not fit
     return Figures(job, plan, agent.spec, agent.experience, footprint(agent, plan, columns), columns)
 
 
@@ -101,7 +122,7 @@ def budget(figures: Figures, rank: RankSpec) -> dict[str, float]:
     """Bytes of one rank by purpose: its largest resident memory, within 15 % of the runs that were measured."""
     plan, method, weights = figures.plan, figures.method, figures.weights_bytes
     actors, workers, keepers = plan.of("actor"), plan.of("worker"), plan.of("replay_server")
-    width, atari = len(rank.columns), "ALE/" in figures.spec.id
+    width, atari = len(rank.columns), figures.spec.id.startswith("ALE/")
     parts: dict[str, float] = {"code": CODE_BYTES + ATARI_CODE_BYTES * atari}
     serving, judging = rank.role == "parameter_server", rank.role == "evaluator"
     if rank.learns or serving:
@@ -111,12 +132,12 @@ def budget(figures: Figures, rank: RankSpec) -> dict[str, float]:
         parts["learning"] = method.batch_bytes + method.update_bytes
         parts["replay"] = figures.replay_bytes if plan.learned_columns(rank) and not keepers else 0
         parts["queue of fragments"] = method.queue_bytes
-        parts["a checkpoint's copies"] = _copies_bytes(figures, rank, parts["replay"] + parts["queue of fragments"])
+        parts["a checkpoint's copies"] = _copies_bytes(figures, rank) + _pieces_bytes(figures) * bool(parts["replay"])
         if keepers:
             parts["batches on their way"] = 2 * method.batch_bytes * len(keepers)
-            parts["a checkpoint's copies"] += 2 * figures.replays_bytes * (rank.rank == 0)
     elif rank.role == "replay_server":
-        parts["replay"], parts["a checkpoint's copies"] = figures.replay_bytes, 2 * figures.replay_bytes
+        parts["replay"] = figures.replay_bytes
+        parts["a checkpoint's copies"] = _pieces_bytes(figures)
         parts["messages"] = 2 * figures.message_bytes * len(rank.peers) + method.batch_bytes * len(plan.learners)
     elif rank.role == "actor" or judging:
         parts["weights"] = 3 * weights  # with a gradient buffer, and a copy while new ones are taken
@@ -140,13 +161,19 @@ def budget(figures: Figures, rank: RankSpec) -> dict[str, float]:
     return parts
 
 
-def _copies_bytes(figures: Figures, rank: RankSpec, own: float) -> float:
-    """What a rank copies of its replay and queue while a checkpoint is taken: the state, its message, what rank 0
-    gathers of all. A single learner has nothing to send."""
+def _copies_bytes(figures: Figures, rank: RankSpec) -> float:
+    """What a rank copies of its queue while a checkpoint is taken: the state, its message, what rank 0 gathers of all.
+    A single learner has nothing to send."""
+    own = figures.method.queue_bytes
     if len(figures.plan.learners) == 1:
         return own
     first = rank.rank == figures.plan.learners[0]
-    return own + 2 * (figures.replays_bytes + figures.queues_bytes if first else own)
+    return own + 2 * (figures.queues_bytes if first else own)
+
+
+def _pieces_bytes(figures: Figures) -> float:
+    """What a rank copies of its replay while that is written."""
+    return min(figures.replay_bytes, PIECES * PIECE_BYTES) if figures.job.checkpoint.replay else 0
 
 
 def _recorder_bytes(figures: Figures, width: int) -> float:

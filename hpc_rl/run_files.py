@@ -12,7 +12,7 @@ from hpc_rl.optim.flat import StateDict
 from hpc_rl.plan import RankSpec
 from hpc_rl.runtime.files import MetricsWriter, RunFiles, SegmentWriter
 from hpc_rl.settings import Job
-from hpc_rl.storage import checkpoint
+from hpc_rl.storage import checkpoint, replay_files
 from hpc_rl.storage.metrics import Metrics
 from hpc_rl.storage.run_dir import RunDir, write_json
 from hpc_rl.storage.trajectories import Recorder
@@ -23,18 +23,22 @@ class Superseded(RuntimeError):
     """The controller gave this attempt up, for its node was out of reach, and another one has begun."""
 
 
-def run_files(run: RunDir, job: Job, spec: Spec, rank_spec: RankSpec, attempt: int) -> RunFiles:
-    """What this rank writes in this attempt."""
+def run_files(run: RunDir, job: Job, spec: Spec, rank_spec: RankSpec, attempt: int, note: str = "") -> RunFiles:
+    """What this rank writes in this attempt; ``note`` is printed with its first checkpoint."""
+    notes = [note] if note else []
 
     def save_checkpoint(state: StateDict, meta: Mapping[str, Any], best: bool) -> None:
         _refuse_superseded(run, attempt)
-        path = checkpoint.save(run, meta["updates"], state, meta)
+        path = checkpoint.save(run, meta["updates"], replay_files.sized(run, state), meta)
+        while notes:
+            print(f"warning: {notes.pop()}", flush=True)
         if best and any(state.get("stores", [])):  # replays are large, and no policy plays by them
             best_state = {name: x for name, x in state.items() if name != "stores"}
             checkpoint.save_best(run, best_state, meta, meta["score"])
         elif best:
             checkpoint.mark_best(run, path, meta["score"])
         checkpoint.prune(run, job.checkpoint.keep)
+        replay_files.prune(run)
         run.write_state(state="running", env_steps=meta["env_steps"], updates=meta["updates"], attempt=attempt)
 
     def save_best(state: StateDict, meta: Mapping[str, Any]) -> None:
@@ -53,6 +57,7 @@ def run_files(run: RunDir, job: Job, spec: Spec, rank_spec: RankSpec, attempt: i
     return RunFiles(
         save_checkpoint=save_checkpoint,
         save_best=save_best,
+        replay_written=lambda state: replay_files.written(run, state, job.resources.deadline_s),
         best_score=lambda: checkpoint.best_score(run),
         write_summary=write_summary,
         metrics=metrics,

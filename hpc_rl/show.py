@@ -14,13 +14,11 @@ from pathlib import Path
 
 from hpc_rl.fragments import fragment_bytes
 from hpc_rl.launchers.options import nodes_of
-from hpc_rl.memory import MIB, Figures, budget, gather
+from hpc_rl.memory import ATARI_RATIO, MIB, Figures, budget, gather
 from hpc_rl.nets.precision import is_image
 from hpc_rl.replay.stores import keeps_episodes
 from hpc_rl.settings import Job
 from hpc_rl.transport.parameters import gradient_layout, parameter_layout
-
-ATARI_RATIO = 100  # frames of Atari games with zstd; measured on Pong
 
 
 def render(job: Job, nodes: int = 1) -> str:
@@ -172,13 +170,12 @@ def _files(figures: Figures) -> str:
     job = figures.job
     output = job.output
     recorded_bytes = figures.step_bytes * job.budget.env_steps * output.record
-    atari = "ALE/" in figures.spec.id and output.compression != "none"
-    size = f"{_size(recorded_bytes)} uncompressed" + (
-        f", about {_size(recorded_bytes / ATARI_RATIO)} as written" if atari else ""
-    )
+    atari = figures.spec.id.startswith("ALE/") and output.compression != "none"
+    size = _compressed(recorded_bytes, atari)
     recording = sum(1 for rank in figures.plan.ranks if rank.columns) if output.record else 0
     every = min(output.segment_s, job.checkpoint.interval_s)
-    replay, queue = figures.replays_bytes, figures.queues_bytes
+    replay, items, queue = figures.replays_bytes, figures.items_bytes, figures.queues_bytes
+    ratio = ATARI_RATIO if atari else 1
     best = figures.method.checkpoint_bytes + queue
     free = shutil.disk_usage(Path.cwd()).free
     rows = [("files", "", "")]
@@ -187,13 +184,23 @@ def _files(figures: Figures) -> str:
         rows.append(("segments", f"{recording * 3600 / every:,.0f} an hour", f"{recording} rank(s), every {every:g} s"))
     schedule = f"last {job.checkpoint.keep} and the best, every {job.checkpoint.interval_s:g} s"
     contents = "weights, optimiser states and learner" + (f"; {_size(queue)} of queues" if queue else "")
-    contents += f"; {_size(replay)} of replay, not in the best" if replay else ""
-    rows.append(("checkpoint", _size(best + replay), f"{contents}; {schedule}"))
-    numbered = (job.checkpoint.keep + 1) * (best + replay)  # the newest is written before the oldest goes
-    need = recorded_bytes / (ATARI_RATIO if atari else 1) + numbered + 2 * best
-    enough = "" if need < free else "; lower output.record or pass --out on another disk"
+    contents += f"; {_size(items)} of the replay's items, not in the best" if replay else ""
+    rows.append(("checkpoint", _size(best + items), f"{contents}; {schedule}"))
+    if replay:
+        written = "each written once, for all checkpoints together"
+        rows.append(("replay's rows", _compressed(replay, atari), written))
+    elif figures.replay_bytes:
+        rows.append(("replay's rows", "not kept", "a resumed run fills the replay again before its first update"))
+    numbered = (job.checkpoint.keep + 1) * (best + items)  # the newest is written before the oldest goes
+    need = (recorded_bytes + replay) / ratio + numbered + 2 * best
+    less = "lower output.record" + (", set checkpoint.replay = false" if replay else "")
+    enough = "" if need < free else f"; {less} or pass --out on another disk"
     rows.append(("free disk", _size(free), f"{os.getcwd()}, about {_size(need)} needed{enough}"))
     return _table(rows)
+
+
+def _compressed(count: float, atari: bool) -> str:
+    return f"{_size(count)} uncompressed" + (f", about {_size(count / ATARI_RATIO)} as written" if atari else "")
 
 
 def _span(low: int, high: int) -> str:

@@ -65,8 +65,8 @@ def make_context(folder: Path, link: Link, stop: StopFlag) -> RankContext:
 def _rank_context(job: Job, plan: Plan, rank_spec: RankSpec, ports: Ports, run: RunDir, stop: StopFlag) -> RankContext:
     from hpc_rl.agent import agent_of
     from hpc_rl.assembly import Attempt, assemble
+    from hpc_rl.envs.column_shares import split_columns
     from hpc_rl.envs.make import describe_sets
-    from hpc_rl.envs.mixture import check_shares
     from hpc_rl.runtime.counters import Limits
 
     if rank_spec.rank in plan.learners:
@@ -81,8 +81,7 @@ def _rank_context(job: Job, plan: Plan, rank_spec: RankSpec, ports: Ports, run: 
         print(_table(rows), flush=True)
     device, precision = _processor(ports, job, plan, rank_spec, run, agent, nodes, rows, decisions)
     _seed(job, rank_spec, decisions.attempt)
-    columns = len(rank_spec.columns) or job.environment.columns
-    check_shares(job.environment.id, job.environment.arguments, columns, job.environment.processes)
+    split_columns(agent.spec.id, len(rank_spec.columns) or job.environment.columns, job.environment.processes)
     environments: list[Environment] = []
     attempt = Attempt(
         job=job,

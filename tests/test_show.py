@@ -14,6 +14,7 @@ import pytest
 from hpc_rl import job as jobs
 from hpc_rl.job import Job
 from hpc_rl.memory import MIB, budget, gather
+from hpc_rl.replay.saving import PIECE_BYTES
 from hpc_rl.show import _size, render
 
 CATCH: dict[str, Any] = {
@@ -152,19 +153,22 @@ def test_a_replay_by_hand() -> None:
 
 
 def test_what_checkpoints_take_by_hand() -> None:
-    """Those that are kept, one more while it is written, and twice the best, which has no replay."""
+    """Those that are kept, one more while it is written, twice the best; and once the rows of the replay."""
     table = {"algorithm": "dqn", "topology": "allreduce", "environment": {"id": "CartPole-v1", "columns": 4}}
     table |= {"resources": {"ranks": 2}, "output": {"record": 0.0}, "checkpoint": {"keep": 3}}
     figures = gather(jobs.parse({**table, "dqn": {"capacity": 10**6}}))
     learner, replay = figures.method.checkpoint_bytes, figures.replay_bytes
     assert figures.replays_bytes == 2 * replay > 200 * learner
     text = render(figures.job)
-    assert f"about {_size(4 * (learner + 2 * replay) + 2 * learner)} needed" in text
-    assert f"; {_size(2 * replay)} of replay, not in the best" in text
+    items = 4 * 10**6
+    assert f"about {_size(4 * (learner + items) + 2 * replay + 2 * learner)} needed" in text
+    assert f"; {_size(items)} of the replay's items, not in the best" in text
     first, second = (budget(figures, rank) for rank in figures.plan.ranks)
-    assert (first["a checkpoint's copies"], second["a checkpoint's copies"]) == (5 * replay, 3 * replay)
-    alone = gather(jobs.parse({**table, "topology": "solo", "resources": {}, "dqn": {"capacity": 10**6}}))
-    assert budget(alone, alone.plan.ranks[0])["a checkpoint's copies"] == alone.replay_bytes
+    assert (first["a checkpoint's copies"], second["a checkpoint's copies"]) == (replay, replay)
+    alone = gather(jobs.parse({**table, "topology": "solo", "resources": {}, "dqn": {"capacity": 4 * 10**6}}))
+    assert budget(alone, alone.plan.ranks[0])["a checkpoint's copies"] == 4 * PIECE_BYTES < alone.replay_bytes
+    lost = render(jobs.parse({**table, "dqn": {"capacity": 10**6}, "checkpoint": {"keep": 3, "replay": False}}))
+    assert f"about {_size(6 * learner)} needed" in lost and "not kept" in lost
 
 
 def test_a_queue_of_fragments_has_memory_and_lies_in_checkpoints() -> None:

@@ -1,8 +1,7 @@
 """What several ranks saved of their replays, dealt out again by column, so that a run may go on with other ranks.
 
 Rings that learn together insert fragments of the same length, each of its own columns. Their rows are put side by side
-by their distance from the newest one: a gap that one ring has and another has not shifts what lies before it. Rows that
-a column never had are gaps.
+by their distance from the newest one: a gap that one ring has and another has not shifts what lies before it.
 """
 
 from __future__ import annotations
@@ -27,40 +26,24 @@ def owners(parts: Sequence[StateDict], columns: Sequence[int]) -> list[tuple[Sta
     return [places[column] for column in columns]
 
 
-def dealt(parts: Sequence[StateDict], columns: Sequence[int]) -> StateDict:
+def dealt(held: Sequence[tuple[StateDict, int]], columns: Array) -> StateDict:
     """The state of a `Ring` of these ``columns``: the saved one of just them, or one made of those that hold them.
 
-    Raises:
-        ValueError: none holds a column.
+    ``held`` is each column's, and its place in it.
     """
-    held = owners(parts, columns)
     head, _ = held[0]
     if np.array_equal(np.asarray(head["column"]), np.asarray(columns)):
         return head
-    end = max(_end(part) for part, _ in held)
-    shifts = [end - _end(part) for part, _ in held]
+    end = max(int(part["end"]) for part, _ in held)
+    shifts = [end - int(part["end"]) for part, _ in held]
     return {
         "column": np.array(columns, np.int32),
         "env_steps": np.array([int(part["env_steps"][k]) for part, k in held], np.int64),
         "updates": max(int(part["updates"]) for part, _ in held),
         "low": min(int(part["low"]) + shift for (part, _), shift in zip(held, shifts, strict=True)),
-        "rows": {"end": end} | {name: _rows(held, name) for name in head["rows"] if name != "end"},
+        "end": end,
         "items": {name: _items(held, shifts, name) for name in head["items"]},
     }
-
-
-def _end(part: StateDict) -> int:
-    return int(part["rows"]["end"])
-
-
-def _rows(held: Sequence[tuple[StateDict, int]], name: str) -> Array:
-    """[n, b, bytes] of one leaf, the newest rows side by side."""
-    series = [np.asarray(part["rows"][name])[:, k] for part, k in held]
-    longest = max(len(x) for x in series)
-    out = np.full((longest, len(series), series[0].shape[1]), name == "gap", np.uint8)
-    for k, x in enumerate(series):
-        out[longest - len(x) :, k] = x
-    return out
 
 
 def _items(held: Sequence[tuple[StateDict, int]], shifts: Sequence[int], name: str) -> StateDict:

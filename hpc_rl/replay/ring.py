@@ -11,39 +11,24 @@ The rate limiter counts the env steps of all ranks by those of this one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from math import prod
 
 import numpy as np
 
-from hpc_rl.experience import Experience, Items
+from hpc_rl.experience import Experience
 from hpc_rl.optim.flat import StateDict
 from hpc_rl.replay.base import Batches
-from hpc_rl.replay.dealing import dealt
+from hpc_rl.replay.kind import Kind, kind_of
 from hpc_rl.replay.priorities import Priorities
-from hpc_rl.replay.rate_limiter import RateLimiter
 from hpc_rl.replay.room import part, prioritised, room
 from hpc_rl.replay.rows import Annotate, Rows, row_leaves
 from hpc_rl.replay.samples import Samples
+from hpc_rl.replay.saving import Saver
 from hpc_rl.replay.sum_tree import tree_bytes
 from hpc_rl.samplers.base import PURPOSES
 from hpc_rl.types import Array, Schema, Spec, Tree
 
 NEVER = np.iinfo(np.int64).max // 2
-
-
-@dataclass
-class Kind:
-    """A ring's bookkeeping for one kind of items."""
-
-    items: Items
-    batch: int  # items per update of this shard
-    lengths: Array  # [slots, b] int32, moves of the complete item that begins there, else 0
-    limiter: RateLimiter
-    priorities: Priorities | None = None  # where alpha > 0
-    checked: int = 0  # whether an item begins, and how long it is, is decided for all rows before
-    count: int = 0  # complete items
-    notes: Tree = field(default_factory=dict)  # name -> [slots, b], what ``annotate`` returned for each
 
 
 class Ring:
@@ -55,6 +40,7 @@ class Ring:
         seed: of the job; update n draws from the stream (seed, "replay", n, first column).
         annotate: rows [L(+1), n] without observations of items just completed -> {name: [n]}, returned with the items
             as extras that are constant over their rows; "priority" becomes the item's where it has one.
+        saver: keeps it from one attempt to the next; without one every attempt begins with an empty ring.
 
     Raises:
         Unreplayable: the capacity holds no item, a shard has no item in a batch, two kinds have priorities, or the
@@ -70,13 +56,16 @@ class Ring:
         shards: int,
         seed: int,
         annotate: Annotate | None = None,
+        saver: Saver | None = None,
     ) -> None:
-        self.experience, self.shards, self.annotate = experience, shards, annotate
+        self.experience, self.shards, self.annotate, self.saver = experience, shards, annotate, saver
         self.seed, self.columns, width = seed, columns, len(columns)
         self.kept, slots = room(experience, width * shards, spec.stack)  # moves per column that items may cover
         self.rows = Rows(schema, spec, columns, slots)
         shard = columns.start // width % shards
-        self.kinds = [_kind(items, part(items, shards, shard), slots, width, experience) for items in experience.items]
+        self.kinds = [
+            kind_of(items, part(items, shards, shard), slots, width, experience) for items in experience.items
+        ]
         self.prioritised = next((kind for kind in self.kinds if kind.items.name == prioritised(experience)), None)
         self.low = 0  # the oldest row that an item may begin with
         self.env_steps = np.zeros(width, np.int64)  # inserted here
@@ -87,6 +76,8 @@ class Ring:
 
     def insert(self, tree: Tree) -> None:
         """Take a fragment of all columns; its moves are copied, the tree itself is kept for ``arrivals``."""
+        if self.saver:
+            self.saver.make_way(self.rows, len(tree["reward"]))
         self.inserted.append(tree)
         before = max(self.rows.end, 0)
         self.env_steps += self.rows.append(tree)
@@ -154,36 +145,29 @@ class Ring:
         self.inserted.clear()
 
     def state(self) -> StateDict:
-        """Rows, items and limiter: numbers and arrays. With them a resumed run draws what it would have drawn."""
-        kinds = {
-            kind.items.name: {
-                "lengths": kind.lengths.copy(),
-                "checked": kind.checked,
-                "notes": {name: x.copy() for name, x in kind.notes.items()},
-                "priorities": kind.priorities.state() if kind.priorities else {},
-            }
-            for kind in self.kinds
-        }
+        """The files that rows, items and limiter are written to from now on; {} without a saver.
+
+        With them a resumed run draws what it would have drawn. Raises what an earlier write did.
+        """
+        if self.saver is None:
+            return {}
+        kinds = {kind.items.name: kind.state() for kind in self.kinds}
         counters = {"low": self.low, "env_steps": self.env_steps.copy(), "updates": self.updates}
-        return counters | {"column": self.rows.column.copy(), "rows": self.rows.state(), "items": kinds}
+        return self.saver.save(self.rows, self.low, {**counters, "items": kinds})
 
     def load(self, parts: list[StateDict]) -> None:
-        """Take up the rows of these columns, whatever rings had them.
+        """Take up the rows of these columns, whatever rings had them; nothing without a saver.
 
         Raises:
             ValueError: a column is missing, or its rows are of other leaves or another capacity.
         """
-        state = dealt(parts, self.columns)
-        self.rows.load(state["rows"])
+        if self.saver is None:
+            return
+        state = self.saver.load(self.rows, parts)
         self.low, self.updates = int(state["low"]), int(state["updates"])
         self.env_steps[:] = np.asarray(state["env_steps"])
         for kind in self.kinds:
-            saved = state["items"][kind.items.name]
-            kind.lengths[:] = np.asarray(saved["lengths"])
-            kind.checked, kind.count = int(saved["checked"]), int(np.count_nonzero(kind.lengths))
-            kind.notes = {name: np.asarray(x).copy() for name, x in saved["notes"].items()}
-            if kind.priorities:
-                kind.priorities.load(saved["priorities"])
+            kind.load(state["items"][kind.items.name])
 
     def _forget(self, kind: Kind, low: int) -> None:
         """Let no item begin before row ``low``."""
@@ -269,12 +253,6 @@ class Ring:
         slot, column = np.divmod(priorities.draw(count, draw), self.rows.width)
         row = self.low + (slot - self.low) % self.rows.slots
         return row * self.rows.width + column
-
-
-def _kind(items: Items, batch: int, slots: int, width: int, experience: Experience) -> Kind:
-    limiter = RateLimiter(items.samples_per_insert, items.batch_size, experience.min_size)
-    priorities = Priorities(items.name, items.alpha, slots, width) if items.alpha else None
-    return Kind(items, batch, np.zeros((slots, width), np.int32), limiter, priorities)
 
 
 def _following(x: Array) -> Array:

@@ -17,9 +17,11 @@ import numpy as np
 
 from hpc_rl.experience import Experience
 from hpc_rl.optim.flat import StateDict
+from hpc_rl.replay.kind import Kind
 from hpc_rl.replay.rate_limiter import limiters
-from hpc_rl.replay.ring import Kind, Ring, ring_bytes
+from hpc_rl.replay.ring import Ring, ring_bytes
 from hpc_rl.replay.rows import Annotate
+from hpc_rl.replay.saving import Saver
 from hpc_rl.samplers.base import PURPOSES
 from hpc_rl.types import Array, Schema, Spec, Tree
 
@@ -46,17 +48,19 @@ class Rings:
         seed: int,
         annotate: Annotate | None = None,
         in_turn: bool = False,
+        saver: Saver | None = None,
     ) -> None:
         self.experience, self.seed, self.in_turn = experience, seed, in_turn
         count = columns // len(lanes[0])
         one = _of_a_lane(experience, count)
-        self.rings = {lane.start: Ring(schema, spec, lane, one, count, seed, annotate) for lane in lanes}
+        self.rings = {lane.start: Ring(schema, spec, lane, one, count, seed, annotate, saver) for lane in lanes}
         self.shares = columns / sum(len(lane) for lane in lanes)
         self.columns = columns
         self.moves = 0  # inserted, those between episodes too
         self.fragments = 0  # inserted in this attempt
         self.answered = [0] * learners
         self.kept = False  # of an attempt before, so that nothing is waited for
+        self.saver = saver
 
     def insert(self, tree: Tree) -> None:
         """Take a fragment of one lane. Raises KeyError where it is of another rank's."""
@@ -135,13 +139,15 @@ class Rings:
         return {"items": float(items), "inserted_steps": steps, "batches": float(max(self.answered)), **means}
 
     def state(self) -> list[StateDict]:
-        """Those of the rings, as any rank with a replay saves its own; dealt out again by column."""
+        """Those of the rings, as any rank with a replay saves its own; dealt out again by column. Raises as they do."""
         for ring in self.rings.values():
             ring.updates = min(self.answered)  # of this attempt where in turn
         return [ring.state() for ring in self.rings.values()]
 
     def load(self, parts: list[StateDict]) -> None:
-        """Take up the lanes of this rank, whatever rings had them. Raises ValueError."""
+        """Take up the lanes of this rank, whatever rings had them; nothing without a saver. Raises ValueError."""
+        if self.saver is None:
+            return
         for ring in self.rings.values():
             ring.load(parts)
         self.kept = True

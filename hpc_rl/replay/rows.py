@@ -13,7 +13,6 @@ from math import prod
 
 import numpy as np
 
-from hpc_rl.optim.flat import StateDict
 from hpc_rl.replay.room import Unreplayable
 from hpc_rl.types import Array, Schema, Spec, Tree
 
@@ -156,28 +155,44 @@ class Rows:
             frames[: self.stack - 1][place[:-1] < opened] = 0
         return frames
 
-    def state(self) -> StateDict:
-        """All rows in memory, as bytes [n, b, …]: they may hold NaN that environments returned, and pixels compress."""
-        return {"end": self.end} | {name: _bytes(x[self._present()]) for name, x in self.data.items()}
+    @property
+    def row_bytes(self) -> int:
+        """Of all columns."""
+        return sum(x[0].nbytes for x in self.data.values())
 
-    def load(self, state: StateDict) -> None:
-        """The inverse of ``state``. Raises ValueError where it is of other leaves or another capacity."""
-        self.end = int(state["end"])
-        present = self._present()
+    def copy(self, first: int, end: int) -> Tree:
+        """Rows first..end as bytes [n, b, k]: they may hold NaN that environments returned, and pixels compress."""
+        at = np.arange(first, end) % self.slots
+        return {
+            name: x[at].view(np.uint8).reshape(len(at), self.width, prod(x.shape[2:]) * x.itemsize)
+            for name, x in ((name, x.reshape(*x.shape[:2], -1)) for name, x in self.data.items())
+        }
+
+    def head(self) -> Tree:
+        """The newest row as of `copy`, without the move that leaves it, which nobody knows yet."""
+        tree = self.copy(self.end, self.end + 1)
+        return tree | {name: np.zeros_like(tree[name]) for name in (*self.moves, "gap")}
+
+    def clear(self, end: int) -> None:
+        """Let all rows up to ``end`` be gaps, before `put`."""
+        self.end = end
+        self.data["gap"][:] = True
+
+    def put(self, first: int, end: int, tree: Tree, places: Sequence[tuple[int, int]]) -> None:
+        """Bring back rows first..end of ``tree``, bytes as of `copy`: its column k as column j, for all (k, j).
+
+        Rows that would not be in memory are passed over. Raises ValueError where it is of other rows or leaves.
+        """
+        present = slice(max(0, self.end + 1 - self.slots - first), None)
+        at = np.arange(first, end)[present, None] % self.slots
+        theirs, ours = (list(side) for side in zip(*places, strict=True))
         for name, x in self.data.items():
-            saved = np.asarray(state[name]) if name in state else np.zeros(0, np.uint8)
-            if saved.shape != (like := _bytes(x[present])).shape:
+            saved = np.asarray(tree[name]) if name in tree else np.zeros((0, 0, 0), np.uint8)
+            size = prod(x.shape[2:]) * x.itemsize
+            if saved.ndim != 3 or saved.shape[0] != end - first or saved.shape[2] != size:
                 raise ValueError(
-                    f"the saved replay has {name} of {saved.shape} bytes where this job has {like.shape}; "
-                    "resume with the capacity and columns that it was saved with"
+                    f"the saved replay has {name} of {saved.shape} bytes where this job has {(end - first, size)}; "
+                    "resume with the job that wrote it"
                 )
-            x[present] = np.ascontiguousarray(saved).view(x.dtype).reshape(x[present].shape)
-
-    def _present(self) -> Array:
-        """Slots in use, from the oldest row to the newest."""
-        return np.arange(max(0, self.end + 1 - self.slots), self.end + 1) % self.slots
-
-
-def _bytes(x: Array) -> Array:
-    """uint8 [n, b, k] of numbers [n, b, …]."""
-    return np.ascontiguousarray(x).view(np.uint8).reshape(*x.shape[:2], prod(x.shape[2:]) * x.itemsize)
+            rows = np.ascontiguousarray(saved[present][:, theirs])
+            x[at, ours] = rows.view(x.dtype).reshape(*rows.shape[:2], *x.shape[2:])

@@ -10,6 +10,7 @@ from hpc_rl.replay.fresh import Fresh
 from hpc_rl.replay.ring import Ring, ring_bytes
 from hpc_rl.replay.room import needs_ring
 from hpc_rl.replay.rows import Annotate
+from hpc_rl.replay.saving import Saver
 from hpc_rl.types import Schema, Spec
 
 
@@ -21,6 +22,7 @@ def own_store(
     shards: int,
     seed: int,
     annotate: Annotate | None = None,
+    saver: Saver | None = None,
 ) -> Store:
     """The store of a rank that learns from its own ``columns``, one of ``shards`` with as many that learn together.
 
@@ -32,7 +34,7 @@ def own_store(
     if not columns:
         return Empty(experience, schema, spec, annotate)
     if needs_ring(experience):
-        return Ring(schema, spec, columns, experience, shards, seed, annotate)
+        return Ring(schema, spec, columns, experience, shards, seed, annotate, saver)
     return Episodes(first.name, schema, spec, columns)
 
 

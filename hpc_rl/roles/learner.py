@@ -76,7 +76,7 @@ def learner(context: RankContext, serve: Callable[[], Callable[[], None]] | None
             reporter.report(counters.env_steps, counters.figures() | metrics)
         np.maximum(scheduler.closed, votes.closed, out=scheduler.closed)
         if votes.save or votes.judge:
-            scheduler.begin(_state(context, training))
+            scheduler.begin(lambda: _state(context, training))
         scheduler.write()
         return complete(job, counters) or votes.stop
 

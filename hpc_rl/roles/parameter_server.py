@@ -76,7 +76,7 @@ def _chief(
         counters.mark_steady(context.limits.started)
         due = scheduler.due()
         if due.save or due.judge:
-            scheduler.begin(state())
+            scheduler.begin(state)
         scheduler.write()
         counters.reached = evaluation.reached
         if reporter.due():

@@ -76,7 +76,7 @@ def replay_learner(context: RankContext, serve: Callable[[], Callable[[], None]]
             reporter.report(counters.env_steps, counters.figures() | metrics)
         np.maximum(scheduler.closed, votes.closed, out=scheduler.closed)
         if votes.save or votes.judge:
-            scheduler.begin(_state(context, training, replays, scheduler.rolls + 1 if votes.save else 0))
+            scheduler.begin(lambda: _state(context, training, replays, scheduler.rolls + 1 if votes.save else 0))
         scheduler.write()
         return complete(job, counters) or votes.stop
 

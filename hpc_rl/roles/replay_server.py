@@ -58,6 +58,7 @@ def replay_server(context: RankContext) -> None:
     intake.arrivals.flush()
     reporter.report(0, replay.figures())
     control.send_final_report(timings, reporter.peak)
+    context.flush_replay()
     reporter.close()
 
 

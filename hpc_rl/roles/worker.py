@@ -55,7 +55,7 @@ def worker(context: RankContext) -> Outcome | None:
         reason = complete(job, counters) or votes.stop
         if (votes.save or votes.judge) and not reason:
             recording.roll()
-            scheduler.begin(_state(context, training, sampling, replay=votes.save))
+            scheduler.begin(lambda: _state(context, training, sampling, replay=votes.save))
         timings.timed("send", now)
         scheduler.write()
         if reporter.due():
@@ -68,6 +68,7 @@ def worker(context: RankContext) -> Outcome | None:
     reporter.close()
     state = _state(context, training, sampling, replay=True)
     reports = _reports(context, timings, reporter.peak)
+    context.flush_replay()
     if state is None:
         return None
     scheduler.finish(state, reason)

@@ -1,7 +1,8 @@
 """Checkpoints of a run: what they hold of a learner, when one is due, and the copies that wait to be written.
 
-A checkpoint is a copy of the state, written once its steps lie in closed segments of every column. A copy that is being
-judged is written only where it is the best so far: saved is the policy that was judged.
+A checkpoint is a copy of the state, written once its steps lie in closed segments of every column, and its replay in
+files of the ranks that hold it. A copy that is being judged is written only where it is the best so far: saved is the
+policy that was judged.
 """
 
 from __future__ import annotations
@@ -114,8 +115,15 @@ class CheckpointWriter:
         self.counters.best = max(self.counters.best, -math.inf if score is None else score)
         return self.counters.meta(self.job, self.attempt)
 
-    def save(self, state: StateDict, meta: dict[str, Any], last: bool = False) -> None:
-        """Write, mark the best, prune. A state that is not finite is never written: warns, or raises if ``last``."""
+    def held(self, begin: float) -> None:
+        """Note that a checkpoint has held the learner up since then."""
+        self.longest_s = max(self.longest_s, time.monotonic() - begin)
+
+    def save(self, state: StateDict, meta: dict[str, Any], begun: float, last: bool = False) -> None:
+        """Write, mark the best, prune. A state that is not finite is never written: warns, or raises if ``last``.
+
+        ``begun`` is when the copy was taken: to leave in time, a rank must begin as long before.
+        """
         begin, score = time.monotonic(), meta["score"]
         best = score is not None and score > self.marked
         try:
@@ -128,7 +136,8 @@ class CheckpointWriter:
             return
         self.marked = score if best else self.marked
         self.last, self.written = time.monotonic(), self.written + 1
-        self.longest_s = self.limits.save_s = max(self.longest_s, self.last - begin)
+        self.limits.save_s = max(self.limits.save_s, self.last - begun)
+        self.held(begin)
 
     def save_best(self, state: StateDict, meta: dict[str, Any]) -> None:
         """Write a policy that was judged, while the run has gone on; one that is not finite is warned of."""
@@ -147,6 +156,7 @@ class PendingCheckpoint:
     state: StateDict
     meta: dict[str, Any]
     begun: float = field(default_factory=time.monotonic)
+    written: Callable[[], bool] = lambda: True  # its replay lies in files
 
     def missing(self, closed: Array) -> set[int]:
         """The columns whose steps do not lie in closed segments yet."""
@@ -183,13 +193,15 @@ class CheckpointScheduler:
             self.needs = Due(save, self.evaluation.due(), self.evaluation.reached)
         return self.needs
 
-    def begin(self, state: StateDict | None) -> None:
-        """Order segments closed; a ``state``, a copy that nobody changes, is what `due` called for."""
+    def begin(self, take: Callable[[], StateDict | None]) -> None:
+        """Order segments closed; a state that ``take`` copies, if any, is what `due` called for."""
+        begin, state = time.monotonic(), take()
         self.rolls += 1
         if state is not None:
+            self.writer.held(begin)
             meta = self.writer.meta()
             if self.needs.save:
-                self.pending = PendingCheckpoint(state, meta)
+                self.pending = self._pending(state, meta)
             if self.needs.judge:
                 self._judge(state, meta)
         if self.order is not None:
@@ -203,7 +215,7 @@ class CheckpointScheduler:
         """
         if self.pending is not None and self._covered(self.pending):
             pending, self.pending = self.pending, None
-            self.writer.save(pending.state, pending.meta)
+            self.writer.save(pending.state, pending.meta, pending.begun)
         if (judgement := self.evaluation.step()) is not None:
             self._judged(judgement)
         if self.best is not None and self._covered(self.best):
@@ -213,7 +225,10 @@ class CheckpointScheduler:
     def finish(self, state: StateDict, reason: str) -> None:
         """Write the last state, with all segments closed, and begin to judge it where that is due."""
         self.order, self.pending, meta = None, None, self.writer.meta()
-        self.writer.save(state, meta, last=True)
+        pending = self._pending(state, meta)
+        while not self._covered(pending):
+            time.sleep(0.01)
+        self.writer.save(state, meta, pending.begun, last=True)
         if self.best is not None:
             best, self.best = self.best, None
             self.writer.save_best(best.state, best.meta)
@@ -221,13 +236,16 @@ class CheckpointScheduler:
             self._judge(state, meta)
 
     def _covered(self, pending: PendingCheckpoint) -> bool:
-        """All columns have come that far. Raises Deadline, naming the ranks that have not, once that takes too long."""
+        """All columns have come that far, and its replay is written. Raises Deadline once that takes too long."""
         uncovered = pending.missing(self.closed) if self.order is not None else set()
         limit = self.writer.job.resources.deadline_s
         if uncovered and time.monotonic() - pending.begun > limit:
             late = [f"rank {p.rank} ({p.name})" for p in self.plan.ranks if not uncovered.isdisjoint(p.columns)]
             raise Deadline(f"waited {limit:.0f} s for {', '.join(late)} to close its segments; is that rank alive?")
-        return not uncovered
+        return not uncovered and pending.written()
+
+    def _pending(self, state: StateDict, meta: dict[str, Any]) -> PendingCheckpoint:
+        return PendingCheckpoint(state, meta, written=self.writer.files.replay_written(state))
 
     def _judge(self, state: StateDict, meta: dict[str, Any]) -> None:
         judged_state = {name: x for name, x in state.items() if name != "stores"}  # large, and no policy plays by it

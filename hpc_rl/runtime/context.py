@@ -84,4 +84,5 @@ class RankContext:
     make_judge: Callable[[Policy, Timings], Judge]
     make_evaluation: Callable[[Policy, Counters], Evaluation]
     in_role: Callable[[RankSpec, Ports], RankContext]  # this rank's context in another role, on other ports
+    flush_replay: Callable[[], None]  # wait until this rank's replay lies in files
     close_environments: Callable[[], None]  # once every rank has saved

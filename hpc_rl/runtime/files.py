@@ -43,10 +43,13 @@ class RunFiles:
     ``save_checkpoint(state, meta, best)`` writes checkpoint number meta["updates"], also as the best where ``best``,
     removes those that are not to be kept, and notes in state.json how far the run is. ``save_best(state, meta)`` writes
     the best one alone. Both raise NonFinite, SaveFailed, and Superseded where another attempt has begun.
+    ``replay_written(state)`` returns what tells whether the files of replays are there that a state names; it raises
+    SaveFailed once none has come for too long.
     """
 
     save_checkpoint: Callable[[StateDict, dict[str, Any], bool], None]
     save_best: Callable[[StateDict, dict[str, Any]], None]
+    replay_written: Callable[[StateDict], Callable[[], bool]]
     best_score: Callable[[], float]  # of the best checkpoint; -inf where there is none
     write_summary: Callable[[dict[str, Any]], None]  # summary.json, and state.json with its reason
     metrics: Callable[[int], MetricsWriter]  # of this rank, which goes on from so many env steps

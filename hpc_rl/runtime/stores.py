@@ -1,12 +1,15 @@
-"""The store of a rank's own experience, as it was saved where the run is resumed."""
+"""What checkpoints keep of stores: how it is taken up again, and the sentences where there is nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from hpc_rl.experience import Experience
 from hpc_rl.optim.flat import StateDict
 from hpc_rl.plan import Plan
-from hpc_rl.storage.checkpoint import IncompatibleCheckpoint
+from hpc_rl.replay.room import needs_ring
+from hpc_rl.settings import Job
+from hpc_rl.storage.checkpoint import CorruptCheckpoint, IncompatibleCheckpoint
 
 
 def shards(plan: Plan) -> int:
@@ -20,11 +23,44 @@ def load_store(load: Callable[[list[StateDict]], None], parts: list[StateDict]) 
     """``load`` what ranks saved of their stores, if any did.
 
     Raises:
+        CorruptCheckpoint: a file of a replay is torn.
         IncompatibleCheckpoint: the columns, leaves or capacity of what was replayed are others.
     """
     if not (saved := [part for part in parts if part]):
         return
     try:
         load(saved)
+    except CorruptCheckpoint:
+        raise
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise IncompatibleCheckpoint(f"the checkpoint's replay does not fit this job: {error}") from error
+
+
+def saved_replay(job: Job, state: StateDict) -> bool:
+    """Whether a checkpoint's state names a replay, and the job takes it up."""
+    return job.checkpoint.replay and any("file" in part for part in state.get("stores", []))
+
+
+def lost_at_save(job: Job, plan: Plan, experience: Experience) -> str:
+    """A sentence where checkpoints leave a replay out, else ""."""
+    if not needs_ring(experience) or not (unsaved := _unsaved(job, plan)):
+        return ""
+    return f"checkpoints hold no replay ({unsaved}); a resumed run {_fills(experience)}"
+
+
+def lost_at_resume(job: Job, plan: Plan, experience: Experience, state: StateDict) -> str:
+    """A sentence where a run goes on without the replay that it had, else ""."""
+    if not needs_ring(experience) or saved_replay(job, state):
+        return ""
+    why = _unsaved(job, plan) or "the checkpoint holds none"
+    return f"the replay of the attempts before is lost ({why}); this one {_fills(experience)}"
+
+
+def _unsaved(job: Job, plan: Plan) -> str:
+    if not job.checkpoint.replay:
+        return "checkpoint.replay = false"
+    return "workers of a parameter server keep theirs to themselves" if plan.of("parameter_server") else ""
+
+
+def _fills(experience: Experience) -> str:
+    return f"makes {max(experience.min_size, 1):,} env steps before its first update"

@@ -30,7 +30,7 @@ from hpc_rl.types import Array
 if TYPE_CHECKING:
     from hpc_rl.optim.flat import StateDict
 
-FORMAT = 3  # of checkpoints: 1 had the parameters inside the learner's state, 2 replays without priorities
+FORMAT = 4  # 1 had the parameters inside the learner's state, 2 replays without priorities, 3 replays inside
 BEST = "best.h5"
 _JSON = "json"
 _BIG_BYTES = 1 << 20  # arrays above this are compressed if they hold bytes (replayed pixels); weights do not compress
@@ -66,19 +66,20 @@ def save(run: RunDir, number: int, state: StateDict, meta: Mapping[str, Any]) ->
         SaveFailed: the disk is full or cannot be written.
     """
     path = run.checkpoints / f"{number:09d}.h5"
-    _save(path, state, meta)
+    write(path, state, meta)
     return path
 
 
 def save_best(run: RunDir, state: StateDict, meta: Mapping[str, Any], score: float) -> Path:
     """Write checkpoints/best.h5, as `save` does, and note its score in best.json. Raises as `save`."""
     path = run.checkpoints / BEST
-    _save(path, state, meta)
+    write(path, state, meta)
     write_json(run.checkpoints / "best.json", {"file": path.name, "score": score})
     return path
 
 
-def _save(path: Path, state: StateDict, meta: Mapping[str, Any]) -> None:
+def write(path: Path, state: StateDict, meta: Mapping[str, Any]) -> None:
+    """Write a file of this format, as `save` does. Raises as it."""
     arrays: Arrays = {}
     tree = {"state": encode(state, "state", arrays), "meta": encode(meta, "meta", arrays)}
     refuse_non_finite(arrays)
@@ -115,6 +116,12 @@ def load(path: Path) -> tuple[StateDict, dict[str, Any]]:
         raise CorruptCheckpoint(f"{path} is torn: {error}") from error
 
 
+def text(path: Path) -> bytes:
+    """The JSON text of a checkpoint. Raises CorruptCheckpoint, FileNotFoundError, Unreadable, Absent."""
+    with reading(path) as source:
+        return _checked(source, _JSON).tobytes()
+
+
 def newest(
     run: RunDir,
     warn: Callable[[str], None],
@@ -132,7 +139,7 @@ def newest(
         NoUsableCheckpoint: there are some and all are torn.
         IncompatibleCheckpoint: the newest intact one has another format, or is of another job.
     """
-    paths, torn = _numbered(run), list[Path]()
+    paths, torn = numbered(run), list[Path]()
     for path in reversed(paths):
         try:
             state, meta = examined(path, check)
@@ -171,11 +178,11 @@ def prune(run: RunDir, keep: int, best: Path | None = None) -> None:
     """
     if keep < 1:
         raise ValueError(f"keep = {keep} would remove every checkpoint; keep at least 1")
-    numbered = _numbered(run)
-    oldest = int(numbered[-keep:][0].stem) if len(numbered) >= keep else 0
+    paths = numbered(run)
+    oldest = int(paths[-keep:][0].stem) if len(paths) >= keep else 0
     aside = [path for path in run.checkpoints.glob(f"*.h5{_TORN}") if re.match(r"[0-9]+\.", path.name)]
     aside_passed = [path for path in aside if int(path.name.split(".")[0]) < oldest]
-    for path in [*numbered[:-keep], *aside_passed, *run.checkpoints.glob("[0-9]*.h5.tmp")]:
+    for path in [*paths[:-keep], *aside_passed, *run.checkpoints.glob("[0-9]*.h5.tmp")]:
         if best is None or path.name != best.name:
             path.unlink(missing_ok=True)
 
@@ -220,7 +227,8 @@ def check_compatible(expected: Mapping[str, Any], meta: Mapping[str, Any], prefi
             )
 
 
-def _numbered(run: RunDir) -> list[Path]:
+def numbered(run: RunDir) -> list[Path]:
+    """The checkpoints of a run but the best and those set aside, the oldest first."""
     return sorted(
         (path for path in run.checkpoints.glob("*.h5") if re.fullmatch("[0-9]+", path.stem)), key=lambda x: int(x.stem)
     )

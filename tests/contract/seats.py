@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import uuid
 from contextlib import nullcontext
@@ -21,7 +22,7 @@ from hpc_rl.envs.make import make
 from hpc_rl.roles.inference_thread import InferenceThread
 from hpc_rl.runtime.context import RankContext
 from hpc_rl.runtime.counters import Limits
-from hpc_rl.storage import run_dir
+from hpc_rl.storage import checkpoint, replay_files, run_dir
 from hpc_rl.transport.local import LocalLink, run_threads
 from hpc_rl.transport.ports import Ports
 from hpc_rl.transport.waiting import Waiting
@@ -43,14 +44,39 @@ class Ran:
     policies: dict[int, list[Any]] = field(default_factory=dict)  # rank -> its policies; the last one acts
 
 
+def newest(job_run: Ran) -> tuple[Any, dict[str, Any]]:
+    """State and meta of its last checkpoint."""
+    return checkpoint.load(sorted(job_run.run.checkpoints.glob("0*.h5"))[-1])
+
+
+def replays(job_run: Ran) -> list[dict[str, Any]]:
+    """What its last checkpoint knows of each ring, with the rows "low" to "end": leaf -> bytes [n, b, k]."""
+    rings = []
+    for part in (part for part in newest(job_run)[0]["stores"] if part):
+        pieces = [replay_files.read(job_run.run, piece["name"])["rows"] for piece in part["rows"]]
+        known = replay_files.read(job_run.run, part["file"])
+        low = known["low"] - known["end"]
+        rings.append({**known, "rows": {name: torch.cat([x[name] for x in pieces])[low:] for name in pieces[0]}})
+    return rings
+
+
 def run_job(
-    table: dict[str, Any], folder: Path, gpu: bool = False, resume: tuple[Any, dict[str, Any]] | None = None
+    table: dict[str, Any], folder: Path, gpu: bool = False, resume: Ran | tuple[Any, dict[str, Any]] | None = None
 ) -> Ran:
-    """Run the job of a TOML-like ``table`` in ``folder`` to its end; with ``gpu`` learning ranks have a `FakeGpu`."""
+    """Run the job of a TOML-like ``table`` in ``folder`` to its end; with ``gpu`` learning ranks have a `FakeGpu`.
+
+    ``resume``: the run whose newest checkpoint it goes on from; or state and meta, where there is no replay.
+    """
     job = jobs.parse(table, "test")
     plan, token = jobs.plan(job), uuid.uuid4().hex
     agent = agent_of(job)
     job_run, lock = Ran(run_dir.create(folder, jobs.dumps(job)), job, plan, agent.spec, token), threading.Lock()
+
+    if isinstance(resume, Ran):
+        replay = resume.run.checkpoints / "replay"
+        if replay.exists():
+            shutil.copytree(replay, job_run.run.checkpoints / "replay")
+        resume = newest(resume)
 
     def entered(body: Any, argument: Any) -> None:
         with FakeGpu() if gpu else nullcontext():
@@ -100,7 +126,7 @@ def _context(job_run: Ran, agent: Agent, link: LocalLink, lock: threading.Lock, 
         job=job,
         plan=job_run.plan,
         run=job_run.run,
-        number=0,
+        number=0 if resume is None else 1,
         token=job_run.token,
         nodes=link.nodes(),
         device=device,

@@ -18,10 +18,9 @@ import torch
 from hpc_rl import job as jobs
 from hpc_rl import methods
 from hpc_rl.devices import to_device, to_host, write_back
-from hpc_rl.storage import checkpoint
 from tests.contract.batches import NAMES, environment_of
 from tests.contract.fake_gpu import FakeGpu, lying_on
-from tests.contract.seats import Ran, run_job
+from tests.contract.seats import newest, run_job
 
 COLUMNS = 4
 BUDGET = 120  # env steps: three fragments of all columns, thus more than one update, checkpoint and evaluation
@@ -102,10 +101,6 @@ def job_of(name: str, topology: str, ranks: int, keys: dict[str, Any], method: d
     }
 
 
-def newest(job_run: Ran) -> tuple[Any, dict[str, Any]]:
-    return checkpoint.load(sorted(job_run.run.checkpoints.glob("0*.h5"))[-1])
-
-
 @pytest.mark.parametrize(("name", "topology", "ranks", "keys", "method"), ways())
 def test_a_job_whose_learners_have_a_gpu_runs_and_is_resumed(
     name: str, topology: str, ranks: int, keys: dict[str, Any], method: dict[str, Any], tmp_path: Path
@@ -113,7 +108,7 @@ def test_a_job_whose_learners_have_a_gpu_runs_and_is_resumed(
     table = job_of(name, topology, ranks, keys, method)
     first_run = run_job(table, tmp_path / "begun", gpu=True)
     table["budget"] = {"env_steps": 2 * BUDGET}
-    job_run = run_job(table, tmp_path / "resumed", gpu=True, resume=newest(first_run))
+    job_run = run_job(table, tmp_path / "resumed", gpu=True, resume=first_run)
     learners = [rank for rank in job_run.plan.ranks if rank.learns]
     assert learners
     torch.manual_seed(job_run.job.seed)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from hpc_rl.fragments import allocate, trajectory_schema
+from hpc_rl.optim.flat import StateDict
+from hpc_rl.replay.ring import Ring
+from hpc_rl.replay.saving import Saver
+from hpc_rl.storage.packing import from_bytes, to_bytes
 from hpc_rl.types import Actions, Leaf, Spec, Tree
 
 FRAME = (2, 3)
@@ -19,6 +24,26 @@ def spec_of(stack: int, padding: str = "zeros") -> Spec:
 
 def schema_of(spec: Spec) -> dict[str, Leaf]:
     return dict(trajectory_schema(spec, EXTRAS, {}))
+
+
+class Folder(dict[str, bytes]):
+    """Files of replays in memory: name -> content."""
+
+    def saver(self, attempt: int = 0) -> Saver:
+        return Saver(f"a{attempt}", self.write, lambda name: from_bytes(self[name]))
+
+    def write(self, name: str, state: StateDict) -> None:
+        assert name not in self, "a file is written once"
+        self[name] = to_bytes(state)
+
+
+def saved(rings: Sequence[Ring]) -> list[StateDict]:
+    """Their parts of a checkpoint, with all files written."""
+    parts = [from_bytes(to_bytes(ring.state())) for ring in rings]
+    for ring in rings:
+        assert ring.saver is not None
+        ring.saver.flush()
+    return parts
 
 
 @dataclass

@@ -14,9 +14,8 @@ import pytest
 from hpc_rl.experience import Experience, Items
 from hpc_rl.fragments import trajectory
 from hpc_rl.replay.ring import Ring
-from hpc_rl.storage.packing import from_bytes, to_bytes
 from hpc_rl.types import Array, Spec, Tree
-from tests.replay.columns import Column, columns_of, fragment, schema_of, spec_of
+from tests.replay.columns import Column, Folder, columns_of, fragment, saved, schema_of, spec_of
 
 WIDTH, UNROLL, KEPT = 4, 4, 40
 KINDS = (Items("items", 96, 3), Items("games", 96, 3, complete="episode"), Items("options", 96, 3, opens="opens"))
@@ -26,11 +25,11 @@ def annotate(rows: Tree) -> dict[str, Array]:
     return {"outcome": (rows["reward"] * ~rows["first"][1:]).sum(0).astype(np.float32)}
 
 
-def rings(spec: Spec, count: int) -> list[Ring]:
+def rings(spec: Spec, count: int, folder: Folder, attempt: int = 0) -> list[Ring]:
     experience, width = Experience(UNROLL, KINDS, capacity=KEPT * WIDTH, min_size=30), WIDTH // count
     return [
-        Ring(schema_of(spec), spec, range(10 + k * width, 10 + (k + 1) * width), experience, count, 7, annotate)
-        for k in range(count)
+        Ring(schema_of(spec), spec, columns, experience, count, 7, annotate, folder.saver(attempt))
+        for columns in (range(10 + k * width, 10 + (k + 1) * width) for k in range(count))
     ]
 
 
@@ -71,8 +70,8 @@ def all_items(stores: Sequence[Ring]) -> dict[str, dict[tuple[int, int], bytes]]
     return {kind.name: {key: x for part in parts for key, x in part[kind.name].items()} for kind in KINDS}
 
 
-def dealt_to(stores: Sequence[Ring], spec: Spec, count: int) -> list[Ring]:
-    parts, new = [from_bytes(to_bytes(ring.state())) for ring in stores], rings(spec, count)
+def dealt_to(stores: Sequence[Ring], spec: Spec, count: int, folder: Folder) -> list[Ring]:
+    parts, new = saved(stores), rings(spec, count, folder, 1)
     for ring in new:
         ring.load(parts)
     return new
@@ -83,9 +82,10 @@ def dealt_to(stores: Sequence[Ring], spec: Spec, count: int) -> list[Ring]:
 @pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1), (2, 4), (4, 2)])
 def test_no_item_is_lost_or_changed(before: int, after: int, fragments: int, stack: int) -> None:
     spec = spec_of(stack)
-    columns, old = columns_of(spec, WIDTH, mean=4.0), rings(spec, before)
+    columns, folder = columns_of(spec, WIDTH, mean=4.0), Folder()
+    old = rings(spec, before, folder)
     insert(old, columns, fragments)
-    new = dealt_to(old, spec, after)
+    new = dealt_to(old, spec, after, folder)
     assert all_items(new) == all_items(old) and all(all_items(new).values())
     for ring in new:
         assert ring.env_steps.tolist() == [column.rows[-1].start for column in columns if column.number in ring.columns]
@@ -100,7 +100,8 @@ def test_gaps_that_only_some_rings_have() -> None:
     Dealt to one ring, the columns lie beside each other from the newest row on.
     """
     spec = spec_of(4)
-    columns, old = columns_of(spec, WIDTH), rings(spec, 2)
+    columns, folder = columns_of(spec, WIDTH), Folder()
+    old = rings(spec, 2, folder)
     insert(old, columns, 6)
     for column in columns[2:]:
         column.reset(column.rows[-1].start)
@@ -108,7 +109,7 @@ def test_gaps_that_only_some_rings_have() -> None:
     assert old[1].rows.end == old[0].rows.end + spec.stack
     for fragments in (0, 1, 20):
         insert(old, columns, fragments)
-        (new,) = dealt_to(old, spec, 1)
+        (new,) = dealt_to(old, spec, 1, folder)
         assert items_of(new) == all_items(old)
     insert([*old, new], columns, 20)
     assert items_of(new) == all_items(old)

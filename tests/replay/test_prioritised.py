@@ -24,12 +24,12 @@ from hpc_rl.optim.group import Alone
 from hpc_rl.replay.rate_limiter import RateLimiter
 from hpc_rl.replay.ring import Ring, ring_bytes
 from hpc_rl.replay.room import Unreplayable, check_room
+from hpc_rl.replay.saving import Saver
 from hpc_rl.runtime.counters import Counters
 from hpc_rl.runtime.training import Training, _update
 from hpc_rl.samplers.base import Timings
-from hpc_rl.storage.packing import from_bytes, to_bytes
 from hpc_rl.types import Array, Tree, UpdateResult
-from tests.replay.columns import Column, columns_of, fragment, schema_of, spec_of
+from tests.replay.columns import Column, Folder, columns_of, fragment, saved, schema_of, spec_of
 from tests.replay.test_dealing import of_columns
 
 WIDTH, UNROLL, KEPT, ALPHA = 3, 4, 40, 0.6
@@ -37,9 +37,9 @@ ITEMS = Items("items", 64, 3, alpha=ALPHA)
 SPEC = spec_of(4)
 
 
-def ring_of(*items: Items, annotate: Any = None) -> Ring:
+def ring_of(*items: Items, annotate: Any = None, saver: Saver | None = None) -> Ring:
     experience = Experience(UNROLL, items or (ITEMS,), capacity=KEPT * WIDTH)
-    return Ring(schema_of(SPEC), SPEC, range(10, 10 + WIDTH), experience, 1, 7, annotate)
+    return Ring(schema_of(SPEC), SPEC, range(10, 10 + WIDTH), experience, 1, 7, annotate, saver)
 
 
 def filled(ring: Ring, columns: list[Column], fragments: int) -> Ring:
@@ -177,11 +177,12 @@ def test_every_item_in_the_tree_is_complete_and_every_complete_one_is_in_it() ->
 @pytest.mark.parametrize("fragments", [0, 3, 25])
 def test_a_resumed_ring_draws_the_same_bits(fragments: int) -> None:
     columns = columns_of(SPEC, WIDTH)
-    uninterrupted, draw = filled(ring_of(), columns, fragments), np.random.default_rng(0)
+    folder, draw = Folder(), np.random.default_rng(0)
+    uninterrupted = filled(ring_of(saver=folder.saver()), columns, fragments)
     if fragments > 1:
         uninterrupted.reprioritize(keys_of(uninterrupted), draw.exponential(size=len(keys_of(uninterrupted))))
-    resumed = ring_of()
-    resumed.load([from_bytes(to_bytes(uninterrupted.state()))])
+    resumed = ring_of(saver=folder.saver(1))
+    resumed.load(saved([uninterrupted]))
     for update in range(8):
         tree = fragment(columns, UNROLL)
         for ring in (uninterrupted, resumed):
@@ -199,12 +200,12 @@ def test_a_resumed_ring_draws_the_same_bits(fragments: int) -> None:
 
 @pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1), (4, 2)])
 def test_priorities_are_dealt_out_with_their_items(before: int, after: int) -> None:
-    columns = columns_of(SPEC, 4)
+    columns, folder = columns_of(SPEC, 4), Folder()
 
-    def rings(count: int) -> list[Ring]:
+    def rings(count: int, attempt: int) -> list[Ring]:
         width, experience = 4 // count, Experience(UNROLL, (replace(ITEMS, batch_size=8),), capacity=KEPT * 4)
         spans = [range(10 + k * width, 10 + (k + 1) * width) for k in range(count)]
-        return [Ring(schema_of(SPEC), SPEC, span, experience, count, 7) for span in spans]
+        return [Ring(schema_of(SPEC), SPEC, span, experience, count, 7, None, folder.saver(attempt)) for span in spans]
 
     def by_item(rings: list[Ring]) -> dict[tuple[int, int], float]:
         table = {}
@@ -217,7 +218,7 @@ def test_priorities_are_dealt_out_with_their_items(before: int, after: int) -> N
                 table[int(ring.rows.column[place % ring.rows.width]), int(action[k])] = float(p[k])
         return table
 
-    old, draw = rings(before), np.random.default_rng(0)
+    old, draw = rings(before, 0), np.random.default_rng(0)
     for number in range(14):
         tree = fragment(columns, UNROLL)
         for ring in old:
@@ -230,7 +231,7 @@ def test_priorities_are_dealt_out_with_their_items(before: int, after: int) -> N
         slot, column = np.divmod(at, ring.rows.width)
         row = ring.low + (slot - ring.low) % ring.rows.slots
         ring.reprioritize(row * ring.rows.width + column, draw.exponential(size=len(at)) * 5)
-    parts, new = [from_bytes(to_bytes(ring.state())) for ring in old], rings(after)
+    parts, new = saved(old), rings(after, 1)
     for ring in new:
         ring.load(parts)
     assert by_item(new) == by_item(old) and len(by_item(new)) > 50

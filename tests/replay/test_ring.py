@@ -19,9 +19,10 @@ from hpc_rl.experience import Experience, Items
 from hpc_rl.fragments import trajectory
 from hpc_rl.replay.ring import Ring, ring_bytes
 from hpc_rl.replay.room import Unreplayable
+from hpc_rl.replay.saving import Saver
 from hpc_rl.storage.packing import from_bytes, to_bytes
 from hpc_rl.types import Array, Leaf, Spec, Trajectory, Tree
-from tests.replay.columns import EXTRAS, Column, columns_of, fragment, schema_of, spec_of
+from tests.replay.columns import EXTRAS, Column, Folder, columns_of, fragment, saved, schema_of, spec_of
 
 WIDTH, UNROLL, KEPT = 3, 4, 40
 KINDS = {
@@ -36,11 +37,17 @@ STACKS = [(1, "zeros"), (4, "zeros"), (4, "repeat")]
 
 
 def ring_of(
-    spec: Spec, *items: Items, moves: int = KEPT, shards: int = 1, shard: int = 0, annotate: Any = None
+    spec: Spec,
+    *items: Items,
+    moves: int = KEPT,
+    shards: int = 1,
+    shard: int = 0,
+    annotate: Any = None,
+    saver: Saver | None = None,
 ) -> Ring:
     experience = Experience(UNROLL, items, capacity=moves * WIDTH * shards)
     columns = range(10, 10 + WIDTH) if shard == 0 else range(10 + WIDTH, 10 + 2 * WIDTH)
-    return Ring(schema_of(spec), spec, columns, experience, shards, 7, annotate)
+    return Ring(schema_of(spec), spec, columns, experience, shards, 7, annotate, saver)
 
 
 def filled(ring: Ring, columns: list[Column], fragments: int) -> Ring:
@@ -257,14 +264,15 @@ def test_a_resumed_ring_draws_the_same_bits(fragments: int) -> None:
     def annotate(rows: Tree) -> dict[str, Array]:
         return {"outcome": rows["reward"].sum(0)}
 
-    uninterrupted = ring_of(spec, *kinds, annotate=annotate)
+    folder = Folder()
+    uninterrupted = ring_of(spec, *kinds, annotate=annotate, saver=folder.saver())
     columns = columns_of(spec, WIDTH)
     filled(uninterrupted, columns, fragments)
     if fragments > 1:
         uninterrupted.sample(3)
     uninterrupted.rows.data["reward"][0, 0] = np.nan  # what an environment returned may stand in a checkpoint
-    resumed = ring_of(spec, *kinds, annotate=annotate)
-    resumed.load([from_bytes(to_bytes(uninterrupted.state()))])
+    resumed = ring_of(spec, *kinds, annotate=annotate, saver=folder.saver(1))
+    resumed.load(saved([uninterrupted]))
     for update in range(20):
         tree = fragment(columns, UNROLL)
         for ring in (uninterrupted, resumed):
@@ -281,13 +289,19 @@ def test_a_resumed_ring_draws_the_same_bits(fragments: int) -> None:
 
 
 def test_another_job_is_refused_in_a_sentence() -> None:
-    spec = spec_of(1)
-    state = filled(ring_of(spec, KINDS["one"], shards=2), columns_of(spec, WIDTH), 5).state()
+    spec, folder = spec_of(1), Folder()
+    ring = filled(ring_of(spec, KINDS["one"], shards=2, saver=folder.saver()), columns_of(spec, WIDTH), 5)
+    (part,) = saved([ring])
     with pytest.raises(ValueError, match="none of the 1 saved replays has column 13"):
-        ring_of(spec, KINDS["one"], shards=2, shard=1).load([state])
-    with pytest.raises(ValueError, match=r"bytes where this job has .*; resume with the capacity and columns"):
-        rows = {**state["rows"], "reward": np.zeros(3)}
-        ring_of(spec, KINDS["one"], shards=2).load([{**state, "rows": rows}])
+        ring_of(spec, KINDS["one"], shards=2, shard=1, saver=folder.saver(1)).load([part])
+    with pytest.raises(ValueError, match="do not hold its rows up to 20 without a gap"):
+        ring_of(spec, KINDS["one"], shards=2, saver=folder.saver(1)).load([{**part, "rows": []}])
+    (piece,) = part["rows"]
+    rows = from_bytes(folder[piece["name"]])["rows"]
+    for leaf in ({"reward": np.zeros((20, 3, 3), np.uint8)}, {"reward": rows["reward"][1:]}):
+        folder[piece["name"]] = to_bytes({"first": 0, "rows": {**rows, **leaf}})
+        with pytest.raises(ValueError, match=r"bytes where this job has .*; resume with the job that wrote it"):
+            ring_of(spec, KINDS["one"], shards=2, saver=folder.saver(1)).load([part])
 
 
 @pytest.mark.parametrize("kind", ["opens", "closes", "episode", "three"])

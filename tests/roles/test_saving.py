@@ -64,7 +64,7 @@ class ShardServer:
         self.counters.updates += 1
         self.counters.through[:] = self.counters.env_steps // 2
         if wanted.save or wanted.judge:
-            self.snapshots.begin(self.state())
+            self.snapshots.begin(self.state)
         if closed:
             self.snapshots.closed[:] = 10**9
         self.snapshots.write()

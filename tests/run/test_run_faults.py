@@ -16,7 +16,7 @@ import pytest
 
 from hpc_rl import job as jobs
 from hpc_rl.launchers.leftovers import take_over
-from hpc_rl.storage import checkpoint, trajectories
+from hpc_rl.storage import checkpoint, replay_files, trajectories
 from hpc_rl.storage.run_dir import RunDir, create
 from tests.run.gapless import assert_gapless
 from tests.run.program import (
@@ -99,6 +99,49 @@ def test_other_roles_are_named_too_and_no_step_is_lost(role: str, tmp_path: Path
     result = hpc_rl("run", job, "--out", run, "--resume", *sets, *budget)
     assert result.code == 0 and state(run)["state"] == "done", result.err
     assert_gapless(run)
+
+
+REPLAY = """
+algorithm = "dqn"
+topology = "actor_replay_learner"
+[environment]
+id = "toy/catch"
+columns = 2
+[dqn]
+unroll = 5
+hidden = [8]
+capacity = 4000
+min_size = 1000
+batch_size = 16
+samples_per_insert = 2.0
+[resources]
+ranks = 4
+threads = 1
+precision = "fp32"
+[output]
+metrics_s = 0.2
+[checkpoint]
+interval_s = 0.3
+"""
+
+
+def test_a_replay_rank_that_is_killed_ends_the_job_which_goes_on_with_its_memory(tmp_path: Path) -> None:
+    job, run = tmp_path / "replay.toml", tmp_path / "run"
+    job.write_text(REPLAY)
+    with started("run", job, "--out", run) as process:
+        wait_for(lambda: learning(run, 4) and checkpoints(run) and state(run)["updates"] > 100, process)
+        assert_named_when_killed(run, process, "replay_server-0")
+    begun = state(run)
+    result = hpc_rl("run", job, "--out", run, "--resume", "--set", f"budget.env_steps={begun['env_steps'] + 900}")
+    assert result.code == 0 and "warning" not in result.err, result.err
+    ended_at, kept = state(run), checkpoint.load(checkpoints(run)[-1])[0]["stores"]
+    steps, updates = (ended_at[name] - begun[name] for name in ("env_steps", "updates"))
+    assert updates * 16 > 0.9 * 2 * steps, "it waited for a replay to be filled, as long as it lasted"
+    assert sorted(int(part["column"][0]) for part in kept) == [0, 1]
+    replay_files.check(RunDir(run), {"stores": kept})
+    inserted = sum(int(replay_files.read(RunDir(run), part["file"])["env_steps"].sum()) for part in kept)
+    assert inserted >= ended_at["env_steps"]
+    assert list(run.glob("checkpoints/replay/*.tmp")) == [] == leftovers(run)
 
 
 def test_ranks_that_read_another_job_are_named(tmp_path: Path) -> None:

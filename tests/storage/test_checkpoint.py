@@ -140,7 +140,7 @@ def test_another_format_stops_and_is_not_torn(run: RunDir) -> None:
     checkpoint.save(run, 1, {}, {})
     with h5py.File(checkpoint.save(run, 2, {}, {}), "r+") as file:
         file.attrs["format"] = 99
-    with pytest.raises(IncompatibleCheckpoint, match="format 99, this version reads 3"):
+    with pytest.raises(IncompatibleCheckpoint, match="format 99, this version reads 4"):
         checkpoint.newest(run, lambda text: None)
 
 

@@ -1,0 +1,142 @@
+"""checkpoints/replay/: the rows of replays, and what is known of their items, each in a file that is written once.
+
+A numbered checkpoint names the files that it needs, with their sizes. Those that no checkpoint names any more are
+removed. Format and checksums are those of checkpoints.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from hpc_rl.optim.flat import StateDict
+from hpc_rl.storage import checkpoint
+from hpc_rl.storage.checkpoint import CorruptCheckpoint, SaveFailed
+from hpc_rl.storage.datasets import Absent
+from hpc_rl.storage.run_dir import RunDir
+from hpc_rl.storage.untrusted import Unreadable
+
+POLL_S = 0.05  # between two looks for files of other ranks
+WITHOUT = "checkpoint.replay = false goes on without the replay"
+_NAME = re.compile(r"a[0-9]+-c[0-9]+-(?:[0-9]+-[0-9]+|s[0-9]+)\.h5")
+
+
+def folder(run: RunDir) -> Path:
+    return run.checkpoints / "replay"
+
+
+def write(run: RunDir, name: str, state: StateDict) -> None:
+    """Write one file: complete under its name, or not there at all. Raises SaveFailed, NonFinite."""
+    checkpoint.write(folder(run) / name, state, {})
+
+
+def read(run: RunDir, name: str) -> StateDict:
+    """What `write` wrote, arrays as tensors. Raises CorruptCheckpoint: the file is torn, or none of a replay."""
+    try:
+        return checkpoint.load(_path(run, name))[0]
+    except CorruptCheckpoint as error:
+        raise CorruptCheckpoint(
+            f"{error}; resume from an older checkpoint by removing those that name this file, or {WITHOUT}"
+        ) from error
+
+
+def names(state: Mapping[str, Any]) -> list[str]:
+    """The files that a checkpoint's state names. Raises CorruptCheckpoint where they are not named as they should."""
+    try:
+        parts = [part for part in state.get("stores", []) if "file" in part]
+        files = [name for part in parts for name in (*(piece["name"] for piece in part["rows"]), part["file"])]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CorruptCheckpoint(f"the files of its replay are not named ({error!r})") from error
+    if bad := [name for name in files if not (isinstance(name, str) and _NAME.fullmatch(name))]:
+        raise CorruptCheckpoint(f"{bad[0]!r} is no file of a replay")
+    return files
+
+
+def written(run: RunDir, state: Mapping[str, Any], limit_s: float) -> Callable[[], bool]:
+    """A function that tells whether the files that a state names are there; it looks every `POLL_S`.
+
+    It raises SaveFailed once none has come for ``limit_s``.
+    """
+    left, came, last = names(state), time.monotonic(), 0.0
+
+    def complete() -> bool:
+        nonlocal came, last
+        if left and (now := time.monotonic()) - last >= POLL_S:
+            last = now
+            while left and _path(run, left[0]).exists():
+                left.pop(0)
+                came = now
+            if left and now - came > limit_s:
+                raise SaveFailed(
+                    f"waited {limit_s:.0f} s for {_path(run, left[0])}; look whether the rank that holds this part of "
+                    "the replay is alive and its disk at work, then resume the run"
+                )
+        return not left
+
+    return complete
+
+
+def sized(run: RunDir, state: StateDict) -> StateDict:
+    """The state with the sizes of the files that it names. Raises SaveFailed where one is missing."""
+    if not names(state):
+        return state
+    try:
+        stores = [_sized(run, part) if "file" in part else part for part in state["stores"]]
+    except OSError as error:
+        raise SaveFailed(f"{error.filename} is gone; resume the run") from error
+    return {**state, "stores": stores}
+
+
+def check(run: RunDir, state: Mapping[str, Any]) -> None:
+    """Raise CorruptCheckpoint where a file that a checkpoint's state names is missing or has another size."""
+    files = names(state)
+    sizes = {name: size for part in state.get("stores", []) for name, size in dict(part.get("bytes", {})).items()}
+    for name in files:
+        path = folder(run) / name
+        there = path.stat().st_size if path.is_file() else None
+        if there is None or there != sizes.get(name):
+            fault = "is missing" if there is None else f"has {there} bytes of {sizes.get(name)}"
+            raise CorruptCheckpoint(f"{path} {fault} ({WITHOUT})")
+
+
+def prune(run: RunDir) -> None:
+    """Remove the files that no numbered checkpoint names, and what interrupted writes left.
+
+    None is removed while one of the checkpoints cannot be read.
+    """
+    files = [path for path in folder(run).glob("a*.h5*") if _NAME.fullmatch(path.name.removesuffix(".tmp"))]
+    if not files:
+        return
+    with suppress(FileNotFoundError, Unreadable, Absent, CorruptCheckpoint):
+        kept = {name for path in checkpoint.numbered(run) for name in names(json.loads(checkpoint.text(path))["state"])}
+        for path in files:
+            if path.name not in kept:
+                path.unlink(missing_ok=True)
+
+
+def room(run: RunDir, count: int) -> str:
+    """A sentence where the disk has less free space than ``count`` bytes of rows take, else ""."""
+    free = shutil.disk_usage(run.checkpoints).free
+    if count <= free:
+        return ""
+    return (
+        f"the replay will take about {count / 1e9:.3g} GB in checkpoints, and {run.checkpoints} has "
+        f"{free / 1e9:.3g} GB free; free space, choose another --out, or set checkpoint.replay = false"
+    )
+
+
+def _path(run: RunDir, name: str) -> Path:
+    """Where a file lies that a checkpoint names. Raises CorruptCheckpoint where it might lie elsewhere."""
+    if not _NAME.fullmatch(name):
+        raise CorruptCheckpoint(f"{name!r} is no file of a replay")
+    return folder(run) / name
+
+
+def _sized(run: RunDir, part: StateDict) -> StateDict:
+    return {**part, "bytes": {name: _path(run, name).stat().st_size for name in names({"stores": [part]})}}
