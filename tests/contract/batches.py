@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from hpc_rl import job as jobs
@@ -104,3 +106,14 @@ def sampled_trees(name: str, id: str, rounds: int, steps: int = STEPS, config: A
 
 SUITED = [(name, kind) for name in NAMES for kind in SPECS if suits(name, SPECS[kind])]
 """(method, kind of SPECS) that go together."""
+
+
+def cases(*changes: dict[str, Any], of: Sequence[tuple[str, ...]] = tuple((name,) for name in NAMES)) -> list[Any]:
+    """Each of ``of`` (method, …) with each of ``changes`` that makes another Config than those before it."""
+    configs = {name: [config_of(name, **change) for change in changes] for name in NAMES}
+    return [
+        pytest.param(*row, change, id="-".join([*row, *map(str, change)]))
+        for row in of
+        for k, change in enumerate(changes)
+        if configs[row[0]].index(configs[row[0]][k]) == k
+    ]

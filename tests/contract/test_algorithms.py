@@ -32,6 +32,7 @@ from tests.contract.batches import (
     STEPS,
     SUITED,
     WHOLE,
+    cases,
     config_of,
     fed,
     learner_of,
@@ -55,8 +56,7 @@ def test_every_method_learns_somewhere() -> None:
 # ---- act ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("changes", [{}, WHOLE], ids=["plain", "whole"])
-@pytest.mark.parametrize(("name", "kind"), SUITED)
+@pytest.mark.parametrize(("name", "kind", "changes"), cases({}, WHOLE, of=SUITED))
 def test_act_gives_what_the_schema_says(name: str, kind: str, changes: dict[str, Any]) -> None:
     spec, policy = SPECS[kind], policy_of(name, SPECS[kind], config_of(name, **changes))
     noise = torch.rand(3, policy.fragment_noise + policy.noise)
@@ -115,8 +115,7 @@ def test_metrics_are_finite_and_parameters_move(name: str, id: str) -> None:
     assert torch.isfinite(learner.weights.data).all() and not torch.equal(learner.weights.data, before)
 
 
-@pytest.mark.parametrize("changes", [{}, WHOLE, {"objective": "kl", "kl_target": 1e-4}, {"replay": 0.5}])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "changes"), cases({}, WHOLE, {"objective": "kl", "kl_target": 1e-4}, {"replay": 0.5}))
 def test_a_loaded_state_repeats_the_next_update_bitwise(name: str, changes: dict[str, Any]) -> None:
     config = config_of(name, **changes)
     spec, batches = sampled(name, "toy/counter", 3, config=config)
@@ -166,9 +165,8 @@ SHARDED: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("changes", SHARDED)
 @pytest.mark.parametrize("id", ENVIRONMENTS)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "changes"), cases(*SHARDED))
 def test_updates_on_shards_equal_the_update_on_the_union(name: str, id: str, changes: dict[str, Any]) -> None:
     config = config_of(name, **changes)
     spec, batches = sampled(name, id, 3, config=config)
@@ -197,8 +195,7 @@ def test_a_gradient_that_is_not_finite_drops_the_step(name: str) -> None:
     assert learner.group.dropped == steps and not torch.equal(learner.weights.data, state["weights"])
 
 
-@pytest.mark.parametrize("changes", [{}, WHOLE, {"objective": "kl"}, {"replay": 0.5}])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "changes"), cases({}, WHOLE, {"objective": "kl"}, {"replay": 0.5}))
 def test_a_move_without_numbers_is_not_learned_from(name: str, changes: dict[str, Any]) -> None:
     """Whatever stands in a row that is not finite, parameters, statistics and metrics come out the same, and finite."""
     config = config_of(name, **changes)
