@@ -72,7 +72,7 @@ def footprint(agent: Agent, plan: Plan, columns: int) -> Footprint:
     shapes = batch_shapes(experience, plan)
 
     def batches(shapes: Shapes) -> dict[str, Trajectory]:
-        schemas = {name: items_schema(agent, policy, steps) for name, (steps, _) in shapes.items()}
+        schemas = {name: items_schema(agent, policy, name, steps) for name, (steps, _) in shapes.items()}
         return {name: blank(schemas[name], spec, *shape) for name, shape in shapes.items()}
 
     act_bytes, act_fault = most_at_once(lambda: _act(agent, policy, columns))

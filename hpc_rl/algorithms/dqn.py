@@ -36,7 +36,8 @@ beside it. The first items are from the first policy with ε near 1; there are n
 (allreduce) have a ring each, of their own columns, and share the batch out. No-op starts and the end of an episode at a
 lost life are the environment's (`noop_max`, `life_loss_ends`).
 
-Needs nothing in extras. Topologies: solo, allreduce, actor_replay_learner.
+Needs in extras, where α > 0, Q of the action taken and the largest Q: an item's first priority is the |δ| of the policy
+that acted (Horgan et al. 2018, arXiv 1803.00933, section 3). Topologies: solo, allreduce, actor_replay_learner.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ from torch import Tensor
 
 from hpc_rl.algorithms import base
 from hpc_rl.config import BelowOne, Fraction, NonNegative, NonNegativeInt, Positive, PositiveInt, Range
-from hpc_rl.devices import to_device
+from hpc_rl.devices import to_device, to_host
 from hpc_rl.experience import Experience, Items, Unsuited
 from hpc_rl.formulas.q_learning import greedy_value, huber, importance_weights, n_step_return
 from hpc_rl.nets.q import QNetwork
@@ -60,11 +61,14 @@ from hpc_rl.optim.flat import StateDict, flatten
 from hpc_rl.optim.group import Group, means
 from hpc_rl.optim.optimizers import annealed, make_optimizer
 from hpc_rl.optim.targets import polyak_
-from hpc_rl.types import ActOutput, Array, Rules, Schema, Spec, Step, Trajectory, UpdateResult
+from hpc_rl.types import ActOutput, Array, Leaf, Rules, Schema, Spec, Step, Trajectory, Tree, UpdateResult
 
 FIGURES = ("loss", "q_mean", "target_mean")
 TOPOLOGIES = ("solo", "allreduce", "actor_replay_learner")
-EXTRAS: Schema = {}
+VALUES: Schema = {
+    "q_action": Leaf((), "float32", "step", "reward", "Q of the action taken"),
+    "q_max": Leaf((), "float32", "step", "reward", "the largest Q"),
+}
 
 
 @dataclass(frozen=True)
@@ -118,9 +122,9 @@ class EpsilonGreedy:
 
     noise, fragment_noise = 2, 0  # one uniform for whether, one for which
 
-    def __init__(self, net: QNetwork, actions: int) -> None:
+    def __init__(self, net: QNetwork, actions: int, extras: Schema | None = None) -> None:
         self.net, self.actions = net, actions
-        self.extras: Schema = EXTRAS
+        self.extras: Schema = extras or {}
         self.carry: Schema = {}
 
     def initial_carry(self, columns: int) -> dict[str, Tensor]:
@@ -129,8 +133,10 @@ class EpsilonGreedy:
     @torch.no_grad()
     def act(self, step: Step, carry: dict[str, Tensor], exploration: Tensor, noise: Tensor) -> ActOutput:
         any_ = (noise[:, 1] * self.actions).long().clamp(max=self.actions - 1)
-        best = self.net(step.observation).argmax(-1)
-        return ActOutput(torch.where(noise[:, 0] < exploration, any_, best), {}, {})
+        q = self.net(step.observation)
+        action = torch.where(noise[:, 0] < exploration, any_, q.argmax(-1))
+        values = {"q_action": q.gather(-1, action[:, None]).squeeze(-1), "q_max": q.amax(-1)} if self.extras else {}
+        return ActOutput(action, {}, values)
 
 
 def policy(config: Config, spec: Spec, rules: Rules | None) -> EpsilonGreedy:
@@ -141,7 +147,7 @@ def policy(config: Config, spec: Spec, rules: Rules | None) -> EpsilonGreedy:
             "distribution over them"
         )
     net = QNetwork(spec, tuple(config.hidden), config.network, config.dueling)
-    return EpsilonGreedy(net, spec.actions.sizes[0])
+    return EpsilonGreedy(net, spec.actions.sizes[0], VALUES if config.priority_exponent else None)
 
 
 def exploration(config: Config, columns: Array, total: int, progress: float) -> Array:
@@ -151,6 +157,24 @@ def exploration(config: Config, columns: Array, total: int, progress: float) -> 
         return np.asarray(config.epsilon_base**power, np.float32)
     share = min(progress / config.epsilon_fraction, 1.0) if config.epsilon_fraction else 1.0
     return np.full(len(columns), 1.0 + share * (config.epsilon_final - 1.0), np.float32)
+
+
+def returns(config: Config, reward: Tensor, discount: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Σ_{k<n} γᵏ r_k, γⁿ, and the row of x_n, each [n]."""
+    clip = config.reward_clip
+    reward = reward.clamp(-clip, clip) if clip else reward
+    return n_step_return(reward, config.discount * discount, valid)
+
+
+def annotate(config: Config, rows: Tree) -> dict[str, Array] | None:
+    """First priorities |δ| of items [L, n], from the Q values of the policy that acted, which is θ⁻ = θ to them."""
+    if not config.priority_exponent:
+        return None
+    names = ("reward", "discount", "first", "extras/q_action", "extras/q_max")
+    reward, discount, first, q_action, q_max = (to_device(rows[name], "cpu") for name in names)
+    total, factor, row = returns(config, reward.nan_to_num(0.0, 0.0, 0.0), discount, ~first[1:])
+    target = total + factor * q_max.gather(0, row[None])[0]
+    return {"priority": to_host((target - q_action[0]).abs())}
 
 
 class Learner(base.Learner):
@@ -184,11 +208,9 @@ class Learner(base.Learner):
     @torch.no_grad()
     def _target(self, batch: Trajectory) -> Tensor:
         """y [n]."""
-        config, clip = self.config, self.config.reward_clip
-        reward = batch.reward.clamp(-clip, clip) if clip else batch.reward
-        total, factor, row = n_step_return(reward, config.discount * batch.discount, batch.valid)
+        total, factor, row = returns(self.config, batch.reward, batch.discount, batch.valid)
         behind = batch.observation[row, torch.arange(len(row), device=row.device)]
-        online = self.policy.net(behind) if config.double else None
+        online = self.policy.net(behind) if self.config.double else None
         return total + factor * greedy_value(self.target_net(behind), online)
 
     def state(self) -> StateDict:
@@ -199,4 +221,4 @@ class Learner(base.Learner):
         self.rounds = int(state["rounds"])
 
 
-ALGORITHM = base.Algorithm(config=Config, policy=policy, learner=Learner, exploration=exploration)
+ALGORITHM = base.Algorithm(config=Config, policy=policy, learner=Learner, exploration=exploration, annotate=annotate)

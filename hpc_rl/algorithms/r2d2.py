@@ -186,11 +186,9 @@ def exploration(config: Config, columns: Array, total: int, progress: float) -> 
 def annotate(config: Config, rows: Tree) -> dict[str, Array]:
     """First priorities of items [L, n], from the Q values of the policy that acted."""
     names = ("reward", "discount", "extras/q_action", "extras/q_max")
-    reward, discount, q_action, q_max = (to_device(rows[name][config.burn_in :], "cpu") for name in names)
+    reward, discount, q_action, value = (to_device(rows[name][config.burn_in :], "cpu") for name in names)
     valid = ~to_device(rows["first"][config.burn_in + 1 :], "cpu") & reward.isfinite()
-    valid[-1] &= discount[-1] == 0  # what the row behind it is worth is not known yet
-    value = torch.cat([q_max, q_max[-1:]])
-    error = targets(config, reward.nan_to_num(0.0, 0.0, 0.0), discount, value, valid) - q_action
+    error = targets(config, reward.nan_to_num(0.0, 0.0, 0.0), discount, value, valid) - q_action[:-1]
     return {"priority": to_host(mixed_priority(error, valid, config.eta))}
 
 

@@ -38,10 +38,11 @@ def reuse(experience: Experience) -> float:
     return experience.passes * updates * sum(items.batch_size * items.length for items in replayed)
 
 
-def items_schema(agent: Agent, policy: Policy, steps: int) -> Schema:
-    """The leaves of items of ``steps`` moves, with those that the method's ``annotate`` adds in a store."""
+def items_schema(agent: Agent, policy: Policy, name: str, steps: int) -> Schema:
+    """The leaves of the items of this name, of ``steps`` moves, with those that ``annotate`` adds in a store."""
     schema = trajectory_schema(agent.spec, policy.extras, policy.carry, policy.fragment_noise)
-    return with_notes(schema, agent.spec, steps, agent.annotate)
+    items = next(items for items in agent.experience.items if items.name == name)
+    return with_notes(schema, agent.spec, items, steps, agent.annotate)
 
 
 def random_tree(schema: Schema, spec: Spec, steps: int, columns: int, generator: np.random.Generator) -> Tree:

@@ -128,7 +128,7 @@ def _learn(job: Job, plan: Plan, agent: Agent, policy: Policy) -> Work:
     generator = np.random.default_rng(job.seed)
     batches = {}
     for name, (steps, columns) in batch_shapes(experience, plan).items():
-        schema = items_schema(agent, policy, steps)
+        schema = items_schema(agent, policy, name, steps)
         batches[name] = trajectory([random_tree(schema, spec, steps, columns, generator)], spec)
     moves = sum(batch.valid.numel() for batch in batches.values())
 

@@ -8,7 +8,7 @@ from hpc_rl.experience import Experience
 from hpc_rl.fragments import allocate
 from hpc_rl.optim.flat import StateDict
 from hpc_rl.replay.base import Batches
-from hpc_rl.replay.rows import Annotate
+from hpc_rl.replay.rows import Annotate, blank_items
 from hpc_rl.types import Array, Schema, Spec, Tree
 
 ANY_NUMBER = 1 << 40  # of updates; the least over all learners is made
@@ -23,7 +23,7 @@ class Empty:
         for items in experience.items:
             steps = items.length or experience.unroll
             tree = allocate(schema, steps, 0, spec.stack)
-            notes = annotate(tree) if annotate else None
+            notes = annotate(blank_items(schema, items, steps, 0, spec.stack)) if annotate else None
             for name, x in (notes or {}).items():
                 tree[f"extras/{name}"] = np.tile(x, (steps, 1))
             self.batches[items.name] = ([tree], None)

@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-from hpc_rl.experience import Experience
-from hpc_rl.fragments import allocate
+from hpc_rl.experience import Experience, Items
 from hpc_rl.replay.remote import ReplayLayouts
-from hpc_rl.replay.rows import MOVES, Annotate
+from hpc_rl.replay.rows import MOVES, Annotate, blank_items
 from hpc_rl.transport.layout import Layout
 from hpc_rl.types import Leaf, Schema, Spec
 
 
-def with_notes(schema: Schema, spec: Spec, steps: int, annotate: Annotate | None) -> Schema:
-    """The leaves of a fragment, with those that the method's ``annotate`` adds in a store to items of ``steps``."""
+def with_notes(schema: Schema, spec: Spec, items: Items, steps: int, annotate: Annotate | None) -> Schema:
+    """The leaves of a fragment, with those that the method's ``annotate`` adds in a store to ``items`` of ``steps``."""
     if annotate is None:
         return dict(schema)
-    rows = allocate({name: leaf for name, leaf in schema.items() if name != "observation"}, steps, 1, spec.stack)
-    notes = annotate(rows) or {}
+    notes = annotate(blank_items(schema, items, steps, 1, spec.stack)) or {}
     added = {f"extras/{name}": Leaf(x.shape[1:], str(x.dtype)) for name, x in notes.items() if name != "priority"}
     return {**schema, **added}
 
 
-def item_schema(schema: Schema, spec: Spec, steps: int, annotate: Annotate | None) -> Schema:
+def item_schema(schema: Schema, spec: Spec, items: Items, annotate: Annotate | None) -> Schema:
     """The leaves of items with their keys and chances, as a replay rank sends them."""
     kept = {"observation", "first", "column", "start", *MOVES}
     leaves = {
         name: leaf
-        for name, leaf in with_notes(schema, spec, steps, annotate).items()
+        for name, leaf in with_notes(schema, spec, items, items.length, annotate).items()
         if name in kept or name.startswith(("extras/", "carry/"))
     }
     chance = Leaf((), "float64", "fragment", "", "p^α of the item, of which its probability is a part")
@@ -48,7 +46,7 @@ def replay_layouts(
 ) -> ReplayLayouts:
     """Messages of a replay rank that ``learners`` share; fragments are of (moves, columns) and of this ``schema``."""
     items = tuple(
-        Layout(item_schema(schema, spec, x.length, annotate), x.length, -(-x.batch_size // learners), spec.stack)
+        Layout(item_schema(schema, spec, x, annotate), x.length, -(-x.batch_size // learners), spec.stack)
         for x in experience.items
     )
     return ReplayLayouts(items, Layout(arrival_schema(schema, experience.arrivals), *fragment, spec.stack))

@@ -39,7 +39,8 @@ class Ring:
         shards: ranks that learn together, each with a ring of its own.
         seed: of the job; update n draws from the stream (seed, "replay", n, first column).
         annotate: rows [L(+1), n] without observations of items just completed -> {name: [n]}, returned with the items
-            as extras that are constant over their rows; "priority" becomes the item's where it has one.
+            as extras that are constant over their rows; "priority" becomes the item's where it has one. Items that have
+            priorities wait for one row more, whose extras these need: [L+1, n].
         saver: keeps it from one attempt to the next; without one every attempt begins with an empty ring.
 
     Raises:
@@ -193,7 +194,8 @@ class Ring:
             stop = end
         length = np.minimum(stop - moves, items.length)
         if items.complete == "length":
-            decided = moves + length <= rows.end
+            behind = int(bool(self.annotate and kind.priorities))  # its extras are there once a move left it
+            decided = moves + length + behind <= rows.end
         else:  # an episode that broke off at a gap has no end
             decided = end < _following(np.where(gap, moves, NEVER))
         begins = valid & rows.of(f"extras/{items.opens}", low) if items.opens else valid
@@ -213,7 +215,8 @@ class Ring:
         notes: Tree = {}
         if self.annotate:
             length = kind.lengths.reshape(-1)[at]
-            notes = dict(self.annotate(self.rows.gather(row, column, length, kind.items.length, False)) or {})
+            behind = kind.priorities is not None
+            notes = dict(self.annotate(self.rows.completed(row, column, length, kind.items.length, behind)) or {})
         priorities = notes.pop("priority", None)
         for name, x in notes.items():
             kind.notes.setdefault(name, np.zeros(kind.lengths.shape, x.dtype)).reshape(-1)[at] = x

@@ -13,6 +13,8 @@ from math import prod
 
 import numpy as np
 
+from hpc_rl.experience import Items
+from hpc_rl.fragments import allocate
 from hpc_rl.replay.room import Unreplayable
 from hpc_rl.types import Array, Schema, Spec, Tree
 
@@ -46,6 +48,13 @@ def _moves(schema: Schema) -> list[str]:
 
 def _carried(schema: Schema) -> list[str]:
     return [name.removeprefix("carry/") for name in schema if name.startswith("carry/")]
+
+
+def blank_items(schema: Schema, items: Items, steps: int, columns: int, stack: int) -> Tree:
+    """Items of zeros as `Rows.completed` gives them: ``annotate`` adds the same leaves to these as to any others."""
+    leaves = {name: leaf for name, leaf in schema.items() if name != "observation"}
+    longer = {name: leaf for name, leaf in leaves.items() if name.startswith("extras/") and items.alpha}
+    return {**allocate(leaves, steps, columns, stack), **allocate(longer, steps + 1, columns, stack)}
 
 
 class Rows:
@@ -137,6 +146,16 @@ class Rows:
         tree["column"] = self.column.take(column)
         if observations:
             tree["observation"] = self._frames(row, column, edge)
+        return tree
+
+    def completed(self, row: Array, column: Array, length: Array, longest: int, behind: bool) -> Tree:
+        """The same items as ``annotate`` gets them: without observations. With ``behind`` extras are [longest + 1, n],
+        also those of the row behind the last move, where the policy acted on what that move led to.
+        """
+        tree = self.gather(row, column, length, longest, False)
+        if behind:
+            edge = self.at(row + np.minimum(np.arange(longest + 1)[:, None], length), column)
+            tree |= {name: self.flat[name].take(edge, 0) for name in tree if name.startswith("extras/")}
         return tree
 
     def _frames(self, row: Array, column: Array, edge: Array) -> Array:
