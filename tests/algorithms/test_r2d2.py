@@ -3,7 +3,8 @@
 Mutations seen to fail: the exponents α and β swapped; a burn-in with gradients, or of the target network by the online
 one; the stored state left out, that of the zero ablation kept; the state not reset where an episode opens inside a
 sequence; last action or last reward of another row; γ in the place of γⁿ; a time limit taken for a death; a termination
-that bootstraps; h or h⁻¹ left out; priorities over the burn-in, or of moves that never happened; the ladder divided by zero with one column, or by N; an item that begins at LAST.
+that bootstraps; h or h⁻¹ left out; priorities over the burn-in, or of moves that never happened; the ladder divided by
+zero with one column, or by N; an item that begins at LAST.
 """
 
 from __future__ import annotations
