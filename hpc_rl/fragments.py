@@ -74,13 +74,16 @@ def stacked(frames: Tensor, first: Tensor, stack: int, padding: str) -> Tensor:
     """Observations [T+1, b, stack, *frame] from frames [T+stack, b, *frame] and first [T+1, b].
 
     Row 0 keeps the environment's own stack (its frames were copied as they stood). From row 1 on, a frame from before
-    the episode's first row is replaced by what the environment pads with: zeros, or the episode's first frame.
+    the episode's first row is replaced by what the environment pads with: zeros, or the episode's first frame. Where no
+    episode opens behind row 0 it is a view of ``frames``, a part of the bytes: to be read only.
     """
     import torch
 
-    rows = first.shape[0]
+    rows, opens = first.shape[0], first[1:].nonzero().tolist()
+    if not opens:
+        return frames.unfold(0, stack, 1).movedim(-1, 2)
     out = torch.stack([frames[k : k + rows] for k in range(stack)], 2)
-    for row, column in first[1:].nonzero().tolist():
+    for row, column in opens:
         for later in range(row + 1, min(row + stack, rows)):
             if later > row + 1 and bool(first[later, column]):
                 break

@@ -65,6 +65,17 @@ def test_stacks_are_the_environments_own(padding: str, stack: int) -> None:
     assert np.array_equal(actual[..., 1, 2].numpy(), expected)
 
 
+@pytest.mark.parametrize("padding", ["zeros", "repeat"])
+def test_stacks_within_one_episode_take_no_memory(padding: str) -> None:
+    """Row 0 may open it: its stack is the environment's own."""
+    frames = torch.randint(256, (3 + 6, 2, 5, 7), dtype=torch.uint8)
+    first = torch.zeros(6, 2, dtype=torch.bool)
+    first[0, 1] = True
+    actual = stacked(frames, first, 4, padding)
+    assert actual.shape == (6, 2, 4, 5, 7) and actual.data_ptr() == frames.data_ptr()
+    assert all(torch.equal(actual[t, :, k], frames[t + k]) for t in range(6) for k in range(4))
+
+
 SPEC = Spec("test", (3,), "float32", Actions("multidiscrete", (2, 3)))
 PIXELS = Spec("test", (5, 7), "uint8", Actions("box", (2,), (-1.0, -1.0), (1.0, 1.0)), stack=4)
 EXTRAS = {"logits": Leaf((5,), "float32")}
