@@ -6,7 +6,8 @@ mean; the target m is that of the N-step return under the target networks, broug
     critic   w KL(m ‖ Z(x_0, a_0; φ)),   m = Φ_z [Σ_{k<N} γᵏ r_k + γᴺ Z(x_N, π(x_N; θ⁻); φ⁻)]
     actor    − Q(x_0, π(x_0; θ); φ), a gradient of θ alone
 
-Where priority_exponent α > 0, P_i ∝ KL_i^α and w_i = (P_i / min P)^(−β), β = importance_exponent.
+Where priority_exponent α > 0, P_i ∝ KL_i^α and w_i = (P_i / min P)^(−β), β = importance_exponent. Actors are processes
+of their own on actor_replay_learner.
 
 Each update is a step of the critic, then one of the actor against the new critic; every ``target_every`` updates
 θ⁻ ← (1 − τ) θ⁻ + τ θ and φ⁻ likewise, τ = 1 copies. Training acts by clip(π(x) + σ z, −1, 1), z standard normal; σ
@@ -17,11 +18,12 @@ Adam 1e-4 for both (5e-5 on hard tasks), noise 0.3, γ 0.99, importance_exponent
 and ±1000 on Gym, slope_clip 1 (of the slope's length) and max_grad_norm 40. v_max is about the discounted return of the
 best episode in units of the learned rewards: returns beyond the atoms cannot be told apart, which edge_mass shows.
 
-What differs from the paper: on these topologies acting and learning take turns; its actors are processes of their own.
-The paper takes both gradients before either step. Its weights are 1/(R P_i), here they are at most 1. slope_clip is of
-entries, as in Ape-X DPG. Networks are layers with ReLU, without layer normalisation; images are flattened.
+What differs from the paper: it takes both gradients before either step. Its weights are 1/(R P_i), here they are at
+most 1. slope_clip is of entries, as in Ape-X DPG. Networks are layers with ReLU, without layer normalisation; images
+are flattened.
 
-Needs nothing in extras. Topologies: solo, allreduce.
+Needs in extras, where α > 0, what the critic of the policy that acted said of the action taken and of π(x), for first
+priorities KL; actors copy the critic with the actor. Topologies: solo, allreduce, actor_replay_learner.
 """
 
 from __future__ import annotations
@@ -37,21 +39,21 @@ from torch import Tensor
 
 from hpc_rl.algorithms import base
 from hpc_rl.config import BadJob, BelowOne, Fraction, NonNegative, NonNegativeInt, Positive, PositiveInt, Range
-from hpc_rl.devices import to_device
+from hpc_rl.devices import to_device, to_host
 from hpc_rl.experience import Experience, Items, Unsuited
 from hpc_rl.formulas.categorical import atoms, cross_entropy, edge_mass, entropy, expectation, projected
 from hpc_rl.formulas.losses import weighted
 from hpc_rl.formulas.q_learning import importance_weights, n_step_return
-from hpc_rl.nets.continuous import Critics, DeterministicActor, DeterministicPolicy, falling_noise
+from hpc_rl.nets.continuous import ActorWithCritic, DeterministicPolicy, falling_noise
 from hpc_rl.optim.flat import StateDict, flatten
 from hpc_rl.optim.group import Group, means
 from hpc_rl.optim.optimizers import make_optimizer
-from hpc_rl.optim.targets import placed, polyak_
-from hpc_rl.types import Array, Rules, Schema, Spec, Trajectory, UpdateResult
+from hpc_rl.optim.targets import polyak_
+from hpc_rl.types import Array, Rules, Spec, Trajectory, Tree, UpdateResult
 
 FIGURES = ("loss", "kl", "q_mean", "target_mean", "edge_mass", "weight", "policy_q")
-TOPOLOGIES = ("solo", "allreduce")
-EXTRAS: Schema = {}
+TOPOLOGIES = ("solo", "allreduce", "actor_replay_learner")
+Player = DeterministicPolicy[ActorWithCritic]
 
 
 @dataclass(frozen=True)
@@ -104,14 +106,15 @@ def loss(
     return summed, kl.detach(), [summed.detach(), *((weight * x.detach()).sum() for x in figures)]
 
 
-def policy(config: Config, spec: Spec, rules: Rules | None) -> DeterministicPolicy:
+def policy(config: Config, spec: Spec, rules: Rules | None) -> Player:
     """Raises Unsuited where actions are not continuous."""
     if spec.actions.kind != "box":
         raise Unsuited(
             f"D4PG needs a box of continuous actions, and {spec.id} has {spec.actions.kind} ones; use a method for "
             "these, as Rainbow or PPO"
         )
-    return DeterministicPolicy(DeterministicActor(spec, tuple(config.hidden)), spec.actions)
+    net = ActorWithCritic(spec, tuple(config.hidden), config.atoms)
+    return DeterministicPolicy(net, spec.actions, net.critics if config.priority_exponent else None)
 
 
 def exploration(config: Config, columns: Array, total: int, progress: float) -> Array:
@@ -119,37 +122,51 @@ def exploration(config: Config, columns: Array, total: int, progress: float) -> 
     return falling_noise(columns, progress, config.noise, config.noise_fraction)
 
 
+def returns(config: Config, reward: Tensor, discount: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Σ_{k<N} γᵏ r_k, γᴺ, and the row of x_N, each [n]."""
+    return n_step_return(config.reward_scale * reward, config.discount * discount, valid)
+
+
+def annotate(config: Config, rows: Tree) -> dict[str, Array] | None:
+    """First priorities KL [n] of items [L, n], from the networks that acted, which are the targets' as well to them."""
+    if not config.priority_exponent:
+        return None
+    names = ("reward", "discount", "first", "extras/critic_action", "extras/critic_policy")
+    reward, discount, first, taken, greedy = (to_device(rows[name], "cpu") for name in names)
+    total, factor, row = returns(config, reward.nan_to_num(0.0, 0.0, 0.0), discount, ~first[1:])
+    behind = torch.softmax(greedy[row, torch.arange(len(row))], -1)
+    m = projected(behind, total, factor, atoms(config.v_min, config.v_max, config.atoms))
+    return {"priority": to_host((cross_entropy(taken[0], m) - entropy(m)).clamp(min=0.0))}
+
+
 class Learner(base.Learner):
     """One update = one step of the critic and one of the actor on one batch of items."""
 
-    def __init__(
-        self, config: Config, spec: Spec, rules: Rules | None, policy: DeterministicPolicy, group: Group
-    ) -> None:
-        self.config, self.policy, self.group = config, policy, group
-        self.weights = flatten(policy.net)
-        self.critics = Critics(spec, tuple(config.hidden), 1, config.atoms)
-        critic = flatten(placed(self.critics, self.weights.data.device))
-        for flat in (self.weights, critic):
-            group.broadcast_(flat.data)
-        self.target_net, self.target_critics = deepcopy(policy.net), deepcopy(self.critics)
-        self.targets = {"actor": flatten(self.target_net), "critic": flatten(self.target_critics)}
+    def __init__(self, config: Config, spec: Spec, rules: Rules | None, policy: Player, group: Group) -> None:
+        self.config, self.policy, self.group, self.net = config, policy, group, policy.net
+        self.weights = flatten(self.net)
+        group.broadcast_(self.weights.data)
+        self.target_net = deepcopy(self.net)
+        self.target = flatten(self.target_net)
         self.support = atoms(config.v_min, config.v_max, config.atoms, self.weights.data.device)
         adam = (config.adam_epsilon, 0.999, config.beta_1)
-        actor_step = make_optimizer(self.weights, "adam", config.actor_learning_rate, *adam)
-        critic_step = make_optimizer(critic, "adam", config.critic_learning_rate, *adam)
-        self.optimizers = {"weights": actor_step, "critic": critic_step}
+        actor, critic = (self.weights.part(net) for net in (self.net.actor, self.net.critics))
+        self.optimizers = {
+            "actor": make_optimizer(actor, "adam", config.actor_learning_rate, *adam),
+            "critic": make_optimizer(critic, "adam", config.critic_learning_rate, *adam),
+        }
         self.rounds = 0
 
     def update(self, batches: Mapping[str, Trajectory], progress: float) -> UpdateResult:
         config, batch = self.config, batches["items"]
         x, weight, count = batch.observation[0], batch.valid[0].float(), int(batch.valid[0].sum())
         importance = importance_weights(batch.chance, config.importance_exponent)
-        logits = self.critics(x, batch.action[0])[0]
+        logits = self.net.critics(x, batch.action[0])[0]
         summed, kl, sums = loss(logits, self._target(batch), self.support, importance, weight)
         norm = self.group.apply_gradients(self.optimizers["critic"], summed, count, config.max_grad_norm)
         policy_norm, summed = 0.0, self._actor_loss(x, weight)
         if norm < inf:  # the same on every member; else the critic's step was dropped
-            policy_norm = self.group.apply_gradients(self.optimizers["weights"], summed, count, config.max_grad_norm)
+            policy_norm = self.group.apply_gradients(self.optimizers["actor"], summed, count, config.max_grad_norm)
             self._step_targets()
         totals = [to_device(y, "cpu") for y in (*sums, -summed.detach())]
         metrics = means(self.group, FIGURES, torch.stack([*totals, torch.tensor(float(count))]))
@@ -158,33 +175,30 @@ class Learner(base.Learner):
 
     def _actor_loss(self, observation: Tensor, weight: Tensor) -> Tensor:
         """−Σ w Q(x, π(x; θ)), of which ∂Q/∂a is clipped; a step of the actor takes no gradient of the critic."""
-        action, limit = self.policy.net(observation), self.config.slope_clip
+        action, limit = self.net.actor(observation), self.config.slope_clip
         if limit:
             action.register_hook(lambda slope: slope.clamp(-limit, limit))
-        return -weighted(weight, expectation(self.critics(observation, action)[0], self.support))
+        return -weighted(weight, expectation(self.net.critics(observation, action)[0], self.support))
 
     def _step_targets(self) -> None:
         self.rounds += 1
         if self.rounds % self.config.target_every == 0:
-            polyak_(self.targets["actor"], self.weights, self.config.tau)
-            polyak_(self.targets["critic"], self.optimizers["critic"].flat, self.config.tau)
+            polyak_(self.target, self.weights, self.config.tau)
 
     @torch.no_grad()
     def _target(self, batch: Trajectory) -> Tensor:
         """m [n, atoms]."""
-        reward = self.config.reward_scale * batch.reward
-        total, factor, row = n_step_return(reward, self.config.discount * batch.discount, batch.valid)
+        total, factor, row = returns(self.config, batch.reward, batch.discount, batch.valid)
         behind = batch.observation[row, torch.arange(len(row), device=row.device)]
-        logits = self.target_critics(behind, self.target_net(behind))[0]
+        logits = self.target_net.critics(behind, self.target_net.actor(behind))[0]
         return projected(torch.softmax(logits, -1), total, factor, self.support)
 
     def state(self) -> StateDict:
-        return {"rounds": self.rounds, "targets": {name: flat.data.clone() for name, flat in self.targets.items()}}
+        return {"rounds": self.rounds, "target": self.target.data.clone()}
 
     def load(self, state: StateDict) -> None:
         self.rounds = int(state["rounds"])
-        for name, flat in self.targets.items():
-            flat.data.copy_(state["targets"][name])
+        self.target.data.copy_(state["target"])
 
 
-ALGORITHM = base.Algorithm(config=Config, policy=policy, learner=Learner, exploration=exploration)
+ALGORITHM = base.Algorithm(config=Config, policy=policy, learner=Learner, exploration=exploration, annotate=annotate)

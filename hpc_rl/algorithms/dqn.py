@@ -55,7 +55,7 @@ from hpc_rl.algorithms import base
 from hpc_rl.config import BelowOne, Fraction, NonNegative, NonNegativeInt, Positive, PositiveInt, Range
 from hpc_rl.devices import to_device, to_host
 from hpc_rl.experience import Experience, Items, Unsuited
-from hpc_rl.formulas.q_learning import greedy_value, huber, importance_weights, n_step_return
+from hpc_rl.formulas.q_learning import epsilon_ladder, greedy_value, huber, importance_weights, n_step_return
 from hpc_rl.nets.q import QNetwork
 from hpc_rl.optim.flat import StateDict, flatten
 from hpc_rl.optim.group import Group, means
@@ -152,9 +152,8 @@ def policy(config: Config, spec: Spec, rules: Rules | None) -> EpsilonGreedy:
 
 def exploration(config: Config, columns: Array, total: int, progress: float) -> Array:
     """ε [b], from 1 at the beginning to epsilon_final; with epsilon_base each column's own."""
-    power = 1.0 + config.epsilon_exponent * columns / max(1, total - 1)
     if config.epsilon_base:
-        return np.asarray(config.epsilon_base**power, np.float32)
+        return epsilon_ladder(columns, total, config.epsilon_base, config.epsilon_exponent)
     share = min(progress / config.epsilon_fraction, 1.0) if config.epsilon_fraction else 1.0
     return np.full(len(columns), 1.0 + share * (config.epsilon_final - 1.0), np.float32)
 

@@ -20,10 +20,10 @@ What differs from the paper: sequences may span episodes. The state is reset ins
 never happened are masked, so every move is learned from, those before a time limit too. The last n − 1 moves of a
 sequence have shorter returns. The loss is a mean over moves, not a sum over time: with the paper's Adam ε, divide it by
 the length. An item begins in every ``stride``-th row of a column's life, at a move; each row keeps the state before it.
-First priorities are the actors' own: its largest Q value bootstraps, and the last move counts where it terminates only.
+First priorities are the actors' own, whose largest Q value bootstraps.
 
 Needs in extras: the carry (lstm, last_action, moves) and the last reward before each move, q_action, q_max, opens.
-Topologies: solo, allreduce.
+Topologies: solo, allreduce, actor_replay_learner.
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -43,6 +42,7 @@ from hpc_rl.devices import to_device, to_host
 from hpc_rl.experience import Experience, Items, Unsuited
 from hpc_rl.formulas.losses import weighted
 from hpc_rl.formulas.q_learning import (
+    epsilon_ladder,
     greedy_value,
     importance_weights,
     mixed_priority,
@@ -58,7 +58,7 @@ from hpc_rl.optim.targets import polyak_
 from hpc_rl.types import ActOutput, Array, Leaf, Rules, Schema, Spec, Step, Trajectory, Tree, UpdateResult
 
 FIGURES = ("loss", "q_mean", "target_mean", "error")
-TOPOLOGIES = ("solo", "allreduce")
+TOPOLOGIES = ("solo", "allreduce", "actor_replay_learner")
 LADDER = 7.0  # Ape-X's α
 
 
@@ -180,11 +180,13 @@ def policy(config: Config, spec: Spec, rules: Rules | None) -> RecurrentEpsilonG
 
 def exploration(config: Config, columns: Array, total: int, progress: float) -> Array:
     """ε_i [b] for life; a column that is alone has column 0's."""
-    return np.asarray(config.epsilon ** (1 + LADDER * columns / max(total - 1, 1)), np.float32)
+    return epsilon_ladder(columns, total, config.epsilon, LADDER)
 
 
-def annotate(config: Config, rows: Tree) -> dict[str, Array]:
+def annotate(config: Config, rows: Tree) -> dict[str, Array] | None:
     """First priorities of items [L, n], from the Q values of the policy that acted."""
+    if not config.priority_exponent:
+        return None
     names = ("reward", "discount", "extras/q_action", "extras/q_max")
     reward, discount, q_action, value = (to_device(rows[name][config.burn_in :], "cpu") for name in names)
     valid = ~to_device(rows["first"][config.burn_in + 1 :], "cpu") & reward.isfinite()

@@ -29,7 +29,8 @@ the torso's dense layer, which has no noise. Gradients are clipped to max_grad_n
 ``unroll`` moves of each come between updates. No-op starts and the end of an episode at a lost life are the
 environment's (`noop_max`, `life_loss_ends`).
 
-Needs nothing in extras. Topologies: solo, allreduce.
+Needs in extras, where ω > 0, the distribution of the action taken, which is its greedy one: an item's first priority is
+the KL of the policy that acted, under the noise of its rows. Topologies: solo, allreduce, actor_replay_learner.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ from torch import Tensor
 
 from hpc_rl.algorithms import base
 from hpc_rl.config import BadJob, BelowOne, Fraction, NonNegative, NonNegativeInt, Positive, PositiveInt, Range
-from hpc_rl.devices import to_device
+from hpc_rl.devices import to_device, to_host
 from hpc_rl.experience import Experience, Items, Unsuited
 from hpc_rl.formulas.categorical import atoms, cross_entropy, edge_mass, entropy, expectation, projected
 from hpc_rl.formulas.losses import weighted
@@ -56,11 +57,10 @@ from hpc_rl.optim.flat import StateDict, flatten
 from hpc_rl.optim.group import Group, means
 from hpc_rl.optim.optimizers import annealed, make_optimizer
 from hpc_rl.optim.targets import polyak_
-from hpc_rl.types import ActOutput, Rules, Schema, Spec, Step, Trajectory, UpdateResult
+from hpc_rl.types import ActOutput, Array, Leaf, Rules, Schema, Spec, Step, Trajectory, Tree, UpdateResult
 
 FIGURES = ("loss", "kl", "q_mean", "target_mean", "edge_mass", "weight")
-TOPOLOGIES = ("solo", "allreduce")
-EXTRAS: Schema = {}
+TOPOLOGIES = ("solo", "allreduce", "actor_replay_learner")
 
 
 @dataclass(frozen=True)
@@ -124,9 +124,10 @@ class NoisyGreedy:
 
     noise = 0
 
-    def __init__(self, net: NoisyCategoricalQ, support: Tensor) -> None:
+    def __init__(self, net: NoisyCategoricalQ, support: Tensor, remembers: bool = False) -> None:
         self.net, self.support, self.fragment_noise = net, support, net.noise
-        self.extras: Schema = EXTRAS
+        value = Leaf((len(support),), "float32", "step", "", "logits of the return of the action taken")
+        self.extras: Schema = {"value": value} if remembers else {}
         self.carry: Schema = {}
 
     def initial_carry(self, columns: int) -> dict[str, Tensor]:
@@ -135,7 +136,9 @@ class NoisyGreedy:
     @torch.no_grad()
     def act(self, step: Step, carry: dict[str, Tensor], exploration: Tensor, noise: Tensor) -> ActOutput:
         logits = self.net(step.observation, factors(noise, exploration[:, None]))
-        return ActOutput(expectation(logits, to_device(self.support, logits.device)).argmax(-1), {}, {})
+        action = expectation(logits, to_device(self.support, logits.device)).argmax(-1)
+        value = logits[torch.arange(len(action), device=action.device), action]
+        return ActOutput(action, {}, {"value": value} if self.extras else {})
 
 
 def policy(config: Config, spec: Spec, rules: Rules | None) -> NoisyGreedy:
@@ -146,7 +149,27 @@ def policy(config: Config, spec: Spec, rules: Rules | None) -> NoisyGreedy:
             "a method that has a distribution over them"
         )
     shape = (tuple(config.hidden), config.network, config.atoms, config.dueling, config.sigma)
-    return NoisyGreedy(NoisyCategoricalQ(spec, *shape), atoms(config.v_min, config.v_max, config.atoms))
+    support, remembers = atoms(config.v_min, config.v_max, config.atoms), config.priority_exponent > 0
+    return NoisyGreedy(NoisyCategoricalQ(spec, *shape), support, remembers)
+
+
+def returns(config: Config, reward: Tensor, discount: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Σ_{k<n} γᵏ r_k, γⁿ, and the row of x_n, each [n]."""
+    clip = config.reward_clip
+    reward = reward.clamp(-clip, clip) if clip else reward
+    return n_step_return(reward, config.discount * discount, valid)
+
+
+def annotate(config: Config, rows: Tree) -> dict[str, Array] | None:
+    """First priorities KL [n] of items [L, n], from the distributions of the policy that acted."""
+    if not config.priority_exponent:
+        return None
+    names = ("reward", "discount", "first", "extras/value")
+    reward, discount, first, logits = (to_device(rows[name], "cpu") for name in names)
+    total, factor, row = returns(config, reward.nan_to_num(0.0, 0.0, 0.0), discount, ~first[1:])
+    behind = torch.softmax(logits[row, torch.arange(len(row))], -1)
+    m = projected(behind, total, factor, atoms(config.v_min, config.v_max, config.atoms))
+    return {"priority": to_host((cross_entropy(logits[0], m) - entropy(m)).clamp(min=0.0))}
 
 
 class Learner(base.Learner):
@@ -190,13 +213,11 @@ class Learner(base.Learner):
     @torch.no_grad()
     def _target(self, batch: Trajectory, noise: Tensor, choice: Tensor) -> Tensor:
         """m [n, N]."""
-        config, clip = self.config, self.config.reward_clip
-        reward = batch.reward.clamp(-clip, clip) if clip else batch.reward
-        total, factor, row = n_step_return(reward, config.discount * batch.discount, batch.valid)
+        total, factor, row = returns(self.config, batch.reward, batch.discount, batch.valid)
         item = torch.arange(len(row), device=row.device)
         behind = batch.observation[row, item]
         logits = self.target_net(behind, noise)
-        chooser = self.policy.net(behind, choice) if config.double else logits
+        chooser = self.policy.net(behind, choice) if self.config.double else logits
         best = expectation(chooser, self.support).argmax(-1)
         return projected(torch.softmax(logits[item, best], -1), total, factor, self.support)
 
@@ -208,4 +229,4 @@ class Learner(base.Learner):
         self.seed, self.rounds = int(state["seed"]), int(state["rounds"])
 
 
-ALGORITHM = base.Algorithm(config=Config, policy=policy, learner=Learner)
+ALGORITHM = base.Algorithm(config=Config, policy=policy, learner=Learner, annotate=annotate)

@@ -16,7 +16,7 @@ What differs from the paper: the temperature's loss is over log α, as in the au
 with σ = 1 before tanh. Orthogonal weights. n > 1 counts only the entropy at x_n. An entry of the action without two
 finite bounds stays within −1..1. z depends on the number of the update and on the item's place in the global batch.
 
-Needs nothing in extras. Topologies: solo, allreduce.
+Needs nothing in extras. Topologies: solo, allreduce, actor_replay_learner.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from hpc_rl.optim.targets import placed, polyak_, shared_normals
 from hpc_rl.types import Rules, Schema, Spec, Trajectory, UpdateResult
 
 FIGURES = ("loss", "q_mean", "target_mean", "policy_loss", "entropy")
-TOPOLOGIES = ("solo", "allreduce")
+TOPOLOGIES = ("solo", "allreduce", "actor_replay_learner")
 EXTRAS: Schema = {}
 
 

@@ -16,7 +16,7 @@ What differs from the paper: σ = 1 in place of purely random moves at the begin
 action in −1..1 is scaled by the environment to its bounds, and stays there where an entry has no two finite ones. z
 depends on the number of the update and on the item's place in the global batch, not on the number of learners.
 
-Needs nothing in extras. Topologies: solo, allreduce.
+Needs nothing in extras. Topologies: solo, allreduce, actor_replay_learner.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ from hpc_rl.optim.targets import placed, polyak_, shared_normals
 from hpc_rl.types import Array, Rules, Schema, Spec, Trajectory, UpdateResult
 
 FIGURES = ("loss", "q_mean", "target_mean")
-TOPOLOGIES = ("solo", "allreduce")
+TOPOLOGIES = ("solo", "allreduce", "actor_replay_learner")
+Player = DeterministicPolicy[DeterministicActor]
 EXTRAS: Schema = {}
 
 
@@ -77,7 +78,7 @@ class Config:
         return Experience(self.unroll, (items,), self.capacity, self.min_size)
 
 
-def policy(config: Config, spec: Spec, rules: Rules | None) -> DeterministicPolicy:
+def policy(config: Config, spec: Spec, rules: Rules | None) -> Player:
     """Raises Unsuited where actions are not continuous."""
     if spec.actions.kind != "box":
         raise Unsuited(
@@ -95,9 +96,7 @@ def exploration(config: Config, columns: Array, total: int, progress: float) -> 
 class Learner(base.Learner):
     """One update = one step of the critics on one batch of items, and now and then one of the actor."""
 
-    def __init__(
-        self, config: Config, spec: Spec, rules: Rules | None, policy: DeterministicPolicy, group: Group
-    ) -> None:
+    def __init__(self, config: Config, spec: Spec, rules: Rules | None, policy: Player, group: Group) -> None:
         self.config, self.policy, self.group = config, policy, group
         self.weights = flatten(policy.net)
         self.critics = Critics(spec, tuple(config.hidden), 2)

@@ -12,12 +12,15 @@ from hpc_rl.devices import to_device
 from hpc_rl.formulas.losses import weighted
 
 
-def critics_loss(q: Tensor, target: Tensor, weight: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Σ_k Σ w ½ (y − Q_k)², of k critics' values [k, n] against one target [n] (Fujimoto et al. 2018, TD3).
+def critics_loss(
+    q: Tensor, target: Tensor, weight: Tensor, importance: Tensor | float = 1.0
+) -> tuple[Tensor, list[Tensor]]:
+    """Σ_k Σ w u ½ (y − Q_k)², of k critics' values [k, n] against one target [n] (Fujimoto et al. 2018, TD3).
 
-    With it, on the host and without gradients, come the sums of itself, of the critics' mean value, and of y.
+    u is the ``importance`` of an item. With it, on the host and without gradients, come the sums of itself, and with w
+    alone of the critics' mean value and of y.
     """
-    summed = 0.5 * weighted(weight.expand_as(q), (target - q).square())
+    summed = 0.5 * weighted((weight * importance).expand_as(q), (target - q).square())
     sums = [summed, (weight * q.mean(0)).sum(), (weight * target).sum()]
     return summed, [to_device(x.detach(), "cpu") for x in sums]
 

@@ -1,11 +1,13 @@
-"""Targets, losses and priorities of Q-learning on items [L, n] of which row 0, or every row, is learned from."""
+"""Q-learning on items [L, n] of which row 0, or every row, is learned from: targets, losses, priorities, ε."""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from hpc_rl.formulas.losses import weighted
+from hpc_rl.types import Array
 
 
 def n_step_return(reward: Tensor, discount: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -90,3 +92,11 @@ def huber(error: Tensor, weight: Tensor, limit: float) -> Tensor:
     squared = 0.5 * error.square()
     loss = torch.where(error.abs() <= limit, squared, limit * (error.abs() - 0.5 * limit)) if limit else squared
     return weighted(weight, loss)
+
+
+def epsilon_ladder(columns: Array, total: int, base: float, exponent: float) -> Array:
+    """ε_i = ε^(1 + α i / (N − 1)) [b], for life, of ``columns`` [b] of ``total`` = N; one that is alone has ε_0 = ε.
+
+    Horgan et al. 2018, arXiv 1803.00933 (Ape-X): ε = ``base`` 0.4, α = ``exponent`` 7.
+    """
+    return np.asarray(base ** (1.0 + exponent * columns / max(total - 1, 1)), np.float32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 from math import prod
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -11,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hpc_rl.nets.torsos import MlpTorso, orthogonal
-from hpc_rl.types import Actions, ActOutput, Array, Schema, Spec, Step
+from hpc_rl.types import Actions, ActOutput, Array, Leaf, Schema, Spec, Step
 
+N = TypeVar("N", bound=nn.Module)  # what acts, and maybe more beside it
 LOG_STD = (-20.0, 2.0)  # of the squashed Gaussian, as in the authors' code (Haarnoja et al. 2018)
 
 
@@ -52,14 +54,17 @@ class GaussianActor(nn.Module):
         return mean, log_std.clamp(*LOG_STD)
 
 
-class DeterministicPolicy:
-    """Acts by clip(π(x) + σ z, −1, 1), z standard normal, σ = ``exploration``; remembers nothing."""
+class DeterministicPolicy(Generic[N]):
+    """Acts by clip(π(x) + σ z, −1, 1), z standard normal, σ = ``exploration``.
+
+    Remembers nothing, or with ``critics`` what the first of them says of the action taken and of π(x).
+    """
 
     fragment_noise = 0
 
-    def __init__(self, net: DeterministicActor, actions: Actions) -> None:
-        self.net, self.noise = net, prod(actions.shape)
-        self.extras: Schema = {}
+    def __init__(self, net: N, actions: Actions, critics: Critics | None = None) -> None:
+        self.net, self.noise, self.critics = net, prod(actions.shape), critics
+        self.extras: Schema = critics.said if critics else {}
         self.carry: Schema = {}
 
     def initial_carry(self, columns: int) -> dict[str, Tensor]:
@@ -69,7 +74,11 @@ class DeterministicPolicy:
     def act(self, step: Step, carry: dict[str, Tensor], exploration: Tensor, noise: Tensor) -> ActOutput:
         action: Tensor = self.net(step.observation)
         spread = (exploration[:, None] * _normal(noise)).reshape(action.shape)
-        return ActOutput((action + spread).clamp(-1, 1), {}, {})
+        taken = (action + spread).clamp(-1, 1)
+        if self.critics is None:
+            return ActOutput(taken, {}, {})
+        values = (self.critics(step.observation, x)[0] for x in (taken, action))
+        return ActOutput(taken, {}, dict(zip(self.extras, values, strict=True)))
 
 
 class SquashedGaussianPolicy:
@@ -125,6 +134,12 @@ class Critics(nn.Module):
         self.layers, self.value = nn.ModuleList(layers), StackedLinear(count, widths[-1], outputs, 1.0)
         self.count, self.outputs, self.bytes = count, outputs, spec.dtype == "uint8"
 
+    @property
+    def said(self) -> Schema:
+        """What a policy remembers of them."""
+        of = {"critic_action": "of the action taken", "critic_policy": "of the action without noise"}
+        return {name: Leaf((self.outputs,) * (self.outputs > 1), "float32", doc=text) for name, text in of.items()}
+
     def forward(self, observation: Tensor, action: Tensor) -> Tensor:
         x = observation.flatten(1).float()
         x = torch.cat([x / 255 if self.bytes else x, action.flatten(1)], -1).expand(self.count, -1, -1)
@@ -132,6 +147,18 @@ class Critics(nn.Module):
             x = F.relu(layer(x), inplace=True)
         value: Tensor = self.value(x)
         return value.squeeze(-1) if self.outputs == 1 else value
+
+
+class ActorWithCritic(nn.Module):
+    """An actor and its critic as the network of one policy, for actors that value what they do: ``forward`` acts."""
+
+    def __init__(self, spec: Spec, hidden: tuple[int, ...], outputs: int = 1) -> None:
+        super().__init__()
+        self.actor, self.critics = DeterministicActor(spec, hidden), Critics(spec, hidden, 1, outputs)
+
+    def forward(self, observation: Tensor) -> Tensor:
+        action: Tensor = self.actor(observation)
+        return action
 
 
 def slope_of(critics: Critics, observation: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ for the target and for the actor; ``rounds`` left out of the state; ``seed`` not
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -66,6 +67,19 @@ def batch_of(seed: int) -> Trajectory:
     return trajectory([tree], SPEC)
 
 
+def actor_of(learner: Any) -> Any:
+    """The Flat of what acts."""
+    return learner.optimizers["actor" if "actor" in learner.optimizers else "weights"].flat
+
+
+def targets_of(learner: Any) -> dict[str, Array]:
+    """Copies of the parameters of target networks."""
+    if hasattr(learner, "targets"):
+        return {name: numbers(flat) for name, flat in learner.targets.items()}
+    whole, size = numbers(learner.target), len(actor_of(learner).data)
+    return {"critics": whole} if "weights" in learner.optimizers else {"actor": whole[:size], "critic": whole[size:]}
+
+
 def numbers(flat: Any) -> Array:
     return np.asarray(flat.data.detach().double().numpy()).copy()
 
@@ -118,9 +132,8 @@ class Twin:
         rng = np.random.default_rng([getattr(learner, "seed", 0), 0])
         self.z = rng.standard_normal((ITEMS, 2, A) if name == "sac" else (ITEMS, A), np.float32).astype(float)
         self.alpha, self.clip = 0.3, slope_clip
-        self.actor = numbers(learner.weights)
-        targets = {"critics": learner.target} if name == "sac" else learner.targets
-        self.old = {key: numbers(flat) for key, flat in targets.items()}
+        self.importance = batch.chance.double().numpy()[self.used] ** -0.7
+        self.actor, self.old = numbers(actor_of(learner)), targets_of(learner)
         key = "critic" if name == "ddpg" else "critics"
         self.before, rows = numbers(learner.optimizers[key].flat), []
         y, ends = [], set()
@@ -131,7 +144,8 @@ class Twin:
             rows.append(critic(self.before, self.x[0, k], self.a[k]))
         assert {(1, True), (1, False), (3, False)} <= ends and len(y) < ITEMS
         q, self.y = np.array(rows), np.array(y)
-        self.figures = {"loss": 0.5 * ((q - self.y[:, None]) ** 2).sum(1).mean(), "q_mean": q.mean()}
+        self.errors = np.abs(self.y - q[:, 0])
+        self.figures = {"loss": self.critics_loss(self.before), "q_mean": q.mean()}
         self.figures["target_mean"] = self.y.mean()
         self.critics = stepped(self.before, difference(self.critics_loss, self.before))
         self.gradient = difference(self.actor_loss, self.actor)
@@ -148,7 +162,7 @@ class Twin:
 
     def critics_loss(self, theta: Array) -> float:
         q = np.array([critic(theta, self.x[0, k], self.a[k]) for k in self.used])
-        return float(0.5 * ((q - self.y[:, None]) ** 2).sum(1).mean())
+        return float(0.5 * (self.importance * ((q - self.y[:, None]) ** 2).sum(1)).mean())
 
     def actor_loss(self, theta: Array) -> float:
         """Against the new critics."""
@@ -168,11 +182,20 @@ class Twin:
         return -float(np.mean([drawn(self.actor, self.x[0, k], self.z[k, 1])[1] for k in self.used]))
 
 
-@pytest.mark.parametrize(("name", "clip"), [("ddpg", 0.0), ("ddpg", 0.1), ("td3", 0.0), ("sac", 0.0)])
-def test_an_update_has_the_papers_numbers(name: str, clip: float) -> None:
-    learner, batch = learner_of(name, slope_clip=clip), batch_of(1)
+@pytest.mark.parametrize(
+    ("name", "clip", "alpha"), [("ddpg", 0.0, 0.0), ("ddpg", 0.1, 0.6), ("td3", 0.0, 0.0), ("sac", 0.0, 0.0)]
+)
+def test_an_update_has_the_papers_numbers(name: str, clip: float, alpha: float) -> None:
+    learner, batch = learner_of(name, slope_clip=clip, priority_exponent=alpha, importance_exponent=0.7), batch_of(1)
+    if alpha:
+        chance = np.random.default_rng(2).uniform(1, 9, ITEMS).astype(np.float32)
+        batch = replace(batch, chance=torch.from_numpy(chance))
     twin = Twin(name, learner, batch, clip)
-    metrics = learner.update({"items": batch}, 0.4).metrics
+    result = learner.update({"items": batch}, 0.4)
+    metrics, priorities = result.metrics, result.priorities
+    assert (priorities is not None) == bool(alpha)
+    if priorities is not None:
+        assert np.allclose(priorities.numpy()[twin.used], twin.errors, atol=1e-5)
     key = "critic" if name == "ddpg" else "critics"
     expected = dict(twin.figures)
     if name == "sac":
@@ -185,32 +208,31 @@ def test_an_update_has_the_papers_numbers(name: str, clip: float) -> None:
     for figure, number in expected.items():
         assert metrics[figure] == pytest.approx(number, rel=2e-4), figure
     assert np.allclose(numbers(learner.optimizers[key].flat), twin.critics, atol=2e-6)
-    assert np.allclose(numbers(learner.weights), stepped(twin.actor, twin.gradient), atol=5e-6)
-    targets = {"critics": learner.target} if name == "sac" else learner.targets
-    for part, flat in targets.items():
-        learned = numbers(learner.weights) if part == "actor" else twin.critics
-        assert np.allclose(numbers(flat), twin.old[part] + TAU * (learned - twin.old[part]), atol=2e-6), part
+    assert np.allclose(numbers(actor_of(learner)), stepped(twin.actor, twin.gradient), atol=5e-6)
+    for part, target in targets_of(learner).items():
+        learned = numbers(actor_of(learner)) if part == "actor" else twin.critics
+        assert np.allclose(target, twin.old[part] + TAU * (learned - twin.old[part]), atol=2e-6), part
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_gradients_are_clipped_to_a_norm(name: str) -> None:
     learner = learner_of(name, max_grad_norm=1e-3, adam_epsilon=1.0)
-    critics, before = learner.optimizers["critic" if name == "ddpg" else "critics"].flat, learner.weights.data.clone()
-    was = critics.data.clone()
+    flats = [learner.optimizers["critic" if name == "ddpg" else "critics"].flat, actor_of(learner)]
+    before = [flat.data.clone() for flat in flats]
     metrics = learner.update({"items": batch_of(1)}, 0.0).metrics
     assert metrics["grad_norm"] > 0.1 and metrics["policy_grad_norm"] > 0.1
-    for moved in (critics.data - was, learner.weights.data - before):
-        assert float(moved.norm()) == pytest.approx(RATE * 1e-3, rel=0.02)
+    for flat, was in zip(flats, before, strict=True):
+        assert float((flat.data - was).norm()) == pytest.approx(RATE * 1e-3, rel=0.02)
 
 
 @pytest.mark.parametrize(("name", "every"), [("ddpg", {"target_every": 2}), ("td3", {"policy_delay": 2})])
 def test_what_is_slower_waits_for_its_update(name: str, every: dict[str, int]) -> None:
     learner, moved = learner_of(name, **every), []
     for k in range(4):
-        flats = [*learner.targets.values(), learner.weights]
-        before = [flat.data.clone() for flat in flats]
+        before = [*targets_of(learner).values(), numbers(actor_of(learner))]
         learner.update({"items": batch_of(k)}, 0.0)
-        moved.append([not torch.equal(flat.data, x) for flat, x in zip(flats, before, strict=True)])
+        after = [*targets_of(learner).values(), numbers(actor_of(learner))]
+        moved.append([not np.array_equal(x, y) for x, y in zip(before, after, strict=True)])
     actor = name == "ddpg"  # moves every time
     assert moved == [[False, False, actor], [True, True, True]] * 2
 
@@ -221,15 +243,12 @@ def test_a_loaded_learner_goes_on_as_the_saved_one(name: str) -> None:
     if name != "ddpg":
         other.seed = learner.seed + 1
     learner.update({"items": batch_of(0)}, 0.0)
-    saved, rounds = learner.state(), learner.rounds
+    saved, kept, rounds = learner.state(), targets_of(learner), learner.rounds
     learner.update({"items": batch_of(1)}, 0.0)
     other.load(saved)
     assert other.rounds == rounds == 1 and getattr(other, "seed", 0) == getattr(learner, "seed", 0)
-    kept = [saved["target"]] if name == "sac" else list(saved["targets"].values())
-    loaded = [other.target] if name == "sac" else list(other.targets.values())
-    learned = [learner.target] if name == "sac" else list(learner.targets.values())
-    for x, mine, theirs in zip(kept, loaded, learned, strict=True):
-        assert torch.equal(mine.data, x) and not torch.equal(theirs.data, x)
+    for part, x in kept.items():
+        assert np.array_equal(targets_of(other)[part], x) and not np.array_equal(targets_of(learner)[part], x)
 
 
 def test_draws_depend_on_the_update() -> None:

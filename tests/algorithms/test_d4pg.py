@@ -54,7 +54,7 @@ def goal(learner: Learner, batch: Trajectory, k: int, scale: float) -> tuple[Any
         terminal, power, m = bool(batch.discount[m, k] == 0), power * GAMMA, m + 1
     behind = batch.observation[m, k][None]
     with torch.no_grad():
-        p = torch.softmax(learner.target_critics(behind, learner.target_net(behind))[0, 0], -1)
+        p = torch.softmax(learner.target_net.critics(behind, learner.target_net(behind))[0, 0], -1)
     return projection(p.double().numpy(), total, 0.0 if terminal else power, Z), (m, terminal)
 
 
@@ -65,15 +65,15 @@ def gradient_of(loss: Any, leaves: list[Any]) -> torch.Tensor:
 @pytest.mark.parametrize(("scale", "clip"), [(1.0, 0.0), (0.4, 0.02)])
 def test_an_update_has_the_papers_numbers(scale: float, clip: float) -> None:
     learner, batch = learner_of(reward_scale=scale, slope_clip=clip), drawn(1)
-    critic = learner.optimizers["critic"].flat
+    critic, actor = (learner.optimizers[name].flat for name in ("critic", "actor"))
+    critics = learner.net.critics
     with torch.no_grad():
-        for flat in (learner.weights, critic):
-            flat.data.add_(0.3 * torch.randn_like(flat.data))  # else θ = θ⁻
+        learner.weights.data.add_(0.3 * torch.randn_like(learner.weights.data))  # else θ = θ⁻
     losses, sums, priorities, ends = [], np.zeros(6), {}, set()
     items = [k for k in range(len(batch.chance)) if bool(batch.valid[0, k])]
     for k in items:
         m, end = goal(learner, batch, k, scale)
-        log_p = torch.log_softmax(learner.critics(batch.observation[0, k][None], batch.action[0, k][None])[0, 0], -1)
+        log_p = torch.log_softmax(critics(batch.observation[0, k][None], batch.action[0, k][None])[0, 0], -1)
         kl = -(torch.from_numpy(m) * log_p).sum() + sum(x * np.log(x) for x in m if x > 0)
         weight = float(batch.chance[k]) ** -0.7
         losses.append(weight * kl)
@@ -83,23 +83,23 @@ def test_an_update_has_the_papers_numbers(scale: float, clip: float) -> None:
         ends.add(end)
     assert {(1, True), (1, False), (3, False)} <= ends and len(items) < len(batch.chance)
     gradient, before = gradient_of(sum(losses) / len(items), critic.leaves), critic.data.clone()
-    actor_before = learner.weights.data.clone()
+    actor_before = actor.data.clone()
     result = learner.update({"items": batch}, 0.0)
     names = ("loss", "kl", "q_mean", "target_mean", "edge_mass", "weight")
     expected = dict(zip(names, sums / len(items), strict=True)) | {"grad_norm": float(gradient.norm())}
     moved = critic.data - before  # Adam's first step, ε = 0.01
     assert torch.allclose(moved, -1e-4 * gradient / (gradient.abs() + 0.01), atol=3e-7)
-    after = learner.weights.data.clone()
-    learner.weights.data.copy_(actor_before)  # the actor's step was against the critic as it is now
+    after = actor.data.clone()
+    actor.data.copy_(actor_before)  # the actor's step was against the critic as it is now
     terms, values = [], 0.0
     for k in items:
         action = learner.policy.net(batch.observation[0, k][None])
         place = action.detach().requires_grad_()
-        q = torch.softmax(learner.critics(batch.observation[0, k][None], place)[0, 0], -1) @ torch.from_numpy(Z).float()
+        q = torch.softmax(critics(batch.observation[0, k][None], place)[0, 0], -1) @ torch.from_numpy(Z).float()
         (slope,) = torch.autograd.grad(q, place)
         values += float(q.detach())
         terms.append(-((slope.clamp(-clip, clip) if clip else slope) * action).sum())
-    gradient = gradient_of(sum(terms) / len(items), learner.weights.leaves)
+    gradient = gradient_of(sum(terms) / len(items), actor.leaves)
     expected |= {"policy_q": values / len(items), "policy_grad_norm": float(gradient.norm())}
     assert torch.allclose(after - actor_before, -1e-4 * gradient / (gradient.abs() + 0.01), atol=3e-7)
     assert result.metrics == pytest.approx(expected, rel=2e-4, abs=1e-6)
@@ -109,25 +109,22 @@ def test_an_update_has_the_papers_numbers(scale: float, clip: float) -> None:
 
 def test_both_target_networks_follow_every_few_updates_and_are_saved() -> None:
     learner = learner_of(tau=0.25)
-    sources = {"actor": learner.weights, "critic": learner.optimizers["critic"].flat}
     for k in range(3):
-        before = {name: flat.data.clone() for name, flat in learner.targets.items()}
+        before = learner.target.data.clone()
         learner.update({"items": drawn(k)}, 0.0)
-        for name, flat in learner.targets.items():
-            step = 0.25 * (sources[name].data - before[name]) if k == 1 else 0.0
-            assert torch.allclose(flat.data, before[name] + step, atol=1e-7), (k, name)
+        step = 0.25 * (learner.weights.data - before) if k == 1 else 0.0
+        assert torch.allclose(learner.target.data, before + step, atol=1e-7), k
     saved, other = learner.state(), learner_of()
     learner.update({"items": drawn(4)}, 0.0)
     other.load(saved)
     assert other.rounds == 3
-    for name, flat in other.targets.items():
-        assert torch.equal(flat.data, saved["targets"][name])
-        assert not torch.equal(flat.data, learner.targets[name].data)
+    assert torch.equal(other.target.data, saved["target"])
+    assert not torch.equal(other.target.data, learner.target.data)
 
 
 def test_nothing_moves_where_the_critics_step_is_dropped() -> None:
     learner, batch = learner_of(target_every=1), drawn(0)
-    flats = [learner.weights, learner.optimizers["critic"].flat, *learner.targets.values()]
+    flats = [learner.weights, learner.target]
     before = [flat.data.clone() for flat in flats]
     learner.update({"items": replace(batch, reward=torch.full_like(batch.reward, torch.nan))}, 0.0)
     assert all(torch.equal(flat.data, data) for flat, data in zip(flats, before, strict=True))

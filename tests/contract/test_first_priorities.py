@@ -23,10 +23,23 @@ from hpc_rl.samplers.base import Timings, episode_seeds, streams
 from hpc_rl.samplers.lanes import Lane
 from hpc_rl.samplers.vector import Vector
 from hpc_rl.types import Tree
+from tests.contract.batches import environment_of
 
 REPLAY = {"capacity": 2000, "min_size": 0, "batch_size": 64}
+ATOMS = {"v_min": -20.0, "v_max": 80.0}
 CASES: dict[str, dict[str, Any]] = {
     "dqn": {**REPLAY, "unroll": 7, "n_step": 3, "priority_exponent": 0.7, "discount": 0.9, "reward_clip": 0.6},
+    "rainbow": {**REPLAY, "unroll": 7, "discount": 0.9, "reward_clip": 20.0, "sigma": 1e-6, **ATOMS},
+    "ddpg": {**REPLAY, "unroll": 7, "n_step": 3, "priority_exponent": 0.7, "discount": 0.9},
+    "d4pg": {
+        **REPLAY,
+        "unroll": 7,
+        "n_step": 3,
+        "priority_exponent": 0.7,
+        "discount": 0.9,
+        "reward_scale": 0.1,
+        **ATOMS,
+    },
     "r2d2": {**REPLAY, "unroll": 7, "burn_in": 3, "length": 6, "discount": 0.9},
 }
 
@@ -39,7 +52,7 @@ def test_every_method_that_annotates_has_a_case() -> None:
 def test_first_priorities_are_the_learners_own(name: str) -> None:
     """Where θ = θ⁻ is what acted, in short episodes that terminate and others that a time limit cuts."""
     algorithm = methods.algorithm(name)
-    env = make("toy/counter", {}, 4)
+    env = make(environment_of(name, "toy/counter"), {}, 4)
     config = algorithm.config(**CASES[name])
     agent = bind(algorithm, config, config.experience(), env.spec)
     torch.manual_seed(3)
