@@ -18,6 +18,11 @@ epsilon_final over the first ``epsilon_fraction`` of the budget, the same in all
 With epsilon_base > 0 column i of N keeps ε_i = epsilon_base^(1 + epsilon_exponent · i / (N − 1)) for life, which Ape-X
 does (Horgan et al. 2018, arXiv 1803.00933: base 0.4, exponent 7, on actor_replay_learner).
 
+Gorila (Nair et al. 2015, arXiv 1507.04296) is this on parameter_server with several servers: every worker has a replay
+of its own (capacity, min_size and samples_per_insert are each worker's) and a target network that it copies every
+target_every updates of its own, where the paper counts those of the servers. Servers use every gradient, however old;
+the paper drops stale ones and outliers, and steps by AdaGrad.
+
 Published settings, in the fields of Config:
 
     Atari     Mnih 2015: capacity 1e6, min_size 5e4, batch_size 32, one update in 4 env steps (samples_per_insert 8),
@@ -37,7 +42,8 @@ beside it. The first items are from the first policy with ε near 1; there are n
 lost life are the environment's (`noop_max`, `life_loss_ends`).
 
 Needs in extras, where α > 0, Q of the action taken and the largest Q: an item's first priority is the |δ| of the policy
-that acted (Horgan et al. 2018, arXiv 1803.00933, section 3). Topologies: solo, allreduce, actor_replay_learner.
+that acted (Horgan et al. 2018, arXiv 1803.00933, section 3). Topologies: solo, allreduce, parameter_server,
+actor_replay_learner.
 """
 
 from __future__ import annotations
@@ -64,7 +70,7 @@ from hpc_rl.optim.targets import polyak_
 from hpc_rl.types import ActOutput, Array, Leaf, Rules, Schema, Spec, Step, Trajectory, Tree, UpdateResult
 
 FIGURES = ("loss", "q_mean", "target_mean")
-TOPOLOGIES = ("solo", "allreduce", "actor_replay_learner")
+TOPOLOGIES = ("solo", "allreduce", "parameter_server", "actor_replay_learner")
 VALUES: Schema = {
     "q_action": Leaf((), "float32", "step", "reward", "Q of the action taken"),
     "q_max": Leaf((), "float32", "step", "reward", "the largest Q"),

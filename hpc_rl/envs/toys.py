@@ -285,6 +285,38 @@ def tmaze(xp: ModuleType, /, *, length: int = 10) -> Toy:
     return Toy(Rules(_spec("toy/tmaze", (4,), 3), begin, move, show, 1, success=success))
 
 
+# ---- grid: a reward that is seldom met ------------------------------------------------------------------------------
+
+
+def grid(xp: ModuleType, /, *, size: int = 10) -> Toy:
+    """A square of ``size`` × ``size`` places, one-hot; actions 0 to 3 go up, right, down and left, a wall stops them.
+
+    An episode begins somewhere in the first column. The last place of the last row alone pays 1 and terminates, which
+    is a success; a time limit of size² moves truncates. Random moves meet it in few episodes.
+    """
+    _within("toy/grid", size=(size, 2, 100))
+
+    def begin(u: Numbers) -> RulesState:
+        row = xp.clip(xp.asarray(xp.floor(u[:, 0] * size), dtype=xp.int64), 0, size - 1)
+        return {"row": row, "column": xp.zeros_like(row), "step": xp.zeros_like(row)}
+
+    def move(state: RulesState, action: Numbers, u: Numbers) -> Outcome:
+        down = xp.where(action == 2, 1, xp.where(action == 0, -1, 0))
+        right = xp.where(action == 1, 1, xp.where(action == 3, -1, 0))
+        row, column = (xp.clip(x + by, 0, size - 1) for x, by in ((state["row"], down), (state["column"], right)))
+        step, there = state["step"] + 1, (row == size - 1) & (column == size - 1)
+        following = {"row": row, "column": column, "step": step}
+        return following, xp.where(there, 1.0, 0.0), xp.where(there, 0.0, 1.0), ~there & (step == size**2)
+
+    def show(state: RulesState) -> Numbers:
+        return _one_hot(xp, size * state["row"] + state["column"], size**2)
+
+    def success(state: RulesState) -> Numbers:
+        return (state["row"] == size - 1) & (state["column"] == size - 1)
+
+    return Toy(Rules(_spec("toy/grid", (size**2,), 4), begin, move, show, 1, success=success))
+
+
 TOYS: dict[str, Callable[..., Toy]] = {
     "toy/counter": counter,
     "toy/box_counter": box_counter,
@@ -292,5 +324,6 @@ TOYS: dict[str, Callable[..., Toy]] = {
     "toy/catch": catch,
     "toy/latency": latency,
     "toy/tmaze": tmaze,
+    "toy/grid": grid,
     "toy/faulty": faulty,
 }

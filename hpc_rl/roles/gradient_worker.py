@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 
 from hpc_rl.fragments import allocate
-from hpc_rl.optim.flat import count_trainable
+from hpc_rl.optim.flat import count_trainable, flatten
 from hpc_rl.runtime.context import RankContext
 from hpc_rl.runtime.counters import Counters
 from hpc_rl.runtime.messages import REPORTS, ControlClient, schemas
@@ -25,7 +26,9 @@ def gradient_worker(context: RankContext) -> None:
     servers, method, policy = list(context.rank_spec.peers), context.method, context.method.make_policy()
     control, length = ControlClient(link, waiting, servers[0]), count_trainable(policy.net)
     client = ParameterClient(context.ports, servers, length, job.resources.quorum, control.stopping)
-    learner = method.make_learner(policy, client)
+    with suppress(Stopped):  # then the loop below ends at once
+        client.pull(flatten(policy.net).data)
+    learner = method.make_learner(policy, client)  # its target networks begin with what the servers have
     restore(learner, context.resume, context.rank_spec.columns[0])
     count = len(numbers(learner))
     recorded, sent = schemas(policy, method.spec)
@@ -60,7 +63,6 @@ def gradient_worker(context: RankContext) -> None:
             reporter.report(int(sampler.steps.sum()), metrics | sampler.figures() | store.figures())
 
     try:
-        client.pull(learner.weights.data)
         train(Training(method, learner, store, counters, timings), fill, settle)
     except Stopped:
         pass

@@ -47,10 +47,6 @@ def _check(job: Job, servers: int, quorum: int, workers: int) -> None:
         )
     if quorum and servers > 1:
         raise BadJob(f"resources.quorum = {quorum} needs the whole gradient on one server; use resources.servers = 1")
-    if servers > 1 and job.evaluate.every_steps:
-        raise BadJob(
-            f"evaluation needs all parameters on one server and there are {servers}; use evaluate.every_steps = 0"
-        )
     for key in ("normalize_observation", "normalize_reward"):
         if job.method.get(key):
             raise BadJob(

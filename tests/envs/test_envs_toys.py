@@ -23,6 +23,7 @@ CASES = [
     ("toy/latency", {"step_s": 1e-5, "reset_s": 0.0, "end_probability": 0.2}),
     ("toy/faulty", {"at": 10_000}),
     ("toy/tmaze", {"length": 3}),
+    ("toy/grid", {"size": 3}),
 ]
 
 
@@ -246,3 +247,25 @@ def test_faulty_kills_or_hangs():
     with pytest.raises(subprocess.TimeoutExpired) as caught:
         subprocess.run([sys.executable, "-c", script, "hang"], capture_output=True, timeout=3, check=False)
     assert caught.value.stdout == b"0\n"
+
+
+def test_the_grid_pays_at_the_far_corner_alone():
+    """Column 0 goes right along its row and then down, 1 into the wall on its left until its time is over."""
+    env, size = make("toy/grid", {"size": 3}, 2), 3
+    rows = set()
+    for seed in range(12):
+        shown = env.reset(np.full(2, seed))
+        begin = int(shown[0].argmax())
+        row, column = divmod(begin, size)
+        rows.add(row)
+        assert column == 0 and shown.sum(1).tolist() == [1, 1]
+        way = [1, 1] + [2] * (2 - row)
+        for step in range(1, size**2 + 1):
+            env.send(np.array([way[step - 1] if step <= len(way) else 0, 3]))
+            moves, there, late = env.recv(), step == len(way), step == size**2
+            assert moves.observation[1].argmax() == begin and moves.reward[1] == 0 and moves.discount[1] == 1
+            assert moves.ended[1] == late and (not late or moves.success[1] == 0)
+            if step <= len(way):
+                assert moves.reward[0] == moves.ended[0] == there and moves.discount[0] == 1 - there
+                assert not there or (moves.success[0] == 1 and moves.observation[0].argmax() == size**2 - 1)
+    assert rows == {0, 1, 2}

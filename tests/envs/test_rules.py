@@ -35,6 +35,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("toy/latency", {"step_s": 1e-5, "reset_s": 0.0, "end_probability": 0.2}),
     ("toy/faulty", {"at": 10_000}),
     ("toy/tmaze", {"length": 3}),
+    ("toy/grid", {"size": 3}),
 ]
 N, MOVES = 6, 25
 
