@@ -62,10 +62,8 @@ def gradient_worker(context: RankContext) -> None:
         if reporter.due():
             reporter.report(int(sampler.steps.sum()), metrics | sampler.figures() | store.figures())
 
-    try:
+    with suppress(Stopped):
         train(Training(method, learner, store, counters, timings), fill, settle)
-    except Stopped:
-        pass
     client.flush()
     reports.flush()
     recording.close()
