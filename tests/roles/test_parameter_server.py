@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from hpc_rl.runtime.messages import ControlServer
 from hpc_rl.storage import checkpoint
@@ -68,3 +69,23 @@ def test_beta_and_shuffles_of_each_worker_go_on(quorum: int, tmp_path: Path) -> 
 def test_a_method_that_keeps_nothing_reports_nothing(tmp_path: Path) -> None:
     seats.run_job(table_of("a2c", "parameter_server", 2, env_steps=100), tmp_path / "run")
     assert newest(tmp_path / "run")[0]["workers"] == {}
+
+
+def test_target_networks_of_resumed_workers_begin_with_what_the_servers_have(tmp_path: Path) -> None:
+    """Gorila: two servers with half of the parameters each, a replay in each of two workers; judged on the way."""
+    more = {"min_size": 50, "batch_size": 8, "samples_per_insert": 4.0, "target_every": 1_000_000}
+    table = table_of("dqn", "parameter_server", 4, 300, **more)
+    table["resources"] |= {"servers": 2}
+    table["evaluate"] = {"every_steps": 100, "episodes": 2}
+    before = seats.run_job(table, tmp_path / "run")
+    state, meta = newest(tmp_path / "run")
+    first = before.learners[2].target.data
+    assert torch.equal(before.learners[3].target.data, first), "workers begin alike"
+    assert meta["updates"] > 20 and not torch.equal(state["weights"], first)
+    best, about = checkpoint.load(tmp_path / "run/checkpoints/best.h5")
+    assert best["weights"].shape == state["weights"].shape and about["evaluated"] is not None
+    assert len({float(x) for x in (best["weights"] - first).tensor_split(2)[1]}) > 1, "the second server's part as well"
+    table["budget"] = {"env_steps": 400}
+    after = seats.run_job(table, tmp_path / "again", resume=(state, meta))
+    for worker in (2, 3):
+        assert torch.equal(after.learners[worker].target.data, state["weights"])
