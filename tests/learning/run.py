@@ -1,7 +1,7 @@
 """The learning bars: jobs × seeds, one after the other, each a whole `hpc-rl run`; prints a line for each.
 
 That is env steps to the target, and the best policy judged afterwards in games of its own. A job's controls follow
-it: the same job without what should do the work, on the first two of its seeds.
+it: the same job without what should do the work, on the first two of its seeds, or on all where the bar compares them.
 
 python -m tests.learning.run --out runs/learn [--only dqn_cartpole] [--controls]
 """
@@ -28,6 +28,12 @@ SEEDS = {
     "impala_cartpole_two_learners": FIVE,
     "ppo_cartpole": FIVE,
     "dqn_cartpole": (21, 22, 23, 24, 25),  # its settings were chosen with smaller ones
+    "apex_cartpole": FIVE,  # chosen with seeds 11 to 13, as those of all jobs below that replay
+    "apex_cartpole_two_learners": FIVE,
+    "gorila_cartpole": FIVE,
+    "apex_grid": FIVE,
+    "apex_dpg_pendulum": FIVE,
+    "seed_r2d2_masked_cartpole": FIVE,
     "r2d2_masked_cartpole": FIVE,  # chosen with seeds 11 to 13, as those of r2d2_recall
     "r2d2_recall": FIVE,
     "cem_cartpole": FIVE,
@@ -45,6 +51,7 @@ SEEDS = {
     "a2c_pong": THREE,
 }
 
+COMPARED = ("apex_grid",)  # jobs whose bar is a comparison with a control: on all seeds
 CONTROLS = {  # job -> control -> the settings that take something away
     "dqn_cartpole": {
         "no_target_network": ("dqn.target_every=1",),  # θ⁻ = θ at every update
@@ -57,6 +64,7 @@ CONTROLS = {  # job -> control -> the settings that take something away
         "zero_state_burn_in": ("r2d2.state='zero'",),
         "uniform": ("r2d2.priority_exponent=0.0",),
     },
+    "apex_grid": {"uniform": ("dqn.priority_exponent=0.0",)},
     "cem_cartpole": {"no_selection": ("cem.elite=1.0",)},  # all candidates are the elite
 }
 
@@ -126,7 +134,7 @@ def main() -> None:
         if not arguments.controls:
             show(job, job, seeds, arguments.out)
         for name, sets in CONTROLS.get(job, {}).items():
-            show(job, f"{job}-{name}", seeds[:2], arguments.out, sets)
+            show(job, f"{job}-{name}", seeds if job in COMPARED else seeds[:2], arguments.out, sets)
 
 
 def show(job: str, name: str, seeds: Sequence[int], out: Path, sets: tuple[str, ...] = ()) -> None:
