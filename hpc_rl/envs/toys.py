@@ -292,7 +292,7 @@ def grid(xp: ModuleType, /, *, size: int = 10) -> Toy:
     """A square of ``size`` × ``size`` places, one-hot; actions 0 to 3 go up, right, down and left, a wall stops them.
 
     An episode begins somewhere in the first column. The last place of the last row alone pays 1 and terminates, which
-    is a success; a time limit of size² moves truncates. Random moves meet it in few episodes.
+    is a success; a time limit of 4 × size moves truncates. Random moves meet it in one episode of 79 where size is 10.
     """
     _within("toy/grid", size=(size, 2, 100))
 
@@ -306,7 +306,7 @@ def grid(xp: ModuleType, /, *, size: int = 10) -> Toy:
         row, column = (xp.clip(x + by, 0, size - 1) for x, by in ((state["row"], down), (state["column"], right)))
         step, there = state["step"] + 1, (row == size - 1) & (column == size - 1)
         following = {"row": row, "column": column, "step": step}
-        return following, xp.where(there, 1.0, 0.0), xp.where(there, 0.0, 1.0), ~there & (step == size**2)
+        return following, xp.where(there, 1.0, 0.0), xp.where(there, 0.0, 1.0), ~there & (step == 4 * size)
 
     def show(state: RulesState) -> Numbers:
         return _one_hot(xp, size * state["row"] + state["column"], size**2)

@@ -251,7 +251,7 @@ def test_faulty_kills_or_hangs():
 
 def test_the_grid_pays_at_the_far_corner_alone():
     """Column 0 goes right along its row and then down, 1 into the wall on its left until its time is over."""
-    env, size = make("toy/grid", {"size": 3}, 2), 3
+    env, size, limit = make("toy/grid", {"size": 3}, 2), 3, 12
     rows = set()
     for seed in range(12):
         shown = env.reset(np.full(2, seed))
@@ -260,9 +260,9 @@ def test_the_grid_pays_at_the_far_corner_alone():
         rows.add(row)
         assert column == 0 and shown.sum(1).tolist() == [1, 1]
         way = [1, 1] + [2] * (2 - row)
-        for step in range(1, size**2 + 1):
+        for step in range(1, limit + 1):
             env.send(np.array([way[step - 1] if step <= len(way) else 0, 3]))
-            moves, there, late = env.recv(), step == len(way), step == size**2
+            moves, there, late = env.recv(), step == len(way), step == limit
             assert moves.observation[1].argmax() == begin and moves.reward[1] == 0 and moves.discount[1] == 1
             assert moves.ended[1] == late and (not late or moves.success[1] == 0)
             if step <= len(way):
