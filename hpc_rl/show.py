@@ -74,7 +74,8 @@ def _batch(figures: Figures) -> str:
     parts = f" in {experience.minibatches} minibatches" if experience.minibatches > 1 else ""
     if not experience.capacity:
         return " and ".join(kinds) + passes + parts
-    replay = f"replay of {experience.capacity:,} env steps, learning from {experience.min_size:,} on"
+    each = " in each worker" if plan.of("parameter_server") else ""
+    replay = f"replay of {experience.capacity:,} env steps{each}, learning from {experience.min_size:,} on"
     return " and ".join(kinds) + passes + parts + f"\n{replay}"
 
 
