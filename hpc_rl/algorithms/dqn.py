@@ -10,7 +10,7 @@ Loss over drawn items of n moves, of which row 0 is learned from; h is Huber's w
               arXiv 1710.02298)
     priority_exponent α > 0: items are drawn with P(i) ∝ |δ_i|^α, δ = y − Q as the last update with item i had it, and
               the loss has weights (P(i) / min_k P(k))^(−β), β = importance_exponent (Schaul et al. 2016, arXiv
-              1511.05952, equation 1 and section 3.4). New items have the largest priority so far
+              1511.05952, equation 1 and section 3.4)
 
 Every ``target_every`` updates θ⁻ ← (1 − τ) θ⁻ + τ θ; τ = 1 copies. Acting is ε-greedy: ε falls linearly from 1 to
 epsilon_final over the first ``epsilon_fraction`` of the budget, the same in all columns.

@@ -43,11 +43,10 @@ from hpc_rl.optim.flat import Flat, StateDict, flatten
 from hpc_rl.optim.group import Group, means
 from hpc_rl.optim.optimizers import Optimizer, make_optimizer
 from hpc_rl.optim.targets import placed, polyak_, shared_normals
-from hpc_rl.types import Rules, Schema, Spec, Trajectory, UpdateResult
+from hpc_rl.types import Rules, Spec, Trajectory, UpdateResult
 
 FIGURES = ("loss", "q_mean", "target_mean", "policy_loss", "entropy")
 TOPOLOGIES = ("solo", "allreduce", "actor_replay_learner")
-EXTRAS: Schema = {}
 
 
 @dataclass(frozen=True)

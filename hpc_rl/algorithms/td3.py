@@ -43,12 +43,11 @@ from hpc_rl.optim.flat import StateDict, flatten
 from hpc_rl.optim.group import Group, means
 from hpc_rl.optim.optimizers import make_optimizer
 from hpc_rl.optim.targets import placed, polyak_, shared_normals
-from hpc_rl.types import Array, Rules, Schema, Spec, Trajectory, UpdateResult
+from hpc_rl.types import Array, Rules, Spec, Trajectory, UpdateResult
 
 FIGURES = ("loss", "q_mean", "target_mean")
 TOPOLOGIES = ("solo", "allreduce", "actor_replay_learner")
 Player = DeterministicPolicy[DeterministicActor]
-EXTRAS: Schema = {}
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Critics side by side are critics apart; actors stay within −1..1 and explore by their uniforms.
 
 Mutations seen to fail: observation and action in the other order; bytes not divided; exploration left out of either
-policy, the action not cut; log σ not cut.
+policy, the action not cut; log σ not cut; the values of the other action remembered.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hpc_rl.nets.continuous import (
+    ActorWithCritic,
     Critics,
     DeterministicActor,
     DeterministicPolicy,
@@ -67,6 +68,24 @@ def test_deterministic_actions_get_gaussian_noise_and_stay_in_the_box() -> None:
     half = torch.arange(4000) % 2 == 0
     mixed = player.act(step, {}, torch.where(half, 0.0, 0.1), uniforms).action
     assert torch.equal(mixed[half], plain[half]) and torch.equal(mixed[~half], (plain + near).clamp(-1, 1)[~half])
+
+
+@pytest.mark.parametrize("outputs", [1, 4])
+def test_a_policy_remembers_what_its_critic_says(outputs: int) -> None:
+    """Of the action that was taken, noise and all, and of the one without."""
+    torch.manual_seed(1)
+    net = ActorWithCritic(SPEC, (8,), outputs)
+    player = DeterministicPolicy(net, SPEC.actions, net.critics)
+    x, uniforms = torch.randn(6, 5), torch.rand(6, 2)
+    step = Step(x, torch.zeros(6, dtype=torch.bool), torch.zeros(6))
+    act = player.act(step, {}, torch.full((6,), 0.5), uniforms)
+    with torch.no_grad():
+        assert torch.equal(act.extras["critic_action"], net.critics(x, act.action)[0])
+        assert torch.equal(act.extras["critic_policy"], net.critics(x, net.actor(x))[0])
+    assert not torch.equal(*act.extras.values())
+    assert {name: leaf.shape for name, leaf in player.extras.items()} == {
+        name: tuple(value.shape[1:]) for name, value in act.extras.items()
+    }
 
 
 def test_the_squashed_gaussian_draws_at_a_temperature() -> None:
