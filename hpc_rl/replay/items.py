@@ -19,12 +19,13 @@ def with_notes(schema: Schema, spec: Spec, items: Items, steps: int, annotate: A
 
 
 def item_schema(schema: Schema, spec: Spec, items: Items, annotate: Annotate | None) -> Schema:
-    """The leaves of items with their keys and chances, as a replay rank sends them."""
+    """The leaves of items with their keys and chances, as a replay rank sends them: what was carried, of row 0 alone."""
     kept = {"observation", "first", "column", "start", *MOVES}
+    carried = {f"extras/{name.removeprefix('carry/')}" for name in schema if name.startswith("carry/")}
     leaves = {
         name: leaf
         for name, leaf in with_notes(schema, spec, items, items.length, annotate).items()
-        if name in kept or name.startswith(("extras/", "carry/"))
+        if name in kept or (name.startswith(("extras/", "carry/")) and name not in carried)
     }
     chance = Leaf((), "float64", "fragment", "", "p^α of the item, of which its probability is a part")
     return {**leaves, "key": Leaf((), "int64", "fragment", "", "of the item on its replay rank"), "chance": chance}
