@@ -19,7 +19,7 @@ def with_notes(schema: Schema, spec: Spec, items: Items, steps: int, annotate: A
 
 
 def item_schema(schema: Schema, spec: Spec, items: Items, annotate: Annotate | None) -> Schema:
-    """The leaves of items with their keys and chances, as a replay rank sends them: what was carried, of row 0 alone."""
+    """The leaves of items as a replay rank sends them, with keys and chances; of what is carried, that before row 0."""
     kept = {"observation", "first", "column", "start", *MOVES}
     carried = {f"extras/{name.removeprefix('carry/')}" for name in schema if name.startswith("carry/")}
     leaves = {

@@ -13,6 +13,7 @@ from hpc_rl import job as jobs
 from hpc_rl.envs.make import describe, make
 from hpc_rl.experience import Unsuited
 from hpc_rl.fragments import allocate, trajectory, trajectory_schema
+from hpc_rl.methods import allowed_topologies
 from hpc_rl.optim.group import Alone, Group
 from hpc_rl.samplers.base import Timings, episode_seeds, streams
 from hpc_rl.samplers.lanes import Lane
@@ -117,3 +118,12 @@ def cases(*changes: dict[str, Any], of: Sequence[tuple[str, ...]] = tuple((name,
         for k, change in enumerate(changes)
         if configs[row[0]].index(configs[row[0]][k]) == k
     ]
+
+
+def ways() -> list[tuple[str, str]]:
+    """(method, topology) that go together; on replay ranks one method, of which test_devices runs all.
+
+    What travels there does not depend on the loss, and a job of four ranks takes seconds.
+    """
+    pairs = [(name, topology) for name in NAMES for topology in allowed_topologies(name)]
+    return [(name, topology) for name, topology in pairs if topology != "actor_replay_learner" or name == "dqn"]

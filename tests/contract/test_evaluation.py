@@ -21,10 +21,10 @@ from hpc_rl.assembly import SLICE_ROWS, slice_rows
 from hpc_rl.checking import hints_of
 from hpc_rl.envs.make import describe, make
 from hpc_rl.experience import Unsuited
-from hpc_rl.methods import allowed_topologies, config_class
+from hpc_rl.methods import config_class
 from hpc_rl.optim.flat import flatten
 from hpc_rl.storage import checkpoint
-from tests.contract.batches import NAMES, environment_of
+from tests.contract.batches import environment_of, ways
 from tests.contract.greedy import greedy_returns
 from tests.contract.seats import Ran, left_over, run_job
 
@@ -32,7 +32,7 @@ RANKS = {"solo": 1, "allreduce": 2}  # any other topology: 3
 METHOD = {"unroll": 5, "hidden": [8], "anneal": False, "min_size": 100, "capacity": 1000, "epochs": 1, "minibatches": 1}
 METHOD |= {"batch_size": 32, "samples_per_insert": 8.0}
 PENDULUM: dict[str, Any] = {"id": "Pendulum-v1", "columns": 4, "arguments": {"max_episode_steps": 10}}
-WAYS = [(name, topology) for name in NAMES for topology in allowed_topologies(name)]
+WAYS = ways()
 
 
 def table_of(name: str, topology: str, evaluators: int, **budget: Any) -> dict[str, Any]:

@@ -16,16 +16,15 @@ import numpy as np
 import pytest
 import torch
 
-from hpc_rl.methods import allowed_topologies
 from hpc_rl.storage import checkpoint
 from hpc_rl.storage.trajectories import describe, read, segments
 from hpc_rl.types import Tree
-from tests.contract.batches import NAMES, environment_of, sampled
+from tests.contract.batches import NAMES, environment_of, sampled, ways
 from tests.contract.seats import left_over, run_job
 
 RANKS = {"solo": 1, "allreduce": 2}  # any other topology: 3
 COLUMNS = 4
-WAYS = [(name, topology) for name in NAMES for topology in allowed_topologies(name)]
+WAYS = ways()
 
 
 def table_of(name: str, topology: str, ranks: int, env_steps: int = 600, **method: Any) -> dict[str, Any]:
