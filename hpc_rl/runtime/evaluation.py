@@ -69,7 +69,7 @@ class Slice:
     """How much of its own games a rank plays at a time."""
 
     rows: int  # moves of all columns
-    seconds: float = math.inf
+    seconds: float = math.inf  # or as many as training took since the last one, if that is longer
 
 
 class Evaluation:
@@ -93,6 +93,7 @@ class Evaluation:
         self.piece, self.stop, self.evaluator = piece, stop, evaluator
         self.judge: Judge | None = None
         self.begun: tuple[int, float] | None = None  # (env steps, time) of the evaluation under way
+        self.sliced = 0.0  # when its last slice ended
         self.reached = False  # the target of the budget, by the last evaluation
 
     def due(self) -> bool:
@@ -107,7 +108,8 @@ class Evaluation:
 
     def begin(self, weights: Tensor) -> None:
         """Judge ``weights``, which are copied, from now on."""
-        self.begun = (self.counters.env_steps, time.monotonic())
+        self.sliced = time.monotonic()
+        self.begun = (self.counters.env_steps, self.sliced)
         if self.evaluator is not None:
             self.evaluator.begin(weights, self.begun[0])
         else:
@@ -137,5 +139,8 @@ class Evaluation:
         return self.judge
 
     def _slice(self) -> Judgement | None:
-        end = time.monotonic() + self.piece.seconds
-        return self.own_judge().advance(self.piece.rows, lambda: self.stop() or time.monotonic() > end)
+        begin = time.monotonic()
+        end = begin + max(self.piece.seconds, begin - self.sliced)
+        judgement = self.own_judge().advance(self.piece.rows, lambda: self.stop() or time.monotonic() > end)
+        self.sliced = time.monotonic()
+        return judgement
