@@ -1,9 +1,10 @@
 """How long a checkpoint holds a learner up whose ring has 200 000 transitions of Pong, none of them on disk yet.
 
-    python tests/learning/replay_checkpoint.py [--transitions 200000] [--batch 32] [--folder /tmp]
+    python tests/learning/replay_checkpoint.py [--transitions 200000] [--batch 32] [--reuse 8] [--folder /tmp]
 
-A round is what a learner does between two looks at its checkpoints: insert a fragment, draw a batch, make a trajectory
-of it. Rounds are timed before, while and after the rows are written. Prints one line of JSON.
+A round is what a learner does between two looks at its checkpoints, without its networks: insert a fragment, draw
+``reuse`` samples for each of its env steps in batches. The insertion and each draw are timed before, while and after
+the rows are written; so are the snapshot and the checkpoint itself, for which training stops. Prints one line of JSON.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ def pong_frames() -> Array:
 class Rounds:
     """The ring, its next fragments, and how long each round took."""
 
-    def __init__(self, run: RunDir, transitions: int, batch: int) -> None:
+    def __init__(self, run: RunDir, transitions: int, batch: int, reuse: float) -> None:
+        self.draws = max(1, int(WIDTH * STEPS * reuse / batch))
         self.spec = Spec("frames", (84, 84), "uint8", Actions("discrete", (6,)), STACK)
         schema = trajectory_schema(self.spec, {}, {})
         experience = Experience(STEPS, (Items("items", batch, 1, alpha=0.6),), transitions)
@@ -64,41 +66,47 @@ class Rounds:
         self.number += 1
         return self.tree
 
-    def round(self) -> float:
-        begin = time.perf_counter()
+    def round(self) -> list[float]:
+        """Seconds of the insertion, and of each draw."""
+        times = [time.perf_counter()]
         self.insert()
-        trajectory(self.ring.sample(self.number)["items"][0], self.spec)
-        return time.perf_counter() - begin
+        times.append(time.perf_counter())
+        for _ in range(self.draws):
+            trajectory(self.ring.sample(self.number)["items"][0], self.spec)
+            times.append(time.perf_counter())
+        return np.diff(times).tolist()
 
 
-def measured(folder: Path, transitions: int, batch: int) -> dict[str, Any]:
+def longest(rounds: list[list[float]]) -> dict[str, float]:
+    return {"insertion_s": max(x[0] for x in rounds), "draw_s": max(max(x[1:]) for x in rounds), "rounds": len(rounds)}
+
+
+def measured(folder: Path, transitions: int, batch: int, reuse: float) -> dict[str, Any]:
     run = create(folder / "run", "")
-    rounds = Rounds(run, transitions, batch)
+    rounds = Rounds(run, transitions, batch, reuse)
     for _ in range(transitions // (WIDTH * STEPS)):
         rounds.insert()
-    before = [rounds.round() for _ in range(200)]
+    before = [rounds.round() for _ in range(50)]
     begin = time.perf_counter()
     state = {"weights": torch.randn(PARAMETERS), "stores": [rounds.ring.state()]}
     snapshot_s = time.perf_counter() - begin
-    written, during = replay_files.written(run, state, 1e9), list[float]()
+    written, during = replay_files.written(run, state, 1e9), list[list[float]]()
     while not written():
         during.append(rounds.round())
     writing_s, begin = time.perf_counter() - begin, time.perf_counter()
     checkpoint.save(run, 1, replay_files.sized(run, state), {})
     replay_files.prune(run)
     save_s = time.perf_counter() - begin
-    after = [rounds.round() for _ in range(200)]
+    after = [rounds.round() for _ in range(50)]
     begin = time.perf_counter()
     rounds.ring.state()
     rounds.saver.flush()
     files = list(replay_files.folder(run).iterdir())
     return {
         "snapshot_s": snapshot_s,
-        "longest_round_s": {"before": max(before), "while_writing": max(during), "after": max(after)},
-        "median_round_s": {"before": float(np.median(before)), "while_writing": float(np.median(during))},
-        "rounds_while_writing": len(during),
-        "writing_s": writing_s,
         "checkpoint_s": save_s,
+        "longest": {"before": longest(before), "while_writing": longest(during), "after": longest(after)},
+        "writing_s": writing_s,
         "next_writing_s": time.perf_counter() - begin,
         "rows_bytes": sum(x.nbytes for x in rounds.ring.rows.data.values()),
         "files": len(files),
@@ -110,12 +118,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--transitions", type=int, default=200_000)
     parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--reuse", type=float, default=8.0)
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     folder = Path(tempfile.mkdtemp(dir=arguments.folder))
     try:
-        print(json.dumps(measured(folder, arguments.transitions, arguments.batch)))
+        print(json.dumps(measured(folder, arguments.transitions, arguments.batch, arguments.reuse)))
     finally:
         shutil.rmtree(folder)
 
