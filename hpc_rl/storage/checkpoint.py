@@ -139,13 +139,14 @@ def newest(
         NoUsableCheckpoint: there are some and all are torn.
         IncompatibleCheckpoint: the newest intact one has another format, or is of another job.
     """
-    paths, torn = numbered(run), list[Path]()
+    paths, torn, newest_error = numbered(run), list[Path](), ""
     for path in reversed(paths):
         try:
             state, meta = examined(path, check)
         except CorruptCheckpoint as error:
             warn(f"{error}; falling back to the checkpoint before it")
             torn.append(path)
+            newest_error = newest_error or str(error)
             continue
         for damaged in torn if set_aside else ():
             damaged.replace(damaged.with_name(damaged.name + _TORN))
@@ -154,7 +155,8 @@ def newest(
         return None
     raise NoUsableCheckpoint(
         f"none of the {len(paths)} checkpoints in {run.checkpoints} can be read, and a run never starts afresh"
-        " by itself; copy one back from a backup (or best.h5 under a number), or start a new run with another --out"
+        " by itself; copy one back from a backup (or best.h5 under a number), or start a new run with another --out; "
+        f"of the newest: {newest_error}"
     )
 
 

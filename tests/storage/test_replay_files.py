@@ -62,7 +62,7 @@ def test_a_checkpoint_whose_rows_are_torn_gives_way_to_the_one_before(run: RunDi
     assert name == "000000001.h5" and "a0-c0-50-60.h5" in warning and "falling back" in warning
     assert "checkpoint.replay = false goes on without the replay" in warning
     damage(run, "a0-c0-0-50.h5", fault)
-    with pytest.raises(NoUsableCheckpoint):
+    with pytest.raises(NoUsableCheckpoint, match="checkpoint.replay = false goes on without the replay"):
         newest(run)
     assert checkpoint.newest(run, pytest.fail) is not None, "it can be resumed from without its replay"
 
@@ -92,7 +92,12 @@ def test_files_that_no_checkpoint_names_are_removed(run: RunDir) -> None:
     replay_files.write(run, "a0-c0-90-99.h5", ROWS)  # of a checkpoint that was never written
     (folder / "a0-c1-0-5.h5.tmp").write_bytes(b"x")
     (folder / "notes.txt").write_text("somebody's")
-    (run.checkpoints / "000000001.h5").unlink()
+    older, content = run.checkpoints / "000000001.h5", (run.checkpoints / "000000001.h5").read_bytes()
+    older.write_bytes(content[:-100])
+    before = sorted(folder.iterdir())
+    replay_files.prune(run)
+    assert sorted(folder.iterdir()) == before, "what that one names is not known"
+    older.unlink()
     replay_files.prune(run)
     assert sorted(path.name for path in folder.iterdir()) == ["a0-c0-50-90.h5", "a0-c0-s2.h5", "notes.txt"]
 
