@@ -1,6 +1,8 @@
 """A ring's files: each row is written once, what is saved is a moment, however training and writing overlap.
 
-Mutations seen to fail: NOT TRIED YET.
+Mutations seen to fail: a file that is not full left as it is; all rows written every time; files of rows that are gone
+named; rows overwritten before they are written; the oldest items' stacks of frames left out; lengths or priorities not
+copied; the files of the attempt before forgotten; the error of a write swallowed.
 """
 
 from __future__ import annotations

@@ -82,6 +82,7 @@ def test_a_resumed_job_goes_on_with_its_replay_on_another_number_of_ranks(tmp_pa
     assert len(state["stores"]) == 4 and meta["updates"] > newest(before)[1]["updates"]
     steps = sum(int(part["env_steps"].sum()) for part in replays(ran))
     assert steps >= meta["env_steps"] >= 600, "the replay began anew"
+    assert (steps - 100) // 4 >= meta["updates"], "the updates before were made once more"
 
 
 REFUSED = [

@@ -4,7 +4,7 @@ Mutations seen to fail: the score of the last evaluation for any later policy; a
 it beats what is on disk; the best policy dropped at the end; no new interval after a checkpoint that was not finite;
 the first evaluation counted from 0 again; the best score taken from the checkpoint; the state or the figures at the end
 of the games saved for those at their begin; state.json set back by the best policy; a replay in best.h5; a policy not
-judged that is due at the end, or judged where the run was told to stop.
+judged that is due at the end, or judged where the run was told to stop; a checkpoint written before the files of its replay are there.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from hpc_rl.run_files import run_files
 from hpc_rl.runtime.checkpoints import CheckpointScheduler, CheckpointWriter
 from hpc_rl.runtime.counters import Counters, Limits
 from hpc_rl.runtime.evaluation import Evaluation, Judgement, Slice
-from hpc_rl.storage import checkpoint
+from hpc_rl.storage import checkpoint, replay_files
 from hpc_rl.storage.run_dir import create
 from hpc_rl.types import NonFinite
 
@@ -224,6 +224,19 @@ def test_the_best_policy_costs_no_replay(tmp_path: Path, scores: Scores) -> None
     assert desk.best() == (1.0, 7.0)
     assert "stores" not in checkpoint.load(desk.run.checkpoints / "best.h5")[0]
     assert "stores" in checkpoint.load(desk.run.checkpoints / "000000001.h5")[0]
+
+
+def test_a_checkpoint_follows_the_files_of_its_replay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replay_files, "POLL_S", 0.0)
+    desk = ShardServer(tmp_path / "run", every=0, interval_s=1e-9)
+    plain, part = desk.state, {"column": torch.arange(2), "file": "a0-c0-s1.h5", "rows": []}
+    desk.state = lambda: {**plain(), "stores": [part]}  # type: ignore[method-assign]
+    for _ in range(3):
+        desk.update(closed=True)
+        assert not list(desk.run.checkpoints.glob("*.h5"))
+    replay_files.write(desk.run, "a0-c0-s1.h5", {})
+    desk.update(closed=True)
+    assert [path.name for path in desk.run.checkpoints.glob("0*.h5")] == ["000000001.h5"]
 
 
 def test_a_policy_that_becomes_due_at_the_end_is_judged(tmp_path: Path, scores: Scores) -> None:
