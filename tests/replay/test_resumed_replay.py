@@ -1,7 +1,7 @@
 """A run of N and then N env steps ends with the bits of a run of 2N, its replay included; or it begins a new replay.
 
 Mutations seen to fail: min_size forgotten; no word at the first checkpoint, or where the run is resumed; a replay taken
-up in spite of checkpoint.replay = false; the newest row saved with the move that was in its slot before.
+up in spite of checkpoint.replay = false.
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@ Mutations seen to fail: the score of the last evaluation for any later policy; a
 it beats what is on disk; the best policy dropped at the end; no new interval after a checkpoint that was not finite;
 the first evaluation counted from 0 again; the best score taken from the checkpoint; the state or the figures at the end
 of the games saved for those at their begin; state.json set back by the best policy; a replay in best.h5; a policy not
-judged that is due at the end, or judged where the run was told to stop; a checkpoint written before the files of its replay are there.
+judged that is due at the end, or judged where the run was told to stop; a checkpoint written before the files of its
+replay are there.
 """
 
 from __future__ import annotations
