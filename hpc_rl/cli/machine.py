@@ -106,3 +106,18 @@ def counters(as_json: bool) -> None:
 
     rows = measure()
     click.echo(json.dumps(rows) if as_json else render(rows))
+
+
+@bench.command()
+@click.option("--transitions", type=click.IntRange(min=10_000), default=200_000, show_default=True, help="Of Atari.")
+@click.option("--seconds", default=2.0, callback=positive_seconds, show_default=True, help="Of each block and way.")
+@click.option("--whole-stacks", is_flag=True, help="Also Tianshou's buffer of whole stacks, 57 kB a transition.")
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
+def replay(transitions: int, seconds: float, whole_stacks: bool, as_json: bool) -> None:
+    """Samples and priority updates a second of the replay; beside cpprb and Tianshou where they are installed."""
+    from dataclasses import asdict
+
+    from hpc_rl.bench.replay import measure, render
+
+    rows = measure(transitions, seconds, whole_stacks)
+    click.echo(json.dumps([asdict(row) for row in rows]) if as_json else render(rows, transitions))

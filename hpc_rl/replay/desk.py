@@ -73,7 +73,8 @@ class Desk:
     def _send(self, r: int, request: Message) -> None:
         counts, update = request.tree["counts"][0].tolist(), request.version
         self.requests.release(request)
-        trees = self.rings.answer(counts, update, self.learners.index(r))
+        messages = [outbox.reserve(count) for outbox, count in zip(self.batches[r], counts, strict=True)]
+        trees = self.rings.answer(counts, update, self.learners.index(r), messages)
         for outbox, tree, count in zip(self.batches[r], trees, counts, strict=True):
             if tree is not None:
                 outbox.put(tree, update, columns=count)

@@ -223,15 +223,17 @@ class Ring:
         if kind.priorities:
             kind.priorities.begin(at, priorities)
 
-    def draw(self, kind: Kind, count: int, draw: np.random.Generator) -> tuple[Tree, Array]:
+    def draw(
+        self, kind: Kind, count: int, draw: np.random.Generator, frames: Array | None = None
+    ) -> tuple[Tree, Array]:
         """``count`` items of one kind and their keys [n] int64, row · b + column; where they have priorities, with the
-        leaf "chance" [n]. Raises RuntimeError while none is complete."""
+        leaf "chance" [n]. ``frames``: see `Rows.gather`. Raises RuntimeError while none is complete."""
         if not kind.count:
             raise RuntimeError(f'no item of "{kind.items.name}" is complete; sample where ``due`` is above 0')
         keys = self._by_priority(kind.priorities, count, draw) if kind.priorities else self._uniform(kind, count, draw)
         row, column = np.divmod(keys, self.rows.width)
         at = self.rows.at(row, column)
-        tree = self.rows.gather(row, column, kind.lengths.reshape(-1)[at], kind.items.length)
+        tree = self.rows.gather(row, column, kind.lengths.reshape(-1)[at], kind.items.length, frames)
         for name, x in kind.notes.items():
             tree[f"extras/{name}"] = np.tile(x.reshape(-1)[at], (kind.items.length, 1))
         self.samples.add(age=self.rows.end - row)

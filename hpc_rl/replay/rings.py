@@ -98,29 +98,40 @@ class Rings:
             "fragments": np.array(self.fragments),
         }
 
-    def answer(self, counts: list[int], update: int, learner: int) -> list[Tree | None]:
-        """Items of each kind for a request that is `due`; None where none are asked for."""
+    def answer(self, counts: list[int], update: int, learner: int, messages: list[Tree]) -> list[Tree | None]:
+        """Items of each kind for a request that is `due`; None where none are asked for.
+
+        Observations are written into those of the ``messages`` of so many items each: they are most of a message, and
+        are copied once.
+        """
         if any(counts):
             self.answered[learner] += 1
-        return [self.draw(k, count, update, learner) if count else None for k, count in enumerate(counts)]
+        return [
+            self.draw(k, count, update, learner, tree["observation"]) if count else None
+            for k, (count, tree) in enumerate(zip(counts, messages, strict=True))
+        ]
 
-    def draw(self, k: int, count: int, update: int, learner: int) -> Tree:
-        """``count`` items of kind k for an update, with leaves "key" [n] and "chance" [n], here p^α."""
+    def draw(self, k: int, count: int, update: int, learner: int, frames: Array) -> Tree:
+        """``count`` items of kind k for an update, with leaves "key" [n] and "chance" [n], here p^α; the observations
+        are ``frames``, see `Rows.gather`."""
         generator = _stream(self.seed, update, learner, min(self.rings), k)
         rings = list(self.rings.values())
         mass = np.array([ring.mass(ring.kinds[k]) for ring in rings])
-        parts = []
+        parts: list[Tree] = []
+        begin = 0
         for number, share in enumerate(generator.multinomial(count, mass / mass.sum())):
             if share:
                 ring = rings[number]
-                tree, keys = ring.draw(ring.kinds[k], int(share), generator)
+                own = frames[:, begin : begin + share]
+                tree, keys = ring.draw(ring.kinds[k], int(share), generator, own)
+                begin += int(share)
                 chance = tree.get("chance", np.ones(len(keys))) * ring.smallest(ring.kinds[k])
+                del tree["observation"]
                 parts.append({**tree, "key": number * RING + keys, "chance": chance})
-        if len(parts) == 1:
-            return parts[0]
         ends = ("key", "chance", "column", "start")
         axes = {name: 0 if name in ends or name.startswith("carry/") else 1 for name in parts[0]}
-        return {name: np.concatenate([part[name] for part in parts], axis) for name, axis in axes.items()}
+        tree = {name: np.concatenate([part[name] for part in parts], axis) for name, axis in axes.items()}
+        return {**tree, "observation": frames}
 
     def reprioritize(self, keys: Array, priorities: Array) -> None:
         """Hand the priorities on to the rings that the keys are of."""

@@ -124,7 +124,7 @@ class Rows:
         """Positions in ``flat`` arrays."""
         return row % self.slots * self.width + column
 
-    def gather(self, row: Array, column: Array, length: Array, longest: int, observations: bool = True) -> Tree:
+    def gather(self, row: Array, column: Array, length: Array, longest: int, frames: Array | None = None) -> Tree:
         """Items [longest(+1), n] side by side, as `fragments.trajectory` takes them.
 
         What the policy carried is that before row 0, from the extras of the same name; the other rows of these are left
@@ -133,7 +133,19 @@ class Rows:
         Args:
             row, column: [n], where each begins; columns count from 0.
             length: [n] moves >= 1; behind them the last row is repeated as one that opens an episode, so not valid.
+            frames: `blank_frames`, or a part of them by columns, where the observations are written; else new memory.
         """
+        tree = self._moves_of(row, column, length, longest)
+        tree["observation"] = self._frames(row, column, length, longest, frames)
+        return tree
+
+    def blank_frames(self, longest: int, count: int) -> Array:
+        """Memory for the observations of so many items, [stack - 1 + longest + 1, count, *frame]; not set."""
+        like = self.flat["observation"]
+        return np.empty((self.stack + longest, count, *like.shape[1:]), like.dtype)
+
+    def _moves_of(self, row: Array, column: Array, length: Array, longest: int) -> Tree:
+        """What `gather` gives, without observations."""
         offset = np.arange(longest + 1)[:, None]
         edge = self.at(row + np.minimum(offset, length), column)
         move = self.at(row + np.minimum(offset[:-1], length - 1), column)
@@ -144,35 +156,43 @@ class Rows:
         tree["first"] |= offset > length
         tree["start"] = self.flat["start"].take(edge[0])
         tree["column"] = self.column.take(column)
-        if observations:
-            tree["observation"] = self._frames(row, column, edge)
         return tree
 
     def completed(self, row: Array, column: Array, length: Array, longest: int, behind: bool) -> Tree:
         """The same items as ``annotate`` gets them: without observations. With ``behind`` extras are [longest + 1, n],
         also those of the row behind the last move, where the policy acted on what that move led to.
         """
-        tree = self.gather(row, column, length, longest, False)
+        tree = self._moves_of(row, column, length, longest)
         if behind:
             edge = self.at(row + np.minimum(np.arange(longest + 1)[:, None], length), column)
             tree |= {name: self.flat[name].take(edge, 0) for name in tree if name.startswith("extras/")}
         return tree
 
-    def _frames(self, row: Array, column: Array, edge: Array) -> Array:
-        """Frames [stack - 1 + longest + 1, n, …], the newest ones at ``edge``; those from before the episode's first
-        row are what the environment pads with."""
+    def _frames(self, row: Array, column: Array, length: Array, longest: int, into: Array | None) -> Array:
+        """Frames [stack - 1 + longest + 1, n, …] of `gather`; those from before the episode's first row are what the
+        environment pads with."""
+        edge = self.at(row + np.minimum(np.arange(longest + 1)[:, None], length), column)
         if self.stack == 1:
-            return self.flat["observation"].take(edge, 0)
+            return self._copied(edge, into)
         place = np.arange(self.stack)[:, None]
         before = row + place + 1 - self.stack
         opens = self.flat["first"].take(self.at(before, column))
         opened = np.where(opens, place, 0).max(0)  # the place of the newest frame that opens an episode
         if self.padding == "repeat":
             before = row + np.maximum(place, opened) + 1 - self.stack
-        frames = self.flat["observation"].take(np.concatenate([self.at(before[:-1], column), edge]), 0)
+        frames = self._copied(np.concatenate([self.at(before[:-1], column), edge]), into)
         if self.padding == "zeros":
             frames[: self.stack - 1][place[:-1] < opened] = 0
         return frames
+
+    def _copied(self, at: Array, into: Array | None) -> Array:
+        """Frames at positions ``at`` [k, n], each copied once."""
+        frames = self.flat["observation"]
+        if into is None or into.flags.c_contiguous:
+            return frames.take(at, 0, into, "clip")
+        for positions, target in zip(at, into, strict=True):
+            frames.take(positions, 0, target, "clip")
+        return into
 
     @property
     def row_bytes(self) -> int:

@@ -76,10 +76,11 @@ class Outbox:
             self.granted = self.link.irecv(self.grant, self.peer, self.tag + 1)
         return self.credits > 0 and self.sending[self.turn]()
 
-    def reserve(self) -> Tree:
-        """Views of the next slot, to be filled in place; waits only until its last message has left."""
+    def reserve(self, columns: int = 0) -> Tree:
+        """Views of the next slot, to be filled in place; waits only until its last message has left. ``columns``: see
+        `put`, which must get the same."""
         self.waiting.until(self.sending[self.turn], f"{self.waiting.who([self.peer])} to take an earlier message")
-        return self.layout.views(self.buffers[self.turn])
+        return self.layout.views(self.buffers[self.turn], columns)
 
     def wait(self, give_up: Done = lambda: False) -> None:
         """Return once a message could leave. Raises Stopped, Deadline: see `Waiting.until`."""

@@ -33,9 +33,10 @@ class Layout:
         """Zeroed memory for one message."""
         return np.zeros(self.nbytes, np.uint8)
 
-    def views(self, buffer: Array) -> Tree:
-        """Leaf name -> view into ``buffer``."""
-        return {name: buffer[a:b].view(dtype).reshape(shape) for name, a, b, shape, dtype in self._places}
+    def views(self, buffer: Array, columns: int = 0) -> Tree:
+        """Leaf name -> view into ``buffer``; of so many ``columns``, where fewer than the layout's."""
+        places = self._of(columns or self.columns)._places
+        return {name: buffer[a:b].view(dtype).reshape(shape) for name, a, b, shape, dtype in places}
 
     def pack(self, tree: Tree, version: int, buffer: Array, columns: int = 0) -> Array:
         """Write the header, and every leaf that does not lie in ``buffer`` already; returns the bytes written.
