@@ -133,16 +133,12 @@ class Rows:
         Args:
             row, column: [n], where each begins; columns count from 0.
             length: [n] moves >= 1; behind them the last row is repeated as one that opens an episode, so not valid.
-            frames: `blank_frames`, or a part of them by columns, where the observations are written; else new memory.
+            frames: [stack - 1 + longest + 1, n, *frame] to write observations to, contiguous but for the first axis;
+                else they get new memory.
         """
         tree = self._moves_of(row, column, length, longest)
         tree["observation"] = self._frames(row, column, length, longest, frames)
         return tree
-
-    def blank_frames(self, longest: int, count: int) -> Array:
-        """Memory for the observations of so many items, [stack - 1 + longest + 1, count, *frame]; not set."""
-        like = self.flat["observation"]
-        return np.empty((self.stack + longest, count, *like.shape[1:]), like.dtype)
 
     def _moves_of(self, row: Array, column: Array, length: Array, longest: int) -> Tree:
         """What `gather` gives, without observations."""

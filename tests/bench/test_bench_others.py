@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
-from hpc_rl.bench import counters, mpi, samplers
+from hpc_rl.bench import counters, mpi, replay, samplers
 
 
 def test_the_exchange_is_measured_by_two_ranks() -> None:
@@ -41,3 +42,30 @@ def test_counting_an_update_is_measured(monkeypatch: pytest.MonkeyPatch) -> None
     ]
     assert all(row["us"] > 0 for row in rows)
     assert counters.render(rows).count("\n") == 1 + len(counters.COLUMNS)
+
+
+def test_a_replay_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ours alone, in whatever environment; all ways give the same items."""
+    monkeypatch.setattr(replay, "find_spec", lambda name: None)
+    monkeypatch.setattr(replay, "BLOCKS", 1)
+    rows = replay.measure(10_000, 0.01)
+    assert [row.name for row in rows] == [
+        "hpc_rl, in process", "hpc_rl, in process, stacks copied", "hpc_rl, replay rank",
+    ]  # fmt: skip
+    assert all(row.samples_per_s > 0 and row.bytes_per_transition > 7056 for row in rows)
+    assert rows[0].updates_per_s > 0 and rows[1].updates_per_s == 0
+    assert replay.render(rows, 10_000).count("\n") == 4
+
+
+def test_a_drawn_batch_has_the_frames_that_were_inserted() -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (replay.FRAMES, 84, 84), dtype=np.uint8)
+    in_process, copied, by_message = replay._ours(8000, frames)
+    batch, weights, _ = in_process.draw(3)
+    assert batch.observation.shape == (2, replay.BATCH, 4, 84, 84) and batch.valid.all()
+    row = batch.start + batch.start // (replay.EPISODE - 1)
+    at = (row[0] + 211 * batch.column[0] + np.arange(-3, 2)) % replay.FRAMES
+    assert np.array_equal(batch.observation[0, 0].numpy(), frames[at[:4]])
+    assert np.array_equal(batch.observation[1, 0].numpy(), frames[at[1:]])
+    assert (copied.draw(3)[0] == batch.observation).all() and weights.max() <= 1
+    sent, other, keys = by_message.draw(3)
+    assert sent.observation.shape == batch.observation.shape and len(keys) == len(other)

@@ -1,7 +1,8 @@
 """One replay on several ranks draws as one store would: items, weights, priorities, and the limiter of each rank.
 
 Mutations that ought to fail, not tried yet: shares equal instead of by mass; chances not divided by the union's least;
-the ring's number left out of the keys; priorities kept by the learner; the limiter without the rank's share.
+the ring's number left out of the keys; priorities kept by the learner; the limiter without the rank's share. Mutations
+seen to fail: items of every lane written to the first columns of a message; frames of one row written to another.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from hpc_rl.replay.desk import Desk
 from hpc_rl.replay.items import replay_layouts
 from hpc_rl.replay.remote import Remote
 from hpc_rl.replay.ring import Ring
-from hpc_rl.replay.rings import Rings
+from hpc_rl.replay.rings import RING, Rings
 from hpc_rl.transport.local import LocalLink, run_threads
 from hpc_rl.transport.waiting import Waiting
 from hpc_rl.types import Leaf
@@ -138,6 +139,21 @@ def test_priorities_go_to_the_ring_that_the_item_is_of(monkeypatch: pytest.Monke
     assert all(returned[item] <= counts[item] for item in returned), "a key led to another item"
 
 
+def test_frames_are_written_into_the_message_as_they_are_in_their_rings() -> None:
+    (rings,) = rings_of(1)
+    layout = replay_layouts(EXPERIENCE, SENT, SPEC, 1, (STEPS, 1)).items[0]
+    views = layout.views(layout.buffer(), BATCH - 1)
+    tree = rings.draw(0, BATCH - 1, 0, 0, views["observation"])
+    assert np.shares_memory(tree["observation"], views["observation"])
+    lanes, keys = np.divmod(tree["key"], RING)
+    assert len(np.unique(lanes)) == LANES
+    for n, (lane, key) in enumerate(zip(lanes.tolist(), keys.tolist(), strict=True)):
+        ring = rings.rings[10 + lane]
+        length = ring.kinds[0].lengths[key % ring.rows.slots]
+        alone = ring.rows.gather(np.array([key]), np.array([0]), length, 3)["observation"]
+        assert np.array_equal(views["observation"][:, n], alone[:, 0])
+
+
 def test_the_limiter_stops_both_sides() -> None:
     items = Items("items", BATCH, 3, samples_per_insert=8.0)
     (rings, _) = rings_of(2, Experience(STEPS, (items,), capacity=4000, min_size=100), fill=False)
@@ -147,7 +163,7 @@ def test_the_limiter_stops_both_sides() -> None:
         while rings.due(0):
             if rings.open():
                 break
-            rings.answer([4], updates, 0)
+            rings.answer([4], updates, 0, [{"observation": np.zeros((5, 4, 2, 3), np.uint8)}])
             updates += 1
         if rings.open():
             column = columns[updates % 2]

@@ -61,6 +61,18 @@ def test_lent_leaves_are_left_where_they_are() -> None:
     assert all(np.array_equal(unpacked[name], x) for name, x in before.items() if name != "reward")
 
 
+def test_lent_leaves_of_fewer_columns_are_where_such_a_message_has_them() -> None:
+    layout = LAYOUTS[0]
+    buffer = layout.buffer()
+    lent = layout.views(buffer, 2)
+    for x in lent.values():
+        x[...] = 1
+    packed = layout.pack(lent, 7, buffer, 2)
+    unpacked, _ = layout.unpack(packed)
+    assert len(packed) < layout.nbytes
+    assert all(x.shape == lent[name].shape and (x == 1).all() for name, x in unpacked.items())
+
+
 def test_a_leaf_of_another_shape_or_name_is_refused() -> None:
     layout = LAYOUTS[0]
     tree = filled(layout)
