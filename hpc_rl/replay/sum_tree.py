@@ -1,7 +1,8 @@
 """A sum tree and a min tree over the same leaves, as arrays: n draws or n changes at once without a Python loop over n.
 
 Schaul et al. 2016, arXiv 1511.05952, appendix B.2.1, with `FAN` children a node in place of two: few, wide levels are
-what vector instructions are fast at. Nodes are computed from their children and never by differences, so that a tree
+what vector instructions are fast at. For the same reason the children of one of n nodes lie n apart, so that those of
+many nodes are rows to add up. Nodes are computed from their children and never by differences, so that a tree
 rebuilt from its leaves has the same bits, and rounding does not add up. They are computed when they are next read: of
 many changes between two draws all at once.
 """
@@ -56,7 +57,7 @@ class SumTree:
     def load(self, leaves: Array) -> None:
         """Make all leaves [size] these."""
         self.sums[0][: self.size] = leaves
-        self.stale = [np.arange(0, self.size, FAN)]
+        self.stale = [np.arange(len(self.sums[0]) // FAN)]
 
     def renew(self) -> None:
         """Compute the nodes above leaves that changed."""
@@ -64,15 +65,18 @@ class SumTree:
             return
         at, self.stale, self.changes = np.concatenate(self.stale), [], 0
         if len(at) > self.size // FAN:
-            at = np.arange(0, self.size, FAN)
+            at = np.arange(len(self.sums[0]) // FAN)
+        at = np.append(at, at[:1])  # two at least: NumPy adds a single column in another order than several
         for level, least in enumerate(self.least):
-            at = at // FAN
-            children = _families(self.sums[level], at)
-            self.sums[level + 1][at] = _folded(np.add, children)
+            width = len(self.sums[level]) // FAN
+            at = at % width
+            node: Array | slice = slice(width) if 1 < width < 4 * len(at) else at
+            children = _families(self.sums[level], node)
+            self.sums[level + 1][node] = children.sum(0)
             if level:
-                least[at] = _folded(np.minimum, _families(self.least[level - 1], at))
+                least[node] = _families(self.least[level - 1], node).min(0)
             else:
-                least[at] = _folded(np.minimum, np.where(children, children, np.inf))
+                least[node] = np.where(children > 0, children, np.inf).min(0)
 
     def draw(self, uniform: Array) -> Array:
         """Leaves [n] int64, each with probability leaf / total, by inversion of ``uniform`` [n] in [0, 1).
@@ -97,22 +101,14 @@ class SumTree:
             target = np.minimum(target, np.nextafter(above[-1], 0))  # node and children add up to within rounding
             child = (above <= target).sum(0)  # a leaf of 0 adds nothing, so it is never the first one above
             target -= np.where(child, above[child - 1, every], 0)
-            node = node * FAN + child
+            node = node + child * (len(nodes) // FAN)
         return node
 
 
-def _families(nodes: Array, at: Array) -> Array:
-    """[FAN, n] children of nodes ``at`` of the level above; this way round sums over them are vector instructions."""
-    return np.ascontiguousarray(nodes.reshape(-1, FAN).take(at, 0).T)
-
-
-def _folded(operation: np.ufunc, children: Array) -> Array:
-    """[n] of [FAN, n], halves on halves: in the same order whatever n is, as a reduction of NumPy would not be."""
-    while len(children) > 1:
-        half = len(children) // 2
-        children = operation(children[:half], children[half:])
-    whole: Array = children[0]
-    return whole
+def _families(nodes: Array, at: Array | slice) -> Array:
+    """[FAN, n] children of nodes ``at`` [n] of the level above; a view where these are a slice."""
+    rows = nodes.reshape(FAN, -1)
+    return rows[:, at] if isinstance(at, slice) else rows.take(at, 1)
 
 
 def _widths(size: int) -> list[int]:
