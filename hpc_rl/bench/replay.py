@@ -17,6 +17,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from hpc_rl.bench.cores import pinned
 from hpc_rl.experience import Experience, Items
@@ -197,16 +198,14 @@ def _cpprb(transitions: int, frames: Array) -> Way:
 
     shapes: dict[str, Any] = {"obs": {"shape": (84, 84, STACK), "dtype": np.uint8}, "act": {"dtype": np.int64}}
     shapes |= {"rew": {"dtype": np.float32}, "done": {"dtype": np.float32}}
-    stacks, last = np.moveaxis(frames, 0, -1), FRAMES - 2 * STACK
+    stacks = np.moveaxis(sliding_window_view(frames, STACK, 0)[: EPISODE + 1], 3, -1)
+    one, done = np.ones(EPISODE), np.arange(EPISODE) == EPISODE - 1
 
     def fill(count: int) -> Any:
         buffer = PrioritizedReplayBuffer(count, shapes, alpha=ALPHA, next_of="obs", stack_compress="obs")
-        for k in range(count):
-            j, done = k % last, float(k % EPISODE == EPISODE - 1)
-            now, then = stacks[..., j : j + STACK], stacks[..., j + 1 : j + 1 + STACK]
-            buffer.add(obs=now, act=1, rew=0.5, next_obs=then, done=done)
-            if done:
-                buffer.on_episode_end()
+        for _ in range(count // EPISODE):
+            buffer.add(obs=stacks[:-1], act=one, rew=one, next_obs=stacks[1:], done=done)
+            buffer.on_episode_end()
         return buffer
 
     buffer, held = _filled(fill, transitions)
@@ -222,18 +221,18 @@ def _cpprb(transitions: int, frames: Array) -> Way:
 
 def _tianshou(transitions: int, frames: Array, whole: bool) -> Way:
     """Its smallest, of single frames that are stacked when drawn; or of whole stacks."""
-    from tianshou.data import Batch, PrioritizedReplayBuffer
+    from tianshou.data import Batch, PrioritizedReplayBuffer, ReplayBuffer
 
     sparing: dict[str, Any] = {"stack_num": STACK, "ignore_obs_next": True, "save_only_last_obs": True}
-    last = FRAMES - 2 * STACK
+    kept = {} if whole else sparing
 
     def fill(count: int) -> Any:
-        kept = {} if whole else sparing
-        buffer = PrioritizedReplayBuffer(count, alpha=ALPHA, beta=BETA, **kept)
-        for k in range(count):
-            j, done = k % last, k % EPISODE == EPISODE - 1
-            now, then = frames[j : j + STACK], frames[j + 1 : j + 1 + STACK]
-            buffer.add(Batch(obs=now, act=1, rew=0.5, terminated=done, truncated=False, obs_next=then, info={}))
+        buffer, episode = PrioritizedReplayBuffer(count, alpha=ALPHA, beta=BETA, **kept), ReplayBuffer(EPISODE, **kept)
+        for k in range(EPISODE):
+            now, then, done = frames[k : k + STACK], frames[k + 1 : k + 1 + STACK], k == EPISODE - 1
+            episode.add(Batch(obs=now, act=1, rew=1.0, terminated=done, truncated=False, obs_next=then, info={}))
+        for _ in range(count // EPISODE):
+            buffer.update(episode)
         return buffer
 
     buffer, held = _filled(fill, transitions)

@@ -125,9 +125,9 @@ class Ring:
         kind = self.prioritised
         if kind is None or kind.priorities is None:
             return
-        row, column = np.divmod(keys, self.rows.width)
-        at = self.rows.at(row, column)
-        present = (row >= self.low) & (row < self.rows.end) & (kind.lengths.reshape(-1).take(at) > 0)
+        width, lengths = self.rows.width, kind.lengths.reshape(-1)
+        at = keys % len(lengths)
+        present = (keys >= self.low * width) & (keys < self.rows.end * width) & (lengths.take(at) > 0)
         if not present.all():
             self.dropped += int((~present).sum())
             at, priorities = at[present], priorities[present]

@@ -14,7 +14,7 @@ import numpy as np
 from hpc_rl.types import Array
 
 FAN = 16
-TOP = 1024  # nodes of the highest level at most; a draw adds all of these up
+TOP = 16384  # nodes of the highest level at most; a draw adds all of these up
 
 
 class SumTree:
@@ -63,20 +63,19 @@ class SumTree:
         """Compute the nodes above leaves that changed."""
         if not self.stale:
             return
-        at, self.stale, self.changes = np.concatenate(self.stale), [], 0
-        if len(at) > self.size // FAN:
-            at = np.arange(len(self.sums[0]) // FAN)
-        at = np.append(at, at[:1])  # two at least: NumPy adds a single column in another order than several
+        if self.changes > self.size // FAN:
+            self.stale = [np.arange(len(self.sums[0]) // FAN)]
+        at = np.concatenate([*self.stale, self.stale[0][:1]])  # NumPy adds a single column in another order than two
+        self.stale, self.changes = [], 0
         for level, least in enumerate(self.least):
-            width = len(self.sums[level]) // FAN
-            at = at % width
-            node: Array | slice = slice(width) if 1 < width < 4 * len(at) else at
-            children = _families(self.sums[level], node)
-            self.sums[level + 1][node] = children.sum(0)
+            at = at % (len(self.sums[level]) // FAN)
+            children = _families(self.sums[level], at)
+            self.sums[level + 1][at] = children.sum(0)
             if level:
-                least[node] = _families(self.least[level - 1], node).min(0)
+                children = _families(self.least[level - 1], at)
             else:
-                least[node] = np.where(children > 0, children, np.inf).min(0)
+                children[children == 0] = np.inf
+            least[at] = children.min(0)
 
     def draw(self, uniform: Array) -> Array:
         """Leaves [n] int64, each with probability leaf / total, by inversion of ``uniform`` [n] in [0, 1).
@@ -105,10 +104,9 @@ class SumTree:
         return node
 
 
-def _families(nodes: Array, at: Array | slice) -> Array:
-    """[FAN, n] children of nodes ``at`` [n] of the level above; a view where these are a slice."""
-    rows = nodes.reshape(FAN, -1)
-    return rows[:, at] if isinstance(at, slice) else rows.take(at, 1)
+def _families(nodes: Array, at: Array) -> Array:
+    """[FAN, n] children of nodes ``at`` [n] of the level above."""
+    return nodes.reshape(FAN, -1).take(at, 1)
 
 
 def _widths(size: int) -> list[int]:

@@ -9,10 +9,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from hpc_rl.replay import sum_tree
 from hpc_rl.replay.sum_tree import FAN, SumTree, tree_bytes
 from hpc_rl.types import Array
 
 SIZES = [1, 5, 16, 17, 300, 8192, 8193, 140_001]
+
+
+@pytest.fixture(autouse=True)
+def _(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several levels without many leaves."""
+    monkeypatch.setattr(sum_tree, "TOP", 1024)
 
 
 def changed(size: int, rounds: int = 30, seed: int = 0) -> SumTree:
