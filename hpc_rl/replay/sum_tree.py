@@ -1,8 +1,7 @@
 """A sum tree and a min tree over the same leaves, as arrays: n draws or n changes at once without a Python loop over n.
 
 Schaul et al. 2016, arXiv 1511.05952, appendix B.2.1, with `FAN` children a node in place of two: few, wide levels are
-what vector instructions are fast at. For the same reason the children of one of n nodes lie n apart, so that those of
-many nodes are rows to add up. Nodes are computed from their children and never by differences, so that a tree
+what vector instructions are fast at. Nodes are computed from their children and never by differences, so that a tree
 rebuilt from its leaves has the same bits, and rounding does not add up. They are computed when they are next read: of
 many changes between two draws all at once.
 """
@@ -57,18 +56,18 @@ class SumTree:
     def load(self, leaves: Array) -> None:
         """Make all leaves [size] these."""
         self.sums[0][: self.size] = leaves
-        self.stale = [np.arange(len(self.sums[0]) // FAN)]
+        self.stale = [np.arange(0, self.size, FAN)]
 
     def renew(self) -> None:
         """Compute the nodes above leaves that changed."""
         if not self.stale:
             return
         if self.changes > self.size // FAN:
-            self.stale = [np.arange(len(self.sums[0]) // FAN)]
-        at = np.concatenate([*self.stale, self.stale[0][:1]])  # NumPy adds a single column in another order than two
-        self.stale, self.changes = [], 0
+            self.stale = [np.arange(0, self.size, FAN)]
+        at, self.stale, self.changes = np.concatenate(self.stale), [], 0
+        at = at.repeat(2) if len(at) == 1 else at  # NumPy adds a single column in another order than several
         for level, least in enumerate(self.least):
-            at = at % (len(self.sums[level]) // FAN)
+            at = at // FAN
             children = _families(self.sums[level], at)
             self.sums[level + 1][at] = children.sum(0)
             if level:
@@ -100,13 +99,13 @@ class SumTree:
             target = np.minimum(target, np.nextafter(above[-1], 0))  # node and children add up to within rounding
             child = (above <= target).sum(0)  # a leaf of 0 adds nothing, so it is never the first one above
             target -= np.where(child, above[child - 1, every], 0)
-            node = node + child * (len(nodes) // FAN)
+            node = node * FAN + child
         return node
 
 
 def _families(nodes: Array, at: Array) -> Array:
-    """[FAN, n] children of nodes ``at`` [n] of the level above."""
-    return nodes.reshape(FAN, -1).take(at, 1)
+    """[FAN, n] children of nodes ``at`` of the level above; this way round sums over them are vector instructions."""
+    return np.ascontiguousarray(nodes.reshape(-1, FAN).take(at, 0).T)
 
 
 def _widths(size: int) -> list[int]:
