@@ -70,8 +70,10 @@ def measure(transitions: int, seconds: float, whole: bool = False) -> list[Figur
             for k in range(len(ways)):
                 turn = (block + k) % len(ways)
                 blocks[turn].append(_rates(ways[turn], seconds))
-    rates = [[median(column) for column in zip(*block, strict=True)] for block in blocks]
-    return [Figures(way.name, *rate, way.bytes_per_transition) for way, rate in zip(ways, rates, strict=True)]
+    return [
+        Figures(way.name, median(x for x, _ in rates), median(x for _, x in rates), way.bytes_per_transition)
+        for way, rates in zip(ways, blocks, strict=True)
+    ]
 
 
 def render(rows: list[Figures], transitions: int) -> str:
