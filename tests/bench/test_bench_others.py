@@ -63,9 +63,10 @@ def test_a_drawn_batch_has_the_frames_that_were_inserted() -> None:
     batch, weights, _ = in_process.draw(3)
     assert batch.observation.shape == (2, replay.BATCH, 4, 84, 84) and batch.valid.all()
     row = batch.start + batch.start // (replay.EPISODE - 1)
-    at = (row[0] + 211 * batch.column[0] + np.arange(-3, 2)) % replay.FRAMES
-    assert np.array_equal(batch.observation[0, 0].numpy(), frames[at[:4]])
-    assert np.array_equal(batch.observation[1, 0].numpy(), frames[at[1:]])
+    n = int((row % replay.EPISODE >= 3).int().argmax())  # the frames before it are of its episode
+    at = (row[n] + 211 * batch.column[n] + np.arange(-3, 2)) % replay.FRAMES
+    assert np.array_equal(batch.observation[0, n].numpy(), frames[at[:4]])
+    assert np.array_equal(batch.observation[1, n].numpy(), frames[at[1:]])
     assert (copied.draw(3)[0] == batch.observation).all() and weights.max() <= 1
     sent, other, keys = by_message.draw(3)
     assert sent.observation.shape == batch.observation.shape and len(keys) == len(other)
