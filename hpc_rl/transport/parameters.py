@@ -67,7 +67,9 @@ class ParameterClient(Alone):
         for k, (inbox, part) in enumerate(zip(self.parameters, self.parts, strict=True)):
             message = inbox.get(self.give_up)
             parameter[part].copy_(to_device(message.tree["parameters"][0], parameter.device))
-            self.versions[k], self.env_steps = message.version, int(message.tree["env_steps"].item())
+            self.versions[k] = message.version
+            if k == 0:  # the one that counts
+                self.env_steps = int(message.tree["env_steps"].item())
             inbox.release(message)
 
     def apply_gradients(

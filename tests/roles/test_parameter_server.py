@@ -1,7 +1,8 @@
 """Several parameter servers take a checkpoint whatever the timing of their messages; workers go on from theirs.
 
 Mutations seen to fail: a wait for gradients that only an order to stop ends; a worker that takes nothing up; the
-numbers of the first column for all workers; reports that are not noted.
+numbers of the first column for all workers; reports that are not noted; a worker whose learner is made before it has
+the parameters; env steps of the last server, which counts none.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def test_a_method_that_keeps_nothing_reports_nothing(tmp_path: Path) -> None:
 
 def test_target_networks_of_resumed_workers_begin_with_what_the_servers_have(tmp_path: Path) -> None:
     """Gorila: two servers with half of the parameters each, a replay in each of two workers; judged on the way."""
-    more = {"min_size": 50, "batch_size": 8, "samples_per_insert": 4.0, "target_every": 1_000_000}
+    more = {"min_size": 50, "batch_size": 8, "samples_per_insert": 4.0, "target_every": 1_000_000, "anneal": True}
     table = table_of("dqn", "parameter_server", 4, 300, **more)
     table["resources"] |= {"servers": 2}
     table["evaluate"] = {"every_steps": 100, "episodes": 2}
@@ -81,6 +82,8 @@ def test_target_networks_of_resumed_workers_begin_with_what_the_servers_have(tmp
     state, meta = newest(tmp_path / "run")
     first = before.learners[2].target.data
     assert torch.equal(before.learners[3].target.data, first), "workers begin alike"
+    rates = [before.learners[worker].optimizer.learning_rate for worker in (2, 3)]
+    assert max(rates) < 2e-4, "what is annealed follows the env steps of all, which the first server counts"
     assert meta["updates"] > 20 and not torch.equal(state["weights"], first)
     best, about = checkpoint.load(tmp_path / "run/checkpoints/best.h5")
     assert best["weights"].shape == state["weights"].shape and about["evaluated"] is not None
