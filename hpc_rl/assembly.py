@@ -15,7 +15,7 @@ from hpc_rl.envs.base import Environment, close
 from hpc_rl.experience import Experience
 from hpc_rl.optim.flat import StateDict, count_trainable
 from hpc_rl.optim.group import Group
-from hpc_rl.plan import Plan, RankSpec
+from hpc_rl.plan import Plan, RankSpec, weight_routes
 from hpc_rl.replay.base import RemoteReplay, ReplayRank, Store
 from hpc_rl.replay.desk import Desk
 from hpc_rl.replay.items import replay_layouts
@@ -64,6 +64,7 @@ class Attempt:
     limits: Limits
     make_environment: Callable[[int, int], Environment]  # (columns, threads)
     make_evaluation: MakeEvaluation  # environments of the games that judge a policy
+    beat: Callable[[], None] = lambda: None  # called often by an actor: a sign of life where lost ones are tolerated
     environments: list[Environment] = field(default_factory=list)
     saver: Saver | None = field(init=False)  # of this rank's replay, where it is kept
 
@@ -112,8 +113,7 @@ def assemble(attempt: Attempt, rank_spec: RankSpec, ports: Ports) -> RankContext
         limits=attempt.limits,
         attempt=attempt.number,
         about=about,
-        token=attempt.token,
-        nodes=attempt.nodes,
+        routes=weight_routes(plan, attempt.nodes, attempt.token, job.resources.tolerate_lost_actors),
         resume=resume,
         gather=partial(_gather, ports),
         make_group=make_group,
@@ -204,12 +204,19 @@ def _sampling(
     job, plan, spec, resume = attempt.job, attempt.plan, attempt.agent.spec, attempt.resume
     lanes = Lanes(job.seed, attempt.number, resume[1]["steps"] if resume else {})
     recorded = schemas(policy, spec)[0]
+
+    def pulse_and_beat() -> None:
+        pulse()
+        attempt.beat()
+
     if job.sampler == "central":
         central = central_sampler(lanes, policy, rank_spec, plan, ports, spec, timings, pulse)
         names = [plan.ranks[remote.peer].name for remote in central.remotes]
         return Sampling(central, Recording(files, recorded, [lane.columns for lane in central.lanes], names), dict)
     count = 2 if job.sampler == "alternating" else 1
-    vector = own_sampler(lanes, policy, rank_spec, count, attempt.make_environment, timings, pulse)
+    vector = own_sampler(lanes, policy, rank_spec, count, attempt.make_environment, timings, pulse_and_beat)
+    if rank_spec.role == "actor":
+        ports.waiting.pulse = attempt.beat
     if resume and "sampler" in resume[0]:
         vector.load(resume[0]["sampler"])
     return Sampling(vector, Recording(files, recorded, [vector.columns], [rank_spec.name]), vector.state)

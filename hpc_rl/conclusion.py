@@ -106,6 +106,7 @@ def _summary(context: RankContext, outcome: Outcome, reports: Sequence[FinalRepo
         "policy_lag": sum(counters.lags) / max(len(counters.lags), 1),
         "peak_rss_bytes": peaks,
         "split_s": splits,
+        "lost_actors": [context.plan.ranks[rank].name for rank in sorted(context.ports.waiting.lost())],
         "checkpoint_longest_s": outcome.scheduler.writer.longest_s,
         "attempt": context.attempt,
     }

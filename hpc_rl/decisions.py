@@ -71,7 +71,7 @@ def decide(job: Job, plan: Plan, run: RunDir, agent: Agent, rows: Sequence[Row])
     steps = newest[2]["steps"] if newest else {}
     extra = {"resumed_from": {"file": file, "steps": steps}, "mpi": _library(len(plan.ranks))}
     provenance.write(run, attempt, provenance.collect(sys.argv, attempt, job.seed, extra))
-    run.write_state(state="running", attempt=attempt, reason="")
+    run.write_state(state="running", attempt=attempt, reason="", lost=[])
     token = os.environ.get(TOKEN_VARIABLE) or f"{os.getpid():x}{time.time_ns() & 0xFFFFFF:x}"
     return Decisions(attempt, file, device, threads, token)
 

@@ -211,7 +211,7 @@ def pair() -> None:
     import numpy as np
 
     from hpc_rl.transport import mpi
-    from hpc_rl.transport.base import Link
+    from hpc_rl.transport.ports import Link
     from hpc_rl.transport.waiting import Waiting
 
     link: Link = mpi.world(2)

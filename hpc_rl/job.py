@@ -46,6 +46,7 @@ VALID_ON: dict[str, tuple[Any, tuple[str, ...]]] = {  # key -> its neutral value
     "resources.quorum": (0, ("parameter_server",)),
     "resources.reduction": ("mpi", ("solo", "allreduce", *SENDING)),
     "resources.evaluators": (0, ("allreduce", "parameter_server", *SENDING)),
+    "resources.tolerate_lost_actors": (False, SENDING),
 }
 
 
@@ -191,6 +192,26 @@ def _check_meant(job: Job) -> None:
         _refuse("resources.inference", resources.inference, 'sampler = "central"')
     if resources.servers > 1 and job.topology in SENDING and resources.inference != "actor":
         _refuse("resources.servers", resources.servers, 'resources.inference = "actor"')
+    if job.schedule == "deterministic" and job.sampler == "central":
+        raise BadJob(
+            'schedule = "deterministic" needs actors that step their own columns; '
+            'use sampler = "vector" or "alternating"'
+        )
+    if resources.tolerate_lost_actors:
+        _check_tolerance(job)
+
+
+def _check_tolerance(job: Job) -> None:
+    """Raise BadJob where the others would wait for a lost actor, or for a learner without actors."""
+    reason = ""
+    if job.sampler == "central":
+        reason = 'an inference server, which waits for its environment workers; use sampler = "vector"'
+    elif job.schedule == "deterministic":
+        reason = 'schedule = "deterministic", which waits for a fragment of every actor; use schedule = "free"'
+    elif job.topology == "actor_learner" and job.resources.learners > 1:
+        reason = "several learners on actor_learner, one of which may lose all its actors; use resources.learners = 1"
+    if reason:
+        raise BadJob(f"resources.tolerate_lost_actors = true does not go with {reason}, or set it to false")
 
 
 def _refuse(key: str, value: Any, scope: str) -> None:

@@ -24,7 +24,7 @@ def prepare(job: Job, folder: Path, resume: bool) -> RunDir:
     from hpc_rl import preflight
 
     plan = jobs.plan(job)
-    local.command(folder, job.resources.ranks)  # raises where there is no mpiexec
+    local.command(folder, job)  # raises where there is no mpiexec
     preflight.check(job, plan)
     if not resume:
         return run_dir.create(folder, jobs.dumps(job))

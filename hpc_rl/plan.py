@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -77,3 +78,32 @@ class Plan:
         """The rank that plays the evaluations; None where rank 0 plays them between its updates."""
         ranks = self.of("evaluator")
         return ranks[0] if ranks else None
+
+
+@dataclass(frozen=True)
+class WeightRoutes:
+    """How one version reaches the ranks that act. ``relays`` maps each node (its lowest rank) to its relay."""
+
+    token: str  # of the attempt, part of the names of shared memory
+    learners: Sequence[int]  # the first one sends to the relays
+    relays: dict[int, int]
+    nodes: Sequence[int]  # for each rank its node
+    heirs: Sequence[int] = ()  # actors that may take a lost relay's place
+
+    def source(self, rank: int) -> int:
+        """The rank whose shared memory ``rank`` reads: its own where it is a relay, or acts in a learner's process."""
+        return rank if rank in self.learners else self.relays[self.nodes[rank]]
+
+    def heir(self, relay: int, lost: Collection[int]) -> int | None:
+        """The actor of the same node that takes the place of a lost relay, None where there is none."""
+        node = self.nodes[relay]
+        return next((rank for rank in self.heirs if self.nodes[rank] == node and rank not in lost), None)
+
+
+def weight_routes(plan: Plan, nodes: Sequence[int], token: str, tolerated: bool = False) -> WeightRoutes:
+    """A node's relay is its lowest rank with weights; where lost ones are ``tolerated``, its next actor is the heir."""
+    relays: dict[int, int] = {}
+    for spec in plan.ranks:
+        if spec.rank == plan.learners[0] or spec.role == "actor":
+            relays.setdefault(nodes[spec.rank], spec.rank)
+    return WeightRoutes(token, plan.learners, relays, nodes, plan.of("actor") if tolerated else ())

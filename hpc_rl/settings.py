@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from hpc_rl.config import Fraction, NonNegative, NonNegativeInt, Positive, PositiveInt, Range
 
 OUT_OF_TIME = "stopped: the allocation ends"  # the reason where the ranks saw by the clock that its end is near
+TOO_FEW = "stopped: too few actors are left"  # how a reason begins when lost actors ended it
 BUDGET_SPENT = "stopped: time limit of"  # how a reason begins when the job's own time limit ended it
 
 
@@ -63,6 +64,7 @@ class Resources:
     device: Annotated[Literal["auto", "cpu", "cuda"], "of ranks that learn; auto: a GPU where each finds one"] = "auto"
     reduction: Annotated[Literal["mpi", "gloo", "nccl"], "what sums the gradients of several learners"] = "mpi"
     deadline_s: Annotated[Positive, "s, the longest wait for another rank"] = 120.0
+    tolerate_lost_actors: Annotated[bool, "go on without actors that were killed, instead of ending"] = False
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,8 @@ from hpc_rl.replay.stores import keeps_episodes
 from hpc_rl.settings import Job
 from hpc_rl.transport.parameters import gradient_layout, parameter_layout
 
+_TOLERATED = "lost actors are tolerated, as long as each learner or replay rank that takes fragments has one left"
+
 
 def render(job: Job, nodes: int = 1) -> str:
     """The page.
@@ -106,7 +108,8 @@ def _ranks(figures: Figures, nodes: int) -> str:
         index = _span(first.index, last.index)
         node = str(node_of[first.rank])
         rows.append((_span(first.rank, last.rank), first.role, index, node, columns + each, threads, device))
-    return _table(rows)
+    tolerated = figures.job.resources.tolerate_lost_actors
+    return _table(rows) + (f"\n{_TOLERATED}" if tolerated else "")
 
 
 def _messages(figures: Figures) -> str:

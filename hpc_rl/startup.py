@@ -5,11 +5,12 @@ Imports torch and the rest of the package only inside functions: CUDA must be hi
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,12 +26,12 @@ if TYPE_CHECKING:
     from hpc_rl.hardware import Row
     from hpc_rl.plan import Plan, RankSpec
     from hpc_rl.runtime.context import RankContext
+    from hpc_rl.runtime.counters import Limits
     from hpc_rl.runtime.files import Resume
     from hpc_rl.settings import Job
     from hpc_rl.stop_flag import StopFlag
     from hpc_rl.storage.run_dir import RunDir
-    from hpc_rl.transport.base import Link
-    from hpc_rl.transport.ports import Ports
+    from hpc_rl.transport.ports import Link, Ports
     from hpc_rl.types import Spec
 
 
@@ -83,6 +84,7 @@ def _rank_context(job: Job, plan: Plan, rank_spec: RankSpec, ports: Ports, run: 
     _seed(job, rank_spec, decisions.attempt)
     split_columns(agent.spec.id, len(rank_spec.columns) or job.environment.columns, job.environment.processes)
     environments: list[Environment] = []
+    limits = Limits(stop, job.budget.time_limit_s, float(os.environ.get(END_VARIABLE) or 0) or None)
     attempt = Attempt(
         job=job,
         plan=plan,
@@ -93,12 +95,34 @@ def _rank_context(job: Job, plan: Plan, rank_spec: RankSpec, ports: Ports, run: 
         device=device,
         agent=_placed(agent, precision, device),
         resume=_resumed(run, decisions.checkpoint, job, agent.spec),
-        limits=Limits(stop, job.budget.time_limit_s, float(os.environ.get(END_VARIABLE) or 0) or None),
+        limits=limits,
+        beat=_tolerance(ports, plan, rank_spec, run, limits) if job.resources.tolerate_lost_actors else lambda: None,
         make_environment=lambda columns, threads: _environment(job, columns, threads, environments),
         make_evaluation=lambda changes, columns: _environment(job, columns, 1, environments, changes),
         environments=environments,
     )
     return assemble(attempt, rank_spec, ports)
+
+
+def _tolerance(ports: Ports, plan: Plan, rank_spec: RankSpec, run: RunDir, limits: Limits) -> Callable[[], None]:
+    """`losses.tolerate`: rank 0 notes losses in the log and in state.json; an actor that was given up ends itself."""
+    from hpc_rl.runtime.losses import tolerate
+
+    lost: list[str] = []
+
+    def report(rank: int, how: str) -> None:
+        lost.append(f"rank {rank} ({plan.ranks[rank].name}) on {ports.waiting.hosts[rank]}")
+        total = len(plan.of("actor"))
+        print(f"warning: {lost[-1]} is lost: {how}; {total - len(lost)} of {total} actors are left", flush=True)
+        with contextlib.suppress(OSError):
+            run.write_state(lost=lost)
+
+    def leave() -> None:
+        print(f"rank {rank_spec.rank}: taken for lost while it was slow, so it leaves", flush=True)
+        write_record(run.path, rank_spec.rank, {"ended": "given up"})
+        os._exit(0)
+
+    return tolerate(ports, plan, limits, report, leave)
 
 
 def _gathered(ports: Ports, job: Job, plan: Plan, rank_spec: RankSpec, nodes: list[int]) -> list[Row]:

@@ -120,6 +120,8 @@ def _line(run: RunDir, statuses: Sequence[JobStatus], ids: Sequence[str], answer
         (item for item in active if item.state != "PENDING"), candidates[-1] if candidates else JobStatus("", "", False)
     )
     word, reason, cause, command = _why(run, state, current, bool(ids and not active and answered), ids)
+    if state["lost"] and causes.without(state["lost"]) not in reason:
+        reason = "; ".join(text for text in (reason, causes.without(state["lost"])) if text)
     metrics, changes = _live(run, state["attempt"]), _tasks(run.path.parent).get(run.path.name, "")
     env_steps = max(state["env_steps"], int(metrics.get("env_steps") or 0)) if word == "running" else state["env_steps"]
     waiting, at_work = current.state == "PENDING", current.active and current.state != "PENDING"

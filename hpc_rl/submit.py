@@ -48,7 +48,7 @@ def parts(tasks: Sequence[Task], folder: Path, options: Options, array: bool) ->
             "--sweep varies the ranks or a key of [resources], but the tasks of an array share one allocation; "
             "submit them one by one"
         )
-    resolved = slurm.resolved(options)
+    resolved = slurm.resolved(options, first.resources.tolerate_lost_actors)
     if not array:
         return [Part(tuple(tasks), render(for_run(first, folder), first, plans[0], resolved))]
     size = limits.largest_array() or len(tasks)
@@ -151,7 +151,7 @@ def resume(
     options = changed(_options(run), cluster, option_values)
     limits.check_time(options, warn)
     plan = jobs.plan(job)
-    text = render(for_run(job, folder), job, plan, slurm.resolved(options))
+    text = render(for_run(job, folder), job, plan, slurm.resolved(options, job.resources.tolerate_lost_actors))
     submitted = run.path / "submit"
     originals = {
         file: read_text(file) if file.exists() else None

@@ -197,7 +197,7 @@ def test_a_role_can_be_read_in_a_day(role: str) -> None:
 
 
 LOOPS = ("topologies/actor_learner", "roles/actor", "roles/learner", "runtime/training", "runtime/weights",
-         "runtime/messages", "transport/base")  # fmt: skip
+         "runtime/subscriber", "runtime/messages", "transport/base")  # fmt: skip
 """What one must read to follow IMPALA."""
 
 
@@ -207,7 +207,7 @@ def test_the_loops_of_impala_can_be_read_in_ten_minutes() -> None:
 
 def test_roles_depend_on_no_file_format_and_on_no_kind_of_environment_sampler_or_store() -> None:
     """An environment worker has the messages of central inference, and with them its lanes."""
-    allowed = {"samplers/base.py", "samplers/columns.py", "replay/base.py", "replay/fresh.py"}
+    allowed = {"samplers/base.py", "samplers/columns.py", "replay/base.py", "replay/fresh.py", "replay/arriving.py"}
     central = {"samplers/central.py", "samplers/lanes.py", "samplers/bad_rows.py", "envs/base.py"}
     for role in ROLES:
         files = {x for x in closure(f"roles/{role}.py") if LINES[x]}

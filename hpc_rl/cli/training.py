@@ -73,6 +73,7 @@ def _check_same_work(job: Job, saved: Job, folder: Path) -> None:
 
 def _report(directory: RunDir, roofline: bool | None) -> None:
     """One line of figures. The run is over and saved: what fails here is a warning."""
+    from hpc_rl.launchers import causes
     from hpc_rl.storage.run_dir import BadRun
     from hpc_rl.storage.untrusted import Unreadable, read_json
 
@@ -85,6 +86,7 @@ def _report(directory: RunDir, roofline: bool | None) -> None:
             f"{summary['env_steps_per_s']:.0f}/s{share}, mean return of the last 100 episodes "
             f"{'none yet' if mean is None else f'{mean:.2f}'}"
             f"{'' if greedy is None else f', of greedy games afterwards {greedy:.2f}'}"
+            f"{'; ' + causes.without(state['lost']) if state['lost'] else ''}"
         )
         if state["next"]:
             note(f"go on with: {state['next']}")

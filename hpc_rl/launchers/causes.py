@@ -9,12 +9,13 @@ from __future__ import annotations
 import pwd
 import re
 import shlex
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 from hpc_rl.job import BadJob
 from hpc_rl.launchers.options import Options, load_saved
-from hpc_rl.settings import BUDGET_SPENT, OUT_OF_TIME
+from hpc_rl.settings import BUDGET_SPENT, OUT_OF_TIME, TOO_FEW
 from hpc_rl.storage.run_dir import RunDir
 from hpc_rl.storage.untrusted import Unreadable
 
@@ -107,6 +108,8 @@ def stop(run: RunDir, reason: str, ending: Ending, output: str) -> tuple[str, st
     """(cause, sentence) of an attempt whose ranks saved and left; ``reason`` is what they recorded."""
     if reason.startswith(BUDGET_SPENT):
         return "budget", reason
+    if reason.startswith(TOO_FEW):
+        return "actors lost", reason
     if run.stop_requested():
         return of_stop_file(run)
     cause = by_slurm(ending, output) or ("time limit" if reason == OUT_OF_TIME else by_signal(ending)) or "signal"
@@ -123,6 +126,11 @@ def failure(rank_failure: str, certain: bool, ending: Ending, output: str) -> tu
         return of_failure(rank_failure) if cause != "out of memory" else cause, rank_failure
     event = sentence(cause, ending.job, ending.account)
     return cause, f"{event} before the ranks had saved; the last checkpoint stands"
+
+
+def without(lost: Sequence[str]) -> str:
+    """The actors that an attempt went on without."""
+    return f"{len(lost)} actor{'s were' if len(lost) > 1 else ' was'} lost: {', '.join(lost)}"
 
 
 def of_stop_file(run: RunDir) -> tuple[str, str]:

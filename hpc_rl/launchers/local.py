@@ -27,7 +27,7 @@ from hpc_rl.launchers.display import Display
 from hpc_rl.launchers.leftovers import clean_up, processes
 from hpc_rl.launchers.postmortem import first_failure, unfinished
 from hpc_rl.launchers.requests import Requests
-from hpc_rl.settings import BUDGET_SPENT, OUT_OF_TIME, Job
+from hpc_rl.settings import BUDGET_SPENT, OUT_OF_TIME, TOO_FEW, Job
 from hpc_rl.storage.rank_records import rank_records
 from hpc_rl.storage.run_dir import BadRun, RunDir
 from hpc_rl.storage.untrusted import Unreadable, appended, read_end
@@ -59,9 +59,10 @@ class Attempt:
     deaths: dict[int, float] = field(default_factory=dict)  # process of the rank that ended first -> unix time
 
 
-def command(folder: Path, ranks: int) -> list[str]:
-    """What starts ``ranks`` ranks here; a single one needs no MPI at all. Raises BadJob where there is no mpiexec."""
-    launcher = [] if ranks == 1 else mpiexec.prefix(ranks)
+def command(folder: Path, job: Job) -> list[str]:
+    """What starts the job's ranks here; a single one needs no MPI at all. Raises BadJob where mpiexec cannot do it."""
+    ranks, tolerant = job.resources.ranks, job.resources.tolerate_lost_actors
+    launcher = [] if ranks == 1 else mpiexec.prefix(ranks, tolerant)
     return [*launcher, *rank_command(folder.resolve(), ranks)]
 
 
@@ -100,7 +101,7 @@ def _start(job: Job, run: RunDir, requests: Requests, log: Any) -> Attempt:
     environment.setdefault("OMP_NUM_THREADS", "1")
     begin, state_time = log.tell(), run.read_state()["updated"]
     process = subprocess.Popen(
-        command(run.path, job.resources.ranks), stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment,
+        command(run.path, job), stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment,
         start_new_session=True,
     )  # fmt: skip
     return Attempt(job, run, requests, token, begin, state_time, process)
@@ -229,10 +230,10 @@ def _outcome(attempt: Attempt, fault: str, full: bool) -> Outcome:
     lone = attempt.job.resources.ranks == 1
     if _has_saved(attempt):
         state = run.read_state()
-        later_failure = fault or (
-            first_failure(run, output, code, attempt.deaths, lone) if code and not attempt.requests.abort else ""
-        )
+        unexpected = code and not (attempt.requests.abort or state["lost"])
+        later_failure = fault or (first_failure(run, output, code, attempt.deaths, lone) if unexpected else "")
         suffix = f"; after that {later_failure}" if later_failure else ""
+        suffix = (f"; {causes.without(state['lost'])}" if state["lost"] else "") + suffix
         reason = _stopped(run, state["reason"]) if state["state"] == "stopped" else state["reason"]
         return Outcome(0, f"{reason} ({state.get('env_steps', 0):,} env steps){suffix}")
     if attempt.requests.abort:
@@ -251,6 +252,7 @@ def _outcome(attempt: Attempt, fault: str, full: bool) -> Outcome:
 def _stopped(run: RunDir, reason: str) -> str:
     """Why it stopped, with the author of the request; state.json gets it and the command that goes on."""
     cause = "time limit" if reason == OUT_OF_TIME else "budget" if reason.startswith(BUDGET_SPENT) else "signal"
+    cause = "actors lost" if reason.startswith(TOO_FEW) else cause
     if cause == "signal" and run.stop_requested():
         cause, reason = causes.of_stop_file(run)
     with contextlib.suppress(OSError, BadRun):

@@ -49,11 +49,25 @@ def find_mpiexec(python: str = sys.executable) -> tuple[str, str]:
     return path, "openmpi" if re.search("open.?mpi|prte|prrte", answer, re.IGNORECASE) else "mpich"
 
 
-def prefix(ranks: int) -> list[str]:
-    """What to put before the command of a rank to start ``ranks`` of it here. Raises BadJob as `find_mpiexec`."""
+def prefix(ranks: int, tolerant: bool = False) -> list[str]:
+    """What to put before the command of a rank to start ``ranks`` of it here.
+
+    Raises:
+        BadJob: as `find_mpiexec`; or a ``tolerant`` job, whose ranks go on without those that were killed, is MPICH's.
+    """
     path, vendor = find_mpiexec()
     extra = ["--oversubscribe", "--bind-to", "none"] if vendor == "openmpi" else []
-    return [path, *extra, "-n", str(ranks)]
+    return [path, *extra, *(with_survivors(path, vendor) if tolerant else []), "-n", str(ranks)]
+
+
+def with_survivors(path: str, vendor: str) -> list[str]:
+    """The options under which ranks go on when others are killed. Raises BadJob where there are none."""
+    if vendor == "mpich":
+        raise BadJob(
+            f"resources.tolerate_lost_actors = true needs srun or Open MPI, and {path} (MPICH) ends all ranks with the "
+            "first that is killed; submit to SLURM with --launcher srun, or set it to false"
+        )
+    return ["--with-ft", "ulfm"] if vendor == "openmpi" else []
 
 
 def environment(outer: Mapping[str, str] = os.environ) -> dict[str, str]:

@@ -120,7 +120,7 @@ def _context(script: Script, job: Job, options: Options, components: list[list[s
         "env": [(name, value) for name, _, value in (item.partition("=") for item in options.env)],
         "scratch": options.scratch,
         "prepare": script.prepare,
-        "start": _start(options, groups),
+        "start": _start(options, groups, job.resources.tolerate_lost_actors),
     }
 
 
@@ -162,15 +162,16 @@ def _each_node(group: int | None) -> str:
     return f"srun {het}--nodes={nodes} --ntasks={nodes} --ntasks-per-node=1"
 
 
-def _start(options: Options, groups: Sequence[int]) -> str:
+def _start(options: Options, groups: Sequence[int], tolerant: bool) -> str:
     """The shell words that start all ranks; without ``auto``, which only the login node can resolve.
 
-    Components of a heterogeneous job are one step, and one MPI world, each with its own CPUs per task.
+    Components of a heterogeneous job are one step, and one MPI world, each with its own CPUs per task. In a
+    ``tolerant`` job neither a task that is killed nor a node that is lost ends the others.
     """
     rank = '"${python[@]}" -m hpc_rl.rank "$run" "$ranks"'
     if options.launcher == "srun":
         pmi = "" if options.mpi in ("none", "auto") else f" --mpi={options.mpi}"
-        usual = f"{pmi} --kill-on-bad-exit=1 --wait=60"
+        usual = pmi + (" --kill-on-bad-exit=0 --no-kill --wait=0" if tolerant else " --kill-on-bad-exit=1 --wait=60")
         cpus = '--cpus-per-task="${{SLURM_CPUS_PER_TASK_HET_GROUP_{0}:-1}}"'
         parts = [f"--het-group={k} {cpus.format(k)}{usual} {rank}" for k in groups]
         return f"srun {' : '.join(parts)}" if parts else f"srun{usual} {rank}"
@@ -186,7 +187,7 @@ def _directives(script: Script, job: Job, plan: Plan, options: Options) -> list[
     values = {item.metadata["directive"]: getattr(options, item.name) for item in fields(options)}
     values["cpus-per-task"] = options.cpus_per_task or max(1, job.resources.threads)
     values["gpus-per-node"] = options.gpus_per_node or _gpus(job, plan, options.nodes or 1)
-    return lines + _typed(values) + [_directive(item) for item in options.sbatch]
+    return lines + _typed(values) + _others(job, options)
 
 
 def _gpus(job: Job, plan: Plan, nodes: int) -> int | None:
@@ -213,7 +214,7 @@ def _het(script: Script, job: Job, plan: Plan, options: Options) -> list[list[st
     first["gpus-per-node"] = (
         learner_options.get("gpus-per-node") or options.gpus_per_node or _gpus(job, plan, int(nodes[0]))
     )
-    extra = [_directive(item) for item in options.sbatch]
+    extra = _others(job, options)
     return [
         [*_head(script, options), f"--ntasks={len(learners)}", *_typed(first), *extra],
         [f"--ntasks={len(plan.ranks) - len(learners)}", *_typed(second), *extra],
@@ -229,6 +230,11 @@ def _head(script: Script, options: Options) -> list[str]:
     if options.after:
         lines.append(f"--dependency={dependency(options.after)}")
     return lines
+
+
+def _others(job: Job, options: Options) -> list[str]:
+    """What every component gets besides; an allocation outlives its nodes where lost actors are tolerated."""
+    return ["--no-kill"] * job.resources.tolerate_lost_actors + [_directive(item) for item in options.sbatch]
 
 
 def _typed(values: dict[str, Any]) -> list[str]:

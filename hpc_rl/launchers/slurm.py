@@ -16,7 +16,7 @@ from typing import Literal
 
 from hpc_rl.job import BadJob
 from hpc_rl.launchers import environment, reasons
-from hpc_rl.launchers.mpiexec import find_mpiexec
+from hpc_rl.launchers.mpiexec import find_mpiexec, with_survivors
 from hpc_rl.launchers.options import Options, seconds
 
 ANSWER_S = 60.0  # the longest that a controller may take
@@ -72,19 +72,24 @@ def sbatch(script: Path, *arguments: str) -> str:
     return match[1]
 
 
-def resolved(options: Options) -> Options:
+def resolved(options: Options, tolerant: bool = False) -> Options:
     """The options with launcher and PMI chosen for the MPI of the ranks' Python and the PMIs of this cluster.
 
     MPICH speaks pmi2; Open MPI 5 speaks pmix only, and elsewhere would give N worlds of one rank: there its mpiexec.
-    Which MPI a container holds cannot be seen from here: there srun's own default stands.
+    Which MPI a container holds cannot be seen from here: there srun's own default stands. Raises BadJob where that
+    mpiexec would end all ranks of a ``tolerant`` job with one.
     """
     if options.launcher not in ("auto", "srun", "mpiexec"):
         return options
     mpiexec, vendor = _mpi_of(options)
     unbound = " --bind-to none" if vendor == "openmpi" else ""
-    by_mpiexec = replace(options, launcher=f'{shlex.quote(mpiexec)}{unbound} -n "$ranks"')
+
+    def by_mpiexec() -> Options:
+        words = " ".join(["", *with_survivors(mpiexec, vendor)]) if tolerant else ""
+        return replace(options, launcher=f'{shlex.quote(mpiexec)}{unbound}{words} -n "$ranks"')
+
     if options.launcher == "mpiexec":
-        return by_mpiexec
+        return by_mpiexec()
     types: dict[str, Literal["pmi2", "pmix", "none"]] = {"mpich": "pmi2", "openmpi": "pmix"}
     pmi = types.get(vendor, "none")
     mpi, offered = options.mpi, _pmi_types()
@@ -92,7 +97,7 @@ def resolved(options: Options) -> Options:
         usable = "SLURM_MPI_TYPE" not in environment.scrubbed(os.environ) and pmi in offered
         mpi = pmi if usable or (not offered and vendor == "mpich") else "none"
     if options.launcher == "auto" and vendor == "openmpi" and mpi == "none" and options.mpi == "auto":
-        return by_mpiexec
+        return by_mpiexec()
     return replace(options, launcher="srun", mpi=mpi)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from hpc_rl.replay.base import ReplayRank
 from hpc_rl.replay.remote import ALIVE, BATCHES, REQUESTS, SUMMARIES, ReplayLayouts
 from hpc_rl.replay.rings import Rings
-from hpc_rl.transport.base import Inbox, Link, Message, Outbox
+from hpc_rl.transport.base import Inbox, Message, Outbox
+from hpc_rl.transport.ports import Link
 from hpc_rl.transport.waiting import Heartbeat, Waiting
 from hpc_rl.types import Tree
 

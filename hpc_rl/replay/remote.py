@@ -19,8 +19,9 @@ from hpc_rl.optim.flat import StateDict
 from hpc_rl.replay.base import ARRIVALS, Batches, RemoteReplay
 from hpc_rl.replay.room import part
 from hpc_rl.samplers.base import PURPOSES
-from hpc_rl.transport.base import Inbox, Link, Message, Outbox
+from hpc_rl.transport.base import Inbox, Message, Outbox
 from hpc_rl.transport.layout import Layout
+from hpc_rl.transport.ports import Link
 from hpc_rl.transport.waiting import Done, Stopped, Waiting
 from hpc_rl.types import Array, Leaf, Tree
 

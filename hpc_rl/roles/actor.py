@@ -13,7 +13,7 @@ from hpc_rl.optim.flat import flatten
 from hpc_rl.runtime.context import RankContext
 from hpc_rl.runtime.messages import TRAJECTORIES, ControlClient, schemas
 from hpc_rl.runtime.reporter import Reporter
-from hpc_rl.runtime.weights import WeightSubscriber, weight_routes
+from hpc_rl.runtime.subscriber import WeightSubscriber
 from hpc_rl.samplers.base import Timings
 from hpc_rl.transport.base import Outbox
 from hpc_rl.transport.layout import Layout
@@ -27,8 +27,7 @@ def actor(context: RankContext) -> None:
     taker, learner, policy = context.rank_spec.peers[0], context.rank_spec.peers[-1], method.make_policy()
     layout = Layout(schemas(policy, method.spec)[1], plan.steps, plan.fragment_columns, method.spec.stack)
     outbox = Outbox(link, taker, TRAJECTORIES, layout, waiting)
-    routes = weight_routes(plan, context.nodes, context.token)
-    subscriber = WeightSubscriber(link, waiting, flatten(policy.net), routes)
+    subscriber = WeightSubscriber(link, waiting, flatten(policy.net), context.routes)
     timings = Timings()
 
     def pulse() -> None:

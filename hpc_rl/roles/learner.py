@@ -14,7 +14,8 @@ import numpy as np
 
 from hpc_rl.algorithms.base import Policy
 from hpc_rl.optim.flat import StateDict
-from hpc_rl.replay.fresh import Arriving, Fresh
+from hpc_rl.replay.arriving import Arriving
+from hpc_rl.replay.fresh import Fresh
 from hpc_rl.runtime.checkpoints import (
     CheckpointScheduler,
     CheckpointWriter,
@@ -28,7 +29,7 @@ from hpc_rl.runtime.counters import complete, reason_to_stop
 from hpc_rl.runtime.messages import TRAJECTORIES, ControlServer, FinalReport, schemas
 from hpc_rl.runtime.reporter import Reporter
 from hpc_rl.runtime.training import Metrics, Training, settled, train
-from hpc_rl.runtime.weights import WeightPublisher, weight_routes
+from hpc_rl.runtime.weights import WeightPublisher
 from hpc_rl.samplers.base import Timings
 from hpc_rl.transport.base import Inbox
 from hpc_rl.transport.layout import Layout
@@ -48,14 +49,13 @@ def learner(context: RankContext, serve: Callable[[], Callable[[], None]] | None
     arriving, store = Arriving(inbox, count, in_turn=not free), Fresh(method.items)
     training = Training(method, learn, store, counters, timings)
     control = ControlServer(link, waiting, actors, inbox.watch)
-    routes = weight_routes(plan, context.nodes, context.token)
-    publisher = WeightPublisher(link, waiting, learn.weights, routes, serves=serve is not None, every=not free)
+    publisher = WeightPublisher(link, waiting, learn.weights, context.routes, serve is not None, every=not free)
     publisher.publish(training.clock)
     join = serve() if serve else lambda: None
     writer = CheckpointWriter(counters, context.files, job, context.about, context.limits)
     reporter = Reporter(context.files, timings, context.limits.started, counters.env_steps)
     evaluation = context.make_evaluation(learn.policy, counters)
-    scheduler = CheckpointScheduler(writer, evaluation, plan, group.rank == 0, control.order)
+    scheduler = CheckpointScheduler(writer, evaluation, plan, group.rank == 0, control.order, waiting.lost)
     give_up = context.limits.requested if group.size == 1 else lambda: False
 
     def fill() -> str | None:

@@ -28,7 +28,7 @@ from hpc_rl.runtime.counting import count_arrivals
 from hpc_rl.runtime.messages import ControlServer, FinalReport, schemas
 from hpc_rl.runtime.reporter import Reporter
 from hpc_rl.runtime.training import CHECK_EVERY, Metrics, Training, train
-from hpc_rl.runtime.weights import WeightPublisher, weight_routes
+from hpc_rl.runtime.weights import WeightPublisher
 from hpc_rl.samplers.base import Timings
 
 ROUND_S = 0.2  # the longest wait for a batch between two looks at clocks, signals and what arrived
@@ -47,14 +47,13 @@ def replay_learner(context: RankContext, serve: Callable[[], Callable[[], None]]
     training, store = Training(method, learn, remote.store, counters, timings), remote.store
     control = ControlServer(link, waiting, [r for r in context.rank_spec.peers if r not in servers])
     replays = ControlServer(link, waiting, servers if group.rank == 0 else [])
-    routes = weight_routes(plan, context.nodes, context.token)
-    publisher = WeightPublisher(link, waiting, learn.weights, routes, serve is not None, every=not free)
+    publisher = WeightPublisher(link, waiting, learn.weights, context.routes, serve is not None, every=not free)
     publisher.publish(training.clock)
     join = serve() if serve else lambda: None
     writer = CheckpointWriter(counters, context.files, job, context.about, context.limits)
     reporter = Reporter(context.files, timings, context.limits.started, counters.env_steps)
     evaluation = context.make_evaluation(learn.policy, counters)
-    scheduler = CheckpointScheduler(writer, evaluation, plan, group.rank == 0, control.order)
+    scheduler = CheckpointScheduler(writer, evaluation, plan, group.rank == 0, control.order, waiting.lost)
     remote.open(counters.updates)
 
     def fill() -> None:

@@ -176,6 +176,7 @@ class CheckpointScheduler:
     plan: Plan
     chief: bool
     order: Callable[[int], None] | None = None
+    lost: Callable[[], Collection[int]] = lambda: ()  # ranks that close no segments any more
     rolls: int = 0
     pending: PendingCheckpoint | None = None
     judged: PendingCheckpoint | None = None  # under judgement
@@ -237,6 +238,7 @@ class CheckpointScheduler:
 
     def _covered(self, pending: PendingCheckpoint) -> bool:
         """All columns have come that far, and its replay is written. Raises Deadline once that takes too long."""
+        self._clip(pending.meta)
         uncovered = pending.missing(self.closed) if self.order is not None else set()
         limit = self.writer.job.resources.deadline_s
         if uncovered and time.monotonic() - pending.begun > limit:
@@ -246,6 +248,11 @@ class CheckpointScheduler:
 
     def _pending(self, state: StateDict, meta: dict[str, Any]) -> PendingCheckpoint:
         return PendingCheckpoint(state, meta, written=self.writer.files.replay_written(state))
+
+    def _clip(self, meta: dict[str, Any]) -> None:
+        """Steps of lost actors count as far as closed segments hold them: nobody closes their last ones."""
+        for column in (column for rank in self.lost() for column in self.plan.ranks[rank].columns):
+            meta["steps"][str(column)] = min(meta["steps"][str(column)], int(self.closed[column]))
 
     def _judge(self, state: StateDict, meta: dict[str, Any]) -> None:
         judged_state = {name: x for name, x in state.items() if name != "stores"}  # large, and no policy plays by it

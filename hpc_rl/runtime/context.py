@@ -12,7 +12,7 @@ from typing import Any
 from hpc_rl.algorithms.base import Learner, Policy
 from hpc_rl.optim.flat import StateDict
 from hpc_rl.optim.group import Group
-from hpc_rl.plan import Plan, RankSpec
+from hpc_rl.plan import Plan, RankSpec, WeightRoutes
 from hpc_rl.replay.base import RemoteReplay, ReplayRank, Store
 from hpc_rl.runtime.counters import Counters, Limits
 from hpc_rl.runtime.evaluation import Evaluation, Judge
@@ -70,8 +70,7 @@ class RankContext:
     limits: Limits
     attempt: int
     about: Mapping[str, Any]  # what all checkpoints of this attempt say of it: number, fingerprint, schedule
-    token: str  # names this attempt's files in node-shared memory
-    nodes: list[int]  # for each rank the lowest rank on its node
+    routes: WeightRoutes
     resume: Resume
     gather: Callable[[StateDict, Sequence[int]], list[StateDict]]  # of these ranks, at the first; elsewhere []
     make_group: Callable[[], Group]  # of the ranks that learn; collective

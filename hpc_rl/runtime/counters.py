@@ -34,6 +34,7 @@ class Limits:
     end_s: float | None = None  # unix time at which the allocation ends
     started: float = field(default_factory=time.monotonic)
     save_s: float = 0.0  # the longest checkpoint so far
+    why: str = "stopped: asked to stop"  # the sentence where it was requested
 
     def late(self) -> bool:
         """The job's own time limit is over."""
@@ -195,7 +196,7 @@ def reason_to_stop(job: Job, counters: Counters, limits: Limits) -> str | None:
         return limits.time_limit()
     if limits.out_of_time():
         return OUT_OF_TIME
-    return "stopped: asked to stop" if limits.requested() else None
+    return limits.why if limits.requested() else None
 
 
 @dataclass(frozen=True)
@@ -253,7 +254,7 @@ def votes_of(limits: Limits, due: Due) -> list[bool]:
 def decided(votes: Array, counters: Counters, limits: Limits, closed: Array) -> Votes:
     """The same on every rank, from the summed votes [6]."""
     stop_requested, late, over, save, judge, counters.reached = (bool(x) for x in votes > 0)
-    stop = "stopped: asked to stop" if stop_requested else limits.time_limit() if late else None
+    stop = limits.why if stop_requested else limits.time_limit() if late else None
     return Votes(OUT_OF_TIME if over else stop, save, judge, closed)
 
 

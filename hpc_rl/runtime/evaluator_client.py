@@ -11,7 +11,8 @@ from torch import Tensor
 from hpc_rl.devices import to_host
 from hpc_rl.runtime.evaluation import Judgement, RemoteJudge
 from hpc_rl.runtime.messages import ALIVE, SCORES, WEIGHTS, ControlServer, FinalReport, score_layout, weights_layout
-from hpc_rl.transport.base import Inbox, Link, Outbox
+from hpc_rl.transport.base import Inbox, Outbox
+from hpc_rl.transport.ports import Link
 from hpc_rl.transport.waiting import Done, Heartbeat, Stopped, Waiting
 
 

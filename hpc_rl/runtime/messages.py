@@ -13,8 +13,9 @@ import numpy as np
 from hpc_rl.algorithms.base import Policy
 from hpc_rl.fragments import trajectory_schema
 from hpc_rl.samplers.base import ACTIVITIES, Timings
-from hpc_rl.transport.base import Inbox, Link, Outbox
+from hpc_rl.transport.base import Inbox, Outbox
 from hpc_rl.transport.layout import Layout
+from hpc_rl.transport.ports import Link
 from hpc_rl.transport.waiting import Waiting
 from hpc_rl.types import Leaf, Schema, Spec
 
@@ -92,7 +93,7 @@ class ControlServer:
             if (reply := self.replies.poll()) is not None:
                 seconds, peak = reply.tree["split_s"][0], reply.tree["peak_rss_bytes"][0]
                 reports.append(FinalReport(reply.peer, seconds.tolist(), int(peak)))
-            return len(reports) == len(self.peers)
+            return {*self.peers} <= {*(report.rank for report in reports), *self.waiting.lost()}
 
         count = len(self.peers)
         self.waiting.until(complete, lambda: f"the final reports of {count - len(reports)} of {count} ranks")

@@ -14,8 +14,9 @@ from hpc_rl.optim.flat import Flat, StateDict
 from hpc_rl.optim.group import finish
 from hpc_rl.optim.optimizers import Optimizer, load_optimizer, optimizer_state
 from hpc_rl.runtime.divergence import in_a_row
-from hpc_rl.transport.base import Inbox, Link, Message, Outbox
+from hpc_rl.transport.base import Inbox, Message, Outbox
 from hpc_rl.transport.parameters import GRADIENTS, PARAMETERS, gradient_layout, parameter_layout
+from hpc_rl.transport.ports import Link
 from hpc_rl.transport.waiting import Waiting
 from hpc_rl.types import Tree
 

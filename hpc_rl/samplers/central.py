@@ -16,8 +16,9 @@ import numpy as np
 from hpc_rl.envs.base import Resumed, TimeSteps
 from hpc_rl.samplers.base import Timings
 from hpc_rl.samplers.lanes import Lane, act
-from hpc_rl.transport.base import Inbox, Link, Outbox
+from hpc_rl.transport.base import Inbox, Outbox
 from hpc_rl.transport.layout import Layout
+from hpc_rl.transport.ports import Link
 from hpc_rl.transport.waiting import Waiting
 from hpc_rl.types import Array, Leaf, Spec, Tree
 

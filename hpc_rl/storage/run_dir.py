@@ -18,7 +18,7 @@ STOP_BYTES = 300  # of a STOP file that are read
 
 
 STATE_FIELDS = {"state": str, "env_steps": int, "updates": int, "attempt": int, "reason": str, "updated": float,
-                "cause": str, "next": str}  # fmt: skip
+                "cause": str, "next": str, "lost": list[str]}  # fmt: skip
 
 
 class BadRun(ValueError):
@@ -68,9 +68,10 @@ class RunDir:
         return self.path / "summary.json"
 
     def read_state(self) -> dict[str, Any]:
-        """state, env_steps, updates, attempt, reason, cause, next, updated (unix time, s).
+        """state, env_steps, updates, attempt, reason, cause, next, lost, updated (unix time, s).
 
-        ``cause`` names why the latest attempt that ended did so, ``next`` is the command that goes on after it.
+        ``cause`` names why the latest attempt that ended did so, ``next`` is the command that goes on after it,
+        ``lost`` are the actors that the latest attempt went on without, by rank, role and host.
 
         Raises:
             BadRun: it is unreadable.
@@ -86,7 +87,8 @@ class RunDir:
                 f"the state of {self.path} cannot be read: {error}; remove that file and resume the run"
             ) from None
         figures = {"env_steps": 0, "updates": 0, "attempt": 0}
-        return {"state": "pending", **figures, "reason": "", "cause": "", "next": "", "updated": 0.0} | state
+        texts = {"reason": "", "cause": "", "next": ""}
+        return {"state": "pending", **figures, **texts, "lost": [], "updated": 0.0} | state
 
     def write_state(self, **fields: Any) -> None:
         """Merge ``fields`` into state.json. One writer at a time. Raises ValueError for an unknown state, OSError."""

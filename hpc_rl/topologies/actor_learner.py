@@ -75,11 +75,6 @@ def _whole(job: Job, specs: list[RankSpec], sends: dict[int, int], width: int) -
     experience = jobs.experience(job)
     fresh_only(job, experience)
     batch = experience.items[0].batch_size or width * count
-    if job.schedule == "deterministic" and job.sampler == "central":
-        raise BadJob(
-            'schedule = "deterministic" needs actors that step their own columns; '
-            'use sampler = "vector" or "alternating"'
-        )
     if job.schedule == "deterministic" and batch != width * len(sends):
         raise BadJob(
             f'schedule = "deterministic" takes one fragment of every actor for each update; use '

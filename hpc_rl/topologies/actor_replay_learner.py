@@ -74,11 +74,6 @@ def _check(job: Job, experience: Experience, lanes: int) -> None:
     check_room(experience, columns, job.resources.learners)
     if job.schedule == "free":
         return
-    if job.sampler == "central":
-        raise BadJob(
-            'schedule = "deterministic" needs actors that step their own columns; '
-            'use sampler = "vector" or "alternating"'
-        )
     least = columns * (experience.unroll + max(items.length for items in experience.items))
     if any(items.complete != "length" for items in experience.items) or experience.min_size < least:
         raise BadJob(

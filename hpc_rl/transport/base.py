@@ -9,37 +9,13 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
 from hpc_rl.transport.layout import Layout
+from hpc_rl.transport.ports import Link
 from hpc_rl.transport.waiting import Deadline, Done, Waiting
 from hpc_rl.types import Array, Tree
-
-
-class Link(Protocol):
-    """Moves bytes between ranks without blocking. Buffers must stay alive until the returned test is True."""
-
-    rank: int
-    size: int
-    spin_s: float  # how long a wait for a reduction should not sleep
-
-    def isend(self, data: Array, peer: int, tag: int) -> Done: ...
-
-    def irecv(self, data: Array, peer: int, tag: int) -> Done: ...
-
-    def ireduce(self, data: Array, members: Sequence[int]) -> Done:
-        """Sum ``data`` in place over the ranks ``members``."""
-        ...
-
-    def prepare(self, members: Sequence[int]) -> None:
-        """Make reductions among ``members`` (not all ranks) possible. Called at start by each of them; may block."""
-        ...
-
-    def nodes(self) -> list[int]:
-        """For each rank the lowest rank on its node. Collective; called once at start."""
-        ...
 
 
 @dataclass
@@ -70,11 +46,11 @@ class Outbox:
         self.granted = link.irecv(self.grant, peer, tag + 1)
 
     def ready(self) -> bool:
-        """A message could leave now: there is a credit, and the next slot's last message has left."""
+        """A message could leave now: with a credit, once the next slot's last one has left; or the peer is lost."""
         while self.granted():
             self.credits += int(self.grant[0])
             self.granted = self.link.irecv(self.grant, self.peer, self.tag + 1)
-        return self.credits > 0 and self.sending[self.turn]()
+        return (self.credits > 0 and self.sending[self.turn]()) or self.peer in self.waiting.lost()
 
     def reserve(self, columns: int = 0) -> Tree:
         """Views of the next slot, to be filled in place; waits only until its last message has left. ``columns``: see
@@ -87,8 +63,13 @@ class Outbox:
         self.waiting.until(self.ready, f"{self.waiting.who([self.peer])} to grant a message", give_up)
 
     def put(self, tree: Tree, version: int, give_up: Done = lambda: False, columns: int = 0) -> None:
-        """Send ``tree`` (copied unless it is the lent one); waits for a credit. Raises Stopped, Deadline."""
+        """Send ``tree`` (copied unless it is the lent one), unless the peer is lost; waits for a credit.
+
+        Raises Stopped, Deadline.
+        """
         self.wait(give_up)
+        if self.peer in self.waiting.lost():
+            return
         buffer = self.layout.pack(tree, version, self.buffers[self.turn], columns)
         self.sending[self.turn] = self.link.isend(buffer, self.peer, self.tag)
         self.turn = (self.turn + 1) % len(self.buffers)
@@ -116,12 +97,8 @@ class Inbox:
         self.looked = time.monotonic()
         self.received_at = dict.fromkeys(self.peers, self.looked)
         for peer in self.peers:
-            for _ in range(credits):
-                self.buffers.append(layout.buffer())
-                self.arrived.append(lambda: False)
-                self._post(len(self.buffers) - 1, peer)
-            self._grant(peer, credits)
-        self.order = deque(self.peers)
+            self._open(peer, credits)
+        self.order = deque(self.peers)  # without those that are lost
 
     def poll(self) -> Message | None:
         """The next complete message, taking peers in turn, or None."""
@@ -165,6 +142,10 @@ class Inbox:
 
     def release(self, message: Message) -> None:
         """Give the slot back: post its receive again, then grant the sender one more message."""
+        if message.peer not in self.order:  # lost meanwhile
+            if not self.order:
+                return
+            message.peer = self.order[0]
         if not self.queues[message.peer]:  # it had no credit, so its silence begins now
             self.received_at[message.peer] = time.monotonic()
         self._post(message.slot, message.peer)
@@ -173,7 +154,7 @@ class Inbox:
     def check_peers(self) -> None:
         """Raise Deadline naming peers with a credit that sent nothing for so long: the others would hide their loss."""
         limit = self.waiting.deadline_s
-        quiet = [p for p in self.peers if time.monotonic() - self.received_at[p] > limit and self.queues[p]]
+        quiet = [p for p in self.order if time.monotonic() - self.received_at[p] > limit and self.queues[p]]
         silent = [p for p in quiet if not self.arrived[self.queues[p][0]]()]
         if silent:
             raise Deadline(f"waited {limit:.0f} s for a message from {self.waiting.who(silent)}; is that rank alive?")
@@ -190,7 +171,25 @@ class Inbox:
         if (pause := now - self.looked) > self.waiting.deadline_s / 4:
             self.received_at = {peer: time_s + pause for peer, time_s in self.received_at.items()}
         self.looked = now
+        for peer in [peer for peer in self.waiting.lost() if peer in self.order]:
+            self._bequeath(peer)
         return now
+
+    def _bequeath(self, peer: int) -> None:
+        """Drop a lost peer; as many messages as it still might have sent may be sent by those that are left."""
+        self.order.remove(peer)
+        posted = self.queues.pop(peer)
+        for _ in posted if self.order else ():
+            self._open(self.order[0], 1)
+            self.order.rotate(-1)
+
+    def _open(self, peer: int, credits: int) -> None:
+        """Post ``credits`` more receives for a peer, and let it send as many messages."""
+        for _ in range(credits):
+            self.buffers.append(self.layout.buffer())
+            self.arrived.append(lambda: False)
+            self._post(len(self.buffers) - 1, peer)
+        self._grant(peer, credits)
 
     def _post(self, index: int, peer: int) -> None:
         self.arrived[index] = self.link.irecv(self.buffers[index], peer, self.tag)

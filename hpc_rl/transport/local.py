@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -38,6 +38,8 @@ class LocalLink:
 
     def __init__(self, exchange: _Exchange, rank: int, size: int) -> None:
         self.exchange, self.rank, self.size = exchange, rank, size
+        self.tolerated: Collection[int] = ()
+        self.failed: set[int] = set()
 
     def isend(self, data: Array, peer: int, tag: int) -> Done:
         return self._match((self.rank, peer, tag), data, sending=True)

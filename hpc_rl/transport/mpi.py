@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 from mpi4py import MPI
@@ -24,6 +24,10 @@ class TooFewThreads(RuntimeError):
     """The MPI library does not allow calls from several threads at once."""
 
 
+class Ended(RuntimeError):
+    """A rank that the others need has ended, as MPI reports."""
+
+
 class MpiLink:
     """Point to point on one duplicate of the world, reductions on a communicator per set of members."""
 
@@ -32,16 +36,41 @@ class MpiLink:
     def __init__(self, world: MPI.Intracomm) -> None:
         self.comm = world.Dup()
         self.rank, self.size = world.rank, world.size
+        self.tolerated: Collection[int] = ()
+        self.failed: set[int] = set()
         # Made at start, which waits for every rank anyway; later, a lost rank would block for ever.
         self._groups: dict[tuple[int, ...], MPI.Intracomm] = {tuple(range(world.size)): world.Dup()}
         self._open: list[tuple[MPI.Request, Array]] = []
         self._lock = threading.Lock()
 
     def isend(self, data: Array, peer: int, tag: int) -> Done:
-        return self._held(self.comm.Isend(data, peer, tag), data)
+        return self._begun(lambda: self.comm.Isend(data, peer, tag), data, peer, True)
 
     def irecv(self, data: Array, peer: int, tag: int) -> Done:
-        return self._held(self.comm.Irecv(data, peer, tag), data)
+        return self._begun(lambda: self.comm.Irecv(data, peer, tag), data, peer, False)
+
+    def _begun(self, begin: Callable[[], MPI.Request], data: Array, peer: int, sending: bool) -> Done:
+        """Where ends are tolerated, a send to a peer that has ended is done, and a receive never will be."""
+        if not self.tolerated:
+            return self._held(begin(), data)
+        tests: list[Done] = []
+
+        def done() -> bool:
+            try:
+                if not tests:
+                    tests.append(self._held(begin(), data))
+                return tests[0]()
+            except MPI.Exception as error:
+                if error.Get_error_class() not in (MPI.ERR_PROC_FAILED, MPI.ERR_PROC_FAILED_PENDING):
+                    raise
+            if peer not in self.tolerated:
+                raise Ended(f"rank {peer} has ended, and the others cannot go on without it; see logs/ranks.log")
+            self.failed.add(peer)
+            tests[:] = [lambda: sending]
+            return sending
+
+        done()
+        return done
 
     def ireduce(self, data: Array, members: Sequence[int]) -> Done:
         request = self._groups[tuple(members)].Iallreduce(MPI.IN_PLACE, data)

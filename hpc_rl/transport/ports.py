@@ -4,18 +4,43 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from hpc_rl.transport.base import Link
 from hpc_rl.transport.waiting import Deadline, Done, Waiting
 from hpc_rl.types import Array
 
-END, HOLD, RELEASE = 97, 1, 2  # tag, and the words that the first of some ranks sends to the others
+END, HOLD, RELEASE, PART = 97, 1, 2, 3  # tag, and the words that the first of some ranks sends to the others
 ROLL_CALL, ROLL_CALL_S = 98, 3.0  # tag, and the longest that an answer may take
+
+
+class Link(Protocol):
+    """Moves bytes between ranks without blocking. Buffers must stay alive until the returned test is True."""
+
+    rank: int
+    size: int
+    spin_s: float  # how long a wait for a reduction should not sleep
+    tolerated: Collection[int]  # ranks whose end is no error
+    failed: set[int]  # those of them of which the library itself says that they have ended
+
+    def isend(self, data: Array, peer: int, tag: int) -> Done: ...
+
+    def irecv(self, data: Array, peer: int, tag: int) -> Done: ...
+
+    def ireduce(self, data: Array, members: Sequence[int]) -> Done:
+        """Sum ``data`` in place over the ranks ``members``."""
+        ...
+
+    def prepare(self, members: Sequence[int]) -> None:
+        """Make reductions among ``members`` (not all ranks) possible. Called at start by each of them; may block."""
+        ...
+
+    def nodes(self) -> list[int]:
+        """For each rank the lowest rank on its node. Collective; called once at start."""
+        ...
 
 
 @dataclass
@@ -62,15 +87,16 @@ class Ports:
         """Have the others wait on in `await_release`: called by the first member, more often than their deadline."""
         self._send_word(members, HOLD)
 
-    def release(self, members: Sequence[int]) -> None:
+    def release(self, members: Sequence[int], together: bool = True) -> None:
         """Let the other members return from `await_release`: called by the first one."""
-        self._send_word(members, RELEASE)
+        self._send_word(members, RELEASE if together else PART)
 
-    def await_release(self, members: Sequence[int]) -> None:
-        """Return once the first member calls `release`. Raises Deadline: it was silent for too long."""
+    def await_release(self, members: Sequence[int]) -> bool:
+        """Return once the first member calls `release`, with its ``together``. Raises Deadline: it is silent."""
         message, root = np.zeros(1, np.int8), members[0]
-        while message[0] != RELEASE:
+        while message[0] not in (RELEASE, PART):
             self._finish([self.link.irecv(message, root, END)], f"{self.waiting.who([root])} to end the run")
+        return bool(message[0] == RELEASE)
 
     def _send_word(self, members: Sequence[int], word: int) -> None:
         for m in members:

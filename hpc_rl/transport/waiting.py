@@ -10,7 +10,7 @@ import math
 import os
 import select
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 Done = Callable[[], bool]
@@ -49,6 +49,7 @@ class Waiting:
     pulse: Callable[[], None] = lambda: None
     waited_s: float = 0.0
     hosts: tuple[str, ...] = ()  # of each rank, once known
+    lost: Callable[[], Collection[int]] = lambda: ()  # ranks that nobody waits for any longer
 
     def who(self, ranks: Iterable[int]) -> str:
         """The ranks with their hosts, for a sentence."""

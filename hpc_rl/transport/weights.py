@@ -54,7 +54,7 @@ class SharedWeights:
         if create:
             for k in range(2):
                 self._slot(k)[0][1] = -1
-        self.turn = 0  # the slot that is written next
+        self.turn = 0  # the slot that is written next; see `take_over`
         self.torn = 0  # reads given up because a write was under way
 
     def write(self, data: Array, clock: Clock) -> None:
@@ -66,6 +66,12 @@ class SharedWeights:
         payload[:] = data
         head[2] = zlib.adler32(payload.data)
         head[3] = head[0]
+
+    def take_over(self) -> None:
+        """Be the writer from now on, wherever the last one was killed; the newest whole version stays till the next."""
+        slots = [self._slot(k) for k in range(2)]
+        whole = [head[0] == head[3] and head[2] == zlib.adler32(payload.data) for head, payload in slots]
+        self.turn = int(np.argmin([head[1] if good else -2 for (head, _), good in zip(slots, whole, strict=True)]))
 
     def read(self, data: Array, have: Clock, exactly: int | None = None) -> Clock:
         """Copy weights newer than ``have`` into ``data`` [nbytes] uint8; the clock of what it now holds.

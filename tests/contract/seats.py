@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 import uuid
+from collections.abc import Callable
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import pytest
 import torch
 
 from hpc_rl import job as jobs
@@ -22,6 +24,7 @@ from hpc_rl.envs.make import make
 from hpc_rl.roles.inference_thread import InferenceThread
 from hpc_rl.runtime.context import RankContext
 from hpc_rl.runtime.counters import Limits
+from hpc_rl.runtime.losses import tolerate
 from hpc_rl.storage import checkpoint, replay_files, run_dir
 from hpc_rl.transport.local import LocalLink, run_threads
 from hpc_rl.transport.ports import Ports
@@ -122,6 +125,7 @@ def _context(job_run: Ran, agent: Agent, link: LocalLink, lock: threading.Lock, 
         job_run.learners[rank_spec.rank] = agent.make_learner(*arguments)
         return job_run.learners[rank_spec.rank]
 
+    ports, limits = Ports(link, Waiting(DEADLINE_S / 2)), Limits(lambda: False, job.budget.time_limit_s)
     attempt = Attempt(
         job=job,
         plan=job_run.plan,
@@ -132,8 +136,16 @@ def _context(job_run: Ran, agent: Agent, link: LocalLink, lock: threading.Lock, 
         device=device,
         agent=replace(agent, make_policy=make_policy, make_learner=make_learner),
         resume=deepcopy(resume),  # every rank reads the file for itself
-        limits=Limits(lambda: False, job.budget.time_limit_s),
+        limits=limits,
+        beat=_beat(job_run, ports, limits),
         make_environment=lambda columns, n: make(environment.id, environment.arguments, columns, n),
         make_evaluation=lambda changes, n: make(environment.id, {**environment.arguments, **changes}, n),
     )
-    return assemble(attempt, rank_spec, Ports(link, Waiting(DEADLINE_S / 2)))
+    return assemble(attempt, rank_spec, ports)
+
+
+def _beat(job_run: Ran, ports: Ports, limits: Limits) -> Callable[[], None]:
+    """What gives signs of life where lost actors are tolerated; no actor is slow enough to be given up."""
+    if not job_run.job.resources.tolerate_lost_actors:
+        return lambda: None
+    return tolerate(ports, job_run.plan, limits, lambda rank, how: None, pytest.fail)

@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from hpc_rl.optim.flat import flatten
-from hpc_rl.plan import Plan, RankSpec
-from hpc_rl.runtime.weights import WeightPublisher, WeightRoutes, WeightSubscriber, weight_routes
+from hpc_rl.plan import Plan, RankSpec, WeightRoutes, weight_routes
+from hpc_rl.runtime.subscriber import WeightSubscriber
+from hpc_rl.runtime.weights import WeightPublisher
 from hpc_rl.transport.local import LocalLink, run_threads
 from hpc_rl.transport.ports import Ports
 from hpc_rl.transport.waiting import Waiting

@@ -235,7 +235,7 @@ def fake_mpiexec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> 
     path = tmp_path / "mpiexec"
     path.write_text(f"#!/bin/sh\n{text}\n")
     path.chmod(0o755)
-    monkeypatch.setattr(mpiexec, "prefix", lambda ranks: [str(path), "-n", str(ranks)])
+    monkeypatch.setattr(mpiexec, "prefix", lambda ranks, tolerant: [str(path), "-n", str(ranks)])
     return str(path)
 
 

@@ -15,7 +15,7 @@ from hpc_rl.job import BadJob
 from hpc_rl.launchers import attempt as batch
 from hpc_rl.launchers.attempt import IDLE_RESTARTS
 from hpc_rl.launchers.causes import Ending, user
-from hpc_rl.settings import BUDGET_SPENT, OUT_OF_TIME
+from hpc_rl.settings import BUDGET_SPENT, OUT_OF_TIME, TOO_FEW
 from hpc_rl.storage.run_dir import BadRun, RunDir, create
 
 RANKS = 3
@@ -204,6 +204,8 @@ STEP = "slurmstepd-n1: error: *** STEP 77.0 ON n1 CANCELLED AT 2026-11-25T09:23:
          {"record": ENDING, "account": f"CANCELLED by {os.getuid()}", "left": 5000.0, "said": STEP.format("")}),
         ("cancelled", "job 77 was cancelled", "stopped", {"record": ENDING, "left": 5000.0}),
         ("node lost", "a node of job 77 was lost", "again", {"said": STEP.format(" DUE TO NODE FAILURE, SEE")}),
+        ("actors lost", "too few actors are left: none sends to learner-0 any more", "again",
+         {"asked": False, "why": f"{TOO_FEW}: none sends to learner-0 any more"}),
     ],
 )  # fmt: skip
 def test_one_cause_per_stop(run: RunDir, cause: str, reason: str, word: str, traces: dict[str, Any]) -> None:

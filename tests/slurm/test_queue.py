@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from hpc_rl.job import BadJob
 from hpc_rl.launchers import slurm
 from hpc_rl.launchers.options import Options
 from hpc_rl.launchers.slurm import Refused, SlurmError, accounted, query, queued, sbatch, state_word
@@ -153,6 +154,13 @@ def test_mpiexec_is_that_of_the_ranks_python(
     auto = slurm.resolved(Options(python=str(python)))
     assert (auto.launcher, auto.mpi) == (("srun", "pmi2") if vendor == "mpich" else (options.launcher, "auto"))
     assert slurm.resolved(Options(container="x.sif")).mpi == "none"
+    if vendor == "openmpi":
+        tolerant = slurm.resolved(Options(python=str(python), launcher="mpiexec"), tolerant=True)
+        assert tolerant.launcher.endswith('mpiexec\' --bind-to none --with-ft ulfm -n "$ranks"')
+    else:
+        with pytest.raises(BadJob, match=r"tolerate_lost_actors .* \(MPICH\)"):
+            slurm.resolved(Options(python=str(python), launcher="mpiexec"), tolerant=True)
+        assert slurm.resolved(Options(python=str(python)), tolerant=True).launcher == "srun"
 
 
 def test_a_controller_that_hangs(bin_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

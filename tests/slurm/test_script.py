@@ -78,6 +78,18 @@ def test_golden(name: str) -> None:
     assert text == file.read_text()
 
 
+def test_where_lost_actors_are_tolerated_nothing_ends_the_others() -> None:
+    """Neither srun (also by --wait, a minute later), nor the loss of a node; seen to fail: each flag left out."""
+    job, _ = job_and_plan("impala_pong")
+    job = replace(job, resources=replace(job.resources, tolerate_lost_actors=True))
+    for layout, steps in (("one", 1), ("het", 2)):
+        options = Options(python="/env/bin/python", launcher="srun", mpi="pmi2", layout=layout)  # type: ignore[arg-type]
+        text = render(for_run(job, Path("/runs/pong")), job, jobs.plan(job), options)
+        assert text.count("#SBATCH --no-kill\n") == steps
+        assert text.count(" --mpi=pmi2 --kill-on-bad-exit=0 --no-kill --wait=0 ") == steps
+        assert "--kill-on-bad-exit=1" not in text and "--wait=60" not in text
+
+
 def test_every_golden_script_and_plain_script_is_bash() -> None:
     for file in [*GOLDEN.glob("*.sbatch"), *(jobs.data_folder("slurm")).glob("*.sbatch")]:
         process = subprocess.run(["bash", "-n", file], capture_output=True, text=True, check=False)
