@@ -24,7 +24,7 @@ $(VENV)-openmpi/bin/.ready: pyproject.toml constraints.txt
 
 demo: venv
 	@echo "Training Pong with IMPALA until 16 greedy games return 18 in the mean."
-	@echo "It took 17 to 21 minutes on two shared cores, 8 on two faster ones (docs/results.md). Ctrl-C saves, and then"
+	@echo "It took 17 to 23 minutes on two shared cores, 8 on two faster ones (docs/results.md). Ctrl-C saves, and then"
 	@echo "  $(BIN)/hpc-rl run impala_pong --out $(RUN) --resume   goes on."
 	$(BIN)/hpc-rl run impala_pong --out $(RUN)
 

@@ -180,7 +180,7 @@ def time_limit(site: Site) -> None:
     """
     slow = ("--set", "environment.arguments.step_s=0.25", "--set", "budget.env_steps=2600")
     job, run = site.submit("time limit $(x)", "--nodes", 3, "--time", 1, "--lead-s", 20, *slow)
-    site.until(lambda: run.read_state()["attempt"] >= 1, "a second attempt", run)
+    site.until(lambda: restarts(site, job) >= 1, "a restart", run)
     site.cluster.ask("scontrol", "update", f"jobid={job}", "TimeLimit=10")
     site.until(lambda: run.read_state()["state"] == "done", "the end", run)
     site.until(lambda: "COMPLETED" in site.cluster.ask("sacct", "-nX", "-j", job, "-o", "State"), "COMPLETED", run)
