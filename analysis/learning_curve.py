@@ -1,7 +1,7 @@
 """Learning curves from the recorded episodes of runs: `python learning_curve.py RUN [RUN…] --out curve.png`
 
 A program to copy and edit. It reads every closed segment with Dask, one task each, leaves out what a later attempt made
-again, draws the mean return of the last 100 episodes, and prints a table.
+again, draws the mean return of the last 100 episodes, and prints a table. A mixture has a curve for each environment.
 """
 
 from __future__ import annotations
@@ -23,24 +23,33 @@ WORKERS: dict[str, Any] = {"n_workers": 2, "threads_per_worker": 1, "processes":
 
 
 def read_runs(runs: list[Path]) -> list[dict[str, Any]]:
-    """For each run its episodes in the order in which they ended: env steps of the whole job, and raw returns."""
+    """The curves of all runs: episodes in the order in which they ended, env steps of the whole job and raw returns."""
     from distributed import Client
 
     with Client(**WORKERS) as client:  # type: ignore[no-untyped-call]
         # A task opens its own file: HDF5 handles do not travel between processes.
         tasks = [client.map(episodes, segments(run), limits=kept_from(run)) for run in runs]
         parts_of_runs = client.gather(tasks)
-    return [in_order(run, parts) for run, parts in zip(runs, parts_of_runs, strict=True)]
+    return [curve for run, parts in zip(runs, parts_of_runs, strict=True) for curve in in_order(run, parts)]
 
 
-def in_order(run: Path, parts: list[dict[str, Any]]) -> dict[str, Any]:
-    """All episodes of a run. A column counts its own steps; as all move alike, the job's are that × columns."""
+def in_order(run: Path, parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """All episodes of a run, those of each environment by themselves where it is a mixture of n: column k plays the
+    (k mod n)-th. A column counts its own steps; as all move alike, the job's are that × columns.
+    """
+    kinds = {"columns": int, "arguments": dict}
     job = checked(read_toml(run / "job.toml"), {"environment": dict}, ("environment",), f"{run}/job.toml")
-    columns = checked(job["environment"], {"columns": int}, ("columns",), f"{run}/job.toml")["columns"]
-    steps = (np.concatenate([part["step"] for part in parts]) + 1) * columns
+    environment = checked(job["environment"], kinds, ("columns",), f"{run}/job.toml")
+    ids = list(environment.get("arguments", {}).get("ids", ())) if job["environment"].get("id") == "mixture" else []
+    steps = (np.concatenate([part["step"] for part in parts]) + 1) * environment["columns"]
     order = np.argsort(steps, kind="stable")
-    returns = np.concatenate([part["return"] for part in parts])[order]
-    return {"name": run.resolve().name, "path": run, "steps": steps[order], "returns": returns}
+    steps, returns = steps[order], np.concatenate([part["return"] for part in parts])[order]
+    turn = np.concatenate([part["column"] for part in parts])[order] % max(1, len(ids))
+    name = run.resolve().name
+    return [
+        {"name": f"{name}: {id}" if id else name, "path": run, "steps": steps[turn == k], "returns": returns[turn == k]}
+        for k, id in enumerate(ids or [""])
+    ]
 
 
 def running_mean(returns: Any, window: int = WINDOW) -> Any:
@@ -109,13 +118,14 @@ def main() -> None:
         sys.exit(f"error: {error}")
     for run in runs:
         if not len(run["returns"]):
-            sys.exit(f"error: {run['path']} has no finished episode yet; wait until the next segment is closed")
+            sys.exit(f"error: {run['name']} has no finished episode yet; wait until the next segment is closed")
     draw(runs, arguments.out)
-    print(f"{'run':<24}{'episodes':>10}{'env steps':>13}{'last 100':>10}  env steps to {arguments.target:g}")
+    wide = max(24, *(len(run["name"]) + 2 for run in runs))
+    print(f"{'run':<{wide}}{'episodes':>10}{'env steps':>13}{'last 100':>10}  env steps to {arguments.target:g}")
     for run in runs:
         score, step = running_mean(run["returns"])[-1], reached(run, arguments.target)
         reached_at = "never" if step is None else f"{step:,}"
-        print(f"{run['name']:<24}{len(run['returns']):>10,}{run['steps'][-1]:>13,}{score:>10.2f}  {reached_at}")
+        print(f"{run['name']:<{wide}}{len(run['returns']):>10,}{run['steps'][-1]:>13,}{score:>10.2f}  {reached_at}")
 
 
 if __name__ == "__main__":  # the worker processes import this file, too

@@ -90,7 +90,7 @@ def _replay_files_bytes(job: Job, plan: Plan, agent: Agent) -> int:
         recorded, _ = schemas(agent.make_policy(), agent.spec)
     columns = next(len(rank.columns) for rank in plan.ranks if rank.columns)
     count = replay_bytes(job, plan, agent.experience, recorded, agent.spec, columns) * saved_shards(job, plan)
-    return count // (ATARI_RATIO if agent.spec.id.startswith("ALE/") else 1)
+    return count // (ATARI_RATIO if "ALE/" in agent.spec.id else 1)
 
 
 def _library(ranks: int) -> str | None:

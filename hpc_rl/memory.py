@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from hpc_rl import job as jobs
 from hpc_rl.agent import agent_of
 from hpc_rl.conclusion import REPORT_GAMES
-from hpc_rl.envs.column_shares import split_columns
+from hpc_rl.envs.mixture import check_shares
 from hpc_rl.experience import Experience
 from hpc_rl.footprint import Footprint, footprint
 from hpc_rl.fragments import fragment_bytes
@@ -114,7 +114,7 @@ def gather(job: Job) -> Figures:
     plan = jobs.plan(job)
     agent = agent_of(job)
     columns = next(len(rank.columns) for rank in plan.ranks if rank.columns)
-    split_columns(agent.spec.id, columns, job.environment.processes)  # refuses those that do not fit
+    check_shares(job.environment.id, job.environment.arguments, columns, job.environment.processes)
     return Figures(job, plan, agent.spec, agent.experience, footprint(agent, plan, columns), columns)
 
 
@@ -122,7 +122,7 @@ def budget(figures: Figures, rank: RankSpec) -> dict[str, float]:
     """Bytes of one rank by purpose: its largest resident memory, within 15 % of the runs that were measured."""
     plan, method, weights = figures.plan, figures.method, figures.weights_bytes
     actors, workers, keepers = plan.of("actor"), plan.of("worker"), plan.of("replay_server")
-    width, atari = len(rank.columns), figures.spec.id.startswith("ALE/")
+    width, atari = len(rank.columns), "ALE/" in figures.spec.id
     parts: dict[str, float] = {"code": CODE_BYTES + ATARI_CODE_BYTES * atari}
     serving, judging = rank.role == "parameter_server", rank.role == "evaluator"
     if rank.learns or serving:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from hpc_rl.envs.column_shares import split_columns
 from hpc_rl.envs.make import describe, describe_sets
+from hpc_rl.envs.mixture import check_shares
 from hpc_rl.plan import Plan
 from hpc_rl.settings import Job
 
@@ -15,10 +15,10 @@ def check(job: Job, plan: Plan) -> None:
     every run begin two seconds later.
 
     Raises:
-        BadEnvironment: a ROM, package or argument is missing, or there are more processes than columns.
+        BadEnvironment: a ROM, package or argument is missing, or a rank's columns cannot be shared out.
     """
     id, arguments = job.environment.id, job.environment.arguments
     describe_sets(id, arguments, job.evaluate.arguments, describe(id, arguments))
     for rank in plan.ranks:
         if rank.columns:
-            split_columns(id, len(rank.columns), job.environment.processes)
+            check_shares(id, arguments, len(rank.columns), job.environment.processes)

@@ -174,7 +174,7 @@ def _files(figures: Figures) -> str:
     job = figures.job
     output = job.output
     recorded_bytes = figures.step_bytes * job.budget.env_steps * output.record
-    atari = figures.spec.id.startswith("ALE/") and output.compression != "none"
+    atari = "ALE/" in figures.spec.id and output.compression != "none"
     size = _compressed(recorded_bytes, atari)
     recording = sum(1 for rank in figures.plan.ranks if rank.columns) if output.record else 0
     every = min(output.segment_s, job.checkpoint.interval_s)

@@ -66,8 +66,8 @@ def make_context(folder: Path, link: Link, stop: StopFlag) -> RankContext:
 def _rank_context(job: Job, plan: Plan, rank_spec: RankSpec, ports: Ports, run: RunDir, stop: StopFlag) -> RankContext:
     from hpc_rl.agent import agent_of
     from hpc_rl.assembly import Attempt, assemble
-    from hpc_rl.envs.column_shares import split_columns
     from hpc_rl.envs.make import describe_sets
+    from hpc_rl.envs.mixture import check_shares
     from hpc_rl.runtime.counters import Limits
 
     if rank_spec.rank in plan.learners:
@@ -82,7 +82,8 @@ def _rank_context(job: Job, plan: Plan, rank_spec: RankSpec, ports: Ports, run: 
         print(_table(rows), flush=True)
     device, precision = _processor(ports, job, plan, rank_spec, run, agent, nodes, rows, decisions)
     _seed(job, rank_spec, decisions.attempt)
-    split_columns(agent.spec.id, len(rank_spec.columns) or job.environment.columns, job.environment.processes)
+    columns = len(rank_spec.columns) or job.environment.columns
+    check_shares(job.environment.id, job.environment.arguments, columns, job.environment.processes)
     environments: list[Environment] = []
     limits = Limits(stop, job.budget.time_limit_s, float(os.environ.get(END_VARIABLE) or 0) or None)
     attempt = Attempt(

@@ -60,7 +60,9 @@ def load_job(job: str | Path, ranks: int | None, overrides: tuple[str, ...]) -> 
 
 def name_code(job: Job) -> None:
     """A stranger's job file names code, too: what it makes this command import is named on stderr before it is."""
+    from hpc_rl.envs.mixture import ids_of
     from hpc_rl.envs.targets import notice
 
-    if sentence := notice(job.environment.id):
-        note(sentence)
+    for id in ids_of(job.environment.id, job.environment.arguments):
+        if sentence := notice(id):
+            note(sentence)

@@ -4,6 +4,7 @@
 ``toy/counter``          the environments of our own tests (toys.py)
 ``my_pkg.my_module:make``  a user's function that returns one gymnasium.Env (gym.py)
 ``my_pkg:Task-v0``       an id of Gymnasium's registry, once the module before the colon is imported (gym.py)
+``mixture``              several of these side by side, named by ``arguments.ids`` (mixture.py)
 anything else            an id of Gymnasium's registry (gym.py)
 
 Modules are imported from where Python is told to look, and last from the working directory: the folder in which the
@@ -25,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hpc_rl.envs import atari, gym, toys
+from hpc_rl.envs import atari, gym, mixture, toys
 from hpc_rl.envs.base import BadEnvironment, Environment
 from hpc_rl.envs.column_shares import Processes
 from hpc_rl.envs.processes import SubprocessEnvironment
@@ -59,6 +60,10 @@ def make(
     if columns < 1:
         raise BadEnvironment(f"{id} was asked for {columns} columns; at least one is needed")
     with _told(id, arguments):
+        if id == mixture.ID:
+            own = mixture.without_ids(arguments)
+            ids = mixture.ids_of(id, arguments)
+            return mixture.Mixture(ids, columns, lambda part, count: make(part, own, count, threads, state=state))
         if processes.count:
             return SubprocessEnvironment(partial(make, state=state), id, arguments, columns, processes)
         if state and id.startswith(("ALE/", "toy/")):
@@ -78,6 +83,9 @@ def describe(id: str, arguments: dict[str, Any]) -> Spec:
         BadEnvironment: as `make`.
     """
     with _told(id, arguments):
+        if id == mixture.ID:
+            own = mixture.without_ids(arguments)
+            return mixture.described([describe(part, own) for part in mixture.ids_of(id, arguments)])
         if id.startswith("ALE/"):
             return atari.describe(id, _options(id, arguments))
         if id.startswith("toy/"):

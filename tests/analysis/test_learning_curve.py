@@ -93,6 +93,18 @@ def test_running_mean_and_target() -> None:
     assert made_program.reached(long, 18) == 99
 
 
+def test_a_mixture_has_a_curve_for_each_environment(tmp_path: Path) -> None:
+    """Mutation seen to fail: columns shared out in blocks, [0, 1] and [2, 3]."""
+    environment = {"id": "mixture", "columns": 4, "arguments": {"ids": ["CartPole-v1", "CartPole-v0"]}}
+    job = {"algorithm": "impala", "topology": "solo", "environment": environment}
+    run = run_dir.create(tmp_path / "two", jobs.dumps(jobs.parse(job)))
+    part = {"column": np.arange(4), "step": np.array([9, 7, 5, 3]), "return": np.array([1.0, 2.0, 3.0, 4.0])}
+    first, second = program().in_order(run.path, [part])
+    assert (first["name"], second["name"]) == ("two: CartPole-v1", "two: CartPole-v0")
+    assert (first["steps"].tolist(), first["returns"].tolist()) == ([24, 40], [3.0, 1.0])
+    assert (second["steps"].tolist(), second["returns"].tolist()) == ([16, 32], [4.0, 2.0])
+
+
 def test_clock_leaves_out_pauses_and_what_was_made_again(tmp_path: Path) -> None:
     run = made(tmp_path / "run")
     rows = [(0, 0.0), (100, 30.0), (200, 60.0), (100, 1060.0), (200, 1090.0), (300, 1120.0)]

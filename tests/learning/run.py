@@ -34,6 +34,7 @@ SEEDS = {
     "apex_grid": FIVE,
     "apex_dpg_pendulum": FIVE,
     "seed_r2d2_masked_cartpole": FIVE,
+    "rainbow_cartpole": FIVE,
     "r2d2_masked_cartpole": FIVE,  # chosen with seeds 11 to 13, as those of r2d2_recall
     "r2d2_recall": FIVE,
     "cem_cartpole": FIVE,
@@ -42,6 +43,7 @@ SEEDS = {
     "ddpg_pendulum": FIVE,
     "td3_pendulum": FIVE,
     "sac_pendulum": FIVE,
+    "d4pg_pendulum": FIVE,
     "sac_halfcheetah": (1, 2),
     "ppo_masked_cartpole": FIVE,
     "impala_masked_cartpole": FIVE,
@@ -57,6 +59,28 @@ CONTROLS = {  # job -> control -> the settings that take something away
         "no_target_network": ("dqn.target_every=1",),  # θ⁻ = θ at every update
         "no_replay": ("dqn.capacity=64",),  # the least: 8 moves of each of 8 columns
         "untrained": ("dqn.min_size=1_000_000_000", "dqn.epsilon_final=1.0"),  # no update, and random moves
+    },
+    "rainbow_cartpole": {
+        "uniform": ("rainbow.priority_exponent=0.0",),
+        "no_noise": ("rainbow.sigma=1e-6",),  # nothing explores
+        "one_step": ("rainbow.n_step=1",),
+    },
+    "ddpg_pendulum": {
+        "no_target_networks": ("ddpg.tau=1.0",),  # θ⁻ = θ at every update
+        "untrained": ("ddpg.min_size=1_000_000_000",),
+    },
+    "td3_pendulum": {
+        "ddpg": ("td3.policy_delay=1", "td3.target_noise=0.0"),  # what is left of TD3's three changes: two critics
+        "untrained": ("td3.min_size=1_000_000_000",),
+    },
+    "sac_pendulum": {
+        "temperature_kept": ("sac.temperature_learning_rate=0.0",),  # α = 1
+        "untrained": ("sac.min_size=1_000_000_000",),
+    },
+    "d4pg_pendulum": {
+        "one_step": ("d4pg.n_step=1",),
+        "no_target_networks": ("d4pg.target_every=1",),
+        "untrained": ("d4pg.min_size=1_000_000_000",),
     },
     "r2d2_masked_cartpole": {
         "zero_state": ("r2d2.state='zero'", "r2d2.burn_in=0"),
