@@ -176,9 +176,9 @@ def tell(site: Site, run: RunDir, before: int, segments: int) -> None:
 def time_limit(site: Site) -> None:
     """Wall limit → signal → agreed save → exit → requeue → resume → finished.
 
-    At 48 env steps a second on any machine the first attempt cannot finish; the second one gets the time to.
+    At 16 env steps a second at most the first attempt cannot finish on any machine; the second one gets the time to.
     """
-    slow = ("--set", "environment.arguments.step_s=0.25", "--set", "budget.env_steps=2600")
+    slow = ("--set", "environment.arguments.step_s=0.25", "--set", "budget.env_steps=1000")
     job, run = site.submit("time limit $(x)", "--nodes", 3, "--time", 1, "--lead-s", 20, *slow)
     site.until(lambda: restarts(site, job) >= 1, "a restart", run)
     site.cluster.ask("scontrol", "update", f"jobid={job}", "TimeLimit=10")
