@@ -1,8 +1,9 @@
 """One replay on several ranks draws as one store would: items, weights, priorities, and the limiter of each rank.
 
-Mutations that ought to fail, not tried yet: shares equal instead of by mass; chances not divided by the union's least;
-the ring's number left out of the keys; priorities kept by the learner; the limiter without the rank's share. Mutations
-seen to fail: items of every lane written to the first columns of a message; frames of one row written to another.
+Mutations seen to fail: shares equal instead of by mass, between ranks and between the rings of a rank; chances not
+divided by the union's least, or of their own ring; the ring's number, or the rank's, left out of the keys; priorities
+kept by the learner; the limiter without the rank's share; items of every lane written to the first columns of a
+message; frames of one row written to another.
 """
 
 from __future__ import annotations
