@@ -1,7 +1,7 @@
 """Every way to arrange actors, replay ranks and learners keeps every step, and a deterministic one repeats bitwise.
 
-Mutations that ought to fail, not tried yet: arrivals counted by both learners; fragments taken as they come; the newest
-weights for a deterministic fragment; replay ranks whose state is left out of the checkpoint.
+Mutations seen to fail: arrivals counted by both learners; fragments taken as they come; the newest weights for a
+deterministic fragment; replay ranks whose state is left out of the checkpoint.
 """
 
 from __future__ import annotations
