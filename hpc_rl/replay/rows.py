@@ -219,7 +219,6 @@ class Rows:
         Rows that would not be in memory are passed over. Raises ValueError where it is of other rows or leaves.
         """
         present = slice(max(0, self.end + 1 - self.slots - first), None)
-        at = np.arange(first, end)[present, None] % self.slots
         theirs, ours = (list(side) for side in zip(*places, strict=True))
         for name, x in self.data.items():
             saved = np.asarray(tree[name]) if name in tree else np.zeros((0, 0, 0), np.uint8)
@@ -229,5 +228,6 @@ class Rows:
                     f"the saved replay has {name} of {saved.shape} bytes where this job has {(end - first, size)}; "
                     "resume with the job that wrote it"
                 )
+            at = np.arange(first, end)[present, None] % self.slots
             rows = np.ascontiguousarray(saved[present][:, theirs])
             x[at, ours] = rows.view(x.dtype).reshape(*rows.shape[:2], *x.shape[2:])

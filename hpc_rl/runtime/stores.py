@@ -26,13 +26,12 @@ def load_store(load: Callable[[list[StateDict]], None], parts: list[StateDict]) 
         CorruptCheckpoint: a file of a replay is torn.
         IncompatibleCheckpoint: the columns, leaves or capacity of what was replayed are others.
     """
-    if not (saved := [part for part in parts if part]):
-        return
     try:
-        load(saved)
+        if saved := [part for part in parts if part]:
+            load(saved)
     except CorruptCheckpoint:
         raise
-    except (KeyError, IndexError, TypeError, ValueError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise IncompatibleCheckpoint(f"the checkpoint's replay does not fit this job: {error}") from error
 
 

@@ -6,7 +6,6 @@ removed. Format and checksums are those of checkpoints.
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import time
@@ -20,7 +19,7 @@ from hpc_rl.storage import checkpoint
 from hpc_rl.storage.checkpoint import CorruptCheckpoint, SaveFailed
 from hpc_rl.storage.datasets import Absent
 from hpc_rl.storage.run_dir import RunDir
-from hpc_rl.storage.untrusted import Unreadable
+from hpc_rl.storage.untrusted import Unreadable, parse_json
 
 POLL_S = 0.05  # between two looks for files of other ranks
 WITHOUT = "checkpoint.replay = false goes on without the replay"
@@ -95,8 +94,9 @@ def sized(run: RunDir, state: StateDict) -> StateDict:
 
 def check(run: RunDir, state: Mapping[str, Any]) -> None:
     """Raise CorruptCheckpoint where a file that a checkpoint's state names is missing or has another size."""
-    files = names(state)
-    sizes = {name: size for part in state.get("stores", []) for name, size in dict(part.get("bytes", {})).items()}
+    sizes: dict[str, Any] = {}
+    for part in state.get("stores", []) if (files := names(state)) else []:
+        sizes |= part["bytes"] if isinstance(part.get("bytes"), dict) else {}
     for name in files:
         path = folder(run) / name
         there = path.stat().st_size if path.is_file() else None
@@ -114,7 +114,7 @@ def prune(run: RunDir) -> None:
     if not files:
         return
     with suppress(FileNotFoundError, Unreadable, Absent, CorruptCheckpoint):
-        kept = {name for path in checkpoint.numbered(run) for name in names(json.loads(checkpoint.text(path))["state"])}
+        kept = {name for path in checkpoint.numbered(run) for name in _named(path)}
         for path in files:
             if path.name not in kept:
                 path.unlink(missing_ok=True)
@@ -136,6 +136,14 @@ def _path(run: RunDir, name: str) -> Path:
     if not _NAME.fullmatch(name):
         raise CorruptCheckpoint(f"{name!r} is no file of a replay")
     return folder(run) / name
+
+
+def _named(path: Path) -> list[str]:
+    """The files that a checkpoint names. Raises FileNotFoundError, Unreadable, Absent, CorruptCheckpoint."""
+    tree = parse_json(checkpoint.text(path), str(path))
+    if not isinstance(tree, dict) or not isinstance(tree.get("state"), dict):
+        raise CorruptCheckpoint(f"{path} has no state")
+    return names(tree["state"])
 
 
 def _sized(run: RunDir, part: StateDict) -> StateDict:

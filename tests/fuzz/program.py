@@ -20,6 +20,7 @@ import sys
 import traceback
 import zlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,16 @@ import numpy as np
 
 from hpc_rl import cli, submit
 from hpc_rl import job as jobs
+from hpc_rl.agent import agent_of
 from hpc_rl.launchers import attempt as batch
 from hpc_rl.launchers import local, slurm
 from hpc_rl.launchers.base import Outcome
 from hpc_rl.launchers.postmortem import first_failure
-from hpc_rl.storage import checkpoint, metrics, trajectories
+from hpc_rl.replay.saving import Saver
+from hpc_rl.replay.stores import own_store
+from hpc_rl.runtime.messages import schemas
+from hpc_rl.runtime.stores import load_store
+from hpc_rl.storage import checkpoint, metrics, replay_files, trajectories
 from hpc_rl.storage.run_dir import RunDir
 from tests.fuzz.damage import damage
 
@@ -109,6 +115,20 @@ def analyse(run: Path) -> None:
         curve.clock(curve_of_run)
 
 
+def take_up(run: RunDir) -> None:
+    """What a resumed rank does with checkpoint and replay, and what the next checkpoint does to their files."""
+    job = jobs.load(Path(sys.argv[1]) / "job.toml")
+    agent = agent_of(job)
+    recorded, _ = schemas(agent.make_policy(), agent.spec)
+    with contextlib.suppress(checkpoint.NoUsableCheckpoint, checkpoint.IncompatibleCheckpoint):
+        checkpoint.newest(run, print, check=lambda state, _: replay_files.check(run, state))
+    with contextlib.suppress(checkpoint.CorruptCheckpoint, checkpoint.IncompatibleCheckpoint):
+        saver = Saver("a9", lambda name, state: None, partial(replay_files.read, run))
+        store = own_store(agent.experience, recorded, agent.spec, range(2), 1, 1, agent.annotate, saver)
+        load_store(store.load, checkpoint.load(checkpoint.numbered(run)[-1])[0].get("stores", []))
+    replay_files.prune(run)
+
+
 def uses(name: str, run: Path) -> list[Callable[[], object]]:
     """What a user would do with a run whose file of this name is damaged."""
     by_hand: list[Callable[[], object]] = [
@@ -124,7 +144,9 @@ def uses(name: str, run: Path) -> list[Callable[[], object]]:
     if "trajectories" in name or "provenance" in name:
         return [lambda: analyse(run)]
     if "checkpoints" in name:
-        return [lambda: call("eval", run, "--episodes", "1"), lambda: checkpoint.best_score(RunDir(run))]
+        loads: list[Callable[[], object]] = [lambda: take_up(RunDir(run))]
+        plays = [lambda: call("eval", run, "--episodes", "1"), lambda: checkpoint.best_score(RunDir(run))]
+        return loads if "replay" in name else [*plays, *loads]
     if name == "job.toml":
         return [
             lambda: call("show", run / "job.toml"),
@@ -167,7 +189,8 @@ def main() -> None:
     files = [name for name in files if "tensorboard" not in name]  # nothing here reads those
     groups: dict[str, list[str]] = {}  # kinds of files, drawn with equal chances
     for name in files:
-        groups.setdefault(name if "/" not in name or "submit" in name else name.split("/")[0], []).append(name)
+        single = "/" not in name or "submit" in name
+        groups.setdefault(name if single else "replay" if "replay" in name else name.split("/")[0], []).append(name)
     outside, watch = folder / "outside", Watch()
     outside.mkdir()
     (outside / "precious").write_text("precious")

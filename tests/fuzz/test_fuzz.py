@@ -22,10 +22,10 @@ from tests.contract.seats import run_job
 
 SEED, CASES, DEADLINE_S = 12, 80, 300.0
 TABLE = {
-    "algorithm": "ppo",
+    "algorithm": "dqn",
     "topology": "solo",
     "environment": {"id": "toy/catch", "columns": 2},
-    "ppo": {"unroll": 8, "hidden": [8]},
+    "dqn": {"unroll": 8, "hidden": [8], "capacity": 160, "min_size": 50, "batch_size": 8, "priority_exponent": 0.6},
     "budget": {"env_steps": 400},
     "checkpoint": {"interval_s": 0.001},
     "resources": {"threads": 1, "precision": "fp32", "device": "cpu"},
