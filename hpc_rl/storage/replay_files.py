@@ -6,6 +6,7 @@ removed. Format and checksums are those of checkpoints.
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import time
@@ -19,7 +20,7 @@ from hpc_rl.storage import checkpoint
 from hpc_rl.storage.checkpoint import CorruptCheckpoint, SaveFailed
 from hpc_rl.storage.datasets import Absent
 from hpc_rl.storage.run_dir import RunDir
-from hpc_rl.storage.untrusted import Unreadable, parse_json
+from hpc_rl.storage.untrusted import Unreadable
 
 POLL_S = 0.05  # between two looks for files of other ranks
 WITHOUT = "checkpoint.replay = false goes on without the replay"
@@ -140,7 +141,10 @@ def _path(run: RunDir, name: str) -> Path:
 
 def _named(path: Path) -> list[str]:
     """The files that a checkpoint names. Raises FileNotFoundError, Unreadable, Absent, CorruptCheckpoint."""
-    tree = parse_json(checkpoint.text(path), str(path))
+    try:
+        tree = json.loads(checkpoint.text(path))
+    except (ValueError, RecursionError) as error:
+        raise CorruptCheckpoint(f"{path} is torn: {error}") from error
     if not isinstance(tree, dict) or not isinstance(tree.get("state"), dict):
         raise CorruptCheckpoint(f"{path} has no state")
     return names(tree["state"])
