@@ -117,7 +117,7 @@ def analyse(run: Path) -> None:
 
 def take_up(run: RunDir) -> None:
     """What a resumed rank does with checkpoint and replay, and what the next checkpoint does to their files."""
-    job = jobs.load(Path(sys.argv[1]) / "job.toml")
+    job = jobs.load(run.job_file)
     agent = agent_of(job)
     recorded, _ = schemas(agent.make_policy(), agent.spec)
     with contextlib.suppress(checkpoint.NoUsableCheckpoint, checkpoint.IncompatibleCheckpoint):
