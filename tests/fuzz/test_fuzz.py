@@ -27,7 +27,7 @@ TABLE = {
     "environment": {"id": "toy/catch", "columns": 2},
     "dqn": {"unroll": 8, "hidden": [8], "capacity": 160, "min_size": 50, "batch_size": 8, "priority_exponent": 0.6},
     "budget": {"env_steps": 400},
-    "checkpoint": {"interval_s": 0.001},
+    "checkpoint": {"interval_s": 0.02},
     "resources": {"threads": 1, "precision": "fp32", "device": "cpu"},
 }
 
