@@ -77,3 +77,11 @@ def test_first_priorities_are_the_learners_own(name: str) -> None:
     assert priorities is not None and len(np.unique(first.round(5))) > 15
     assert np.allclose(first, np.maximum(priorities.numpy(), 1e-6), rtol=1e-3, atol=1e-5)
     env.close()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_without_priorities_there_is_nothing_to_annotate(name: str) -> None:
+    """The rows then have no values, or none of the row behind the item."""
+    algorithm = methods.algorithm(name)
+    assert algorithm.annotate is not None
+    assert algorithm.annotate(algorithm.config(**{**CASES[name], "priority_exponent": 0.0}), {}) is None
