@@ -6,7 +6,8 @@ the target of TD3 or SAC; the mean of them in SAC's actor; α left out of its lo
 not clipped; the target's action, or its value, by the networks that learn; the slope not clipped, of another critic or
 of the target critic; a critic left out of the loss; the temperature's sign; the entropy's target not times the entries;
 target networks stepped with 1 − τ, never, or every update where ``policy_delay`` or ``target_every`` says less; one z
-for the target and for the actor; ``rounds`` left out of the state; ``seed`` not loaded.
+for the target and for the actor; ``rounds`` left out of the state; ``seed`` not loaded; importance
+left out of DDPG's critic, or in its figures; priorities with a sign.
 """
 
 from __future__ import annotations

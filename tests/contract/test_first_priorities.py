@@ -1,7 +1,9 @@
 """First priorities of items, which a store computes from what the actors remembered, are the learner's own.
 
 Mutations seen to fail: an item that does not wait for the row behind it; the value of its last row instead; γⁿ left
-out; the value at the item's end instead of the row behind its last valid move; the mean of Q for the largest.
+out; the value at the item's end instead of the row behind its last valid move; the mean of Q for the largest; the value
+of the action taken for that of the policy's own; rewards not clipped or not scaled; the cross-entropy for the KL; a
+method that annotates without priorities.
 """
 
 from __future__ import annotations
@@ -75,7 +77,7 @@ def test_first_priorities_are_the_learners_own(name: str) -> None:
     learner = agent.make_learner(player, Alone())
     priorities = learner.update({"items": trajectory([items], env.spec)}, 0.0).priorities
     assert priorities is not None and len(np.unique(first.round(5))) > 15
-    assert np.allclose(first, np.maximum(priorities.numpy(), 1e-6), rtol=1e-3, atol=1e-5)
+    assert np.allclose(first, np.maximum(priorities.numpy(), 1e-6), rtol=1e-3 if name == "rainbow" else 2e-5, atol=1e-5)
     env.close()
 
 
