@@ -20,7 +20,7 @@ from hpc_rl.replay.rows import Rows
 from hpc_rl.types import Tree
 
 PIECE_BYTES = 32 << 20  # of rows in a file, before compression
-COPIES = 16  # pieces that are copied before their turn, at most
+COPIES = 16  # pieces that are copied before their turn, at most: beyond, insertions wait for the disk
 
 
 @dataclass(frozen=True)
