@@ -137,8 +137,8 @@ class Rings:
         """Hand the priorities on to the rings that the keys are of."""
         numbers = keys // RING
         for number, ring in enumerate(self.rings.values()):
-            if (own := numbers == number).any():
-                ring.reprioritize(keys[own] % RING, priorities[own])
+            if len(own := np.flatnonzero(numbers == number)):
+                ring.reprioritize(keys.take(own) - number * RING, priorities.take(own))
 
     def figures(self) -> dict[str, float]:
         """How much is in it, how often it was drawn from, and the mean of what its rings report."""
