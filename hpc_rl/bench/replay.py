@@ -185,7 +185,7 @@ def _ours(transitions: int, frames: Array) -> list[Way]:
 
     def returned(batch: Any, priorities: Array) -> None:
         rings.reprioritize(batch[2], priorities)
-        rings.summary()
+        ring.mass(kind)
 
     return [
         Way("hpc_rl, in process", draw, update, held),

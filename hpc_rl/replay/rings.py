@@ -25,7 +25,8 @@ from hpc_rl.replay.saving import Saver
 from hpc_rl.samplers.base import PURPOSES
 from hpc_rl.types import Array, Schema, Spec, Tree
 
-RING = 1 << 40  # a key is the ring's number times this, plus the ring's own
+RING_BITS = 40
+RING = 1 << RING_BITS  # a key is the ring's number times this, plus the ring's own
 
 
 class Rings:
@@ -135,9 +136,10 @@ class Rings:
 
     def reprioritize(self, keys: Array, priorities: Array) -> None:
         """Hand the priorities on to the rings that the keys are of."""
-        numbers = keys // RING
+        numbers = keys >> RING_BITS  # half the time of a division
         for number, ring in enumerate(self.rings.values()):
-            if len(own := np.flatnonzero(numbers == number)):
+            own = np.flatnonzero(numbers == number)
+            if len(own):
                 ring.reprioritize(keys.take(own) - number * RING, priorities.take(own))
 
     def figures(self) -> dict[str, float]:

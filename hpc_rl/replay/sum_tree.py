@@ -12,8 +12,8 @@ import numpy as np
 
 from hpc_rl.types import Array
 
-FAN = 16
-TOP = 16384  # nodes of the highest level at most; a draw adds all of these up
+FAN = 8
+TOP = 32768  # nodes of the highest level at most; a draw adds all of these up
 
 
 class SumTree:
