@@ -138,7 +138,7 @@ class Rings:
         """Hand the priorities on to the rings that the keys are of."""
         numbers = keys >> RING_BITS  # half the time of a division
         for number, ring in enumerate(self.rings.values()):
-            own = np.flatnonzero(numbers == number)
+            (own,) = (numbers == number).nonzero()
             if len(own):
                 ring.reprioritize(keys.take(own) - number * RING, priorities.take(own))
 
