@@ -45,6 +45,9 @@ def twin(leaves: Array, uniform: float) -> int:
 @pytest.mark.parametrize("size", SIZES)
 def test_nodes_are_those_of_the_leaves_to_the_bit(size: int) -> None:
     tree, again = changed(size), SumTree(size)
+    for leaf in range(0, min(size, 40), 7):
+        tree.renew()
+        tree.set(np.array([leaf]), np.random.default_rng(leaf).random(1))  # alone
     again.load(tree.leaves)
     tree.renew()
     again.renew()
