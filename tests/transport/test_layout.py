@@ -1,6 +1,7 @@
 """One flat buffer per message, every leaf a view into it.
 
-Mutations seen to fail: the version not written; leaves without padding; a leaf not copied; fewer columns laid out as all.
+Mutations seen to fail: the version not written; leaves without padding; a leaf not copied; fewer columns laid out as
+all are.
 """
 
 from __future__ import annotations
