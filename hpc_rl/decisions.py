@@ -36,7 +36,7 @@ def decide(job: Job, plan: Plan, run: RunDir, agent: Agent, rows: Sequence[Row])
     """Rank 0's part; threads and device are written into job.toml, the attempt into provenance.
 
     Raises:
-        BadJob: the learning ranks see no GPU and the job insists on one.
+        BadJob: the learning ranks see no GPU and the job insists on one, or a replay does not fit into memory.
         NoUsableCheckpoint, IncompatibleCheckpoint: the run cannot go on.
     """
     from hpc_rl import hardware
@@ -56,7 +56,9 @@ def decide(job: Job, plan: Plan, run: RunDir, agent: Agent, rows: Sequence[Row])
             replay_files.check(run, state)
 
     newest = checkpoint.newest(run, lambda text: print(f"warning: {text}", flush=True), set_aside=True, check=takes)
-    if full := replay_files.room(run, _replay_files_bytes(job, plan, agent)):
+    shard = _replay_bytes(job, plan, agent)
+    check_memory(job, plan, shard, rows)
+    if full := replay_files.room(run, _files_bytes(job, plan, agent, shard)):
         print(f"warning: {full}", flush=True)
     threads = job.resources.threads or hardware.threads(plan, rows, agent.spec)
     device = hardware.device_kind(job, plan, rows)
@@ -76,11 +78,11 @@ def decide(job: Job, plan: Plan, run: RunDir, agent: Agent, rows: Sequence[Row])
     return Decisions(attempt, file, device, threads, token)
 
 
-def _replay_files_bytes(job: Job, plan: Plan, agent: Agent) -> int:
-    """What checkpoints will hold of replays, about."""
+def _replay_bytes(job: Job, plan: Plan, agent: Agent) -> int:
+    """What one shard replays from, in memory."""
     import torch
 
-    from hpc_rl.memory import ATARI_RATIO, replay_bytes, saved_shards
+    from hpc_rl.memory import replay_bytes
     from hpc_rl.replay.room import needs_ring
     from hpc_rl.runtime.messages import schemas
 
@@ -89,8 +91,35 @@ def _replay_files_bytes(job: Job, plan: Plan, agent: Agent) -> int:
     with torch.device("meta"):
         recorded, _ = schemas(agent.make_policy(), agent.spec)
     columns = next(len(rank.columns) for rank in plan.ranks if rank.columns)
-    count = replay_bytes(job, plan, agent.experience, recorded, agent.spec, columns) * saved_shards(job, plan)
-    return count // (ATARI_RATIO if "ALE/" in agent.spec.id else 1)
+    return replay_bytes(job, plan, agent.experience, recorded, agent.spec, columns)
+
+
+def _files_bytes(job: Job, plan: Plan, agent: Agent, shard: int) -> int:
+    """What checkpoints will hold of replays, about."""
+    from hpc_rl.memory import ATARI_RATIO, saved_shards
+
+    return shard * saved_shards(job, plan) // (ATARI_RATIO if "ALE/" in agent.spec.id else 1)
+
+
+def check_memory(job: Job, plan: Plan, shard: int, rows: Sequence[Row]) -> None:
+    """Raise Unreplayable where the shards of a replay, ``shard`` bytes each, do not fit into a host's memory.
+
+    Memory is only taken page by page as the replay fills: without this the host would run out of it hours later.
+    """
+    from hpc_rl.replay.room import Unreplayable
+
+    keepers = plan.of("replay_server") or [
+        rank.rank for rank in plan.ranks if rank.learns and plan.learned_columns(rank)
+    ]
+    for host in sorted({rows[r]["host"] for r in keepers}):
+        here = [r for r in keepers if rows[r]["host"] == host]
+        free = min(rows[r]["memory"] for r in here)
+        if free and shard * len(here) > free:
+            raise Unreplayable(
+                f"the replay of {job.algorithm} takes {shard * len(here) / 2**30:.3g} GiB on {host} "
+                f"({len(here)} rank(s)), where {free / 2**30:.3g} GiB are free; lower {job.algorithm}.capacity, ask "
+                "for more memory, or spread its ranks over more nodes"
+            )
 
 
 def _library(ranks: int) -> str | None:

@@ -14,6 +14,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from hpc_rl import host_memory
 from hpc_rl.config import BadJob
 from hpc_rl.job import with_resources
 from hpc_rl.plan import Plan, RankSpec
@@ -23,7 +24,7 @@ from hpc_rl.types import Spec
 
 Row = dict[str, Any]
 """One rank's answer: "host"; "cores", the numbers of those that it may use; "cpu", the name of the processor;
-"gpus", how many it may use; "model", the name of its own."""
+"gpus", how many it may use; "model", the name of its own; "memory", the bytes that it may still take, 0 if unknown."""
 
 
 def turn(plan: Plan, rank: int, nodes: Sequence[int]) -> int:
@@ -38,7 +39,7 @@ def sight(job: Job, plan: Plan, rank: RankSpec, nodes: Sequence[int]) -> Row:
     allowed = rank.device == "accelerator" and job.resources.device != "cpu"
     gpus = torch.cuda.device_count() if allowed else 0
     model = torch.cuda.get_device_name(turn(plan, rank.rank, nodes) % gpus) if gpus else ""
-    return {"cpu": cpu_name(), "gpus": gpus, "model": model}
+    return {"cpu": cpu_name(), "gpus": gpus, "model": model, "memory": host_memory.available()}
 
 
 def device_kind(job: Job, plan: Plan, rows: Sequence[Row]) -> str:

@@ -260,6 +260,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "experience.py",
         "fragments.py",
         "devices.py",
+        "host_memory.py",
         "launcher_variables.py",
         "plan.py",
     ),

@@ -19,10 +19,26 @@ def needs_ring(experience: Experience) -> bool:
 def check_room(experience: Experience, columns: int, shards: int) -> None:
     """Raise Unreplayable where a ring of all ``columns``, in so many ``shards``, lacks room for what it is to hold."""
     if needs_ring(experience):
-        room(experience, columns, 1)
+        moves, _ = room(experience, columns, 1)
+        _filled(experience, moves * columns)
         prioritised(experience)
         for items in experience.items:
             part(items, shards, 0)
+
+
+def _filled(experience: Experience, held: int) -> None:
+    """Raise Unreplayable where a replay that holds so many env steps never has what an update waits for."""
+    if experience.min_size > held:
+        raise Unreplayable(
+            f"min_size = {experience.min_size} env steps are waited for before the first update, and the replay holds "
+            f"{held}; lower min_size or raise the capacity"
+        )
+    for items in experience.items:
+        if items.batch_size > held:
+            raise Unreplayable(
+                f"a batch of {items.batch_size} {items.name} is larger than the replay, which holds {held} env steps; "
+                "lower the batch size or raise the capacity"
+            )
 
 
 def prioritised(experience: Experience) -> str:

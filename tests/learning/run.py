@@ -58,7 +58,7 @@ CONTROLS = {  # job -> control -> the settings that take something away
     "dqn_cartpole": {
         "no_target_network": ("dqn.target_every=1",),  # θ⁻ = θ at every update
         "no_replay": ("dqn.capacity=64",),  # the least: 8 moves of each of 8 columns
-        "untrained": ("dqn.min_size=1_000_000_000", "dqn.epsilon_final=1.0"),  # no update, and random moves
+        "untrained": ("dqn.samples_per_insert=1e-9", "dqn.epsilon_final=1.0"),  # no update, and random moves
     },
     "rainbow_cartpole": {
         "uniform": ("rainbow.priority_exponent=0.0",),
@@ -67,20 +67,20 @@ CONTROLS = {  # job -> control -> the settings that take something away
     },
     "ddpg_pendulum": {
         "no_target_networks": ("ddpg.tau=1.0",),  # θ⁻ = θ at every update
-        "untrained": ("ddpg.min_size=1_000_000_000",),
+        "untrained": ("ddpg.samples_per_insert=1e-9",),
     },
     "td3_pendulum": {
         "ddpg": ("td3.policy_delay=1", "td3.target_noise=0.0"),  # what is left of TD3's three changes: two critics
-        "untrained": ("td3.min_size=1_000_000_000",),
+        "untrained": ("td3.samples_per_insert=1e-9",),
     },
     "sac_pendulum": {
         "temperature_kept": ("sac.temperature_learning_rate=0.0",),  # α = 1
-        "untrained": ("sac.min_size=1_000_000_000",),
+        "untrained": ("sac.samples_per_insert=1e-9",),
     },
     "d4pg_pendulum": {
         "one_step": ("d4pg.n_step=1",),
         "no_target_networks": ("d4pg.target_every=1",),
-        "untrained": ("d4pg.min_size=1_000_000_000",),
+        "untrained": ("d4pg.samples_per_insert=1e-9",),
     },
     "r2d2_masked_cartpole": {
         "zero_state": ("r2d2.state='zero'", "r2d2.burn_in=0"),

@@ -1,0 +1,51 @@
+"""How much memory a process may still take on its host: what SLURM and containers allow, not what the machine has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+FILES = (  # of a control group, version 2 and 1: its limit, what it uses, and which part of that are files' pages
+    ("memory.max", "memory.current", "file"),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_cache"),
+)
+
+
+def available(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:
+    """Bytes: the least of what the host has left and what each of this process's control groups has; 0 if unknown.
+
+    Pages that only mirror files count as free, for the kernel gives them up.
+    """
+    free = [_host(proc), *_groups(proc, cgroups)]
+    return min((x for x in free if x), default=0)
+
+
+def _host(proc: Path) -> int:
+    with suppress(OSError, ValueError, IndexError):
+        for line in (proc / "meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return 0
+
+
+def _groups(proc: Path, cgroups: Path) -> Iterator[int]:
+    """Of each group from this process's up to the root that has a limit."""
+    with suppress(OSError):
+        for line in (proc / "self" / "cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            root = cgroups / "memory" if controllers == "memory" else cgroups
+            group = root / path.lstrip("/")
+            if controllers in ("", "memory"):
+                for folder in (group, *group.parents):
+                    yield from (left for names in FILES if (left := _left(folder, *names)))
+                    if folder == root:
+                        break
+
+
+def _left(folder: Path, limit: str, use: str, cached: str) -> int:
+    with suppress(OSError, ValueError):  # no such file, or "max"
+        stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        free = int((folder / limit).read_text()) - int((folder / use).read_text()) + int(stat.get(cached, 0))
+        return max(1, free)
+    return 0
