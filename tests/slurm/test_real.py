@@ -541,6 +541,26 @@ def killed_rank(site: Site) -> None:
     goes_on(site, run, 1, before, segments)
 
 
+def lost_actor(site: Site) -> None:
+    """SIGKILL of an actor, where that is tolerated: the others go on in the same step, and end without it."""
+    job, run = site.submit("lost", "--nodes", 3, "--time", 10, "--set", "resources.deadline_s=16",
+                           "--set", "resources.tolerate_lost_actors=true")  # fmt: skip
+    site.until(learning(run, 0), "the first checkpoint", run)
+    victim = next(record for record in rank_records(run) if record["rank"] == 1)
+    os.kill(victim["pid"], signal.SIGKILL)
+    lost = [f"rank 1 (actor-0) on {victim['host']}"]
+    assert site.until(lambda: run.read_state()["lost"] == lost, "the loss", run, 30) < 15
+    before = steps(run)
+    site.until(learning(run, 0, before + 500), "steps without it", run)
+    assert f"1 actor was lost: {lost[0]}" in site.hpc("status", run.path)
+    site.hpc("cancel", run.path)
+    state = run.read_state()
+    assert (state["state"], state["attempt"], state["lost"]) == ("stopped", 0, lost), told(run)
+    assert restarts(site, job) == 0
+    assert_gapless(run.path)
+    tell(site, run, before, 0)
+
+
 def lost_node(site: Site) -> None:
     """A slurmd alone may die; of a lost node the survivors say who is missing, and the controller requeues once."""
     job, run = site.submit(
@@ -567,7 +587,7 @@ SCENARIOS = (time_limit, signal_of_a_user, preemption, inside_another_job, local
              sweep_and_analysis,
              split_and_waited_for, cancelled_and_resumed, chain, chain_that_fails, plain_script, plain_seeds, plain_het,
              het, open_mpi, self_test, wrong_pmi, edited_script)  # fmt: skip
-ALONE = (killed_rank, lost_node, placement)  # the last one starts ten ranks, once a node or a rank has been lost
+ALONE = (killed_rank, lost_node, lost_actor, placement)  # the last one starts ten ranks, once all others are over
 
 
 @pytest.fixture(scope="module")
