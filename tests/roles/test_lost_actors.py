@@ -196,6 +196,32 @@ def half_written(shared: SharedWeights, version: int) -> None:
     payload[: len(payload) // 2] = 255
 
 
+@pytest.mark.parametrize("versions", [0, 1, 2, 3])
+@pytest.mark.parametrize("torn", [False, True])
+def test_an_heir_writes_over_what_is_torn_or_old(versions: int, torn: bool) -> None:
+    path = shared_path(f"t-slots-{versions}", 0)
+    first, heir, data = (
+        SharedWeights(path, 64, create=True),
+        SharedWeights(path, 64, create=False),
+        np.zeros(64, np.uint8),
+    )
+    try:
+        for version in range(versions):
+            first.write(np.full(64, version, np.uint8), Clock(version, 0))
+        if torn:
+            half_written(first, versions)
+        heir.take_over()
+        half_written(heir, versions + 1)  # it is killed, too
+        assert heir.read(data, Clock(-1, 0)).version == -1, "the newest is torn"
+        heir.take_over()
+        heir.write(np.full(64, versions + 2, np.uint8), Clock(versions + 2, 0))
+        kept = sorted(int(heir._slot(k)[0][1]) for k in range(2))
+        assert kept == [versions - 1 if versions else -1, versions + 2], "the last whole version is still there"
+        assert heir.read(data, Clock(-1, 0)).version == versions + 2 and (data == versions + 2).all()
+    finally:
+        heir.close(remove=True)
+
+
 @pytest.mark.parametrize("moment", ["before the first weights", "between writes", "during a write"])
 def test_the_next_actor_takes_over_the_slots_of_a_lost_relay(moment: str) -> None:
     token, lost, ends = f"t-heir-{len(moment)}", set[int](), links(4)
