@@ -72,7 +72,8 @@ def test_a_deterministic_schedule_repeats_bitwise_and_goes_on_so(tmp_path: Path)
     assert updates[0] == updates[1] > 30
     resumed = [in_turn(tmp_path / f"{name} resumed", 400, ran) for name, ran in (("one", one), ("other", other))]
     assert bits(resumed[0]) == bits(resumed[1]) != bits(one)
-    assert newest(resumed[0])[1]["updates"] > updates[0] + 15, "the replay was filled anew"
+    # 96 moves allow 24 updates, of which 11 are under way when the run ends; a replay of min_size 100 would allow none
+    assert newest(resumed[0])[1]["updates"] > updates[0] + 5, "the replay was filled anew"
 
 
 def test_a_resumed_job_goes_on_with_its_replay_on_another_number_of_ranks(tmp_path: Path) -> None:
