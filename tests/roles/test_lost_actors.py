@@ -2,9 +2,9 @@
 
 Mutations seen to fail: a lost peer's receives and slots not given to others; waiting for its credit, its report, or
 its place in turn; sending to it. Silence without end; a pause of rank 0 taken for silence; no longer start; what MPI
-reports not looked at; a slow actor not told; never too few. No heir, one of another node, one that waits for the relay's
-memory or does not remove it; a takeover that does nothing, overwrites the newest version, or believes a torn one.
-Checkpoints with steps of lost actors that no segment holds. Several learners or central inference not refused.
+reports not looked at; a slow actor not told; never too few. No heir, one of another node, one that waits for the
+relay's memory or does not remove it; a takeover that does nothing, overwrites the newest version, or believes a torn
+one. Checkpoints with steps of lost actors that no segment holds. Several learners or central inference not refused.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Actors that are killed where that is tolerated: Open MPI's ranks go on without them; MPICH's cannot.
 
-Mutations that ought to fail, not tried yet.
+Mutation seen to fail: mpiexec without --with-ft ulfm.
 """
 
 from __future__ import annotations
