@@ -184,7 +184,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     local.launch = lambda *arguments, **more: Outcome(0, "done: nothing was started")  # type: ignore[assignment]
     local.command = lambda run, job: []  # type: ignore[assignment]
-    submit.slurm.sbatch, submit.slurm.resolved = no_sbatch, lambda options: options  # type: ignore[assignment]
+    submit.slurm.sbatch, submit.slurm.resolved = no_sbatch, lambda options, *more: options  # type: ignore[assignment]
     files = sorted(path.relative_to(base).as_posix() for path in base.rglob("*") if path.is_file())
     files = [name for name in files if "tensorboard" not in name]  # nothing here reads those
     groups: dict[str, list[str]] = {}  # kinds of files, drawn with equal chances
