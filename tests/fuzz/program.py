@@ -111,8 +111,8 @@ def analyse(run: Path) -> None:
     with contextlib.suppress(trajectories.BadSegment, curve.Unreadable):
         kept = trajectories.kept_from(run)
         parts = [trajectories.episodes(path, kept) for path in trajectories.segments(run)]
-        curve_of_run = curve.in_order(run, parts) if parts else {"path": run, "steps": np.zeros(0)}
-        curve.clock(curve_of_run)
+        for one in curve.in_order(run, parts) if parts else [{"path": run, "steps": np.zeros(0)}]:
+            curve.clock(one)
 
 
 def take_up(run: RunDir) -> None:
