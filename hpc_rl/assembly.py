@@ -70,7 +70,8 @@ class Attempt:
 
     def __post_init__(self) -> None:
         read, write = partial(replay_files.read, self.run), partial(replay_files.write, self.run)
-        self.saver = Saver(f"a{self.number}", write, read) if self.job.checkpoint.replay else None
+        limit_s = self.job.resources.deadline_s
+        self.saver = Saver(f"a{self.number}", write, read, limit_s) if self.job.checkpoint.replay else None
 
 
 def assemble(attempt: Attempt, rank_spec: RankSpec, ports: Ports) -> RankContext:

@@ -23,6 +23,10 @@ PIECE_BYTES = 32 << 20  # of rows in a file, before compression
 COPIES = 16  # pieces that are copied before their turn, at most: beyond, insertions wait for the disk
 
 
+class Unwritten(RuntimeError):
+    """No file of a replay was finished for too long; the message names it and the remedy."""
+
+
 @dataclass(frozen=True)
 class Piece:
     """Rows first..end of a ring, exclusive, in one file."""
@@ -55,10 +59,18 @@ class Saver:
     Args:
         prefix: how the names of this attempt's files begin; no other attempt's do.
         write, read: a file of this name, whole or not at all; they raise sentences for the user.
+        limit_s: the longest that one file may take.
     """
 
-    def __init__(self, prefix: str, write: Callable[[str, StateDict], None], read: Callable[[str], StateDict]) -> None:
-        self.prefix, self.write, self.read = prefix, write, read
+    def __init__(
+        self,
+        prefix: str,
+        write: Callable[[str, StateDict], None],
+        read: Callable[[str], StateDict],
+        limit_s: float = 120.0,
+    ) -> None:
+        self.prefix, self.write, self.read, self.limit_s = prefix, write, read, limit_s
+        self.writing = ""  # the name of the file at work
         self.pieces: dict[int, list[Piece]] = {}  # of the ring with this first column, together a range of its rows
         self.count = 0  # snapshots of rings
         self.tasks: deque[Task] = deque()
@@ -88,7 +100,7 @@ class Saver:
     def make_way(self, rows: Rows, moves: int) -> None:
         """Copy rows that a fragment of so many ``moves`` would overwrite before they are written.
 
-        Raises what a write did.
+        Raises what a write did, and Unwritten.
         """
         if not self.tasks and self.error is None:
             return
@@ -97,14 +109,24 @@ class Saver:
             for task in self.tasks:
                 if task.rows is rows and task.first <= row:
                     task.copy()
-            self.changed.wait_for(lambda: sum(task.state is not None for task in self.tasks) < COPIES + 1)
+            self._wait(lambda: sum(task.state is not None for task in self.tasks) < COPIES + 1)
         self.check()
 
     def flush(self) -> None:
-        """Wait until everything is written. Raises what a write did."""
-        if (thread := self.thread) is not None:
-            thread.join()
+        """Wait until everything is written. Raises what a write did, and Unwritten."""
+        with self.changed:
+            self._wait(lambda: self.thread is None)
         self.check()
+
+    def _wait(self, done: Callable[[], bool]) -> None:
+        """Wait, holding `changed`, for as long as one file after the other is written."""
+        while not done():
+            left = len(self.tasks)
+            if not self.changed.wait_for(lambda: done() or len(self.tasks) < left, self.limit_s):  # noqa: B023
+                raise Unwritten(
+                    f"waited {self.limit_s:.0f} s for {self.writing} of checkpoints/replay to be written; look whether "
+                    "the disk is at work, then resume the run"
+                )
 
     def check(self) -> None:
         """Raise what a write did."""
@@ -162,6 +184,7 @@ class Saver:
                 task = self.tasks[0]
                 state = task.copy()
                 self.tasks.popleft()
+                self.writing = task.name
                 self.changed.notify_all()
             try:
                 self.write(task.name, state)

@@ -2,7 +2,8 @@
 
 Mutations seen to fail: a file that is not full left as it is; all rows written every time; files of rows that are gone
 named; rows overwritten before they are written; the oldest items' stacks of frames left out; lengths or priorities not
-copied; the files of the attempt before forgotten; the error of a write swallowed.
+copied; the files of the attempt before forgotten; the error of a write swallowed; waits without
+a limit.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from hpc_rl.experience import Experience, Items
 from hpc_rl.optim.flat import StateDict
 from hpc_rl.replay import saving
 from hpc_rl.replay.ring import Ring
-from hpc_rl.replay.saving import Saver
+from hpc_rl.replay.saving import Saver, Unwritten
 from hpc_rl.storage.packing import from_bytes
 from tests.replay.columns import Column, Folder, columns_of, fragment, saved, schema_of, spec_of
 from tests.replay.test_dealing import items_of
@@ -139,6 +140,18 @@ def test_what_a_write_raises_is_raised_by_the_next_insertion_snapshot_and_wait()
         with pytest.raises(OSError, match="No space left"):
             action()
     assert len(folder) == 3
+
+
+def test_a_disk_that_hangs_ends_every_wait_for_it() -> None:
+    columns, hang = columns_of(SPEC, WIDTH), threading.Event()
+    ring = ring_of(Saver("a0", lambda name, state: hang.wait(3) and None, lambda name: {}, limit_s=0.2))
+    insert(ring, columns, 12)
+    ring.state()
+    assert ring.saver is not None
+    with pytest.raises(Unwritten, match=r"waited 0 s for a0-c10-\d+-\d+.h5 of checkpoints/replay .* is at work"):
+        ring.saver.flush()
+    hang.set()
+    ring.saver.flush()
 
 
 def test_without_a_saver_nothing_is_kept() -> None:
