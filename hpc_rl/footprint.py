@@ -125,7 +125,8 @@ def _update(
         return most_at_once(lambda: learner.update(cut, 0.0))
 
     longest, least = max(steps for steps, _ in shapes.values()), max(SHORT, experience.minibatches)
-    if not learner.policy.carry or longest <= 2 * least:
+    replayed = any(items.length for items in experience.items)  # a part of an item may be a burn-in and no more
+    if not learner.policy.carry or longest <= 2 * least or replayed:
         return of(longest)
     (once, _), (twice, fault) = of(least), of(2 * least)
     return twice + (twice - once) * (longest - 2 * least) // least, fault

@@ -207,3 +207,10 @@ def test_memory_is_within_15_percent_of_measured_runs(table: dict[str, Any], rol
     figures = gather(jobs.parse(table))
     rank = next(rank for rank in figures.plan.ranks if rank.role == role)
     assert sum(budget(figures, rank).values()) / MIB == pytest.approx(measured, rel=0.15)
+
+
+def test_items_that_begin_with_a_long_burn_in_are_counted_whole() -> None:
+    """A part of one may have no row that is learned from."""
+    table = {"algorithm": "r2d2", "topology": "solo", "environment": {"id": "toy/tmaze", "columns": 1}}
+    page = render(jobs.parse({**table, "r2d2": {"burn_in": 30, "length": 5, "lstm": 4, "hidden": [4]}}, "test"))
+    assert "32 items of 35 moves per update" in page
