@@ -52,7 +52,8 @@ def variants(name: str) -> list[dict[str, Any]]:
 def test_every_config_field_is_read(name: str) -> None:
     read: set[str] = set()
     spec, _ = sampled(name, "toy/catch", 0)
-    for values in [*variants(name), {**variants(name)[0], "lstm": 4, "replay": 0.5, "target_every": 1, "epsilon_base": 0.4}]:
+    together = {"lstm": 4, "replay": 0.5, "target_every": 1, "epsilon_base": 0.4}
+    for values in [*variants(name), {**variants(name)[0], **together}]:
         config, algorithm = Recording(values, read), jobs.algorithm(name)
         experience = algorithm.config.experience(config)
         algorithm.exploration(config, np.arange(2), 2, 0.5)
