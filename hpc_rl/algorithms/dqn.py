@@ -164,20 +164,14 @@ def exploration(config: Config, columns: Array, total: int, progress: float) -> 
     return np.full(len(columns), 1.0 + share * (config.epsilon_final - 1.0), np.float32)
 
 
-def returns(config: Config, reward: Tensor, discount: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Σ_{k<n} γᵏ r_k, γⁿ, and the row of x_n, each [n]."""
-    clip = config.reward_clip
-    reward = reward.clamp(-clip, clip) if clip else reward
-    return n_step_return(reward, config.discount * discount, valid)
-
-
 def annotate(config: Config, rows: Tree) -> dict[str, Array] | None:
     """First priorities |δ| of items [L, n], from the Q values of the policy that acted, which is θ⁻ = θ to them."""
     if not config.priority_exponent:
         return None
     names = ("reward", "discount", "first", "extras/q_action", "extras/q_max")
     reward, discount, first, q_action, q_max = (to_device(rows[name], "cpu") for name in names)
-    total, factor, row = returns(config, reward.nan_to_num(0.0, 0.0, 0.0), discount, ~first[1:])
+    reward, clip = reward.nan_to_num(0.0, 0.0, 0.0), config.reward_clip
+    total, factor, row = n_step_return(reward, config.discount * discount, ~first[1:], clip)
     target = total + factor * q_max.gather(0, row[None])[0]
     return {"priority": to_host((target - q_action[0]).abs())}
 
@@ -213,7 +207,8 @@ class Learner(base.Learner):
     @torch.no_grad()
     def _target(self, batch: Trajectory) -> Tensor:
         """y [n]."""
-        total, factor, row = returns(self.config, batch.reward, batch.discount, batch.valid)
+        discount, clip = self.config.discount * batch.discount, self.config.reward_clip
+        total, factor, row = n_step_return(batch.reward, discount, batch.valid, clip)
         behind = batch.observation[row, torch.arange(len(row), device=row.device)]
         online = self.policy.net(behind) if self.config.double else None
         return total + factor * greedy_value(self.target_net(behind), online)

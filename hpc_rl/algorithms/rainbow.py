@@ -153,20 +153,14 @@ def policy(config: Config, spec: Spec, rules: Rules | None) -> NoisyGreedy:
     return NoisyGreedy(NoisyCategoricalQ(spec, *shape), support, remembers)
 
 
-def returns(config: Config, reward: Tensor, discount: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Σ_{k<n} γᵏ r_k, γⁿ, and the row of x_n, each [n]."""
-    clip = config.reward_clip
-    reward = reward.clamp(-clip, clip) if clip else reward
-    return n_step_return(reward, config.discount * discount, valid)
-
-
 def annotate(config: Config, rows: Tree) -> dict[str, Array] | None:
     """First priorities KL [n] of items [L, n], from the distributions of the policy that acted."""
     if not config.priority_exponent:
         return None
     names = ("reward", "discount", "first", "extras/value")
     reward, discount, first, logits = (to_device(rows[name], "cpu") for name in names)
-    total, factor, row = returns(config, reward.nan_to_num(0.0, 0.0, 0.0), discount, ~first[1:])
+    reward, clip = reward.nan_to_num(0.0, 0.0, 0.0), config.reward_clip
+    total, factor, row = n_step_return(reward, config.discount * discount, ~first[1:], clip)
     behind = torch.softmax(logits[row, torch.arange(len(row))], -1)
     m = projected(behind, total, factor, atoms(config.v_min, config.v_max, config.atoms))
     return {"priority": to_host((cross_entropy(logits[0], m) - entropy(m)).clamp(min=0.0))}
@@ -213,7 +207,8 @@ class Learner(base.Learner):
     @torch.no_grad()
     def _target(self, batch: Trajectory, noise: Tensor, choice: Tensor) -> Tensor:
         """m [n, N]."""
-        total, factor, row = returns(self.config, batch.reward, batch.discount, batch.valid)
+        discount, clip = self.config.discount * batch.discount, self.config.reward_clip
+        total, factor, row = n_step_return(batch.reward, discount, batch.valid, clip)
         item = torch.arange(len(row), device=row.device)
         behind = batch.observation[row, item]
         logits = self.target_net(behind, noise)

@@ -10,7 +10,7 @@ from hpc_rl.formulas.losses import weighted
 from hpc_rl.types import Array
 
 
-def n_step_return(reward: Tensor, discount: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def n_step_return(reward: Tensor, discount: Tensor, valid: Tensor, clip: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
     """Rewards of up to L moves, the factor of the value behind them, and the row of that value; each [n].
 
     G = Σ_{k<m} (Π_{i<k} γ_i) r_k,  Γ = Π_{i<m} γ_i, for a target G + Γ V(x_m)  (Sutton 1988; Watkins 1989, section 7).
@@ -21,7 +21,9 @@ def n_step_return(reward: Tensor, discount: Tensor, valid: Tensor) -> tuple[Tens
     Args:
         reward, discount: [L, n]; ``discount`` holds γ_i.
         valid: [L, n] bool.
+        clip: rewards are clipped to ± this; 0 leaves them raw.
     """
+    reward = reward.clamp(-clip, clip) if clip else reward
     reached = valid.cumprod(0).bool()
     behind = torch.where(reached, discount, 1.0).cumprod(0)
     before = torch.cat([torch.ones_like(behind[:1]), behind[:-1]])
