@@ -18,7 +18,7 @@ from hpc_rl.plan import Plan
 from hpc_rl.samplers.base import ACTIVITIES
 from hpc_rl.settings import Job
 from hpc_rl.storage.metrics import last
-from hpc_rl.storage.run_dir import RunDir
+from hpc_rl.storage.run_dir import BadRun, RunDir
 
 PANEL_S, LINE_S = 0.5, 5.0  # between refreshes of the panel, and between lines
 RATE_S = 60.0  # the rate and the time left look back this far
@@ -42,13 +42,21 @@ class Screen:
         now = time.monotonic()
         if now >= self.next:
             self.next = now + (LINE_S if self.live is None else PANEL_S)
-            self._show("")
+            self._show(self._ending())
 
     def close(self, sentence: str) -> None:
         """Show the last figures with ``sentence``, and give the terminal back."""
         self._show(sentence)
         if self.live is not None:
             self.live.stop()
+
+    def _ending(self) -> str:
+        """What the ranks still do once their run is written as done; nothing before."""
+        with contextlib.suppress(BadRun):
+            state = self.run.read_state()
+            if state["state"] == "done" and state["updated"] >= self.started:
+                return f"{state['reason']}; the last policy plays its greedy games"
+        return ""
 
     def _show(self, sentence: str) -> None:
         lines = {name: row for name, row in last(self.run.metrics).items() if row.get("time", 0.0) >= self.started}

@@ -84,6 +84,25 @@ def test_lines_of_an_earlier_attempt_do_not_count(tmp_path: Path, capsys: pytest
     assert "starting" in capsys.readouterr().err
 
 
+def test_the_last_games_are_told_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, job, plan = made(tmp_path)
+    run.write_state(state="done", env_steps=9, reason="done: of an earlier attempt")
+    time.sleep(0.01)
+    screen = Screen(run, job, plan)
+    write(run, plan, 10_000)
+    screen.tick()
+    assert " left" in capsys.readouterr().err
+    screen.next = 0.0
+    run.write_state(state="done", env_steps=10_000, reason="done: budget used")
+    screen.tick()
+    line = capsys.readouterr().err
+    assert line.endswith("elapsed; done: budget used; the last policy plays its greedy games\n")
+    run.state_file.write_text("{")
+    screen.next = 0.0
+    screen.tick()  # an unreadable state is no concern of the display
+    assert " left" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("ranks", "labels"), [(3, ["learner-0", "actor-1"]), (17, ["learner ×1", "actor ×16"])])
 def test_panel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ranks: int, labels: list[str]) -> None:
     terminal = Terminal()
