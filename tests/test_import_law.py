@@ -11,6 +11,7 @@ lines more in transport/base.py.
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +30,7 @@ LOWEST = ("types.py", "devices.py", "fragments.py")
 """The nouns, where numbers move between devices, and the arrays of a fragment: what every room may import."""
 
 
+@functools.cache
 def imports(name: str) -> set[str]:
     """Dotted names that a file imports anywhere in it; ``from a import b`` gives both a and a.b."""
     names: set[str] = set()
@@ -48,12 +50,10 @@ def file_of(module: str) -> str | None:
     return files[0] if module.startswith("hpc_rl.") and files else None
 
 
+@functools.cache
 def ours(name: str) -> set[str]:
     """Files of this package that a file imports, at its top or inside a function."""
     return {path for module in imports(name) if (path := file_of(module))} - {name}
-
-
-OURS = {name: ours(name) for name in TREES}
 
 
 def closure(name: str) -> set[str]:
@@ -63,7 +63,7 @@ def closure(name: str) -> set[str]:
         file = todo.pop()
         if file not in reached:
             reached.add(file)
-            todo += OURS[file]
+            todo += ours(file)
     return reached
 
 
@@ -287,7 +287,7 @@ def floor_of(name: str) -> int:
 
 
 def test_no_arrow_points_up() -> None:
-    arrows = {(name, path) for name in TREES for path in OURS[name] if floor_of(path) > floor_of(name)}
+    arrows = {(name, path) for name in TREES for path in ours(name) if floor_of(path) > floor_of(name)}
     assert arrows - UP == set(), "a room imports one above it"
     assert UP - arrows == set(), "delete these lines of UP"
 

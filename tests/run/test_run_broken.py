@@ -131,12 +131,25 @@ def make""",
 )
 
 
-@pytest.mark.parametrize("end", ["raise RuntimeError('no display')", "import os; os.kill(os.getpid(), 11)"])
-@pytest.mark.parametrize(("method", "ranks", "more"), [("ppo", 1, []), ("impala", 3, []), ("impala", 3, ["central"])])
+RAISES, CRASHES = "raise RuntimeError('no display')", "import os; os.kill(os.getpid(), 11)"
+
+
+@pytest.mark.parametrize(
+    ("method", "ranks", "more", "end"),
+    [
+        ("ppo", 1, [], RAISES),
+        ("ppo", 1, [], CRASHES),
+        ("impala", 2, [], CRASHES),
+        ("impala", 2, ["central"], CRASHES),
+    ],
+)
 def test_an_environment_that_fails_as_it_is_closed(
-    end: str, method: str, ranks: int, more: list[str], tmp_path: Path
+    method: str, ranks: int, more: list[str], end: str, tmp_path: Path
 ) -> None:
-    """Seen: it turned a finished run into a failed one, and a crash there could come before the last checkpoint."""
+    """Seen: it turned a finished run into a failed one, and a crash there could come before the last checkpoint.
+
+    An error ends where it is raised; a crash ends a rank, whatever its role, and by MPI all others.
+    """
     (tmp_path / "users_close.py").write_text(CLOSES.replace("HOW", end))
     topology = "solo" if ranks == 1 else "allreduce"
     job = write_job(tmp_path, method, ranks, 1000, environment="users_close:make", topology=topology)
@@ -213,7 +226,7 @@ def test_an_mpi_without_threads_is_refused_where_they_are_needed(tmp_path: Path)
     job = write_job(tmp_path, "impala", 3, 500)
     central = ["--set", "sampler=central"]
     level = {"MPI4PY_RC_THREAD_LEVEL": "funneled"}
-    result = hpc_rl("run", job, "--out", tmp_path / "no", *central, **level)
+    result = hpc_rl("run", job, "-n", 2, "--out", tmp_path / "no", *central, **level)
     assert_failed(tmp_path / "no", result, "rank 0 (learner-0)", "needs MPI_THREAD_MULTIPLE", 'inference = "actor"')
     result = hpc_rl("run", job, "--out", tmp_path / "other", *central, "--set", "resources.inference=actor", **level)
     assert result.code == 0, result.err

@@ -1,4 +1,7 @@
-"""Bad input: exit code 2, one sentence with the remedy, no traceback, and no run directory."""
+"""Bad input: exit code 2, one sentence with the remedy, no traceback, and no run directory.
+
+Mutations seen to fail: the first rank left to find a missing environment; a run directory made before the checks.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.run.program import hpc_rl, write_job
+from tests.run.program import hpc_rl, in_process, write_job
 
 CASES: dict[str, tuple[list[str], list[str]]] = {  # --set …  ->  words of the sentence
     "unknown key": (["ppo.epoch=3"], ["ppo.epoch", "did you mean 'epochs'"]),
@@ -38,8 +41,8 @@ CASES: dict[str, tuple[list[str], list[str]]] = {  # --set …  ->  words of the
 }
 
 
-def refused(words: list[str], run: Path, *arguments: object, **extra: str) -> None:
-    result = hpc_rl("run", *arguments, "--out", run, **extra)
+def refused(words: list[str], run: Path, *arguments: object) -> None:
+    result = in_process("run", *arguments, "--out", run)
     assert result.code == 2 and result.out == "", result.err
     *before, sentence = result.err.splitlines()
     assert sentence.startswith("error: "), result.err
@@ -64,7 +67,7 @@ def test_too_few_ranks_names_the_minimum(tmp_path: Path) -> None:
 def test_a_missing_rom_is_named(tmp_path: Path) -> None:
     job = write_job(tmp_path, "ppo", 2, environment="ALE/Pong-v5")
     (tmp_path / "roms").mkdir()
-    result = hpc_rl("run", job, "--out", tmp_path / "run", ALE_ROMS_DIR=str(tmp_path / "roms"))
+    result = in_process("run", job, "--out", tmp_path / "run", ALE_ROMS_DIR=str(tmp_path / "roms"))
     assert result.code == 2 and len(result.err.splitlines()) == 1 and "Traceback" not in result.err
     assert "ALE/Pong-v5" in result.err and str(tmp_path / "roms") in result.err
     assert not (tmp_path / "run").exists()
@@ -94,5 +97,5 @@ def test_a_folder_that_holds_something_else(tmp_path: Path) -> None:
 def test_a_run_that_is_not_there(arguments: tuple[str, ...], tmp_path: Path) -> None:
     run = tmp_path / "run"
     line = ["eval", run] if arguments == ("eval",) else ["run", write_job(tmp_path, "ppo", 2), "--out", run, "--resume"]
-    result = hpc_rl(*line)
+    result = in_process(*line)
     assert result.code == 2 and "holds no run" in result.err and len(result.err.splitlines()) == 1 and not run.exists()

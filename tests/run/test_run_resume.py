@@ -41,12 +41,11 @@ def assert_equal(state: Any, other: Any, key: str = "") -> None:
         assert state == other, key
 
 
-@pytest.fixture(scope="module", params=["solo", "allreduce"])
-def halves(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
-    """(job, a run of N and then N updates, a run of 2N updates)."""
-    folder = tmp_path_factory.mktemp(request.param)
-    ranks = {"solo": 1, "allreduce": 2}[request.param]
-    job = write_job(folder, "ppo", ranks, env_steps=1000, topology=request.param)
+@pytest.fixture(scope="module")
+def halves(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+    """(job, a run of N and then N updates, a run of 2N updates), on two ranks; test_restart.py has one rank as well."""
+    folder = tmp_path_factory.mktemp("halves")
+    job = write_job(folder, "ppo", 2, env_steps=1000)
     two, one = folder / "two", folder / "one"
     for arguments in (
         (two,),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
+from tests.contract.seats import run_job
 from tests.run.program import hpc_rl, summary, write_job
 
 PROJECT = """
@@ -171,16 +173,19 @@ entropy_cost = 0.0
 discount = 0.9
 [budget]
 env_steps = 25_000
+stop_at_return = AT_LEAST
 [resources]
 threads = 1
 """
 
 
 @pytest.mark.parametrize(("name", "at_least"), [("Valve", -5.0), ("Goal", 18.0)])
-def test_what_lies_on_other_scales_is_learned(name: str, at_least: float, tmp_path: Path) -> None:
+def test_what_lies_on_other_scales_is_learned(
+    name: str, at_least: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A box of 0..1000 was explored with a sigma of 1, and bytes of 0..255 drowned the goal: both stayed at chance."""
     (tmp_path / "their_scales.py").write_text(SCALES)
-    (tmp_path / "job.toml").write_text(SCALES_JOB.replace("NAME", name))
-    result = hpc_rl("run", "job.toml", "--out", "run", cwd=tmp_path)
-    assert result.code == 0, result.err
+    monkeypatch.syspath_prepend(tmp_path)
+    table = tomllib.loads(SCALES_JOB.replace("NAME", name).replace("AT_LEAST", str(at_least)))
+    run_job(table, tmp_path / "run")
     assert summary(tmp_path / "run")["mean_return_100"] >= at_least

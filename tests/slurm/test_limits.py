@@ -7,7 +7,6 @@ only after sbatch, the bound of `_seeds` after its list.
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from hpc_rl.run_folders import runs_of
 from hpc_rl.storage.run_dir import BadRun, RunDir, create
 from hpc_rl.submit import parts, submit
 from hpc_rl.sweep import tasks
+from tests.run.program import in_process
 from tests.slurm.fake import answer, calls, program
 
 OPTIONS = Options(launcher="srun", mpi="pmi2", time="10")
@@ -38,11 +38,6 @@ COUNTED = "n=$(cat {0}/n 2>/dev/null || echo 10); n=$((n+1)); echo $n > {0}/n; e
 
 def unwarned(text: str) -> None:
     raise AssertionError(text)
-
-
-def hpc(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from hpc_rl.cli import main; main()", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
 def sent(folder: Path) -> list[str]:
@@ -221,14 +216,13 @@ def test_the_file_of_a_method_is_read_once_for_all_tasks(monkeypatch: pytest.Mon
 
 def test_show_refuses_what_submit_refuses(slurm: Path, tmp_path: Path) -> None:
     """Both lay ranks on nodes by one function."""
-    processes = [hpc(command, "impala_catch", "--nodes", 4, *more) for command, more in
-                 (("show", ()), ("submit", ("--out", tmp_path / "run")), ("submit", ("--dry-run",)))]  # fmt: skip
-    assert {process.stderr for process in processes} == {
+    commands = (("show", ()), ("submit", ("--out", tmp_path / "run")), ("submit", ("--dry-run",)))
+    results = [in_process(command, "impala_catch", "--nodes", 4, *more) for command, more in commands]
+    assert {result.err for result in results} == {
         "error: nodes = 4 for 3 rank(s); use fewer nodes, or -n for more ranks\n"
     }
-    assert [process.returncode for process in processes] == [2, 2, 2] and hpc(
-        "show", "impala_catch", "--nodes", 3
-    ).returncode == 0
+    assert [result.code for result in results] == [2, 2, 2]
+    assert in_process("show", "impala_catch", "--nodes", 3).code == 0
 
 
 @pytest.mark.parametrize(("nodes", "fits"), [("two", False), ("0", False), ("", False), ("1-2", True), ("2", True)])
@@ -258,7 +252,6 @@ def test_nodes_of_the_learners_component(tmp_path: Path, nodes: str, fits: bool)
 def test_a_name_that_the_file_system_cannot_carry_is_a_sentence(
     slurm: Path, arguments: list[str], name: str, tmp_path: Path
 ) -> None:
-    process = hpc(*(word.format(tmp_path / name) for word in arguments))
-    assert process.returncode == 2 and "Traceback" not in process.stderr, process.stderr[-2000:]
-    assert process.stderr.startswith("error: ") and "File name too long" in process.stderr
+    result = in_process(*(word.format(tmp_path / name) for word in arguments))
+    assert result.code == 2 and result.err.startswith("error: ") and "File name too long" in result.err
     assert [path.name for path in tmp_path.iterdir()] == ["bin"]
