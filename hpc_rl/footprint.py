@@ -19,7 +19,7 @@ from hpc_rl.agent import Agent
 from hpc_rl.algorithms.base import Learner, Policy
 from hpc_rl.bench.batches import Shapes, batch_shapes, items_schema
 from hpc_rl.experience import Experience
-from hpc_rl.optim.group import Alone
+from hpc_rl.optim.alone import Alone
 from hpc_rl.plan import Plan
 from hpc_rl.rehearsal import Rehearsal, most_at_once
 from hpc_rl.runtime.checkpoints import learner_state

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.fx.experimental import _config as assumptions
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hpc_rl.optim.group import Alone, accumulate
-from hpc_rl.optim.optimizers import Optimizer
+from hpc_rl.optim.alone import Alone, accumulate
+from hpc_rl.optim.flat import Optimizer
 
 MOST_READS = 1000  # of single numbers in one update
 

@@ -10,9 +10,8 @@ from typing import Generic, Protocol, TypeVar
 import numpy as np
 from torch import Tensor, nn
 
-from hpc_rl.optim.flat import Flat, StateDict
+from hpc_rl.optim.flat import Flat, Optimizer, StateDict
 from hpc_rl.optim.group import Group
-from hpc_rl.optim.optimizers import Optimizer
 from hpc_rl.types import ActOutput, Array, Rules, Schema, Spec, Step, Trajectory, Tree, UpdateResult
 
 

@@ -39,9 +39,9 @@ from hpc_rl.formulas.continuous import critics_loss, entropy_regularized, squash
 from hpc_rl.formulas.q_learning import n_step_return
 from hpc_rl.nets.continuous import Critics, GaussianActor, SquashedGaussianPolicy
 from hpc_rl.optim.batches import shared_seed
-from hpc_rl.optim.flat import Flat, StateDict, flatten
+from hpc_rl.optim.flat import Flat, Optimizer, StateDict, flatten
 from hpc_rl.optim.group import Group, means
-from hpc_rl.optim.optimizers import Optimizer, make_optimizer
+from hpc_rl.optim.optimizers import make_optimizer
 from hpc_rl.optim.targets import placed, polyak_, shared_normals
 from hpc_rl.types import Rules, Spec, Trajectory, UpdateResult
 

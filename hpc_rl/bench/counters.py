@@ -7,7 +7,7 @@ from statistics import median
 
 import numpy as np
 
-from hpc_rl.optim.group import Alone
+from hpc_rl.optim.alone import Alone
 from hpc_rl.plan import Plan, RankSpec
 from hpc_rl.runtime.counters import Counters, Due, Limits, reduce_counters
 from hpc_rl.types import Array, Tree

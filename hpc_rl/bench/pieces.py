@@ -26,8 +26,8 @@ from hpc_rl.experience import Experience
 from hpc_rl.fragments import trajectory
 from hpc_rl.hardware import cpu_name
 from hpc_rl.nets.precision import faster_precision, set_precision
-from hpc_rl.optim.group import Alone
-from hpc_rl.optim.optimizers import Optimizer
+from hpc_rl.optim.alone import Alone
+from hpc_rl.optim.flat import Optimizer
 from hpc_rl.plan import Plan
 from hpc_rl.settings import Job
 from hpc_rl.types import Array, RulesState, Spec, Step

@@ -1,11 +1,18 @@
-"""Flat buffers: the parameters of one or several networks as one contiguous array, their gradients as another."""
+"""Flat buffers: the parameters of one or several networks as one contiguous array, their gradients as another.
+
+And what steps such a buffer, with its state: `Optimizer`. The rules by which it steps are in optimizers.py.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from hpc_rl.devices import to_device
 
 StateDict = dict[str, Any]
 """Nested dicts whose leaves are tensors, numbers, strings or None: what a checkpoint can hold without a pickle."""
@@ -92,3 +99,51 @@ def _offset(buffer: Tensor, p: Tensor) -> int:
     if p.untyped_storage().data_ptr() != buffer.untyped_storage().data_ptr():
         raise ValueError(f"a parameter {tuple(p.shape)} is not in this buffer; flatten its module first")
     return int(p.storage_offset() - buffer.storage_offset())
+
+
+UpdateRule = Callable[[Tensor, Tensor, StateDict, float], None]
+"""(parameters [n], gradient [n], state, learning rate): one step in place. The first one fills the empty state."""
+
+
+@dataclass
+class Optimizer:
+    """An update rule over one flat parameter."""
+
+    flat: Flat
+    rule: UpdateRule
+    learning_rate: float
+    name: str = ""
+    state: StateDict = field(default_factory=dict)  # moments and counters, empty before the first step
+
+    def step(self) -> None:
+        """One step down the gradient in ``flat.reduction``."""
+        self.rule(self.flat.data, self.flat.reduction[:-2], self.state, self.learning_rate)
+
+
+def optimizer_state(optimizer: Optimizer) -> StateDict:
+    """A copy of the moments and counters; empty before the first step."""
+    return {name: x.clone() for name, x in optimizer.state.items()}
+
+
+def load_optimizer(optimizer: Optimizer, state: StateDict) -> None:
+    """The inverse of ``optimizer_state``, of copies; an empty state is that of an optimiser which never stepped."""
+    device = optimizer.flat.data.device
+    optimizer.state = {name: to_device(x.clone(), device) for name, x in state.items()}
+
+
+def states(weights: Flat, optimizers: Mapping[str, Optimizer]) -> dict[str, StateDict]:
+    """Each optimiser's ``optimizer_state`` under its name, with its "parameters" where ``weights`` do not hold them."""
+    return {name: optimizer_state(x) | _own(weights, x) for name, x in optimizers.items()}
+
+
+def load_states(weights: Flat, optimizers: Mapping[str, Optimizer], saved: Mapping[str, StateDict]) -> None:
+    """The inverse of ``states``. Raises KeyError where an optimiser or its parameters are missing."""
+    for name, optimizer in optimizers.items():
+        moments = dict(saved[name])
+        if not optimizer.flat.inside(weights):
+            optimizer.flat.data.copy_(moments.pop("parameters"))
+        load_optimizer(optimizer, moments)
+
+
+def _own(weights: Flat, optimizer: Optimizer) -> StateDict:
+    return {} if optimizer.flat.inside(weights) else {"parameters": optimizer.flat.data.clone()}

@@ -1,4 +1,4 @@
-"""Optimisers over one flat buffer, their annealing, and their states.
+"""The rules by which optimisers step a flat buffer, and their annealing.
 
 torch.optim's classes are not used: the first that is made imports torch's compiler, which costs every rank 1.5 s of CPU
 and 70 MiB. Each rule below repeats torch's bit for bit where torch has it; a test compares.
@@ -6,33 +6,12 @@ and 70 MiB. Each rule below repeats torch's bit for bit where torch has it; a te
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from hpc_rl.devices import to_device
-from hpc_rl.optim.flat import Flat, StateDict
-
-UpdateRule = Callable[[Tensor, Tensor, StateDict, float], None]
-"""(parameters [n], gradient [n], state, learning rate): one step in place. The first one fills the empty state."""
-
-
-@dataclass
-class Optimizer:
-    """An update rule over one flat parameter."""
-
-    flat: Flat
-    rule: UpdateRule
-    learning_rate: float
-    name: str = ""
-    state: StateDict = field(default_factory=dict)  # moments and counters, empty before the first step
-
-    def step(self) -> None:
-        """One step down the gradient in ``flat.reduction``."""
-        self.rule(self.flat.data, self.flat.reduction[:-2], self.state, self.learning_rate)
+from hpc_rl.optim.flat import Flat, Optimizer, StateDict, UpdateRule
 
 
 def annealed(value: float, progress: float, anneal: bool) -> float:
@@ -97,32 +76,3 @@ def make_optimizer(
         "rmsprop_inside": partial(rmsprop_inside, alpha=decay, epsilon=epsilon, momentum=momentum),
     }
     return Optimizer(flat, rules[kind], learning_rate, kind)
-
-
-def optimizer_state(optimizer: Optimizer) -> StateDict:
-    """A copy of the moments and counters; empty before the first step."""
-    return {name: x.clone() for name, x in optimizer.state.items()}
-
-
-def load_optimizer(optimizer: Optimizer, state: StateDict) -> None:
-    """The inverse of ``optimizer_state``, of copies; an empty state is that of an optimiser which never stepped."""
-    device = optimizer.flat.data.device
-    optimizer.state = {name: to_device(x.clone(), device) for name, x in state.items()}
-
-
-def states(weights: Flat, optimizers: Mapping[str, Optimizer]) -> dict[str, StateDict]:
-    """Each optimiser's ``optimizer_state`` under its name, with its "parameters" where ``weights`` do not hold them."""
-    return {name: optimizer_state(x) | _own(weights, x) for name, x in optimizers.items()}
-
-
-def load_states(weights: Flat, optimizers: Mapping[str, Optimizer], saved: Mapping[str, StateDict]) -> None:
-    """The inverse of ``states``. Raises KeyError where an optimiser or its parameters are missing."""
-    for name, optimizer in optimizers.items():
-        moments = dict(saved[name])
-        if not optimizer.flat.inside(weights):
-            optimizer.flat.data.copy_(moments.pop("parameters"))
-        load_optimizer(optimizer, moments)
-
-
-def _own(weights: Flat, optimizer: Optimizer) -> StateDict:
-    return {} if optimizer.flat.inside(weights) else {"parameters": optimizer.flat.data.clone()}

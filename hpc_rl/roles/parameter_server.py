@@ -12,8 +12,8 @@ from contextlib import suppress
 import numpy as np
 
 from hpc_rl.algorithms.base import Learner
+from hpc_rl.optim.alone import Alone
 from hpc_rl.optim.flat import StateDict
-from hpc_rl.optim.group import Alone
 from hpc_rl.runtime.checkpoints import CheckpointScheduler, CheckpointWriter, Outcome, restored
 from hpc_rl.runtime.context import RankContext
 from hpc_rl.runtime.counters import Counters, reason_to_stop

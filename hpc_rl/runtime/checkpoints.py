@@ -19,9 +19,8 @@ from torch import Tensor
 
 from hpc_rl.algorithms.base import Learner
 from hpc_rl.devices import to_device
-from hpc_rl.optim.flat import StateDict
+from hpc_rl.optim.flat import StateDict, load_states, optimizer_state, states
 from hpc_rl.optim.group import Group
-from hpc_rl.optim.optimizers import load_states, optimizer_state, states
 from hpc_rl.plan import Plan
 from hpc_rl.runtime.context import Method
 from hpc_rl.runtime.counters import Counters, Due, Limits

@@ -13,8 +13,8 @@ import torch
 
 from hpc_rl.agent import Agent
 from hpc_rl.algorithms.base import Learner, Policy
+from hpc_rl.optim.alone import Alone
 from hpc_rl.optim.flat import StateDict, flatten
-from hpc_rl.optim.group import Alone
 from hpc_rl.runtime.checkpoints import learner_state, load_columns, load_learner
 from hpc_rl.storage import checkpoint
 from hpc_rl.storage.checkpoint import CorruptCheckpoint

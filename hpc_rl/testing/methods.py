@@ -22,7 +22,7 @@ from hpc_rl.devices import to_device
 from hpc_rl.envs.make import make, rules
 from hpc_rl.experience import Unsuited
 from hpc_rl.fragments import allocate, trajectory, trajectory_schema
-from hpc_rl.optim.group import Alone
+from hpc_rl.optim.alone import Alone
 from hpc_rl.replay.base import Store
 from hpc_rl.replay.stores import own_store
 from hpc_rl.runtime.checkpoints import learner_state, load_columns, load_learner

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from hpc_rl.devices import to_device, to_host, write_back
-from hpc_rl.optim.group import Alone, Group, accumulate, finish, no_stop
-from hpc_rl.optim.optimizers import Optimizer
+from hpc_rl.optim.alone import Alone, accumulate, finish, no_stop
+from hpc_rl.optim.flat import Optimizer
+from hpc_rl.optim.group import Group
 from hpc_rl.transport.ports import Ports
 
 Reduce = Callable[[Tensor], None]

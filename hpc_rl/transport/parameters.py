@@ -8,8 +8,8 @@ import numpy as np
 from torch import Tensor
 
 from hpc_rl.devices import to_device, to_host
-from hpc_rl.optim.group import Alone, accumulate, clip
-from hpc_rl.optim.optimizers import Optimizer
+from hpc_rl.optim.alone import Alone, accumulate, clip
+from hpc_rl.optim.flat import Optimizer
 from hpc_rl.transport.base import Inbox, Outbox
 from hpc_rl.transport.layout import Layout
 from hpc_rl.transport.ports import Ports

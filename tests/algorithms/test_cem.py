@@ -19,7 +19,8 @@ import torch
 
 from hpc_rl.algorithms.cem import Config, Learner, policy
 from hpc_rl.fragments import trajectory
-from hpc_rl.optim.group import Alone, Group
+from hpc_rl.optim.alone import Alone
+from hpc_rl.optim.group import Group
 from hpc_rl.transport.group import AllReduce
 from hpc_rl.transport.local import LocalLink, run_threads
 from hpc_rl.transport.ports import Ports

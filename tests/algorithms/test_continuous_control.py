@@ -23,7 +23,7 @@ import torch
 from hpc_rl.algorithms import ddpg, sac, td3
 from hpc_rl.experience import Unsuited
 from hpc_rl.fragments import trajectory
-from hpc_rl.optim.group import Alone
+from hpc_rl.optim.alone import Alone
 from hpc_rl.types import Actions, Array, Spec, Trajectory
 
 SPEC = Spec("linear", (3,), "float32", Actions("box", (2,), (-1.0, -1.0), (1.0, 1.0)))

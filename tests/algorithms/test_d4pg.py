@@ -20,7 +20,7 @@ from hpc_rl import methods
 from hpc_rl.algorithms.d4pg import Config, Learner, exploration, policy
 from hpc_rl.config import BadJob
 from hpc_rl.experience import Unsuited
-from hpc_rl.optim.group import Alone
+from hpc_rl.optim.alone import Alone
 from hpc_rl.types import Actions, Spec, Trajectory
 from tests.algorithms.test_dqn import batch_of
 from tests.formulas.test_categorical import twin as projection

@@ -21,7 +21,7 @@ from hpc_rl.algorithms.dqn import Config, EpsilonGreedy, Learner, exploration, p
 from hpc_rl.experience import Unsuited
 from hpc_rl.fragments import trajectory
 from hpc_rl.nets.q import QNetwork
-from hpc_rl.optim.group import Alone
+from hpc_rl.optim.alone import Alone
 from hpc_rl.types import Actions, Spec, Step, Trajectory
 
 SPEC = Spec("linear", (3,), "float32", Actions("discrete", (4,)))

@@ -13,7 +13,7 @@ import torch
 
 from hpc_rl import job as jobs
 from hpc_rl.algorithms.impala import loss
-from hpc_rl.optim.group import Alone
+from hpc_rl.optim.alone import Alone
 from hpc_rl.types import Trajectory
 from tests.contract.batches import config_of, learner_of, sampled
 

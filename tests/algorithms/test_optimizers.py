@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from hpc_rl.optim.flat import Flat
-from hpc_rl.optim.optimizers import Optimizer, load_optimizer, make_optimizer, optimizer_state
+from hpc_rl.optim.flat import Flat, Optimizer, load_optimizer, optimizer_state
+from hpc_rl.optim.optimizers import make_optimizer
 from hpc_rl.runtime.shards import ParameterShard, concatenate_shards
 from hpc_rl.transport.parameters import shard_slices
 from tests.contract.batches import config_of, learner_of, sampled

@@ -16,7 +16,7 @@ import torch
 from hpc_rl import job as jobs
 from hpc_rl.algorithms import ppo
 from hpc_rl.algorithms.ppo import Config, Learner
-from hpc_rl.optim.group import Alone
+from hpc_rl.optim.alone import Alone
 from tests.contract.batches import config_of, learner_of, sampled
 
 

@@ -21,7 +21,7 @@ from hpc_rl.algorithms.r2d2 import Config, Learner, annotate, exploration, loss,
 from hpc_rl.envs.make import make
 from hpc_rl.experience import Unsuited
 from hpc_rl.fragments import allocate, trajectory, trajectory_schema
-from hpc_rl.optim.group import Alone
+from hpc_rl.optim.alone import Alone
 from hpc_rl.replay.stores import own_store
 from hpc_rl.samplers.base import Timings, episode_seeds, streams
 from hpc_rl.samplers.lanes import Lane

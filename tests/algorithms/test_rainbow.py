@@ -23,7 +23,7 @@ from hpc_rl.config import BadJob
 from hpc_rl.experience import Unsuited
 from hpc_rl.formulas.categorical import atoms
 from hpc_rl.nets.noisy import factors
-from hpc_rl.optim.group import Alone
+from hpc_rl.optim.alone import Alone
 from hpc_rl.types import Actions, Spec, Step, Trajectory
 from tests.algorithms.test_dqn import batch_of
 from tests.formulas.test_categorical import twin as projection

@@ -14,7 +14,8 @@ from hpc_rl.envs.make import describe, make
 from hpc_rl.experience import Unsuited
 from hpc_rl.fragments import allocate, trajectory, trajectory_schema
 from hpc_rl.methods import allowed_topologies
-from hpc_rl.optim.group import Alone, Group
+from hpc_rl.optim.alone import Alone
+from hpc_rl.optim.group import Group
 from hpc_rl.samplers.base import Timings, episode_seeds, streams
 from hpc_rl.samplers.lanes import Lane
 from hpc_rl.samplers.vector import Vector

@@ -16,7 +16,7 @@ import pytest
 from hpc_rl import job as jobs
 from hpc_rl.checking import hints_of
 from hpc_rl.methods import config_class
-from hpc_rl.optim.group import Alone
+from hpc_rl.optim.alone import Alone
 from tests.contract.batches import NAMES, config_of, sampled
 
 

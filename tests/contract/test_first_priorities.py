@@ -18,7 +18,7 @@ from hpc_rl import methods
 from hpc_rl.agent import bind
 from hpc_rl.envs.make import make
 from hpc_rl.fragments import allocate, trajectory, trajectory_schema
-from hpc_rl.optim.group import Alone
+from hpc_rl.optim.alone import Alone
 from hpc_rl.replay.ring import Ring
 from hpc_rl.replay.stores import own_store
 from hpc_rl.samplers.base import Timings, episode_seeds, streams

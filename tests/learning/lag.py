@@ -16,7 +16,7 @@ from hpc_rl import job as jobs
 from hpc_rl.agent import agent_of
 from hpc_rl.envs.make import make
 from hpc_rl.fragments import allocate, trajectory, trajectory_schema
-from hpc_rl.optim.group import Alone
+from hpc_rl.optim.alone import Alone
 from hpc_rl.samplers.base import Timings, episode_seeds, streams
 from hpc_rl.samplers.lanes import Lane
 from hpc_rl.samplers.vector import Vector

@@ -191,8 +191,7 @@ def _trained(group: Any, link: Link) -> Any:
     """Parameters after ten clipped steps on shares of unequal size, one of them empty; and a broadcast before."""
     import torch
 
-    from hpc_rl.optim.flat import flatten
-    from hpc_rl.optim.optimizers import Optimizer
+    from hpc_rl.optim.flat import Optimizer, flatten
 
     torch.manual_seed(link.rank)
     net = torch.nn.Sequential(torch.nn.Linear(5, 7), torch.nn.Tanh(), torch.nn.Linear(7, 1))

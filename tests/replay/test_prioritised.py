@@ -20,7 +20,7 @@ import torch
 
 from hpc_rl.experience import Experience, Items
 from hpc_rl.fragments import trajectory
-from hpc_rl.optim.group import Alone
+from hpc_rl.optim.alone import Alone
 from hpc_rl.replay.rate_limiter import RateLimiter
 from hpc_rl.replay.ring import Ring, ring_bytes
 from hpc_rl.replay.room import Unreplayable, check_room

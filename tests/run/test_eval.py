@@ -18,7 +18,7 @@ from hpc_rl import cli, evaluation
 from hpc_rl import job as jobs
 from hpc_rl.envs import make as environments
 from hpc_rl.envs.make import describe
-from hpc_rl.optim.group import Alone
+from hpc_rl.optim.alone import Alone
 from hpc_rl.runtime.checkpoints import learner_state
 from hpc_rl.runtime.counters import Counters
 from hpc_rl.runtime.fingerprint import fingerprint

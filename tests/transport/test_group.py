@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hpc_rl.optim.flat import StateDict, flatten
-from hpc_rl.optim.group import Alone, Group
-from hpc_rl.optim.optimizers import Optimizer, make_optimizer
+from hpc_rl.optim.alone import Alone
+from hpc_rl.optim.flat import Optimizer, StateDict, flatten
+from hpc_rl.optim.group import Group
+from hpc_rl.optim.optimizers import make_optimizer
 from hpc_rl.transport.group import AllReduce, learners
 from hpc_rl.transport.local import LocalLink, alone, run_threads
 from hpc_rl.transport.ports import Ports
