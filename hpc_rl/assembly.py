@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+import numpy as np
+
 from hpc_rl.agent import Agent
 from hpc_rl.algorithms.base import Policy
 from hpc_rl.envs.base import Environment, close
@@ -21,7 +23,7 @@ from hpc_rl.replay.desk import Desk
 from hpc_rl.replay.items import replay_layouts
 from hpc_rl.replay.remote import Remote, ReplayLayouts
 from hpc_rl.replay.rings import Rings, updates_allowed
-from hpc_rl.replay.room import prioritised
+from hpc_rl.replay.room import needs_ring, prioritised
 from hpc_rl.replay.saving import Saver
 from hpc_rl.replay.stores import own_store
 from hpc_rl.run_files import run_files
@@ -77,7 +79,7 @@ class Attempt:
 def assemble(attempt: Attempt, rank_spec: RankSpec, ports: Ports) -> RankContext:
     """The context of a rank in this role, on these ports."""
     job, plan, agent, spec, resume = attempt.job, attempt.plan, attempt.agent, attempt.agent.spec, attempt.resume
-    note = lost_at_save(job, plan, agent.experience)
+    note = lost_at_save(job, agent.experience)
     files = run_files(attempt.run, job, spec, rank_spec, attempt.number, note)
     annealing = schedule(job.budget, resume[1] if resume else None)
     about = {"schedule": vars(annealing), "attempt": attempt.number, "fingerprint": fingerprint(job, spec)}
@@ -119,6 +121,8 @@ def assemble(attempt: Attempt, rank_spec: RankSpec, ports: Ports) -> RankContext
         gather=partial(_gather, ports),
         make_group=make_group,
         make_store=partial(_store, attempt, rank_spec),
+        save_store=partial(_save_store, attempt),
+        saved_stores=partial(_saved_stores, attempt),
         updates_before=partial(_updates_before, attempt),
         make_replay=partial(_replay, attempt, rank_spec, ports),
         make_remote=partial(_remote, attempt, rank_spec, ports),
@@ -150,10 +154,27 @@ def _close(attempt: Attempt) -> None:
 def _store(attempt: Attempt, rank_spec: RankSpec, schema: Schema) -> Store:
     """The store of this rank's own columns. Raises IncompatibleCheckpoint."""
     agent, plan, columns, seed = attempt.agent, attempt.plan, rank_spec.columns, attempt.job.seed
-    saver = None if plan.of("parameter_server") else attempt.saver
-    store = own_store(agent.experience, schema, agent.spec, columns, shards(plan), seed, agent.annotate, saver)
+    store = own_store(agent.experience, schema, agent.spec, columns, shards(plan), seed, agent.annotate, attempt.saver)
     load_store(store.load, attempt.resume[0].get("stores", []) if attempt.resume else [])
     return store
+
+
+def _save_store(attempt: Attempt, store: Store, number: int) -> None:
+    """Begin to write this rank's replay under the names that `_saved_stores` gives for a new checkpoint ``number``."""
+    if attempt.saver is not None and number > attempt.saver.count:
+        attempt.saver.count = number - 1
+        store.state()
+
+
+def _saved_stores(attempt: Attempt, number: int) -> list[StateDict]:
+    """What checkpoint ``number`` of this attempt names of each worker's replay; nothing where none is kept."""
+    if attempt.saver is None or not needs_ring(attempt.agent.experience):
+        return []
+    workers = [rank for rank in attempt.plan.ranks if rank.role == "worker"]
+    return [
+        {"column": np.array(rank.columns, np.int32), "file": attempt.saver.name(rank.columns.start, number)}
+        for rank in workers
+    ]
 
 
 def _updates_before(attempt: Attempt, fragment: int) -> int:

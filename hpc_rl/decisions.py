@@ -67,7 +67,7 @@ def decide(job: Job, plan: Plan, run: RunDir, agent: Agent, rows: Sequence[Row])
     attempt = run.next_attempt()
     if attempt and not newest:
         print("warning: the attempts before wrote no checkpoint; this one starts from the beginning", flush=True)
-    if newest and (lost := lost_at_resume(job, plan, agent.experience, newest[1])):
+    if newest and (lost := lost_at_resume(job, agent.experience, newest[1])):
         print(f"warning: {lost}", flush=True)
     file = str(newest[0].relative_to(run.path)) if newest else None
     steps = newest[2]["steps"] if newest else {}

@@ -100,9 +100,10 @@ def replay_bytes(job: Job, plan: Plan, experience: Experience, recorded: Schema,
 
 def saved_shards(job: Job, plan: Plan) -> int:
     """Shards of a replay that checkpoints keep."""
-    if not job.checkpoint.replay or plan.of("parameter_server"):
+    if not job.checkpoint.replay:
         return 0
-    return len(plan.of("replay_server")) or shards(plan)
+    alone = plan.of("worker") if plan.of("parameter_server") else []  # whose workers have a whole replay each
+    return len(plan.of("replay_server") or alone) or shards(plan)
 
 
 def gather(job: Job) -> Figures:

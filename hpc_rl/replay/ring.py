@@ -153,7 +153,7 @@ class Ring:
         if self.saver is None:
             return {}
         kinds = {kind.items.name: kind.state() for kind in self.kinds}
-        counters = {"low": self.low, "env_steps": self.env_steps.copy(), "updates": self.updates}
+        counters = {"low": self.low, "env_steps": self.env_steps.copy(), "updates": self.updates, "used": self._used()}
         return self.saver.save(self.rows, self.low, {**counters, "items": kinds})
 
     def load(self, parts: list[StateDict]) -> None:
@@ -164,11 +164,21 @@ class Ring:
         """
         if self.saver is None:
             return
-        state = self.saver.load(self.rows, parts)
-        self.low, self.updates = int(state["low"]), int(state["updates"])
-        self.env_steps[:] = np.asarray(state["env_steps"])
+        state = self.saver.load(self.rows, parts, self.kept)
+        self.low, self.updates, self.env_steps[:] = int(state["low"]), 0, np.asarray(state["env_steps"])
+        unused = (float(state["used"]) - self._used()) * self.rows.width * self.shards
+        self.updates = int(state["updates"]) if "updates" in state else max(0, round(unused / self._steps_per_update()))
         for kind in self.kinds:
             kind.load(state["items"][kind.items.name])
+
+    def _used(self) -> float:
+        """Env steps of each column that updates were made for, and those before the first update."""
+        columns = self.rows.width * self.shards
+        first = min(self.experience.min_size / columns, float(self.env_steps.mean()))
+        return first + self.updates * self._steps_per_update() / columns
+
+    def _steps_per_update(self) -> float:
+        return max(items.batch_size / items.samples_per_insert for items in self.experience.items)
 
     def _forget(self, kind: Kind, low: int) -> None:
         """Let no item begin before row ``low``."""

@@ -87,15 +87,19 @@ class Saver:
         column, self.count = int(rows.column[0]), self.count + 1
         pieces, new = self._pieces(column, rows, max(0, low - rows.stack + 1))
         self.pieces[column] = pieces
-        name = f"{self.prefix}-c{column}-s{self.count}.h5"
-        known = {**state, "column": rows.column.copy(), "end": rows.end, "head": rows.head()}
+        name, names = self.name(column, self.count), [vars(piece) for piece in pieces]
+        known = {**state, "column": rows.column.copy(), "end": rows.end, "head": rows.head(), "pieces": names}
         with self.changed:
             self.tasks += [Task(piece.name, rows, piece.first, piece.end) for piece in new]
             self.tasks.append(Task(name, state=known))
             if self.thread is None:
                 self.thread = threading.Thread(target=self._write_all, name="replay files")
                 self.thread.start()
-        return {"column": rows.column.copy(), "file": name, "rows": [vars(piece) for piece in pieces]}
+        return {"column": rows.column.copy(), "file": name, "rows": names}
+
+    def name(self, column: int, count: int) -> str:
+        """The file of what is known of the ring with this first column at one snapshot; it names those of the rows."""
+        return f"{self.prefix}-c{column}-s{count}.h5"
 
     def make_way(self, rows: Rows, moves: int) -> None:
         """Copy rows that a fragment of so many ``moves`` would overwrite before they are written.
@@ -133,15 +137,17 @@ class Saver:
         if self.error is not None:
             raise self.error
 
-    def load(self, rows: Rows, parts: Sequence[StateDict]) -> StateDict:
+    def load(self, rows: Rows, parts: Sequence[StateDict], kept: int) -> StateDict:
         """Bring the rows of these columns back, whatever rings had them. Returns what is known of their items.
+
+        ``kept``: moves of each column that items may cover.
 
         Raises:
             ValueError: a column is missing, or its rows are of other leaves or another capacity.
         """
         held = owners(parts, rows.column.tolist())
         states = {id(part): self.read(part["file"]) for part, _ in held}
-        state = dealt([(states[id(part)], k) for part, k in held], rows.column)
+        state = dealt([(states[id(part)], k) for part, k in held], rows.column, rows.slots, kept)
         rows.clear(int(state["end"]))
         for part in {id(part): part for part, _ in held}.values():
             places = [(k, j) for j, (other, k) in enumerate(held) if other is part]

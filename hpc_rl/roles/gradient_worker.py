@@ -50,6 +50,7 @@ def gradient_worker(context: RankContext) -> None:
         now = time.perf_counter()
         recording.write_and_mark(tree, roll=control.due())
         store.insert(tree)
+        context.save_store(store, control.save)
         timings.timed("record", now)
         return None
 
@@ -67,7 +68,9 @@ def gradient_worker(context: RankContext) -> None:
     client.flush()
     reports.flush()
     recording.close()
+    context.save_store(store, control.save)
     more = {"recorded_bytes": float(recording.bytes_written), **sampler.figures()}
     reporter.report(int(sampler.steps.sum()), more)
     control.send_final_report(timings, reporter.peak)
+    context.flush_replay()
     reporter.close()

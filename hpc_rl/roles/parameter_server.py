@@ -59,9 +59,10 @@ def _chief(
     scheduler = CheckpointScheduler(writer, evaluation, plan, True, control.order)
 
     def state(stop: bool = False) -> StateDict:
-        others.order(scheduler.rolls + (not stop), stop)  # a stopping server sends its final state unasked
+        others.order(scheduler.rolls + (not stop), stop=stop)  # a stopping server sends its final state unasked
         parts = context.gather(shard.state(), servers)
-        return {**concatenate_shards(learn, parts), "columns": {}, "workers": worker_numbers.state()}
+        replays = context.saved_stores(scheduler.rolls + 1) if stop or scheduler.needs.save else []
+        return concatenate_shards(learn, parts) | {"columns": {}, "workers": worker_numbers.state(), "stores": replays}
 
     reason = None
     while reason is None:
@@ -83,7 +84,7 @@ def _chief(
             reporter.report(counters.env_steps, counters.figures() | shard.figures())
         reason = reason_to_stop(job, counters, context.limits)
         timings.timed("learn", now)
-    control.order(scheduler.rolls + 1, stop=True)
+    control.order(scheduler.rolls + 1, stop=True, save=True)
     last = control.final_reports(server.gradients, reports)
     final = state(stop=True)
     scheduler.finish(final, reason)
@@ -94,11 +95,10 @@ def _chief(
 
 
 def _other(context: RankContext, server: ShardServer, servers: list[int]) -> None:
-    timings, waiting = Timings(), context.ports.waiting
-    control = ControlClient(context.ports.link, waiting, servers[0])
+    timings, control = Timings(), ControlClient(context.ports.link, context.ports.waiting, servers[0])
     reporter = Reporter(context.files, timings, context.limits.started)
     while not control.stopping():
-        now = _serve(waiting, server, timings, control.called)
+        now = _serve(context.ports.waiting, server, timings, control.called)
         if control.due():
             context.gather(server.shard.state(), servers)
         if reporter.due():

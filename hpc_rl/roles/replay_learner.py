@@ -110,7 +110,7 @@ def _state(
         return None
     state = {**learner_state(training.learner), "columns": joined_columns(parts)}
     if roll:
-        replays.order(roll, stop)
+        replays.order(roll, stop=stop)
         shards = context.gather({}, [context.rank_spec.rank, *replays.peers])[1:]
         state["stores"] = [store for shard in shards for store in shard["stores"]]
     return state

@@ -167,14 +167,15 @@ class CheckpointScheduler:
     """One checkpoint at a time, and one policy that is being judged.
 
     ``chief`` is true on rank 0, which keeps them. ``order`` has the other ranks close their segments, for the k-th
-    time. Without it all ranks close their own before they call `begin` together.
+    time, for a checkpoint or for a policy that is to be judged. Without it all ranks close their own before they call
+    `begin` together.
     """
 
     writer: CheckpointWriter
     evaluation: Evaluation
     plan: Plan
     chief: bool
-    order: Callable[[int], None] | None = None
+    order: Callable[[int, bool], None] | None = None
     lost: Callable[[], Collection[int]] = lambda: ()  # ranks that close no segments any more
     rolls: int = 0
     pending: PendingCheckpoint | None = None
@@ -205,7 +206,7 @@ class CheckpointScheduler:
             if self.needs.judge:
                 self._judge(state, meta)
         if self.order is not None:
-            self.order(self.rolls)
+            self.order(self.rolls, self.needs.save)
 
     def write(self) -> None:
         """Once after every update: go on with the evaluation, write what is ready.

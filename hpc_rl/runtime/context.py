@@ -75,6 +75,8 @@ class RankContext:
     gather: Callable[[StateDict, Sequence[int]], list[StateDict]]  # of these ranks, at the first; elsewhere []
     make_group: Callable[[], Group]  # of the ranks that learn; collective
     make_store: Callable[[Schema], Store]  # of this rank's own experience
+    save_store: Callable[[Store, int], None]  # begin to write what belongs to a checkpoint of another rank, once
+    saved_stores: Callable[[int], list[StateDict]]  # the parts that `save_store` of all workers makes of it
     updates_before: Callable[[int], int]  # of this attempt, before an actor's fragment k in a deterministic schedule
     make_replay: Callable[[Schema, Schema], ReplayRank]  # of what is sent to this rank: (recorded, sent)
     make_remote: Callable[[Schema], RemoteReplay]  # of what actors send to replay ranks

@@ -25,6 +25,7 @@ ALIVE = -1  # the version of a message that only says that its sender is at work
 _CONTROL_SCHEMA = {
     "stop": Leaf((), "int64", "fragment", "", "1: finish, close files, reply"),
     "roll": Leaf((), "int64", "fragment", "", "number of the checkpoint that wants segments closed"),
+    "save": Leaf((), "int64", "fragment", "", "the same where a worker's replay belongs to it, else 0"),
 }
 _REPLY_SCHEMA = {
     "split_s": Leaf((len(ACTIVITIES),), "float64", "fragment", "s", "time spent in each activity"),
@@ -76,11 +77,12 @@ class ControlServer:
         self.control = [Outbox(link, peer, CONTROL, _CONTROL, waiting) for peer in peers]
         self.replies = Inbox(link, peers, REPLIES, _REPLY, waiting, credits=1)
 
-    def order(self, roll: int, stop: bool = False) -> None:
-        """Have segments closed for checkpoint number ``roll``, or everything closed and the ranks leave."""
+    def order(self, roll: int, save: bool = False, stop: bool = False) -> None:
+        """Have segments closed for checkpoint ``roll``, with what a worker saves if ``save``; or the ranks leave."""
         give_up = self.watch if not stop else lambda: False  # a peer that leaves is silent, and rightly so
         for outbox in self.control:
-            outbox.put({"stop": np.array([int(stop)]), "roll": np.array([roll])}, 0, give_up)
+            numbers = {"stop": int(stop), "roll": roll, "save": roll * save}
+            outbox.put({name: np.array([x]) for name, x in numbers.items()}, 0, give_up)
 
     def final_reports(self, *inboxes: Inbox) -> list[FinalReport]:
         """Wait for every rank's report. What is still on its way to ``inboxes`` is dropped, so that no send is left."""
@@ -107,7 +109,7 @@ class ControlClient:
         self.control = Inbox(link, [chief], CONTROL, _CONTROL, waiting)
         self.replies = Outbox(link, chief, REPLIES, _REPLY, waiting)
         self.pulse = pulse
-        self.stop, self.roll, self.rolled = False, 0, 0
+        self.stop, self.roll, self.rolled, self.save = False, 0, 0, 0
 
     def stopping(self) -> bool:
         """Receive new orders; True once one was to stop."""
@@ -115,6 +117,7 @@ class ControlClient:
         for message in iter(self.control.poll, None):
             self.stop |= bool(message.tree["stop"][0])
             self.roll = max(self.roll, int(message.tree["roll"][0]))
+            self.save = max(self.save, int(message.tree["save"][0]))
             self.control.release(message)
         return self.stop
 

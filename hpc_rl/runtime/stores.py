@@ -11,6 +11,8 @@ from hpc_rl.replay.room import needs_ring
 from hpc_rl.settings import Job
 from hpc_rl.storage.checkpoint import CorruptCheckpoint, IncompatibleCheckpoint
 
+_UNSAVED = "checkpoint.replay = false"
+
 
 def shards(plan: Plan) -> int:
     """Parts that the experience of learners lies in, equally large: one of each that has columns to learn from. A
@@ -40,25 +42,19 @@ def saved_replay(job: Job, state: StateDict) -> bool:
     return job.checkpoint.replay and any("file" in part for part in state.get("stores", []))
 
 
-def lost_at_save(job: Job, plan: Plan, experience: Experience) -> str:
+def lost_at_save(job: Job, experience: Experience) -> str:
     """A sentence where checkpoints leave a replay out, else ""."""
-    if not needs_ring(experience) or not (unsaved := _unsaved(job, plan)):
+    if not needs_ring(experience) or job.checkpoint.replay:
         return ""
-    return f"checkpoints hold no replay ({unsaved}); a resumed run {_fills(experience)}"
+    return f"checkpoints hold no replay ({_UNSAVED}); a resumed run {_fills(experience)}"
 
 
-def lost_at_resume(job: Job, plan: Plan, experience: Experience, state: StateDict) -> str:
+def lost_at_resume(job: Job, experience: Experience, state: StateDict) -> str:
     """A sentence where a run goes on without the replay that it had, else ""."""
     if not needs_ring(experience) or saved_replay(job, state):
         return ""
-    why = _unsaved(job, plan) or "the checkpoint holds none"
+    why = "the checkpoint holds none" if job.checkpoint.replay else _UNSAVED
     return f"the replay of the attempts before is lost ({why}); this one {_fills(experience)}"
-
-
-def _unsaved(job: Job, plan: Plan) -> str:
-    if not job.checkpoint.replay:
-        return "checkpoint.replay = false"
-    return "workers of a parameter server keep theirs to themselves" if plan.of("parameter_server") else ""
 
 
 def _fills(experience: Experience) -> str:

@@ -50,7 +50,7 @@ def names(state: Mapping[str, Any]) -> list[str]:
     """The files that a checkpoint's state names. Raises CorruptCheckpoint where they are not named as they should."""
     try:
         parts = [part for part in state.get("stores", []) if "file" in part]
-        files = [name for part in parts for name in (*(piece["name"] for piece in part["rows"]), part["file"])]
+        files = [name for part in parts for name in (*(piece["name"] for piece in part.get("rows", ())), part["file"])]
     except (KeyError, TypeError, AttributeError) as error:
         raise CorruptCheckpoint(f"the files of its replay are not named ({error!r})") from error
     if bad := [name for name in files if not (isinstance(name, str) and _NAME.fullmatch(name))]:
@@ -61,17 +61,21 @@ def names(state: Mapping[str, Any]) -> list[str]:
 def written(run: RunDir, state: Mapping[str, Any], limit_s: float) -> Callable[[], bool]:
     """A function that tells whether the files that a state names are there; it looks every `POLL_S`.
 
-    It raises SaveFailed once none has come for ``limit_s``.
+    Where the rank that holds a part has told nothing but the name of its file, those that this one names are, too. It
+    raises SaveFailed once none has come for ``limit_s``.
     """
     left, came, last = names(state), time.monotonic(), 0.0
+    unnamed = [part for part in state.get("stores", []) if left and "rows" not in part]
 
     def complete() -> bool:
-        nonlocal came, last
+        nonlocal left, came, last
         if left and (now := time.monotonic()) - last >= POLL_S:
             last = now
             while left and _path(run, left[0]).exists():
                 left.pop(0)
                 came = now
+            while not left and unnamed:
+                left = names({"stores": [_with_rows(run, unnamed.pop())]})
             if left and now - came > limit_s:
                 raise SaveFailed(
                     f"waited {limit_s:.0f} s for {_path(run, left[0])}; look whether the rank that holds this part of "
@@ -83,11 +87,11 @@ def written(run: RunDir, state: Mapping[str, Any], limit_s: float) -> Callable[[
 
 
 def sized(run: RunDir, state: StateDict) -> StateDict:
-    """The state with the sizes of the files that it names. Raises SaveFailed where one is missing."""
+    """The state with the names of all files and their sizes. Raises SaveFailed where one is missing."""
     if not names(state):
         return state
     try:
-        stores = [_sized(run, part) if "file" in part else part for part in state["stores"]]
+        stores = [_sized(run, _with_rows(run, part)) if "file" in part else part for part in state["stores"]]
     except OSError as error:
         raise SaveFailed(f"{error.filename} is gone; resume the run") from error
     return {**state, "stores": stores}
@@ -141,13 +145,24 @@ def _path(run: RunDir, name: str) -> Path:
 
 def _named(path: Path) -> list[str]:
     """The files that a checkpoint names. Raises FileNotFoundError, Unreadable, Absent, CorruptCheckpoint."""
+    return names(_text(path))
+
+
+def _text(path: Path) -> StateDict:
+    """The numbers and names of a state in a file, without its arrays. Raises as `_named` does."""
     try:
         tree = json.loads(checkpoint.text(path))
     except (ValueError, RecursionError) as error:
         raise CorruptCheckpoint(f"{path} is torn: {error}") from error
     if not isinstance(tree, dict) or not isinstance(tree.get("state"), dict):
         raise CorruptCheckpoint(f"{path} has no state")
-    return names(tree["state"])
+    state: StateDict = tree["state"]
+    return state
+
+
+def _with_rows(run: RunDir, part: StateDict) -> StateDict:
+    """A part with the files of its rows, which the file that it names knows as well. Raises as `_named` does."""
+    return part if "rows" in part else {**part, "rows": _text(_path(run, part["file"]))["pieces"]}
 
 
 def _sized(run: RunDir, part: StateDict) -> StateDict:

@@ -58,6 +58,7 @@ def replays(job_run: Ran) -> list[dict[str, Any]]:
     for part in (part for part in newest(job_run)[0]["stores"] if part):
         pieces = [replay_files.read(job_run.run, piece["name"])["rows"] for piece in part["rows"]]
         known = replay_files.read(job_run.run, part["file"])
+        del known["pieces"]  # the names of these files
         low = known["low"] - known["end"]
         rings.append({**known, "rows": {name: torch.cat([x[name] for x in pieces])[low:] for name in pieces[0]}})
     return rings

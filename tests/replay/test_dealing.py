@@ -1,7 +1,8 @@
 """Rings of one layout go on as rings of another: every column keeps its rows, its items and what was noted of them.
 
 Mutations seen to fail: rows dealt from the oldest one on; lengths not rolled with their rows; the newest decision taken
-instead of the oldest; env steps of a part's first column given to all.
+instead of the oldest; env steps of a part's first column given to all; lengths at the slots that they had in a ring of
+another size; items kept that begin before what a smaller ring keeps.
 """
 
 from __future__ import annotations
@@ -25,10 +26,12 @@ def annotate(rows: Tree) -> dict[str, Array]:
     return {"outcome": (rows["reward"] * ~rows["first"][1:]).sum(0).astype(np.float32)}
 
 
-def rings(spec: Spec, count: int, folder: Folder, attempt: int = 0) -> list[Ring]:
+def rings(spec: Spec, count: int, folder: Folder, attempt: int = 0, apart: bool = False) -> list[Ring]:
+    """Rings that learn together, or ``apart`` with the whole capacity each."""
     experience, width = Experience(UNROLL, KINDS, capacity=KEPT * WIDTH, min_size=30), WIDTH // count
+    shards = 1 if apart else count
     return [
-        Ring(schema_of(spec), spec, columns, experience, count, 7, annotate, folder.saver(attempt))
+        Ring(schema_of(spec), spec, columns, experience, shards, 7, annotate, folder.saver(attempt))
         for columns in (range(10 + k * width, 10 + (k + 1) * width) for k in range(count))
     ]
 
@@ -70,8 +73,8 @@ def all_items(stores: Sequence[Ring]) -> dict[str, dict[tuple[int, int], bytes]]
     return {kind.name: {key: x for part in parts for key, x in part[kind.name].items()} for kind in KINDS}
 
 
-def dealt_to(stores: Sequence[Ring], spec: Spec, count: int, folder: Folder) -> list[Ring]:
-    parts, new = saved(stores), rings(spec, count, folder, 1)
+def dealt_to(stores: Sequence[Ring], spec: Spec, count: int, folder: Folder, apart: bool = False) -> list[Ring]:
+    parts, new = saved(stores), rings(spec, count, folder, 1, apart)
     for ring in new:
         ring.load(parts)
     return new
@@ -113,3 +116,17 @@ def test_gaps_that_only_some_rings_have() -> None:
         assert items_of(new) == all_items(old)
     insert([*old, new], columns, 20)
     assert items_of(new) == all_items(old)
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2), (4, 2)])
+def test_rings_that_do_not_learn_together_keep_more_or_fewer_moves(before: int, after: int) -> None:
+    spec, folder = spec_of(4), Folder()
+    columns, old = columns_of(spec, WIDTH, mean=4.0), rings(spec, before, folder, apart=True)
+    whole = rings(spec, after, Folder(), apart=True)
+    insert([*old, *whole], columns, 53)
+    new = dealt_to(old, spec, after, folder, apart=True)
+    assert [ring.kept for ring in new] == [KEPT * after] * after != [ring.kept for ring in old]
+    assert all_items(new) == (all_items(whole) if after < before else all_items(old))
+    insert([*whole, *new], columns, 53)
+    assert all_items(new) == all_items(whole)
+    assert [ring.env_steps.tolist() for ring in new] == [ring.env_steps.tolist() for ring in whole]

@@ -137,5 +137,5 @@ def test_a_run_without_its_replay_fills_it_again_before_it_learns(
 )
 def test_what_is_lost_is_said_where_a_run_is_resumed(keys: dict[str, Any], stores: list[Any], words: str) -> None:
     job = jobs.parse({**table_of("dqn", 1, HALF), "checkpoint": keys}, "test")
-    said = lost_at_resume(job, jobs.plan(job), agent_of(job).experience, {"stores": stores})
+    said = lost_at_resume(job, agent_of(job).experience, {"stores": stores})
     assert re.search(words, said) and bool(said) == bool(words)

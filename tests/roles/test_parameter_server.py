@@ -2,7 +2,8 @@
 
 Mutations seen to fail: a wait for gradients that only an order to stop ends; a worker that takes nothing up; the
 numbers of the first column for all workers; reports that are not noted; a worker whose learner is made before it has
-the parameters; env steps of the last server, which counts none.
+the parameters; env steps of the last server, which counts none. Of the workers' replays: none taken up; the last one
+not written; none ordered but the last; files not waited for; updates counted from 0 where they are dealt out.
 """
 
 from __future__ import annotations
@@ -80,6 +81,7 @@ def test_target_networks_of_resumed_workers_begin_with_what_the_servers_have(tmp
     table["evaluate"] = {"every_steps": 100, "episodes": 2}
     before = seats.run_job(table, tmp_path / "run")
     state, meta = newest(tmp_path / "run")
+    assert len(state["stores"]) == 2
     first = before.learners[2].target.data
     assert torch.equal(before.learners[3].target.data, first), "workers begin alike"
     rates = [before.learners[worker].optimizer.learning_rate for worker in (2, 3)]
@@ -89,6 +91,51 @@ def test_target_networks_of_resumed_workers_begin_with_what_the_servers_have(tmp
     assert best["weights"].shape == state["weights"].shape and about["evaluated"] is not None
     assert len({float(x) for x in (best["weights"] - first).tensor_split(2)[1]}) > 1, "the second server's part as well"
     table["budget"] = {"env_steps": 400}
-    after = seats.run_job(table, tmp_path / "again", resume=(state, meta))
+    after = seats.run_job(table, tmp_path / "again", resume=before)
     for worker in (2, 3):
         assert torch.equal(after.learners[worker].target.data, state["weights"])
+
+
+LEAST, DRAWN, BATCH = 40, 4.0, 8
+
+
+def gorila(workers: int, env_steps: int) -> dict[str, Any]:
+    method = {"min_size": LEAST, "batch_size": BATCH, "samples_per_insert": DRAWN, "capacity": 240, "hidden": [8]}
+    table = table_of("dqn", "parameter_server", 1 + workers, env_steps, **method, priority_exponent=0.6, n_step=3)
+    table["dqn"]["unroll"] = 5
+    return table | {"checkpoint": {"interval_s": 0.1}, "evaluate": {"every_steps": 30, "episodes": 2}}
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> seats.Ran:
+    return seats.run_job(gorila(2, 400), tmp_path_factory.mktemp("begun"))
+
+
+@pytest.mark.parametrize("workers", [2, 1, 4])
+def test_replays_of_workers_go_on_with_theirs_or_other_workers(workers: int, begun: seats.Ran, tmp_path: Path) -> None:
+    """Each column keeps its newest moves; updates go on where they were: none is waited for, none made up for."""
+    resumed = seats.run_job(gorila(workers, 520), tmp_path / "run", resume=begun)
+    rings = seats.replays(resumed)
+    before, after = (
+        {int(column): (ring, k) for ring in seats.replays(run) for k, column in enumerate(ring["column"])}
+        for run in (begun, resumed)
+    )
+    assert len(list(begun.run.checkpoints.glob("0*.h5"))) > 1, "files that nobody wrote were waited for"
+    assert sorted(before) == sorted(after) == [0, 1, 2, 3] and len(rings) == workers
+    for column in range(4):
+        (old, k), (new, j) = before[column], after[column]
+        starts, later = rows_of(old, k), rows_of(new, j)
+        made = int(new["env_steps"][j] - old["env_steps"][k])
+        assert made > 0 and starts[-1] in later and later[-1] > starts[-1], "moves of both attempts"
+    for ring in rings:  # at most a fragment of each attempt was not learned from when it ended
+        allowed = (int(ring["env_steps"].sum()) - LEAST) * DRAWN / BATCH
+        assert allowed - 20 <= ring["updates"] <= allowed, "as many as its env steps allow, with the first attempt's"
+    (_, meta), (_, first) = newest(resumed.run.path), newest(begun.run.path)
+    steps, updates = (meta[name] - first[name] for name in ("env_steps", "updates"))
+    assert 0.5 <= updates / (steps * DRAWN / BATCH) <= 1.7, "a wait, or a burst"
+
+
+def rows_of(ring: dict[str, Any], place: int) -> list[int]:
+    """Env steps of a column before each row that its replay holds."""
+    rows: list[int] = ring["rows"]["start"][:, place].contiguous().view(torch.int64).reshape(-1).tolist()
+    return rows

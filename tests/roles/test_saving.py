@@ -53,7 +53,7 @@ class ShardServer:
             self.counters.restore(resume[1])
         self.saver = CheckpointWriter(self.counters, files, job, {"attempt": 0}, limits)
         self.evaluation = Evaluation(job.evaluate, None, self.counters, cast(Any, None), Slice(1), limits.requested)
-        self.snapshots = CheckpointScheduler(self.saver, self.evaluation, plan, True, lambda number: None)
+        self.snapshots = CheckpointScheduler(self.saver, self.evaluation, plan, True, lambda number, save: None)
 
     def state(self) -> dict[str, Any]:
         return {"weights": torch.tensor([float(self.counters.updates)])}
