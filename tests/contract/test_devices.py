@@ -40,7 +40,10 @@ def ways() -> list[Any]:
         "min_size": 60,
         "epochs": 1,
         "batch_size": 32,
-        "samples_per_insert": 8.0,
+        "samples_per_insert": 4.0,
+        "length": 5,
+        "burn_in": 2,
+        "stride": 5,
     }
     for name in NAMES:
         fields = methods.config_class(name).__dataclass_fields__

@@ -33,7 +33,7 @@ METHODS: dict[str, dict[str, Any]] = {  # nothing is annealed: the halves have a
     "r2d2": {**DQN, **R2D2, "target_every": 7},
     "cem": {"unroll": 3},
 }
-HALF = 500
+HALF = 300
 
 
 def table_of(name: str, ranks: int, env_steps: int) -> dict[str, Any]:
