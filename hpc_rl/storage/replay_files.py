@@ -65,7 +65,7 @@ def written(run: RunDir, state: Mapping[str, Any], limit_s: float) -> Callable[[
     raises SaveFailed once none has come for ``limit_s``.
     """
     left, came, last = names(state), time.monotonic(), 0.0
-    unnamed = [part for part in state.get("stores", []) if left and "rows" not in part]
+    unnamed = [part for part in state.get("stores", []) if left and "file" in part and "rows" not in part]
 
     def complete() -> bool:
         nonlocal left, came, last
