@@ -159,7 +159,7 @@ def updated(
 SHARDED: list[dict[str, Any]] = [
     {},
     {"minibatches": 2},
-    {"minibatches": 16, "normalize_advantage": False},
+    {"minibatches": 16, "normalize_advantage": False, "epochs": 2},
     {"minibatches": 2, **WHOLE},
     {"minibatches": 2, "objective": "kl", "kl_target": 1e-4},
 ]

@@ -26,7 +26,7 @@ lstm = 4
 normalize_observation = true
 anneal = false
 """
-MORE = 2000  # env steps after the restart
+MORE = 800  # env steps after the restart
 
 
 def job_of(folder: Path, method: str, environment: str, topology: str) -> Path:
