@@ -38,7 +38,6 @@ pytestmark = pytest.mark.skipif(
 
 SIDE_BY_SIDE = 4
 PATIENCE_S = 240.0
-TWO = ("-n", 2, "--nodes", 2)  # a third rank on a third node would only cost its start, seconds of CPU at every attempt
 JOB = """
 algorithm = "impala"
 topology = "actor_learner"
@@ -204,7 +203,7 @@ def time_limit(site: Site) -> None:
 
 def signal_of_a_user(site: Site) -> None:
     """scancel --signal reaches the ranks, not the script; it saves, is requeued and goes on."""
-    job, run = site.submit("signal", *TWO, "--time", 10)
+    job, run = site.submit("signal", "--nodes", 3, "--time", 10)
     site.until(learning(run, 0), "the first checkpoint", run)
     before, segments = steps(run), closed(run)
     site.cluster.ask("scancel", "--signal=USR1", job)
@@ -293,13 +292,13 @@ def split_and_waited_for(site: Site) -> None:
 
 def cancelled_and_resumed(site: Site) -> None:
     """logs -f until the end; cancel --now; resume with other options; scancel by hand is told as what it was."""
-    job, run = site.submit("resumed", *TWO, "--time", 10)
+    job, run = site.submit("resumed", "--nodes", 2, "--time", 10)
     site.until(learning(run, 0), "the first checkpoint", run)
     with ThreadPoolExecutor(1) as pool:
         log = pool.submit(site.hpc, "logs", "-f", run.path)
         before, segments = steps(run), closed(run)
         assert "without saving" in site.hpc_err("cancel", "--now", run.path)
-        assert "actor-0" in log.result(60)
+        assert "actor-1" in log.result(60)
     site.until(lambda: not active(site, job), "an empty queue", run)
     again = site.hpc("resume", run.path, "--time", 9, "--set", "output.metrics_s=1.0").strip()
     assert job_ids(run) == [job, again] and "metrics_s = 1.0" in run.job_file.read_text()
@@ -321,7 +320,7 @@ def chain(site: Site) -> None:
     Of the submitting shell nothing reaches the jobs; the ranks of both get what the script sets.
     """
     job, run = site.submit(
-        "chain", *TWO, "--time", 10, "--resume-mode", "chain", "--sbatch", "export=NONE", "--env", "OMP_X=a b"
+        "chain", "--nodes", 3, "--time", 10, "--resume-mode", "chain", "--sbatch", "export=NONE", "--env", "OMP_X=a b"
     )
     site.until(learning(run, 0), "the first checkpoint", run)
     before, segments = steps(run), closed(run)
@@ -360,7 +359,7 @@ def inside_another_job(site: Site) -> None:
     (site.home / "outer.sh").write_text(f"""
 export SLURM_RESTART_COUNT=3 HPC_RL_PYTHON={sys.executable}
 {sys.executable} -c "from hpc_rl.cli import main; main()" submit slow.toml --out inside --cluster here --time 10 \\
-    -n 2 --partition frail
+    --partition frail
 HPC_RL_RUN={site.home}/inside-plain sbatch --time=10 --ntasks=2 --partition=frail {script} slow.toml
 """)
     outer = site.cluster.ask(
@@ -465,7 +464,8 @@ def open_mpi(site: Site) -> None:
     mpiexec = Path(OPENMPI).parent / "mpiexec"
     job, run = site.submit(
         "openmpi",
-        *TWO,
+        "--nodes",
+        3,
         "--time",
         10,
         "--python",
