@@ -47,7 +47,7 @@ class RecurrentQNetwork(nn.Module):
         self.shape, self.actions = spec.observation, spec.actions.sizes[0]
         self.planes = image(spec.observation, spec.dtype)
         self.torso = ConvTorso(self.planes, network) if self.planes else MlpTorso(self.shape, hidden, nn.ReLU)
-        self.lstm = Lstm(self.torso.features + self.actions + 1, lstm)
+        self.lstm = Lstm(self.torso.features + self.actions + 1, lstm, forget_bias=1.0)
         self.value, self.advantage = _stream(lstm, 1), _stream(lstm, self.actions)
 
     def forward(

@@ -4,12 +4,13 @@ Mutations seen to fail: the exponents α and β swapped; a burn-in with gradient
 one; the stored state left out, that of the zero ablation kept; the state not reset where an episode opens inside a
 sequence; last action or last reward of another row; γ in the place of γⁿ; a time limit taken for a death; a termination
 that bootstraps; h or h⁻¹ left out; priorities over the burn-in, or of moves that never happened; the ladder divided by
-zero with one column, or by N; an item that begins at LAST.
+zero with one column, or by N; an item that begins at LAST; ε = 0.4 in the recall job.
 """
 
 from __future__ import annotations
 
 from copy import deepcopy
+from math import comb
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from hpc_rl import job as jobs
 from hpc_rl.algorithms.r2d2 import Config, Learner, annotate, exploration, loss, policy
 from hpc_rl.envs.make import make
 from hpc_rl.experience import Unsuited
@@ -230,6 +232,16 @@ def test_the_ladder() -> None:
     assert epsilon.tolist() == pytest.approx([0.4 ** (1 + 7 * i / 4) for i in range(5)])
     assert np.array_equal(exploration(config, columns[3:], 5, 1.0), epsilon[3:]), "for life, by the job's column"
     assert exploration(config, columns[:1], 1, 0.0).tolist() == pytest.approx([0.4])
+
+
+def test_the_recall_job_meets_its_junction_by_chance() -> None:
+    """In one episode of 100 while the greedy action never walks on, as it may before a junction was met at all."""
+    job = jobs.load("r2d2_recall")
+    length, columns = job.environment.arguments["length"], job.environment.columns
+    walk = exploration(jobs.method_config(job), np.arange(columns), columns, 0.0) / 3  # one action of three
+    moves = 2 * length - 1  # before the last one, which may still turn
+    met = sum(comb(moves, k) * walk**k * (1 - walk) ** (moves - k) for k in range(length - 1, moves + 1))
+    assert met.mean() > 0.01
 
 
 def test_the_exponents_are_where_they_belong() -> None:

@@ -89,6 +89,11 @@ CONTROLS = {  # job -> control -> the settings that take something away
         "uniform": ("r2d2.priority_exponent=0.0",),
     },
     "apex_grid": {"uniform": ("dqn.priority_exponent=0.0",)},
+    "apex_cartpole": {
+        "uniform": ("dqn.priority_exponent=0.0",),
+        "untrained": ("dqn.samples_per_insert=1e-9",),
+    },
+    "gorila_cartpole": {"untrained": ("dqn.samples_per_insert=1e-9",)},
     "cem_cartpole": {"no_selection": ("cem.elite=1.0",)},  # all candidates are the elite
 }
 
