@@ -39,7 +39,8 @@ class RecurrentQNetwork(nn.Module):
     """Rows [T, b, *O] -> Q values [T, b, A] through a torso, an LSTM and two dueling streams.
 
     The LSTM also takes the action (one-hot) and the raw reward that led to each row, zeros where it opens an episode
-    (Kapturowski et al. 2019, R2D2, section 2.3).
+    (Kapturowski et al. 2019, R2D2, section 2.3). Its forget gates begin with a bias of 1 (Jozefowicz et al. 2015):
+    a new cell keeps 0.73 of its state from row to row, where 0.5 would leave a five-hundredth of it after nine rows.
     """
 
     def __init__(self, spec: Spec, hidden: tuple[int, ...], network: str, lstm: int) -> None:
@@ -47,7 +48,8 @@ class RecurrentQNetwork(nn.Module):
         self.shape, self.actions = spec.observation, spec.actions.sizes[0]
         self.planes = image(spec.observation, spec.dtype)
         self.torso = ConvTorso(self.planes, network) if self.planes else MlpTorso(self.shape, hidden, nn.ReLU)
-        self.lstm = Lstm(self.torso.features + self.actions + 1, lstm, forget_bias=1.0)
+        self.lstm = Lstm(self.torso.features + self.actions + 1, lstm)
+        nn.init.ones_(self.lstm.input.bias[lstm : 2 * lstm])  # the second gate's
         self.value, self.advantage = _stream(lstm, 1), _stream(lstm, self.actions)
 
     def forward(

@@ -137,14 +137,12 @@ class MlpTorso(nn.Module):
 class Lstm(nn.Module):
     """Long short-term memory (Hochreiter and Schmidhuber 1997; gates as in Gers et al. 2000) over time-major features.
 
-    ``first`` opens an episode: the state before such a row is zero. With ``forget_bias`` b a new cell keeps σ(b) of its
-    state from row to row: of what was seen k rows ago 0.5ᵏ is left with 0, 0.73ᵏ with 1 (Jozefowicz et al. 2015, ICML).
+    ``first`` opens an episode: the state before such a row is zero.
     """
 
-    def __init__(self, inputs: int, units: int, forget_bias: float = 0.0) -> None:
+    def __init__(self, inputs: int, units: int) -> None:
         super().__init__()
         self.input = orthogonal(nn.Linear(inputs, 4 * units), 1.0)
-        nn.init.constant_(self.input.bias[units : 2 * units], forget_bias)
         self.hidden = orthogonal(nn.Linear(units, 4 * units, bias=False), 1.0)
 
     def forward(self, x: Tensor, first: Tensor, carry: Tensor) -> tuple[Tensor, Tensor]:
