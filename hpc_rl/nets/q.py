@@ -49,7 +49,7 @@ class RecurrentQNetwork(nn.Module):
         self.planes = image(spec.observation, spec.dtype)
         self.torso = ConvTorso(self.planes, network) if self.planes else MlpTorso(self.shape, hidden, nn.ReLU)
         self.lstm = Lstm(self.torso.features + self.actions + 1, lstm)
-        nn.init.ones_(self.lstm.input.bias[lstm : 2 * lstm])  # the second gate's
+        nn.init.ones_(self.lstm.get_parameter("input.bias")[lstm : 2 * lstm])  # the second gate's
         self.value, self.advantage = _stream(lstm, 1), _stream(lstm, self.actions)
 
     def forward(
