@@ -104,7 +104,7 @@ def trained(job: str, seed: int, out: Path, name: str = "", sets: tuple[str, ...
     if not (folder / "summary.json").exists():
         tool = Path(sys.executable).parent / "hpc-rl"
         settings = [part for item in (f"seed={seed}", *sets) for part in ("--set", item)]
-        subprocess.run([tool, "run", job, *settings, "--out", folder], check=True)
+        subprocess.run([tool, "run", job, *settings, "--no-roofline", "--out", folder], check=True)
     figures: dict[str, Any] = json.loads((folder / "summary.json").read_text())
     return figures
 
