@@ -47,7 +47,7 @@ class SideBySide(torch.autograd.Function):
         return x
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
         count = len(ctx.shapes) // 2
         inputs, weights = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
@@ -56,14 +56,15 @@ class SideBySide(torch.autograd.Function):
             x, w = inputs[k], weights[k]
             if ctx.needs_input_grad[2 * k + 2]:
                 gradients[2 * k + 2] = slope.sum(-1).view(ctx.shapes[2 * k + 1])
-            if k == 0:
+            if k == 0:  # one product for all networks
                 slope, w = slope.flatten(0, 1), w.flatten(0, 1)
+            product = torch.bmm if k else torch.mm
             if ctx.needs_input_grad[2 * k + 1]:
-                gradients[2 * k + 1] = (slope @ x.mT).view(ctx.shapes[2 * k])
-            if k == 0:
-                gradients[0] = w.mT @ slope if ctx.needs_input_grad[0] else None
-            else:
-                slope = torch.ops.aten.threshold_backward(w.mT @ slope, x, 0)  # ReLU's
+                gradients[2 * k + 1] = product(slope, x.mT).view(ctx.shapes[2 * k])
+            if k:
+                slope = torch.ops.aten.threshold_backward(torch.bmm(w.mT, slope), x, 0)  # ReLU's
+            elif ctx.needs_input_grad[0]:
+                gradients[0] = torch.mm(w.mT, slope)
         return tuple(gradients)
 
 

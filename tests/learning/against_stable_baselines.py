@@ -17,7 +17,8 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -29,7 +30,7 @@ from hpc_rl.settings import Job
 
 SCRIPT = Path(__file__).with_name("stable_baselines_sac.py")
 THREADS = (1, 2)
-AFTER = 12_000  # env steps, of which 10 000 come before the first update
+AFTER = 10_300  # env steps, of which 10 000 come before the first update
 
 
 @dataclass
@@ -55,7 +56,7 @@ class Program:
     def rates(self) -> list[float]:
         """Env steps per second of each window; the first is warm-up."""
         rows, windows = self.rows(), self.windows
-        halts = [(end, begin) for (_, end), (begin, _) in zip(windows, windows[1:], strict=False)]
+        halts = [(end, begin) for (_, end), (begin, _) in pairwise(windows)]
         return [env_steps_per_s(rows, halts, begin, end) for begin, end in windows[1:]]
 
 
