@@ -2,9 +2,9 @@
 
     PYTHON tests/learning/stable_baselines_sac.py TASK --out FILE [--seed 1] [--threads 1] [--env-steps 300000]
 
-Its defaults but for 10 000 random moves before the first update (``--random``): two layers of 256, batches of 256, one update of all networks for each
-env step. FILE gets a JSON line every half second, {"time", "env_steps"}, and with ``--every`` one for each evaluation:
-{"env_steps", "greedy_return"}, the mean of ten deterministic episodes, as our jobs do it.
+Its defaults but for 10 000 random moves before the first update (``--random``): two layers of 256, batches of 256, one
+update of all networks for each env step. FILE gets a JSON line every half second, {"time", "env_steps"}, and with
+``--every`` one for each evaluation: {"env_steps", "greedy_return"}, the mean of ten deterministic episodes.
 """
 
 from __future__ import annotations
