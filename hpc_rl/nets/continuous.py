@@ -198,7 +198,9 @@ class Critics(nn.Module):
 
     def held(self, observation: Tensor, action: Tensor, first: int | None = None) -> Tensor:
         """The same, or of the ``first`` of them only, as a function of its input: no gradient reaches parameters."""
-        return self._values(observation, action, [p.detach()[:first] for p in self.parameters()])
+        return self._values(
+            observation, action, [p.detach() if first is None else p.detach()[:first] for p in self.parameters()]
+        )
 
     def _values(self, observation: Tensor, action: Tensor, parameters: list[Tensor]) -> Tensor:
         x: Tensor = SideBySide.apply(_items_last(observation, action), *parameters)  # type: ignore[no-untyped-call]

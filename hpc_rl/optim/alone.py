@@ -75,10 +75,9 @@ def finish(optimizer: Optimizer, max_norm: float, scale: float) -> tuple[float, 
     Returns (gradient norm before clipping, a member votes to stop, the step was taken). It is not where the norm is not
     finite, nor without samples: an optimiser with momentum would move on a gradient of zeros.
     """
-    stop = bool(optimizer.flat.reduction[-1] > 0)
-    samples = bool(optimizer.flat.reduction[-2] > 0)
+    count, stop = optimizer.flat.reduction[-2:].tolist()
     norm = clip(optimizer.flat, max_norm, scale)
-    taken = samples and norm < inf
+    taken = count > 0 and norm < inf
     if taken:
         optimizer.step()
-    return norm, stop, taken
+    return norm, stop > 0, taken
