@@ -28,43 +28,45 @@ class SideBySide(torch.autograd.Function):
     """Linear layers with ReLU between them, of k networks at once, as one node of autograd's graph.
 
     x [inputs, n], the same for all -> [k, outputs, n]. The parameters are weight and bias of each layer in turn,
-    [k, out, in] and [k, 1, out], or [out, in] and [out] of one network. Items come last, so that the gradients of
-    weights are made as these lie in memory; only those are made that are asked for.
+    [k, out, in] and [k, 1, out]; or [out, in] and [out] of one network, which gives [outputs, n]. Items come last, so
+    that the gradients of weights are made as these lie in memory; only those are made that are asked for.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, *parameters: Tensor) -> Tensor:
-        weights, inputs = [w.view(-1, *w.shape[-2:]) for w in parameters[::2]], [x]
-        for w, bias in zip(weights, parameters[1::2], strict=True):
-            b = bias.view(*w.shape[:2], 1)
-            if x.dim() == 2:  # one product for all networks
-                x = torch.addmm(b.flatten(0, 1), w.flatten(0, 1), x).view(*w.shape[:2], -1)
+        weights, inputs = parameters[::2], []
+        for k, (w, b) in enumerate(zip(weights, parameters[1::2], strict=True)):
+            inputs.append(x)
+            if w.dim() == 2:  # of one network
+                x = torch.addmm(b[:, None], w, x)
+            elif k == 0:  # one product for all networks
+                x = torch.addmm(b.view(-1, 1), w.flatten(0, 1), x).view(*w.shape[:2], -1)
             else:
-                x = torch.baddbmm(b, w, x)
-            inputs.append(x.relu_() if len(inputs) < len(weights) else x)
-        ctx.save_for_backward(*inputs[:-1], *weights)
-        ctx.shapes = [p.shape for p in parameters]
+                x = torch.baddbmm(b.mT, w, x)
+            x = x.relu_() if k < len(weights) - 1 else x
+        ctx.save_for_backward(*inputs, *weights)
         return x
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
-        count = len(ctx.shapes) // 2
+        count = len(ctx.saved_tensors) // 2
         inputs, weights = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
         gradients: list[Tensor | None] = [None] * len(ctx.needs_input_grad)
         for k in reversed(range(count)):
             x, w = inputs[k], weights[k]
             if ctx.needs_input_grad[2 * k + 2]:
-                gradients[2 * k + 2] = slope.sum(-1).view(ctx.shapes[2 * k + 1])
-            if k == 0:  # one product for all networks
+                total = slope.sum(-1)
+                gradients[2 * k + 2] = total if w.dim() == 2 else total[:, None]
+            if k == 0 and w.dim() == 3:
                 slope, w = slope.flatten(0, 1), w.flatten(0, 1)
-            product = torch.bmm if k else torch.mm
+            product = torch.mm if w.dim() == 2 else torch.bmm
             if ctx.needs_input_grad[2 * k + 1]:
-                gradients[2 * k + 1] = product(slope, x.mT).view(ctx.shapes[2 * k])
+                gradients[2 * k + 1] = product(slope, x.mT).view(weights[k].shape)
             if k:
-                slope = torch.ops.aten.threshold_backward(torch.bmm(w.mT, slope), x, 0)  # ReLU's
+                slope = torch.ops.aten.threshold_backward(product(w.mT, slope), x, 0)  # ReLU's
             elif ctx.needs_input_grad[0]:
-                gradients[0] = torch.mm(w.mT, slope)
+                gradients[0] = product(w.mT, slope)
         return tuple(gradients)
 
 
@@ -84,7 +86,7 @@ def _outputs(layers: nn.Sequential, observation: Tensor) -> Tensor:
     """[heads · K, n] of `_layers`."""
     parameters = [p for layer in layers.modules() if isinstance(layer, nn.Linear) for p in (layer.weight, layer.bias)]
     x: Tensor = SideBySide.apply(_items_last(observation), *parameters)  # type: ignore[no-untyped-call]
-    return x[0]
+    return x
 
 
 class DeterministicActor(nn.Module):

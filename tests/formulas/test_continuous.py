@@ -2,7 +2,8 @@
 
 Mutations seen to fail: tanh's change of volume left out, or with the other sign; log(1 − tanh² u) computed as it is
 written; the temperature's loss with the other sign, or with a gradient of log π; the target's noise not clipped, or its
-sum with the action; the slope's clip left out; a critic left out of the sum; α Q − log π.
+sum with the action; the slope's clip left out; a critic left out of the sum; α Q − log π; ∂a/∂u = 1, the −1 of log σ
+left out.
 """
 
 from __future__ import annotations
@@ -54,6 +55,12 @@ def test_the_density_is_exact_where_the_action_rounds_to_one() -> None:
     assert log_prob.tolist() == pytest.approx([-0.5 * math.log(2 * math.pi) - x for x in twin], rel=1e-5)
     (gradient,) = torch.autograd.grad(log_prob.sum(), u)
     assert gradient.flatten().tolist() == pytest.approx([0.0, 2.0, 2.0, 2.0, -2.0], abs=1e-5)
+
+
+def test_gradients_of_the_squashed_sample_are_differences() -> None:
+    mean, log_std, z = normals(N, A).double(), 0.3 * normals(N, A, 1)[..., 0].double(), normals(1, N, A)[0].double()
+    inputs = (mean.requires_grad_(), log_std.requires_grad_())
+    assert torch.autograd.gradcheck(lambda m, s: squashed_sample(m, s, z), inputs)
 
 
 def test_temperature_rises_below_the_target_entropy() -> None:

@@ -1,6 +1,6 @@
 """SAC on HalfCheetah-v5 beside Stable-Baselines3's: env steps per second with one update of 256 for each, in turn.
 
-    python -m tests.learning.against_stable_baselines --python PYTHON [--job sac_halfcheetah] [--windows 5]
+    python -m tests.learning.against_stable_baselines --python PYTHON
 
 PYTHON has stable-baselines3 and gymnasium[mujoco]. All programs are begun and trained past their first update; then in
 each round every one works alone for ``--seconds``, while the others are halted, so that a clock that drifts hits them
@@ -29,7 +29,7 @@ from hpc_rl.bench.share import env_steps_per_s, together, training
 from hpc_rl.settings import Job
 
 SCRIPT = Path(__file__).with_name("stable_baselines_sac.py")
-THREADS = (1, 2)
+OURS, THREADS = "hpc_rl", (1, 2)
 AFTER = 10_300  # env steps, of which 10 000 come before the first update
 
 
@@ -92,7 +92,7 @@ def measure(job: Job, python: Path, rounds: int, seconds: float) -> tuple[dict[s
     """Rates by program, and the roofline of the rounds."""
     with TemporaryDirectory() as folder, ExitStack() as stack:
         run = stack.enter_context(training(job, Path(folder)))
-        programs = [begun(Program("hpc_rl", run.send, run.rows))]
+        programs = [begun(Program(OURS, run.send, run.rows))]
         for threads in THREADS:
             other = stack.enter_context(baseline(python, job.environment.id, threads, Path(folder)))
             programs.append(begun(other))
@@ -114,20 +114,15 @@ def main() -> None:
     parser.add_argument("--python", type=Path, required=True)
     parser.add_argument("--job", default="sac_halfcheetah")
     parser.add_argument("--windows", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=12.0)
-    parser.add_argument("--ranks", type=int)
+    parser.add_argument("--seconds", type=float, default=8.0)
     arguments = parser.parse_args()
-    job = jobs.load(arguments.job)
-    if arguments.ranks:
-        job = jobs.with_resources(job, ranks=arguments.ranks)
-    rates, roofline = measure(job, arguments.python, arguments.windows, arguments.seconds)
-    ours = rates["hpc_rl"]
-    for name, theirs in rates.items():
-        ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
-        row = " ".join(f"{rate:7.1f}" for rate in theirs)
-        print(f"{name:<30}{row}   median {median(theirs):7.1f} env steps/s; ours is {median(ratios):.2f} times that")
-    updates = median(ours) * roofline.reuse
-    share = updates * roofline.learn_flops / (roofline.peak_flops * roofline.cores)
+    rates, roofline = measure(jobs.load(arguments.job), arguments.python, arguments.windows, arguments.seconds)
+    ours = rates[OURS]
+    for name, row in rates.items():
+        numbers = " ".join(f"{rate:7.1f}" for rate in row)
+        ratio = median(a / b for a, b in zip(ours, row, strict=True))
+        print(f"{name:<30}{numbers}   median {median(row):7.1f} env steps/s; ours is {ratio:.2f} times that")
+    share = median(ours) * roofline.reuse * roofline.learn_flops / (roofline.peak_flops * roofline.cores)
     print(f"learning by itself computes at {roofline.peak_share:.0%} of the cores' peak, the run at {share:.0%}")
 
 
