@@ -1,7 +1,8 @@
-"""How much memory a process may still take on its host: what SLURM and containers allow, not what the machine has."""
+"""Memory of a process on its host: how much it may still take, by SLURM and containers, and that it keeps what it has."""
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -10,6 +11,16 @@ FILES = (  # of a control group, version 2 and 1: its limit, what it uses, and w
     ("memory.max", "memory.current", "file"),
     ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_cache"),
 )
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+
+
+def keep_freed() -> None:
+    """Blocks up to 32 MiB are kept for the next use: a tensor of new pages costs more to fault in than to compute."""
+    with suppress(OSError, AttributeError):  # another C library than glibc has its own ways
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)
+        libc.mallopt(_M_TRIM_THRESHOLD, 512 << 20)
 
 
 def available(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:

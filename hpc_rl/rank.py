@@ -6,7 +6,6 @@ Started by a launcher as ``python -m hpc_rl.rank RUN RANKS``; the job, the attem
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
 import sys
@@ -14,6 +13,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hpc_rl import host_memory
 from hpc_rl.failure import end_all
 from hpc_rl.launchers import shared_memory
 from hpc_rl.startup import make_context
@@ -25,13 +25,12 @@ if TYPE_CHECKING:
     from hpc_rl.transport.mpi import MpiLink
 
 START_S, LEAVE_S = 60, 30  # for the start and the end of MPI, where ranks may be lost
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
 def main() -> None:
     """Entry of every rank. Exit code 0 unless something failed; the reason then lies in logs/rank-NNN.json."""
     stop = StopFlag()  # before the slow imports: a signal must never find the default handler
-    _keep_memory()
+    host_memory.keep_freed()
     folder, ranks = Path(sys.argv[1]), int(sys.argv[2])
     rank = 0
     begun = threading.Timer(0, lambda: None)
@@ -93,14 +92,6 @@ def _leave(context: RankContext, link: MpiLink, together: bool) -> None:
     part(context.ports)
     sys.stdout.flush()
     os._exit(0)
-
-
-def _keep_memory() -> None:
-    """Blocks up to 32 MiB are kept for the next use: a tensor of new pages costs more to fault in than to compute."""
-    with contextlib.suppress(OSError, AttributeError):  # another C library than glibc has its own ways
-        libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)
-        libc.mallopt(_M_TRIM_THRESHOLD, 512 << 20)
 
 
 def _serve_processes(folder: Path) -> threading.Timer:

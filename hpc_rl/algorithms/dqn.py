@@ -61,7 +61,14 @@ from hpc_rl.algorithms import base
 from hpc_rl.config import BelowOne, Fraction, NonNegative, NonNegativeInt, Positive, PositiveInt, Range
 from hpc_rl.devices import to_device, to_host
 from hpc_rl.experience import Experience, Items, Unsuited
-from hpc_rl.formulas.q_learning import epsilon_ladder, greedy_value, huber, importance_weights, n_step_return
+from hpc_rl.formulas.q_learning import (
+    epsilon_ladder,
+    greedy_value,
+    huber,
+    importance_weights,
+    item_rows,
+    n_step_return,
+)
 from hpc_rl.nets.q import QNetwork
 from hpc_rl.optim.flat import StateDict, flatten
 from hpc_rl.optim.group import Group, means
@@ -209,7 +216,7 @@ class Learner(base.Learner):
         """y [n]."""
         discount, clip = self.config.discount * batch.discount, self.config.reward_clip
         total, factor, row = n_step_return(batch.reward, discount, batch.valid, clip)
-        behind = batch.observation[row, torch.arange(len(row), device=row.device)]
+        behind = self.target_net.prepared(item_rows(batch.observation, row))
         online = self.policy.net(behind) if self.config.double else None
         return total + factor * greedy_value(self.target_net(behind), online)
 

@@ -50,7 +50,7 @@ from hpc_rl.devices import to_device, to_host
 from hpc_rl.experience import Experience, Items, Unsuited
 from hpc_rl.formulas.categorical import atoms, cross_entropy, edge_mass, entropy, expectation, projected
 from hpc_rl.formulas.losses import weighted
-from hpc_rl.formulas.q_learning import importance_weights, n_step_return
+from hpc_rl.formulas.q_learning import importance_weights, item_rows, n_step_return
 from hpc_rl.nets.noisy import NoisyCategoricalQ, factors
 from hpc_rl.optim.batches import shared_seed
 from hpc_rl.optim.flat import StateDict, flatten
@@ -210,7 +210,7 @@ class Learner(base.Learner):
         discount, clip = self.config.discount * batch.discount, self.config.reward_clip
         total, factor, row = n_step_return(batch.reward, discount, batch.valid, clip)
         item = torch.arange(len(row), device=row.device)
-        behind = batch.observation[row, item]
+        behind = item_rows(batch.observation, row)
         logits = self.target_net(behind, noise)
         chooser = self.policy.net(behind, choice) if self.config.double else logits
         best = expectation(chooser, self.support).argmax(-1)

@@ -33,6 +33,14 @@ def n_step_return(reward: Tensor, discount: Tensor, valid: Tensor, clip: float =
     return total, behind[-1], reached.sum(0)
 
 
+def item_rows(x: Tensor, row: Tensor) -> Tensor:
+    """x[row_k, k] of every item k, [n, …], of x [L+1, n, …]: a view where all rows are the same one, as they are where
+    no episode ended. Stacks of frames are views themselves, and picking them one by one would copy each frame."""
+    if bool((row == row[0]).all()):
+        return x[int(row[0])]
+    return x[row, torch.arange(len(row), device=row.device)]
+
+
 def n_step_targets(reward: Tensor, discount: Tensor, value: Tensor, valid: Tensor, n: int) -> Tensor:
     """The n-step target of every move, [L, b]: `n_step_return` from each row on, with the value behind it.
 

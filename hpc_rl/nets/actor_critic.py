@@ -39,8 +39,7 @@ class ActorCritic(nn.Module):
         self.torso = MlpTorso(self.shape, hidden) if self.planes is None else ConvTorso(self.planes, network)
         self.critic = MlpTorso(self.shape, hidden) if vector else None
         self.units = lstm
-        torsos = 2 if vector else 1
-        self.lstms = nn.ModuleList(Lstm(self.torso.features, lstm) for _ in range(torsos if lstm else 0))
+        self.lstms = nn.ModuleList(Lstm(self.torso.features, lstm) for _ in range((1 + vector) if lstm else 0))
         features = lstm or self.torso.features
         head = ActionDistribution(spec.actions)
         box = spec.actions.kind == "box"
@@ -58,8 +57,7 @@ class ActorCritic(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """LSTMs also want first [T, b] and their carries [b, 2 each, H] before row 0, and give those after the last."""
         lead = observation.shape[: observation.dim() - len(self.shape)]
-        x = observation if self.planes is None else observation.reshape(*lead, *self.planes)
-        x = x if self.standardize is None else self.standardize(x)
+        x = observation if self.standardize is None else self.standardize(observation)
         features = [self.torso(x)] if self.critic is None else [self.torso(x), self.critic(x)]
         if self.lstms:
             assert first is not None and carry is not None

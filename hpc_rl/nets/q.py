@@ -25,10 +25,15 @@ class QNetwork(nn.Module):
         self.value = _stream(features, 1) if dueling else None
         self.advantage = _stream(features, actions) if dueling else orthogonal(nn.Linear(features, actions), 1.0)
 
+    def prepared(self, observation: Tensor) -> Tensor:
+        """Observations [n, *O] as such networks take them: what would cost each of several as much, done once."""
+        return self.torso.pixels(observation) if isinstance(self.torso, ConvTorso) else observation
+
     def forward(self, observation: Tensor) -> Tensor:
-        lead = observation.shape[: observation.dim() - len(self.shape)]
-        x = observation if self.planes is None else observation.reshape(*lead, *self.planes)
-        features = self.torso(x)
+        """Of observations [.., *O], or of some [n, *O] that are `prepared`."""
+        ready = self.planes is not None and observation.is_floating_point()
+        lead = observation.shape[: 1 if ready else observation.dim() - len(self.shape)]
+        features = self.torso(observation)
         q: Tensor = self.advantage(features)
         if self.value is not None:
             q = self.value(features) + q - q.mean(-1, keepdim=True)

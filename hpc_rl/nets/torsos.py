@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from math import prod
 from typing import Any
 
@@ -38,10 +38,11 @@ def orthogonal(layer: nn.Linear | nn.Conv2d, gain: float) -> nn.Module:
 
 def blocks(image: Tensor) -> Tensor:
     """uint8 [n, C, H, W] -> [n, H/4, W/4, C·16]: a place has BLOCK² pixels, as (C, row, column)."""
-    n, channels, *size = image.shape
+    n, _, *size = image.shape
     rows, columns = (pixels // BLOCK for pixels in size)
-    image = image[:, :, : rows * BLOCK, : columns * BLOCK].contiguous()  # without the rim that no kernel reaches
-    words = image.view(torch.int32).reshape(n, channels, rows, BLOCK, columns)  # four bytes at a time
+    image = image[:, :, : rows * BLOCK, : columns * BLOCK]  # without the rim that no kernel reaches
+    aligned = image.stride(-1) == 1 and not any(x % BLOCK for x in (image.storage_offset(), *image.stride()[:-1]))
+    words = (image if aligned else image.contiguous()).view(torch.int32).unflatten(2, (rows, BLOCK))  # four bytes each
     return words.permute(0, 2, 4, 1, 3).reshape(n, rows, columns, -1).contiguous().view(torch.uint8)
 
 
@@ -89,11 +90,13 @@ class ConvTorso(nn.Module):
         return self.text
 
     def forward(self, image: Tensor) -> Tensor:
-        precision: AbstractContextManager[Any] = nullcontext()
-        if self.compute == torch.bfloat16:
-            precision = torch.autocast(image.device.type, dtype=torch.bfloat16)
-        with precision:
-            x = self._first(image.reshape(-1, *self.shape))
+        """Of images, or of their `pixels`."""
+        rounded = self.compute == torch.bfloat16
+        with torch.autocast(image.device.type, dtype=self.compute) if rounded else nullcontext():
+            x = image if image.is_floating_point() else self.pixels(image)
+            layer: Any = self.convolutions[0]
+            kernel = layer.weight / 255  # dividing 32 kernels costs less than dividing every pixel of the batch
+            x = F.conv2d(x, block_kernel(kernel), layer.bias) if rounded else F.conv2d(x, kernel, layer.bias, BLOCK)
             for layer in self.convolutions[1:]:
                 x = layer(F.relu(x, inplace=True))
             # Flat before the last ReLU, whose gradient costs ten times as much where it meets two memory formats.
@@ -101,13 +104,12 @@ class ConvTorso(nn.Module):
             x = F.relu(self.dense(x), inplace=True)
         return x.float()
 
-    def _first(self, image: Tensor) -> Tensor:
-        """The first convolution of ``image`` [n, C, H, W] / 255."""
-        layer: Any = self.convolutions[0]
-        kernel = layer.weight / 255  # dividing 32 kernels costs less than dividing every pixel of the batch
+    def pixels(self, image: Tensor) -> Tensor:
+        """Images as the first convolution takes them; networks of the same shape and precision may share them."""
+        image = image.reshape(-1, *self.shape)
         if self.compute == torch.bfloat16:  # few channels leave its matrix units idle; in float32 blocks gain nothing
-            return F.conv2d(blocks(image).type(self.compute).movedim(-1, 1), block_kernel(kernel), layer.bias)
-        return F.conv2d(image.contiguous(memory_format=torch.channels_last).float(), kernel, layer.bias, BLOCK)
+            return blocks(image).type(self.compute).movedim(-1, 1)
+        return image.contiguous(memory_format=torch.channels_last).float()
 
 
 class MlpTorso(nn.Module):

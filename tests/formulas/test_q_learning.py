@@ -1,8 +1,8 @@
 """n-step targets, double Q-learning, the Huber loss, value rescaling and R2D2's priorities against slow twins.
 
 Mutations seen to fail: a reward discounted by its own γ; moves behind a cut counted again; the discount of a move
-that is not valid; double Q-learning that chooses by the target; Huber's offset left out; weights above 1, or of the
-square root. Of every move's n-step target:
+that is not valid; double Q-learning that chooses by the target; Huber's offset left out; weights above 1, of the
+square root; every item in the first item's row, or all copied. Of every move's n-step target:
 one move less, γ left out, a cut passed over, the next row's value behind a cut. h without ε x, h⁻¹ with another root;
 a priority with η on the mean, or the mean over moves that are not valid.
 """
@@ -17,6 +17,7 @@ from hpc_rl.formulas.q_learning import (
     greedy_value,
     huber,
     importance_weights,
+    item_rows,
     mixed_priority,
     n_step_return,
     n_step_targets,
@@ -141,3 +142,12 @@ def test_importance_weights_are_those_of_the_least_likely_item(beta: float) -> N
     w = (len(share) * share) ** -beta
     actual = importance_weights(torch.tensor(share / share.min()), beta)
     assert np.allclose(actual, w / w.max()) and actual.max() == 1
+
+
+@pytest.mark.parametrize("row", [[2, 2, 2], [1, 2, 0]])
+def test_every_item_has_the_row_of_its_own(row: list[int]) -> None:
+    x = torch.arange(4 * 3 * 2).reshape(4, 3, 2)
+    picked = item_rows(x, torch.tensor(row))
+    assert [picked[k].tolist() for k in range(3)] == [x[row[k], k].tolist() for k in range(3)]
+    same = len(set(row)) == 1
+    assert (picked.untyped_storage().data_ptr() == x.untyped_storage().data_ptr()) == same, "frames were copied"

@@ -1,7 +1,8 @@
 """The Nature torso against a plain network on x / 255, and its precision.
 
 Mutations seen to fail: 255 → 256; one ReLU left out; a stride changed; ``.float()`` at the end left out; the size check
-left out; blocks of one axis exchanged; the kernel's squares in another order; the uneven rim kept.
+left out; blocks of one axis exchanged; the kernel's squares in another order; the uneven rim kept; strides
+or offset of words not looked at.
 """
 
 from __future__ import annotations
@@ -74,6 +75,18 @@ def test_a_convolution_over_blocks_is_the_one_over_pixels(shape: tuple[int, int,
     expected = F.conv2d(pixels.double(), kernel, stride=4)
     actual = F.conv2d(blocks(pixels).double().movedim(-1, 1), block_kernel(kernel))
     assert torch.allclose(actual, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("width", [84, 41])
+def test_blocks_of_stacks_are_those_of_their_copies(width: int) -> None:
+    """Stacks are views of single frames, and words of four bytes are read from them where they are aligned."""
+    frames = torch.randint(0, 256, (6, 3, 44, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
+    for row in range(3):
+        stacks = frames.unfold(0, 4, 1).movedim(-1, 2)[row]
+        assert not stacks.is_contiguous()
+        assert torch.equal(blocks(stacks), blocks(stacks.contiguous()))
+    shifted = frames.view(-1)[1 : 1 + 2 * 4 * 36 * 36].view(2, 4, 36, 36)
+    assert torch.equal(blocks(shifted), blocks(shifted.clone()))
 
 
 def test_the_smallest_image_is_36_and_smaller_ones_are_refused() -> None:

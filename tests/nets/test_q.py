@@ -1,7 +1,7 @@
 """Action values against a slow twin of the dueling network, written out layer by layer.
 
 Mutations seen to fail: the advantages' mean left out, their largest instead, or their mean over the batch; V left out;
-the ReLU of the streams left out; the other torso, or other features. Of the recurrent network: the last action or the
+the ReLU of the streams left out; the other torso, or other features; observations prepared as of another precision. Of the recurrent network: the last action or the
 last reward left out, or not masked where an episode opens; the state not reset there; the carry of another row.
 """
 
@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from hpc_rl.nets.precision import set_precision
 from hpc_rl.nets.q import QNetwork, RecurrentQNetwork
 from hpc_rl.nets.torsos import ConvTorso
 from hpc_rl.types import Actions, Array, Spec
@@ -77,6 +78,20 @@ def test_q_values_of_images_are_those_of_the_chosen_network() -> None:
         twin = stream(row, net.advantage)
         twin = stream(row, net.value)[0] + twin - sum(twin) / len(twin)
         assert np.allclose(q.flatten(0, 1)[k].detach(), twin, atol=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_what_is_prepared_once_serves_every_network_of_its_kind(precision: str) -> None:
+    nets, x = [network(PIXELS, False), network(PIXELS, False)], torch.randint(0, 255, (5, 4, 36, 36), dtype=torch.uint8)
+    torch.nn.init.normal_(nets[1].advantage.weight)
+    for net in nets:
+        set_precision(net, precision)
+    ready = nets[0].prepared(x)
+    assert ready.dtype == (torch.bfloat16 if precision == "bf16" else torch.float32)
+    for net in nets:
+        assert torch.equal(net(ready), net(x)) and net(ready).shape == (5, 4)
+    vectors = torch.randn(5, 3)
+    assert network(VECTOR, False).prepared(vectors) is vectors
 
 
 def sigmoid(x: Array) -> Array:
