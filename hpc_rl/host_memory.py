@@ -1,4 +1,4 @@
-"""Memory of a process on its host: how much it may still take, by SLURM and containers, and that it keeps what it has."""
+"""Memory of a process on its host: what SLURM and containers still allow, and that freed memory is kept."""
 
 from __future__ import annotations
 

@@ -42,7 +42,8 @@ def blocks(image: Tensor) -> Tensor:
     rows, columns = (pixels // BLOCK for pixels in size)
     image = image[:, :, : rows * BLOCK, : columns * BLOCK]  # without the rim that no kernel reaches
     aligned = image.stride(-1) == 1 and not any(x % BLOCK for x in (image.storage_offset(), *image.stride()[:-1]))
-    words = (image if aligned else image.contiguous()).view(torch.int32).unflatten(2, (rows, BLOCK))  # four bytes each
+    image = image if aligned else image.clone(memory_format=torch.contiguous_format)
+    words = image.view(torch.int32).unflatten(2, (rows, BLOCK))  # four bytes at a time
     return words.permute(0, 2, 4, 1, 3).reshape(n, rows, columns, -1).contiguous().view(torch.uint8)
 
 
@@ -68,8 +69,7 @@ class ConvTorso(nn.Module):
     def __init__(self, shape: tuple[int, ...], network: str = "nature") -> None:
         super().__init__()
         table, features = NETWORKS[network]
-        self.text = f"images of {'×'.join(map(str, shape))} through the {network} network"
-        self.shape = shape
+        self.shape, self.text = shape, f"images of {'×'.join(map(str, shape))} through the {network} network"
         channels, *size = shape
         layers: list[nn.Conv2d] = []
         for width, kernel, stride in table:

@@ -1,8 +1,9 @@
 """Action values against a slow twin of the dueling network, written out layer by layer.
 
 Mutations seen to fail: the advantages' mean left out, their largest instead, or their mean over the batch; V left out;
-the ReLU of the streams left out; the other torso, or other features; observations prepared as of another precision. Of the recurrent network: the last action or the
-last reward left out, or not masked where an episode opens; the state not reset there; the carry of another row.
+the ReLU of the streams left out; the other torso, or other features; observations prepared as of another precision.
+Of the recurrent network: the last action or the last reward left out, or not masked where an episode opens; the state
+not reset there; the carry of another row.
 """
 
 from __future__ import annotations
