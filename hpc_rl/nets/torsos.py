@@ -43,7 +43,7 @@ def blocks(image: Tensor) -> Tensor:
     image = image[:, :, : rows * BLOCK, : columns * BLOCK]  # without the rim that no kernel reaches
     aligned = image.stride(-1) == 1 and not any(x % BLOCK for x in (image.storage_offset(), *image.stride()[:-1]))
     image = image if aligned else image.clone(memory_format=torch.contiguous_format)
-    words = image.view(torch.int32).unflatten(2, (rows, BLOCK))  # four bytes at a time
+    words = image.view(torch.int32).reshape(n, -1, rows, BLOCK, columns)  # four bytes at a time
     return words.permute(0, 2, 4, 1, 3).reshape(n, rows, columns, -1).contiguous().view(torch.uint8)
 
 
