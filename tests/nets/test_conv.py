@@ -1,8 +1,8 @@
 """The Nature torso against a plain network on x / 255, and its precision.
 
 Mutations seen to fail: 255 → 256; one ReLU left out; a stride changed; ``.float()`` at the end left out; the size check
-left out; blocks of one axis exchanged; the kernel's squares in another order; the uneven rim kept; strides
-or offset of words not looked at.
+left out; blocks of one axis exchanged; the kernel's squares in another order; the uneven rim kept; the
+offset of words not looked at.
 """
 
 from __future__ import annotations
