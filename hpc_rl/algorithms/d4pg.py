@@ -178,7 +178,7 @@ class Learner(base.Learner):
         action, limit = self.net.actor(observation), self.config.slope_clip
         if limit:
             action.register_hook(lambda slope: slope.clamp(-limit, limit))
-        return -weighted(weight, expectation(self.net.critics.held(observation, action)[0], self.support))
+        return -weighted(weight, expectation(self.net.critics(observation, action)[0], self.support))
 
     def _step_targets(self) -> None:
         self.rounds += 1

@@ -141,7 +141,7 @@ class Learner(base.Learner):
         """Summed loss of the actor, and log π [n] of the actions drawn by z [n, K], without a gradient."""
         mean, log_std = self.policy.net(observation)
         action, log_prob = squashed_sample(mean, log_std, z)
-        q = self.critics.held(observation, action).amin(0)
+        q = self.critics(observation, action).amin(0)
         return entropy_regularized(log_prob, q, alpha, weight), log_prob.detach()
 
     @torch.no_grad()

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from math import log, pi
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from hpc_rl.devices import to_device
@@ -50,29 +48,11 @@ def squashed_sample(mean: Tensor, log_std: Tensor, z: Tensor) -> tuple[Tensor, T
 
     log π(a) = Σ log N(u; μ, σ) − Σ log(1 − tanh² u),  log(1 − tanh² u) = 2 (log 2 − u − softplus(−2 u)),
 
-    which stays exact where tanh u rounds to ±1. One node of autograd's graph: ∂a/∂u = 1 − a², ∂log π/∂u = 2a,
-    ∂u/∂μ = 1, ∂u/∂log σ = σ z, and ∂log N/∂log σ = −1 besides, for each of the K entries.
+    which stays exact where tanh u rounds to ±1.
     """
-    action, log_prob = _SquashedSample.apply(mean, log_std, z)  # type: ignore[no-untyped-call]
-    return action, log_prob
-
-
-class _SquashedSample(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, mean: Tensor, log_std: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        spread = log_std.exp() * z
-        u = mean + spread
-        action, squash = torch.tanh(u), 2 * (log(2) - u - F.softplus(-2 * u))
-        ctx.save_for_backward(action, spread)
-        return action, -(0.5 * z.square() + log_std + 0.5 * log(2 * pi) + squash).sum(-1)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, by_action: Tensor, by_log_prob: Tensor) -> tuple[Tensor, Tensor, None]:
-        action, spread = ctx.saved_tensors
-        by_entry = by_log_prob[:, None]
-        by_u = torch.addcmul(2 * by_entry * action, by_action, 1 - action.square())
-        return by_u, by_u * spread - by_entry, None
+    u = mean + log_std.exp() * z
+    squash = 2 * (log(2) - u - F.softplus(-2 * u))
+    return torch.tanh(u), -(0.5 * z.square() + log_std + 0.5 * log(2 * pi) + squash).sum(-1)
 
 
 def entropy_regularized(log_prob: Tensor, q: Tensor, temperature: Tensor, weight: Tensor) -> Tensor:

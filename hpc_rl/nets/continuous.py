@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from itertools import pairwise
 from math import prod
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 from hpc_rl.nets.torsos import MlpTorso, orthogonal
 from hpc_rl.types import Actions, ActOutput, Array, Leaf, Schema, Spec, Step
@@ -24,69 +24,10 @@ def _normal(noise: Tensor) -> Tensor:
     return z
 
 
-class SideBySide(torch.autograd.Function):
-    """Linear layers with ReLU between them, of k networks at once, as one node of autograd's graph.
-
-    x [inputs, n], the same for all -> [k, outputs, n]. The parameters are weight and bias of each layer in turn,
-    [k, out, in] and [k, 1, out]; or [out, in] and [out] of one network, which gives [outputs, n]. Items come last, so
-    that the gradients of weights are made as these lie in memory; only those are made that are asked for.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, *parameters: Tensor) -> Tensor:
-        weights, inputs = parameters[::2], []
-        for k, (w, b) in enumerate(zip(weights, parameters[1::2], strict=True)):
-            inputs.append(x)
-            if w.dim() == 2:  # of one network
-                x = torch.addmm(b[:, None], w, x)
-            elif k == 0:  # one product for all networks
-                x = torch.addmm(b.view(-1, 1), w.flatten(0, 1), x).view(*w.shape[:2], -1)
-            else:
-                x = torch.baddbmm(b.mT, w, x)
-            x = x.relu_() if k < len(weights) - 1 else x
-        ctx.save_for_backward(*inputs, *weights)
-        return x
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
-        count = len(ctx.saved_tensors) // 2
-        inputs, weights = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
-        gradients: list[Tensor | None] = [None] * len(ctx.needs_input_grad)
-        for k in reversed(range(count)):
-            x, w = inputs[k], weights[k]
-            if ctx.needs_input_grad[2 * k + 2]:
-                total = slope.sum(-1)
-                gradients[2 * k + 2] = total if w.dim() == 2 else total[:, None]
-            if k == 0 and w.dim() == 3:
-                slope, w = slope.flatten(0, 1), w.flatten(0, 1)
-            product = torch.mm if w.dim() == 2 else torch.bmm
-            if ctx.needs_input_grad[2 * k + 1]:
-                gradients[2 * k + 1] = product(slope, x.mT).view(weights[k].shape)
-            if k:
-                slope = torch.ops.aten.threshold_backward(product(w.mT, slope), x, 0)  # ReLU's
-            elif ctx.needs_input_grad[0]:
-                gradients[0] = product(w.mT, slope)
-        return tuple(gradients)
-
-
-def _items_last(*parts: Tensor) -> Tensor:
-    """Parts [n, …] of an input side by side, [numbers, n]; bytes are taken as 0..1."""
-    flat = [x.flatten(1).float() / 255 if x.dtype == torch.uint8 else x.flatten(1).float() for x in parts]
-    return torch.cat(flat, 1).t() if len(flat) > 1 else flat[0].t()
-
-
 def _layers(spec: Spec, hidden: tuple[int, ...], heads: int) -> nn.Sequential:
     """observation [n, *O] -> [n, heads · K] for K entries of an action, from layers with ReLU; bytes as 0..1."""
     torso = MlpTorso(spec.observation, hidden, nn.ReLU)
     return nn.Sequential(torso, orthogonal(nn.Linear(torso.features, heads * prod(spec.actions.shape)), 0.01))
-
-
-def _outputs(layers: nn.Sequential, observation: Tensor) -> Tensor:
-    """[heads · K, n] of `_layers`."""
-    parameters = [p for layer in layers.modules() if isinstance(layer, nn.Linear) for p in (layer.weight, layer.bias)]
-    x: Tensor = SideBySide.apply(_items_last(observation), *parameters)  # type: ignore[no-untyped-call]
-    return x
 
 
 class DeterministicActor(nn.Module):
@@ -97,7 +38,8 @@ class DeterministicActor(nn.Module):
         self.layers, self.shape = _layers(spec, hidden, 1), spec.actions.shape
 
     def forward(self, observation: Tensor) -> Tensor:
-        return _outputs(self.layers, observation).t().tanh().reshape(-1, *self.shape)
+        action: Tensor = self.layers(observation)
+        return action.tanh().reshape(-1, *self.shape)
 
 
 class GaussianActor(nn.Module):
@@ -108,7 +50,7 @@ class GaussianActor(nn.Module):
         self.layers = _layers(spec, hidden, 2)
 
     def forward(self, observation: Tensor) -> tuple[Tensor, Tensor]:
-        mean, log_std = _outputs(self.layers, observation).t().contiguous().chunk(2, -1)
+        mean, log_std = self.layers(observation).chunk(2, -1)
         return mean, log_std.clamp(*LOG_STD)
 
 
@@ -166,7 +108,7 @@ def falling_noise(columns: Array, progress: float, least: float, fraction: float
 
 
 class StackedLinear(nn.Module):
-    """Parameters of k linear layers, orthogonal, zero bias: what `SideBySide` computes with."""
+    """k linear layers [k, n, inputs] -> [k, n, outputs] as one batched matrix product; orthogonal, zero bias."""
 
     def __init__(self, count: int, inputs: int, outputs: int, gain: float) -> None:
         super().__init__()
@@ -174,6 +116,9 @@ class StackedLinear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(count, 1, outputs))
         for layer in self.weight.data:
             nn.init.orthogonal_(layer, gain)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.baddbmm(self.bias, x, self.weight.transpose(1, 2))
 
 
 class Critics(nn.Module):
@@ -187,7 +132,7 @@ class Critics(nn.Module):
         widths = [prod(spec.observation) + prod(spec.actions.shape), *hidden]
         layers = [StackedLinear(count, a, b, 2**0.5) for a, b in pairwise(widths)]
         self.layers, self.value = nn.ModuleList(layers), StackedLinear(count, widths[-1], outputs, 1.0)
-        self.outputs = outputs
+        self.count, self.outputs, self.bytes = count, outputs, spec.dtype == "uint8"
 
     @property
     def said(self) -> Schema:
@@ -196,17 +141,12 @@ class Critics(nn.Module):
         return {name: Leaf((self.outputs,) * (self.outputs > 1), "float32", doc=text) for name, text in of.items()}
 
     def forward(self, observation: Tensor, action: Tensor) -> Tensor:
-        return self._values(observation, action, list(self.parameters()))
-
-    def held(self, observation: Tensor, action: Tensor, first: int | None = None) -> Tensor:
-        """The same, or of the ``first`` of them only, as a function of its input: no gradient reaches parameters."""
-        return self._values(
-            observation, action, [p.detach() if first is None else p.detach()[:first] for p in self.parameters()]
-        )
-
-    def _values(self, observation: Tensor, action: Tensor, parameters: list[Tensor]) -> Tensor:
-        x: Tensor = SideBySide.apply(_items_last(observation, action), *parameters)  # type: ignore[no-untyped-call]
-        return x.squeeze(1) if self.outputs == 1 else x.mT
+        x = observation.flatten(1).float()
+        x = torch.cat([x / 255 if self.bytes else x, action.flatten(1)], -1).expand(self.count, -1, -1)
+        for layer in self.layers:
+            x = F.relu(layer(x), inplace=True)
+        value: Tensor = self.value(x)
+        return value.squeeze(-1) if self.outputs == 1 else value
 
 
 class ActorWithCritic(nn.Module):
@@ -224,5 +164,5 @@ class ActorWithCritic(nn.Module):
 def slope_of(critics: Critics, observation: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
     """∂Q/∂a [n, *A] of the first critic at ``action``, and Q [n] there; no other gradient is taken."""
     action = action.detach().requires_grad_()
-    q = critics.held(observation, action, 1)[0]
+    q = critics(observation, action)[0]
     return torch.autograd.grad(q.sum(), action)[0], q.detach()

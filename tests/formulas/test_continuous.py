@@ -2,8 +2,7 @@
 
 Mutations seen to fail: tanh's change of volume left out, or with the other sign; log(1 − tanh² u) computed as it is
 written; the temperature's loss with the other sign, or with a gradient of log π; the target's noise not clipped, or its
-sum with the action; the slope's clip left out; a critic left out of the sum; α Q − log π; ∂a/∂u = 1, the −1 of log σ
-left out.
+sum with the action; the slope's clip left out; a critic left out of the sum; α Q − log π.
 """
 
 from __future__ import annotations
