@@ -262,6 +262,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "devices.py",
         "host_memory.py",
         "launcher_variables.py",
+        "patience.py",
         "plan.py",
     ),
     ("formulas", "nets"),

@@ -20,11 +20,13 @@ from hpc_rl.envs import forkserver
 from hpc_rl.envs.base import BadEnvironment, Resumed, TimeSteps
 from hpc_rl.envs.child import Maker, serve
 from hpc_rl.envs.column_shares import Processes, joined, split_columns
+from hpc_rl.patience import Patience
 from hpc_rl.types import Array, Spec
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
+LOOK_S = 1.0  # between two looks at the clock while answers are awaited
 GRACE_S = 5.0  # for the environments' own close, then SIGKILL
 _INHERITED = ("CUDA_VISIBLE_DEVICES",)  # decided after the server started
 
@@ -42,7 +44,7 @@ class SubprocessEnvironment:
         """
         self.columns = columns
         self._id = id
-        self._deadline_s = processes.deadline_s
+        self._deadline_s, self._patience = processes.deadline_s, Patience(processes.deadline_s)
         self._shares = split_columns(id, columns, processes.count)
         self._pipes: list[Connection[Any, Any]] = []
         self._processes: list[Any] = []
@@ -133,7 +135,8 @@ class SubprocessEnvironment:
         self._pipes, self._processes = [], []
 
     def _begin(self, doing: str) -> None:
-        self._doing, self._began = doing, time.monotonic()
+        self._doing = doing
+        self._patience.restart()
 
     def _order(self, order: str, values: list[Any]) -> None:
         self._begin(order)
@@ -147,8 +150,8 @@ class SubprocessEnvironment:
         found: dict[int, Any] = {}
         while len(found) < len(self._pipes):
             missing = [k for k in range(len(self._pipes)) if k not in found]
-            ready = wait([self._pipes[k] for k in missing], max(0.0, self._began + self._deadline_s - time.monotonic()))
-            if not ready:
+            ready = wait([self._pipes[k] for k in missing], min(LOOK_S, self._deadline_s / 8))
+            if not ready and self._patience.over():
                 raise BadEnvironment(
                     f"{self._id}: {' and '.join(self._name(k) for k in missing)} still in {self._doing} after "
                     f"{self._deadline_s:g} s; it hangs, or resources.deadline_s must be raised"

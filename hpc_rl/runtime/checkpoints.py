@@ -21,6 +21,7 @@ from hpc_rl.algorithms.base import Learner
 from hpc_rl.devices import to_device
 from hpc_rl.optim.flat import StateDict, load_states, optimizer_state, states
 from hpc_rl.optim.group import Group
+from hpc_rl.patience import Patience
 from hpc_rl.plan import Plan
 from hpc_rl.runtime.context import Method
 from hpc_rl.runtime.counters import Counters, Due, Limits
@@ -154,6 +155,7 @@ class PendingCheckpoint:
 
     state: StateDict
     meta: dict[str, Any]
+    patience: Patience  # for columns that are to come as far
     begun: float = field(default_factory=time.monotonic)
     written: Callable[[], bool] = lambda: True  # its replay lies in files
 
@@ -240,14 +242,17 @@ class CheckpointScheduler:
         """All columns have come that far, and its replay is written. Raises Deadline once that takes too long."""
         self._clip(pending.meta)
         uncovered = pending.missing(self.closed) if self.order is not None else set()
-        limit = self.writer.job.resources.deadline_s
-        if uncovered and time.monotonic() - pending.begun > limit:
+        if uncovered and pending.patience.over():
+            limit = pending.patience.limit_s
             late = [f"rank {p.rank} ({p.name})" for p in self.plan.ranks if not uncovered.isdisjoint(p.columns)]
             raise Deadline(f"waited {limit:.0f} s for {', '.join(late)} to close its segments; is that rank alive?")
         return not uncovered and pending.written()
 
     def _pending(self, state: StateDict, meta: dict[str, Any]) -> PendingCheckpoint:
-        return PendingCheckpoint(state, meta, written=self.writer.files.replay_written(state))
+        return PendingCheckpoint(state, meta, self._patience(), written=self.writer.files.replay_written(state))
+
+    def _patience(self) -> Patience:
+        return Patience(self.writer.job.resources.deadline_s)
 
     def _clip(self, meta: dict[str, Any]) -> None:
         """Steps of lost actors count as far as closed segments hold them: nobody closes their last ones."""
@@ -256,7 +261,7 @@ class CheckpointScheduler:
 
     def _judge(self, state: StateDict, meta: dict[str, Any]) -> None:
         judged_state = {name: x for name, x in state.items() if name != "stores"}  # large, and no policy plays by it
-        self.judged = PendingCheckpoint(judged_state, meta)
+        self.judged = PendingCheckpoint(judged_state, meta, self._patience())
         self.evaluation.begin(state["weights"])  # what is judged is what is saved
 
     def _judged(self, judgement: Judgement) -> None:
@@ -266,7 +271,7 @@ class CheckpointScheduler:
         if judged is not None and score > counters.best:
             counters.best = score
             about = {"score": score, "best": score, "evaluated": score, "judged_at": judged.meta["env_steps"]}
-            self.best = PendingCheckpoint(judged.state, {**judged.meta, **about}, judged.begun)
+            self.best = PendingCheckpoint(judged.state, {**judged.meta, **about}, self._patience(), judged.begun)
 
 
 @dataclass(frozen=True)

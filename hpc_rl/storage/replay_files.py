@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hpc_rl.optim.flat import StateDict
+from hpc_rl.patience import Patience
 from hpc_rl.storage import checkpoint
 from hpc_rl.storage.checkpoint import CorruptCheckpoint, SaveFailed
 from hpc_rl.storage.datasets import Absent
@@ -64,19 +65,19 @@ def written(run: RunDir, state: Mapping[str, Any], limit_s: float) -> Callable[[
     Where the rank that holds a part has told nothing but the name of its file, those that this one names are, too. It
     raises SaveFailed once none has come for ``limit_s``.
     """
-    left, came, last = names(state), time.monotonic(), 0.0
+    left, patience, last = names(state), Patience(limit_s), 0.0
     unnamed = [part for part in state.get("stores", []) if left and "file" in part and "rows" not in part]
 
     def complete() -> bool:
-        nonlocal left, came, last
+        nonlocal left, last
         if left and (now := time.monotonic()) - last >= POLL_S:
             last = now
             while left and _path(run, left[0]).exists():
                 left.pop(0)
-                came = now
+                patience.restart()
             while not left and unnamed:
                 left = names({"stores": [_with_rows(run, unnamed.pop())]})
-            if left and now - came > limit_s:
+            if left and patience.over():
                 raise SaveFailed(
                     f"waited {limit_s:.0f} s for {_path(run, left[0])}; look whether the rank that holds this part of "
                     "the replay is alive and its disk at work, then resume the run"

@@ -1,7 +1,7 @@
 """Waiting, the one way in which this package blocks.
 
 Blocking law: every wait is `Waiting.until`: spin briefly, sleep with back-off, look at the stop flag, end at a deadline
-in a sentence that names the ranks it waited for.
+in a sentence that names the ranks it waited for. Time in which this process was halted does not count.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import select
 import time
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
+
+from hpc_rl.patience import Patience
 
 Done = Callable[[], bool]
 """Tests one request without blocking; True once it is complete, and from then on."""
@@ -64,7 +66,7 @@ class Waiting:
             Stopped: ``give_up()`` became true first.
             Deadline: neither happened within ``deadline_s``; the message names ``awaited``.
         """
-        begin = time.monotonic()
+        begin, patience = time.monotonic(), Patience(self.deadline_s)
         pause = 20e-6
         spins = 0
         while not done():
@@ -79,7 +81,7 @@ class Waiting:
                 self.pulse()
                 time.sleep(pause)
                 pause = min(pause * 1.5, 1e-3)
-                if time.monotonic() - begin > self.deadline_s:
+                if patience.over():
                     sentence = awaited if isinstance(awaited, str) else awaited()
                     raise Deadline(f"waited {self.deadline_s:.0f} s for {sentence}; is that rank alive?")
         self.waited_s += time.monotonic() - begin

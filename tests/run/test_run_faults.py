@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -28,6 +29,7 @@ from tests.run.program import (
     kill_everything,
     learning,
     leftovers,
+    processes,
     records,
     started,
     state,
@@ -205,6 +207,33 @@ def hanging(
 @pytest.mark.parametrize("role", ["actor-1", "worker-1"])
 def test_a_rank_that_hangs_is_noticed(role: str, python: str, hanging: dict[tuple[str, str], Future[None]]) -> None:
     hanging[role, python].result()
+
+
+# ---- everything is halted -------------------------------------------------------------------------------------------
+
+
+def test_a_job_that_is_suspended_goes_on(tmp_path: Path) -> None:
+    """What `scontrol suspend` does: every process stands still for longer than the deadline, and none is to blame."""
+    job, run = write_job(tmp_path, "impala", 3), tmp_path / "run"
+    with started("run", job, "--out", run, "--set", "resources.deadline_s=4") as process:
+        wait_for(lambda: learning(run, 3) and reported_steps(run), process)
+        halted = [process.pid, *processes(run)]
+        for pid in halted:
+            os.kill(pid, signal.SIGSTOP)
+        before = reported_steps(run)
+        time.sleep(9.0)
+        for pid in halted:
+            os.kill(pid, signal.SIGCONT)
+        wait_for(lambda: reported_steps(run) > before + 1000, process)
+        (run / "STOP").touch()
+        result = ended(process)
+    assert state(run)["state"] == "stopped", result.stderr
+
+
+def reported_steps(run: Path) -> int:
+    """Env steps of the last line of metrics that the learner wrote; 0 before the first."""
+    lines = (run / "metrics" / "learner-0.jsonl").read_text().splitlines()
+    return int(json.loads(lines[-1])["env_steps"]) if lines else 0
 
 
 # ---- everything is killed -------------------------------------------------------------------------------------------

@@ -125,8 +125,9 @@ def test_a_checkpoint_waits_for_the_files_of_other_ranks(run: RunDir, monkeypatc
     assert written()
     with pytest.raises(SaveFailed, match=r"a0-c0-0-9.h5; look whether the rank"):
         lost = replay_files.written(run, {"stores": [part_of("a0-c0-0-9.h5")]}, 0.01)
-        time.sleep(0.02)
-        lost()
+        for _ in range(6):
+            time.sleep(0.005)
+            lost()
     with pytest.raises(SaveFailed, match="is gone"):
         replay_files.sized(run, {"stores": [part_of("a0-c0-0-9.h5")]})
 
