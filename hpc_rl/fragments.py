@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -123,11 +122,6 @@ def trajectory(trees: list[Tree], spec: Spec, device: str = "cpu") -> Trajectory
 
 def _cleaned(observation: Tensor, reward: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """observation [T+1, b, *O] and reward [T, b] with 0 for what is not finite; [T, b] which moves needed none."""
-    import torch
-
-    total = reward.sum() + observation.sum() if observation.is_floating_point() else reward.sum()
-    if math.isfinite(total):  # and so is every number
-        return observation, reward, torch.ones_like(reward, dtype=torch.bool)
     finite = reward.isfinite()
     if observation.is_floating_point():
         row = observation.isfinite().flatten(2).all(2)

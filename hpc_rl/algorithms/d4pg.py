@@ -43,7 +43,7 @@ from hpc_rl.devices import to_device, to_host
 from hpc_rl.experience import Experience, Items, Unsuited
 from hpc_rl.formulas.categorical import atoms, cross_entropy, edge_mass, entropy, expectation, projected
 from hpc_rl.formulas.losses import weighted
-from hpc_rl.formulas.q_learning import importance_weights, n_step_return
+from hpc_rl.formulas.q_learning import importance_weights, item_rows, n_step_return
 from hpc_rl.nets.continuous import ActorWithCritic, DeterministicPolicy, falling_noise
 from hpc_rl.optim.flat import StateDict, flatten
 from hpc_rl.optim.group import Group, means
@@ -189,7 +189,7 @@ class Learner(base.Learner):
     def _target(self, batch: Trajectory) -> Tensor:
         """m [n, atoms]."""
         total, factor, row = returns(self.config, batch.reward, batch.discount, batch.valid)
-        behind = batch.observation[row, torch.arange(len(row), device=row.device)]
+        behind = item_rows(batch.observation, row)
         logits = self.target_net.critics(behind, self.target_net.actor(behind))[0]
         return projected(torch.softmax(logits, -1), total, factor, self.support)
 

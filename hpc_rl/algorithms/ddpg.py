@@ -44,7 +44,7 @@ from hpc_rl.config import BelowOne, Fraction, NonNegative, NonNegativeInt, Posit
 from hpc_rl.devices import to_device, to_host
 from hpc_rl.experience import Experience, Items, Unsuited
 from hpc_rl.formulas.continuous import critics_loss, deterministic_policy_gradient
-from hpc_rl.formulas.q_learning import importance_weights, n_step_return
+from hpc_rl.formulas.q_learning import importance_weights, item_rows, n_step_return
 from hpc_rl.nets.continuous import ActorWithCritic, DeterministicPolicy, falling_noise, slope_of
 from hpc_rl.optim.flat import StateDict, flatten
 from hpc_rl.optim.group import Group, means
@@ -161,7 +161,7 @@ class Learner(base.Learner):
     def _target(self, batch: Trajectory) -> Tensor:
         """y [n]."""
         total, factor, row = n_step_return(batch.reward, self.config.discount * batch.discount, batch.valid)
-        behind = batch.observation[row, torch.arange(len(row), device=row.device)]
+        behind = item_rows(batch.observation, row)
         value: Tensor = self.target_net.critics(behind, self.target_net.actor(behind))[0]
         return total + factor * value
 

@@ -36,7 +36,7 @@ from hpc_rl.config import BelowOne, Fraction, NonNegative, NonNegativeInt, Posit
 from hpc_rl.devices import to_device
 from hpc_rl.experience import Experience, Items, Unsuited
 from hpc_rl.formulas.continuous import critics_loss, entropy_regularized, squashed_sample, temperature_loss
-from hpc_rl.formulas.q_learning import n_step_return
+from hpc_rl.formulas.q_learning import item_rows, n_step_return
 from hpc_rl.nets.continuous import Critics, GaussianActor, SquashedGaussianPolicy
 from hpc_rl.optim.batches import shared_seed
 from hpc_rl.optim.flat import Flat, Optimizer, StateDict, flatten
@@ -148,7 +148,7 @@ class Learner(base.Learner):
     def _target(self, batch: Trajectory, alpha: Tensor, z: Tensor) -> Tensor:
         """y [n]."""
         total, factor, row = n_step_return(batch.reward, self.config.discount * batch.discount, batch.valid)
-        behind = batch.observation[row, torch.arange(len(row), device=row.device)]
+        behind = item_rows(batch.observation, row)
         mean, log_std = self.policy.net(behind)
         action, log_prob = squashed_sample(mean, log_std, z)
         value: Tensor = self.target_critics(behind, action).amin(0) - alpha * log_prob

@@ -36,7 +36,7 @@ from hpc_rl.config import BelowOne, Fraction, NonNegative, NonNegativeInt, Posit
 from hpc_rl.devices import to_device
 from hpc_rl.experience import Experience, Items, Unsuited
 from hpc_rl.formulas.continuous import critics_loss, deterministic_policy_gradient, smoothed
-from hpc_rl.formulas.q_learning import n_step_return
+from hpc_rl.formulas.q_learning import item_rows, n_step_return
 from hpc_rl.nets.continuous import Critics, DeterministicActor, DeterministicPolicy, falling_noise, slope_of
 from hpc_rl.optim.batches import shared_seed
 from hpc_rl.optim.flat import StateDict, flatten
@@ -140,7 +140,7 @@ class Learner(base.Learner):
         """y [n]."""
         config = self.config
         total, factor, row = n_step_return(batch.reward, config.discount * batch.discount, batch.valid)
-        behind = batch.observation[row, torch.arange(len(row), device=row.device)]
+        behind = item_rows(batch.observation, row)
         draw = np.random.default_rng([self.seed, self.rounds])
         z = to_device(shared_normals(self.group, draw, len(row), tuple(batch.action.shape[2:])), row.device)
         action = smoothed(self.target_net(behind), z, config.target_noise, config.target_noise_clip)

@@ -65,4 +65,4 @@ def temperature_loss(log_temperature: Tensor, log_prob: Tensor, target_entropy: 
 
     With log α in place of the paper's α, as in the authors' code. ``log_prob`` carries no gradient here.
     """
-    return -(log_temperature * weighted(weight, log_prob.detach() + target_entropy)).sum()
+    return -weighted(weight, log_temperature * (log_prob.detach() + target_entropy))

@@ -24,8 +24,6 @@ def n_step_return(reward: Tensor, discount: Tensor, valid: Tensor, clip: float =
         clip: rewards are clipped to ± this; 0 leaves them raw.
     """
     reward = reward.clamp(-clip, clip) if clip else reward
-    if len(reward) == 1:  # nothing to multiply
-        return torch.where(valid[0], reward[0], 0.0), torch.where(valid[0], discount[0], 1.0), valid[0].long()
     reached = valid.cumprod(0).bool()
     behind = torch.where(reached, discount, 1.0).cumprod(0)
     before = torch.cat([torch.ones_like(behind[:1]), behind[:-1]])

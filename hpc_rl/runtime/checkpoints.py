@@ -271,7 +271,7 @@ class CheckpointScheduler:
         if judged is not None and score > counters.best:
             counters.best = score
             about = {"score": score, "best": score, "evaluated": score, "judged_at": judged.meta["env_steps"]}
-            self.best = PendingCheckpoint(judged.state, {**judged.meta, **about}, self._patience(), judged.begun)
+            self.best = PendingCheckpoint(judged.state, {**judged.meta, **about}, judged.patience, judged.begun)
 
 
 @dataclass(frozen=True)
