@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from hpc_rl.storage import metrics
-from hpc_rl.storage.trajectories import BadSegment, episodes, kept_from, segments
+from hpc_rl.storage.recorded import ends
+from hpc_rl.storage.segments import BadSegment, describe, kept_from, segments
 from hpc_rl.storage.untrusted import Unreadable, checked, read_toml
 
 WINDOW = 100  # episodes
@@ -28,7 +29,9 @@ def read_runs(runs: list[Path]) -> list[dict[str, Any]]:
 
     with Client(**WORKERS) as client:  # type: ignore[no-untyped-call]
         # A task opens its own file: HDF5 handles do not travel between processes.
-        tasks = [client.map(episodes, segments(run), limits=kept_from(run)) for run in runs]
+        described = [[describe(path) for path in segments(run)] for run in runs]
+        limits = [kept_from(run, own) for run, own in zip(runs, described, strict=True)]
+        tasks = [client.map(ends, own, limits=kept) for own, kept in zip(described, limits, strict=True)]
         parts_of_runs = client.gather(tasks)
     return [curve for run, parts in zip(runs, parts_of_runs, strict=True) for curve in in_order(run, parts)]
 
@@ -41,7 +44,7 @@ def in_order(run: Path, parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
     job = checked(read_toml(run / "job.toml"), {"environment": dict}, ("environment",), f"{run}/job.toml")
     environment = checked(job["environment"], kinds, ("columns",), f"{run}/job.toml")
     ids = list(environment.get("arguments", {}).get("ids", ())) if job["environment"].get("id") == "mixture" else []
-    steps = (np.concatenate([part["step"] for part in parts]) + 1) * environment["columns"]
+    steps = np.concatenate([part["end"] for part in parts]) * environment["columns"]
     order = np.argsort(steps, kind="stable")
     steps, returns = steps[order], np.concatenate([part["return"] for part in parts])[order]
     turn = np.concatenate([part["column"] for part in parts])[order] % max(1, len(ids))

@@ -83,6 +83,23 @@ class Source:
         extents: tuple[int, ...] = self._find(name).shape
         return extents
 
+    def names(self) -> list[str]:
+        """What the file names, "group/name" within a group of its top: datasets, and links that reading refuses."""
+        own = [name for name in self.file if self.file.get(name, getclass=True, getlink=True) is h5py.HardLink]
+        groups = {name: self.file[name] for name in own if self.file.get(name, getclass=True) is h5py.Group}
+        inner = [f"{top}/{name}" for top, group in groups.items() for name in group]
+        return [name for name in self.file if name not in groups] + inner
+
+    def layout(self, name: str) -> tuple[tuple[int, ...], str, tuple[int, ...]]:
+        """Shape, dtype and chunk (the shape where it is stored whole) of a dataset. Raises Unreadable, Absent."""
+        data = self._find(name)
+        return data.shape, data.dtype.name, data.chunks or data.shape
+
+    def text(self, name: str, dataset: str) -> str:
+        """A text attribute of a dataset, at most a KiB of it; empty where there is none. Raises Unreadable, Absent."""
+        value = self._find(dataset).attrs.get(name, "")
+        return value[:1024] if isinstance(value, str) else ""
+
     def read(self, name: str, rows: slice = slice(None)) -> Array:
         """A dataset, or some of its rows. Raises Unreadable, Absent."""
         data = self._find(name)

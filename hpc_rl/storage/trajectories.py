@@ -16,7 +16,6 @@ which move each begins.
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -25,27 +24,18 @@ from typing import Any, Literal
 
 import numpy as np
 
-from hpc_rl.storage.datasets import Absent, reading
 from hpc_rl.storage.h5 import FORMAT, Sink, compressed, create_h5, discard, finish, open_h5, remedy
-from hpc_rl.storage.run_dir import RunDir, publish
-from hpc_rl.storage.untrusted import Unreadable, checked, read_json
+from hpc_rl.storage.run_dir import publish
+from hpc_rl.storage.segments import FILE, number
 from hpc_rl.types import Array, Leaf, Schema, Spec, Tree
 
 _CHUNK_BYTES = 1 << 20
 _BUFFER_BYTES = 32 << 20
-_FOLDER = re.compile(r"a([0-9]+)-(.+)-([0-9]+)")
-_FILE = re.compile(r"segment-([0-9]+)\.h5")
-_FROM = {"file": str | None, "steps": dict[str, int]}  # of a provenance file's "resumed_from"
 _DRAWN = "noise"  # the leaf that every fragment draws anew
-_PROVENANCE_BYTES = 16 << 20  # with a diff, and a step for each column
 
 
 class RecordingFailed(RuntimeError):
     """A segment could not be written; closed segments are untouched."""
-
-
-class BadSegment(ValueError):
-    """A file is not a segment that this version can read."""
 
 
 @dataclass
@@ -205,7 +195,7 @@ class Recorder:
     def _open(self, tree: Tree, start: Array) -> None:
         if self._number == 0:
             self._directory.mkdir(parents=True, exist_ok=True)
-            numbers = [_number(path) for path in self._directory.iterdir() if _FILE.fullmatch(path.name)]
+            numbers = [number(path) for path in self._directory.iterdir() if FILE.fullmatch(path.name)]
             self._number = max(numbers, default=-1) + 1
         self._file, self._sink = create_h5(self._path(temporary=True))
         self._opened, self._start = time.monotonic(), start
@@ -282,174 +272,3 @@ def _verify(path: Path, expected: Mapping[str, tuple[int, Array | None]]) -> Non
             data = file[name]
             if len(data) != rows or (end is not None and data[-1].tobytes() != end.tobytes()):
                 raise OSError(f"{name} reads back differently from what was written")
-
-
-# --- reading ---
-
-
-@dataclass(frozen=True)
-class Segment:
-    """What a segment holds; ``start`` and ``stop`` are env-step numbers before the first and after the last move."""
-
-    path: Path
-    attempt: int
-    role: str
-    index: int
-    number: int
-    columns: Array  # [b] int32
-    start: Array  # [b] int64
-    stop: Array  # [b] int64
-
-
-Limits = Mapping[tuple[int, int], int]
-"""(attempt, column) -> first env-step number that a later attempt made again; absent where nothing was abandoned."""
-
-
-def segments(run: Path) -> list[Path]:
-    """Closed segments of a run, by (attempt, role, index, number); files still being written are left out."""
-    below = (run / "trajectories").glob("*/segment-*.h5")
-    paths = [path for path in below if _FOLDER.fullmatch(path.parent.name) and _FILE.fullmatch(path.name)]
-    return sorted(paths, key=lambda path: (*_origin(path), _number(path)))
-
-
-def describe(path: Path) -> Segment:
-    """Attempt, role, columns and steps of one segment. Raises BadSegment where it cannot be read."""
-    try:
-        attempt, role, index = _origin(path)
-        with reading(path) as source:
-            if (version := source.number("format")) != FORMAT:
-                raise BadSegment(
-                    f"{path} has format {version}, this version reads {FORMAT}; use the version that wrote it"
-                )
-            columns = source.read("column")
-            start, stop = (source.vector(name, columns.size) for name in ("first_step", "last_step"))
-        if columns.ndim != 1 or columns.dtype.kind != "i" or (start < 0).any() or (stop < start).any():
-            raise Unreadable("its columns and steps do not fit together")
-    except (FileNotFoundError, Unreadable, Absent) as error:
-        raise BadSegment(f"{path} is not a readable segment ({error}); move it away to go on without it") from error
-    return Segment(path, attempt, role, index, _number(path), columns, start, stop)
-
-
-def kept_from(run: Path) -> Limits:
-    """Where each attempt's rows end to count, because a later attempt went back and made these steps again.
-
-    The later attempt's provenance has its start ("resumed_from": {"file", "steps": {column: step}}, file null
-    for the very beginning); where it does not, the first step it recorded of the column does.
-    """
-    segments_of_run = [describe(path) for path in segments(run)]
-    columns = {int(column) for segment in segments_of_run for column in segment.columns}
-    recorded = {segment.attempt for segment in segments_of_run}
-    attempts = sorted(recorded | set(RunDir(run).attempts()), reverse=True)
-    limits: dict[tuple[int, int], int] = {}
-    earliest: dict[int, int] = {}  # column -> where any later attempt began
-    for attempt in attempts:
-        limits |= {(attempt, column): step for column, step in earliest.items()}
-        for column, step in _starts(run, attempt, segments_of_run, columns).items():
-            earliest[column] = min(step, earliest.get(column, step))
-    return limits
-
-
-def kept_moves(path: Path, limits: Limits) -> Array:
-    """bool [N, b]: moves that happened (not LAST -> FIRST) and were not abandoned by a later attempt."""
-    segment = describe(path)
-    valid, step = _moves(segment)
-    most = np.iinfo(np.int64).max
-    limit = [limits.get((segment.attempt, int(column)), most) for column in segment.columns]
-    moves: Array = valid & (step < np.array(limit, np.int64))
-    return moves
-
-
-def episodes(path: Path, limits: Limits | None = None) -> Tree:
-    """The episodes that ended in a segment, by row: column, step (env-step number of the last move), return, length,
-    success (NaN where unknown, as in segments that were recorded without it).
-
-    With ``limits`` from ``kept_from`` abandoned ones are left out. Raises BadSegment.
-    """
-    segment = describe(path)
-    valid, moves = _moves(segment)
-    score, length = _series_of(segment, "episode_return", "f"), _series_of(segment, "episode_length", "i")
-    success = _success_of(segment, score)
-    if not score.shape == length.shape == success.shape == valid.shape:
-        raise _unfit(segment, "its returns, lengths and successes are not one for each move")
-    ends = np.isfinite(score) & (kept_moves(path, limits) if limits is not None else True)
-    row, column = np.nonzero(ends)
-    return {
-        "column": segment.columns[column],
-        "step": moves[row, column],
-        "return": score[row, column],
-        "length": length[row, column],
-        "success": success[row, column],
-    }
-
-
-def read(path: Path, name: str, rows: slice = slice(None)) -> Array:
-    """Rows of one leaf of a segment; of a "fragment" leaf columns, of "noise" and "fragment_row" fragments.
-
-    Raises:
-        KeyError: the segment has no such leaf. BadSegment: it cannot be read.
-    """
-    try:
-        with reading(path) as source:
-            return source.read(name, rows)
-    except (FileNotFoundError, Unreadable) as error:
-        raise BadSegment(f"{path}: {name} cannot be read ({error}); move it away to go on without it") from error
-
-
-def _moves(segment: Segment) -> tuple[Array, Array]:
-    """(valid, env-step number) of every move, both [N, b]. Raises BadSegment."""
-    valid = ~_series_of(segment, "first", "b")[1:]
-    if (segment.start + valid.sum(0) != segment.stop).any():
-        raise _unfit(segment, "its moves do not lead from its first to its last step")
-    return valid, segment.start + np.cumsum(valid, 0) - valid
-
-
-def _success_of(segment: Segment, like: Array) -> Array:
-    """Successes [N, b]; NaN, of the shape of ``like``, where the segment has no such leaf. Raises BadSegment."""
-    try:
-        read(segment.path, "episode_success", slice(0))
-    except KeyError:
-        return np.full_like(like, np.nan)
-    return _series_of(segment, "episode_success", "f")
-
-
-def _series_of(segment: Segment, name: str, kind: str) -> Array:
-    """A leaf [rows, b] whose dtype is of this kind. Raises BadSegment."""
-    try:
-        data = read(segment.path, name)
-    except KeyError:
-        raise _unfit(segment, f"there is no {name} in it") from None
-    if data.ndim != 2 or data.shape[1] != len(segment.columns) or data.dtype.kind != kind:
-        raise _unfit(segment, f"{name} is {data.dtype} {list(data.shape)}")
-    return data
-
-
-def _unfit(segment: Segment, fault: str) -> BadSegment:
-    return BadSegment(f"{segment.path} is not a readable segment ({fault}); move it away to go on without it")
-
-
-def _starts(run: Path, attempt: int, segments_of_run: list[Segment], columns: set[int]) -> dict[int, int]:
-    """Column -> env-step number at which this attempt began."""
-    starts: dict[int, int] = {}
-    for segment in segments_of_run:
-        if segment.attempt == attempt:
-            for column, step in zip(segment.columns.tolist(), segment.start.tolist(), strict=True):
-                starts[column] = min(step, starts.get(column, step))
-    try:
-        path = run / "provenance" / f"{attempt:04d}.json"
-        resumed = checked(read_json(path, {}, most=_PROVENANCE_BYTES).get("resumed_from"), _FROM, _FROM, str(path))
-        recorded = {int(column): step for column, step in resumed["steps"].items()}
-        beginning = dict.fromkeys(columns, 0) if resumed["file"] is None else {}
-    except (FileNotFoundError, ValueError):  # Unreadable, and columns that are no numbers
-        return starts
-    return starts | beginning | recorded
-
-
-def _origin(path: Path) -> tuple[int, str, int]:
-    match = _FOLDER.fullmatch(path.parent.name)
-    if match is None or not _FILE.fullmatch(path.name):
-        raise BadSegment(f"{path} is not in a folder named a<attempt>-<role>-<index>; segments are found by it")
-    return int(match[1]), match[2], int(match[3])
-
-
-def _number(path: Path) -> int:
-    return int(path.name.split("-")[1].split(".")[0])

@@ -16,9 +16,10 @@ import h5py
 import numpy as np
 import pytest
 
-from hpc_rl.storage import trajectories
+from hpc_rl.storage import segments as closed
+from hpc_rl.storage.recorded import ends
 from hpc_rl.storage.run_dir import RunDir
-from hpc_rl.storage.trajectories import BadSegment, episodes, kept_from, segments
+from hpc_rl.storage.segments import BadSegment, describe, kept_from, segments
 from tests.analysis.test_learning_curve import made, program, record
 
 
@@ -102,9 +103,9 @@ def test_a_wrong_segment_is_named(run: RunDir, fault: str, monkeypatch: pytest.M
     with h5py.File(path, "r+") as file:
         WRONG[fault](file)
     with pytest.raises(BadSegment, match=str(path)):
-        episodes(path, kept_from(run.path))
+        ends(describe(path), kept_from(run.path))
     curve = program()
-    monkeypatch.setattr(curve, "read_runs", lambda runs: [episodes(p, kept_from(r)) for r in runs for p in segments(r)])
+    monkeypatch.setattr(curve, "read_runs", lambda runs: [ends(describe(p), {}) for r in runs for p in segments(r)])
     monkeypatch.setattr("sys.argv", ["learning_curve.py", str(run.path)])
     with pytest.raises(SystemExit, match=f"error: {path}"):
         curve.main()
@@ -120,7 +121,7 @@ def test_what_is_no_segment(run: RunDir, kind: str) -> None:
         path.mkdir()
     elif kind != "gone":
         path.write_bytes(b"\x89HDF\r\n\x1a\n" * 1000 if kind == "noise" else b"")
-    for read in (trajectories.describe, episodes, lambda file: trajectories.read(file, "reward")):
+    for read in (describe, lambda file: closed.read(file, "reward")):
         with pytest.raises(BadSegment, match=str(path)):
             read(path)
 

@@ -98,7 +98,7 @@ def test_a_mixture_has_a_curve_for_each_environment(tmp_path: Path) -> None:
     environment = {"id": "mixture", "columns": 4, "arguments": {"ids": ["CartPole-v1", "CartPole-v0"]}}
     job = {"algorithm": "impala", "topology": "solo", "environment": environment}
     run = run_dir.create(tmp_path / "two", jobs.dumps(jobs.parse(job)))
-    part = {"column": np.arange(4), "step": np.array([9, 7, 5, 3]), "return": np.array([1.0, 2.0, 3.0, 4.0])}
+    part = {"column": np.arange(4), "end": np.array([10, 8, 6, 4]), "return": np.array([1.0, 2.0, 3.0, 4.0])}
     first, second = program().in_order(run.path, [part])
     assert (first["name"], second["name"]) == ("two: CartPole-v1", "two: CartPole-v0")
     assert (first["steps"].tolist(), first["returns"].tolist()) == ([24, 40], [3.0, 1.0])

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from hpc_rl.storage import checkpoint
-from hpc_rl.storage.trajectories import describe, read, segments
+from hpc_rl.storage.segments import describe, read, segments
 from hpc_rl.types import Tree
 from tests.contract.batches import NAMES, environment_of, sampled, ways
 from tests.contract.seats import left_over, run_job

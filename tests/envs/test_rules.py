@@ -23,7 +23,7 @@ from hpc_rl.fragments import allocate, trajectory, trajectory_schema
 from hpc_rl.samplers.base import Timings, streams
 from hpc_rl.samplers.lanes import Lane, act
 from hpc_rl.samplers.vector import Vector
-from hpc_rl.storage import trajectories
+from hpc_rl.storage import recorded, segments, trajectories
 from hpc_rl.types import Actions, ActOutput, Rules, Schema, Spec, Step, Tree
 
 CASES: list[tuple[str, dict[str, Any]]] = [
@@ -234,9 +234,9 @@ def test_discounts_of_two_players_reach_learner_and_disk(tmp_path: Path) -> None
     )
     recorder.write(tree)
     recorder.close()
-    (path,) = trajectories.segments(tmp_path)
-    assert np.array_equal(trajectories.read(path, "discount"), tree["discount"])
-    assert np.isnan(trajectories.episodes(path)["success"]).all()
+    (path,) = segments.segments(tmp_path)
+    assert np.array_equal(segments.read(path, "discount"), tree["discount"])
+    assert np.isnan(recorded.ends(segments.describe(path), {})["success"]).all()
 
 
 def test_only_environments_of_rules_in_this_process_have_a_state() -> None:

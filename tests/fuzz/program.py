@@ -37,7 +37,7 @@ from hpc_rl.replay.saving import Saver
 from hpc_rl.replay.stores import own_store
 from hpc_rl.runtime.messages import schemas
 from hpc_rl.runtime.stores import load_store
-from hpc_rl.storage import checkpoint, metrics, replay_files, trajectories
+from hpc_rl.storage import checkpoint, metrics, recorded, replay_files, segments
 from hpc_rl.storage.run_dir import RunDir
 from tests.fuzz.damage import damage
 
@@ -108,9 +108,9 @@ def from_batch(*arguments: object) -> None:
 
 
 def analyse(run: Path) -> None:
-    with contextlib.suppress(trajectories.BadSegment, curve.Unreadable):
-        kept = trajectories.kept_from(run)
-        parts = [trajectories.episodes(path, kept) for path in trajectories.segments(run)]
+    with contextlib.suppress(segments.BadSegment, curve.Unreadable):
+        kept = segments.kept_from(run)
+        parts = [recorded.ends(segments.describe(path), kept) for path in segments.segments(run)]
         for one in curve.in_order(run, parts) if parts else [{"path": run, "steps": np.zeros(0)}]:
             curve.clock(one)
 

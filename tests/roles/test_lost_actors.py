@@ -33,7 +33,7 @@ from hpc_rl.runtime.weights import WeightPublisher
 from hpc_rl.samplers.vector import Vector
 from hpc_rl.settings import TOO_FEW
 from hpc_rl.storage import checkpoint
-from hpc_rl.storage.trajectories import describe, read, segments
+from hpc_rl.storage.segments import describe, read, segments
 from hpc_rl.transport.base import Inbox, Outbox
 from hpc_rl.transport.layout import Layout
 from hpc_rl.transport.local import LocalLink, _Exchange

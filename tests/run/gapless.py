@@ -7,20 +7,21 @@ from pathlib import Path
 
 import numpy as np
 
-from hpc_rl.storage import checkpoint, trajectories
+from hpc_rl.storage import checkpoint, segments
+from hpc_rl.storage.recorded import kept
 from tests.run.program import checkpoints
 
 
 def kept_steps(run: Path) -> dict[int, np.ndarray]:
     """column -> float64 [n, 2] step numbers and rewards of the moves that count, by attempt and time."""
-    limits = trajectories.kept_from(run)
+    limits = segments.kept_from(run)
     steps_of: dict[int, list[np.ndarray]] = {}
-    for path in trajectories.segments(run):
-        segment = trajectories.describe(path)
-        moves = trajectories.kept_moves(path, limits)
-        valid = ~trajectories.read(path, "first", slice(1, None))
+    for path in segments.segments(run):
+        segment = segments.describe(path)
+        moves = kept(segment, limits)
+        valid = ~segments.read(path, "first", slice(1, None))
         step = segment.start + np.cumsum(valid, 0) - valid
-        reward = trajectories.read(path, "reward")
+        reward = segments.read(path, "reward")
         for place, column in enumerate(segment.columns.tolist()):
             rows = moves[:, place]
             steps_of.setdefault(column, []).append(np.stack([step[rows, place], reward[rows, place]], 1))
@@ -32,7 +33,7 @@ def story(run: Path) -> str:
     starts = [
         f"{path.name}: {json.loads(path.read_text())['resumed_from']}" for path in sorted(run.glob("provenance/*"))
     ]
-    recorded = [trajectories.describe(path) for path in trajectories.segments(run)]
+    recorded = [segments.describe(path) for path in segments.segments(run)]
     lines = [f"{s.path.relative_to(run)}: {s.columns} from {s.start} to {s.stop}" for s in recorded]
     return "\n".join([*starts, *lines])
 

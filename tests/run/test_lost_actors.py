@@ -14,7 +14,7 @@ import pytest
 from hpc_rl.job import BadJob
 from hpc_rl.launchers import mpiexec
 from hpc_rl.launchers.mpiexec import with_survivors
-from hpc_rl.storage.trajectories import read, segments
+from hpc_rl.storage.segments import read, segments
 from tests.run.gapless import assert_gapless
 from tests.run.program import OPENMPI, ended, learning, leftovers, records, started, state, summary, wait_for, write_job
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hpc_rl.storage import checkpoint, trajectories
+from hpc_rl.storage import checkpoint, segments
 from hpc_rl.storage.run_dir import RunDir
 from tests.run.gapless import assert_gapless
 from tests.run.program import (
@@ -186,8 +186,8 @@ def test_a_full_disk_ends_the_run_and_loses_nothing(method: str, small_disk: Pat
     assert "free space" in result.last and str(small_disk) in result.last, result.err
     assert leftovers(run) == []
     saved = checkpoint.newest(RunDir(run), lambda text: None)
-    for path in trajectories.segments(run):
-        trajectories.describe(path)
+    for path in segments.segments(run):
+        segments.describe(path)
     subprocess.run(["mount", "-o", "remount,size=16m", str(small_disk)], check=True)
     steps = saved[2]["env_steps"] if saved else 0
     more = ["--set", f"budget.env_steps={steps + 300}"]

@@ -17,7 +17,7 @@ import pytest
 
 from hpc_rl import job as jobs
 from hpc_rl.launchers.leftovers import take_over
-from hpc_rl.storage import checkpoint, replay_files, trajectories
+from hpc_rl.storage import checkpoint, replay_files, segments
 from hpc_rl.storage.run_dir import RunDir, create
 from tests.run.gapless import assert_gapless
 from tests.run.program import (
@@ -252,7 +252,7 @@ def test_sigkill_of_everything_at_any_moment_can_be_resumed(tmp_path: Path) -> N
         assert state(run)["state"] == "running"
         for path, data in closed.items():
             assert path.read_bytes() == data  # nobody touches a closed segment
-        closed = {path: path.read_bytes() for path in trajectories.segments(run)}
+        closed = {path: path.read_bytes() for path in segments.segments(run)}
     saved = checkpoint.newest(RunDir(run), lambda text: None)
     steps = saved[2]["env_steps"] if saved else 0
     assert steps > 0

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hpc_rl.storage import checkpoint, trajectories
+from hpc_rl.storage import checkpoint, segments
 from tests.run.program import checkpoints, hpc_rl, summary, write_job
 
 
@@ -22,7 +22,7 @@ def test_a_run_needs_no_locks(without_locks: Callable[[int], None], tmp_path: Pa
     again = hpc_rl("run", job, "--out", run, "--resume", "--set", "budget.env_steps=1000")
     assert again.code == 0, again.err
     assert summary(run)["env_steps"] >= 1000
-    assert all(checkpoint.load(path) for path in checkpoints(run)) and len(trajectories.segments(run)) == 2
+    assert all(checkpoint.load(path) for path in checkpoints(run)) and len(segments.segments(run)) == 2
 
 
 def test_locks_that_are_forced_are_named_and_not_the_disk(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from hpc_rl.storage import checkpoint, metrics, trajectories
+from hpc_rl.storage import checkpoint, metrics, segments
 from tests.run.gapless import assert_gapless, kept_steps
 from tests.run.program import (
     checkpoints,
@@ -109,7 +109,7 @@ def test_impala_resumes_on_fewer_ranks_without_gaps(tmp_path: Path) -> None:
         process.terminate()
         first = ended(process)
     assert first.code == 0, first.err
-    closed = {path: path.read_bytes() for path in trajectories.segments(run)}
+    closed = {path: path.read_bytes() for path in segments.segments(run)}
     before = summary(run)["env_steps"]
     result = hpc_rl("run", job, "--out", run, "--resume", "-n", "2", "--set", f"budget.env_steps={before + 2000}")
     assert result.code == 0, result.err
@@ -117,7 +117,7 @@ def test_impala_resumes_on_fewer_ranks_without_gaps(tmp_path: Path) -> None:
     assert set(summary(run)["split_s"]) == {"learner-0", "actor-0"}
     assert all(path.read_bytes() == data for path, data in closed.items())
     assert_gapless(run)
-    limits = trajectories.kept_from(run)
+    limits = segments.kept_from(run)
     resumed = checkpoint.load(checkpoints(run)[-1])[1]["steps"]
     assert {column for attempt, column in limits if attempt == 0} == {0, 1, 2, 3}
     assert all(limits[0, int(column)] < step for column, step in resumed.items())

@@ -13,7 +13,7 @@ from hpc_rl import job as jobs
 from hpc_rl.envs.base import Environment
 from hpc_rl.envs.make import describe, make
 from hpc_rl.optim.flat import flatten
-from hpc_rl.storage import checkpoint, trajectories
+from hpc_rl.storage import checkpoint, recorded, segments
 from hpc_rl.storage.metrics import rows
 from tests.contract.greedy import greedy_returns
 from tests.run.program import Ended, checkpoints, hpc_rl, leftovers, state, summary, write_job
@@ -99,11 +99,11 @@ def test_job_is_what_was_asked_with_what_was_settled(case: tuple[str, Path, Path
 
 def test_that_fraction_of_columns_is_recorded(case: tuple[str, Path, Path, Ended]) -> None:
     name, _, run, _ = case
-    segments = [trajectories.describe(path) for path in trajectories.segments(run)]
-    columns = sorted({int(column) for segment in segments for column in segment.columns})
+    described = [segments.describe(path) for path in segments.segments(run)]
+    columns = sorted({int(column) for segment in described for column in segment.columns})
     assert len(columns) == 4 * CASES[name][3]
-    limits = trajectories.kept_from(run)
-    moves = sum(int(trajectories.kept_moves(segment.path, limits).sum()) for segment in segments)
+    limits = segments.kept_from(run)
+    moves = sum(int(recorded.kept(segment, limits).sum()) for segment in described)
     if name == "allreduce":
         assert moves == summary(run)["env_steps"]  # every step that was learned from, once
     elif columns:

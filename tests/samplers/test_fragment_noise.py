@@ -20,7 +20,7 @@ from hpc_rl.fragments import allocate, trajectory, trajectory_schema
 from hpc_rl.samplers.base import Timings, episode_seeds, streams
 from hpc_rl.samplers.lanes import Lane
 from hpc_rl.samplers.vector import Vector
-from hpc_rl.storage import trajectories
+from hpc_rl.storage import segments
 from hpc_rl.storage.trajectories import Recorder
 from hpc_rl.types import Schema, Spec, Tree
 from tests.contract.batches import config_of, policy_of
@@ -101,13 +101,13 @@ def test_that_of_each_fragment_is_recorded(segments: list[int], tmp_path: Path) 
         for _ in range(count):
             recorder.write(waiting.pop(0))
         recorder.roll()
-    paths, low = trajectories.segments(tmp_path), 0
+    paths, low = segments.segments(tmp_path), 0
     assert len(paths) == len(segments)
     for path, count in zip(paths, segments, strict=True):
-        noise, begins = trajectories.read(path, "noise"), trajectories.read(path, "fragment_row")
+        noise, begins = segments.read(path, "noise"), segments.read(path, "fragment_row")
         assert begins.tolist() == [STEPS * k for k in range(count)]
         assert np.array_equal(noise, [tree["noise"][keep] for tree in trees[low : low + count]])
-        moves = np.arange(len(trajectories.read(path, "reward")))
+        moves = np.arange(len(segments.read(path, "reward")))
         of_moves = noise[np.searchsorted(begins, moves, "right") - 1]
         assert np.array_equal(of_moves[::STEPS], noise) and len(of_moves) == STEPS * count
         low += count
@@ -119,6 +119,6 @@ def test_without_it_segments_are_as_they_were(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path / "trajectories" / "a0-worker-0", schema, spec, columns, columns >= 0, 0)
     recorder.write(trees[0])
     recorder.close()
-    (path,) = trajectories.segments(tmp_path)
+    (path,) = segments.segments(tmp_path)
     with pytest.raises(KeyError):
-        trajectories.read(path, "fragment_row")
+        segments.read(path, "fragment_row")

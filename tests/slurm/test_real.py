@@ -25,7 +25,7 @@ from typing import Any
 import pytest
 
 from hpc_rl.launchers.attempt import job_ids
-from hpc_rl.storage import trajectories
+from hpc_rl.storage import segments
 from hpc_rl.storage.rank_records import rank_records
 from hpc_rl.storage.run_dir import RunDir
 from tests.run.gapless import assert_gapless
@@ -149,7 +149,7 @@ def active(site: Site, job: str) -> bool:
 
 
 def closed(run: RunDir) -> dict[Path, int]:
-    return {path: path.stat().st_size for path in trajectories.segments(run.path)}
+    return {path: path.stat().st_size for path in segments.segments(run.path)}
 
 
 def goes_on(site: Site, run: RunDir, attempt: int, before: int, sizes: dict[Path, int]) -> None:

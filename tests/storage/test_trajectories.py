@@ -15,8 +15,9 @@ import pytest
 import torch
 
 from hpc_rl.fragments import stacked, trajectory_schema
-from hpc_rl.storage import h5, trajectories
-from hpc_rl.storage.trajectories import BadSegment, Recorder, RecordingFailed
+from hpc_rl.storage import h5, recorded, segments, trajectories
+from hpc_rl.storage.segments import BadSegment
+from hpc_rl.storage.trajectories import Recorder, RecordingFailed
 from hpc_rl.types import Actions, Array, Leaf, Spec, Tree
 
 EXTRAS = {"log_prob": Leaf((), "float32")}
@@ -104,21 +105,21 @@ def test_segments_are_the_tape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
         if begin == 90:
             to.roll()
     to.close()
-    paths = trajectories.segments(tmp_path)
+    paths = segments.segments(tmp_path)
     assert len(paths) == 2
     cuts = [(0, 100), (100, 200)]
     for path, (begin, end) in zip(paths, cuts, strict=True):
         expected = tape.fragment(begin, end - begin)
         for name, leaf in expected.items():
-            rows = trajectories.read(path, name)
+            rows = segments.read(path, name)
             assert rows.dtype == tape.schema[name].dtype
             if name != "observation":
                 np.testing.assert_array_equal(rows, leaf, err_msg=name)
-        frames = torch.from_numpy(trajectories.read(path, "observation"))
+        frames = torch.from_numpy(segments.read(path, "observation"))
         rebuilt = stacked(frames, torch.from_numpy(expected["first"]), stack, "zeros")
         np.testing.assert_array_equal(rebuilt, tape.stacks[begin : end + 1])
         assert len(frames) == end - begin + stack
-        segment = trajectories.describe(path)
+        segment = segments.describe(path)
         assert (segment.attempt, segment.role, segment.index) == (0, "actor", 3)
         np.testing.assert_array_equal(segment.start, tape.step[begin])
         np.testing.assert_array_equal(segment.stop, tape.step[end])
@@ -131,7 +132,7 @@ def test_attributes_explain_the_file(tmp_path: Path) -> None:
     to = recorder(tmp_path, tape, attributes={"algorithm": "ppo", "seed": 3})
     to.write(tape.fragment(0, 10))
     to.close()
-    with h5py.File(trajectories.segments(tmp_path)[0]) as file:
+    with h5py.File(segments.segments(tmp_path)[0]) as file:
         assert file.attrs["algorithm"] == "ppo" and file.attrs["seed"] == 3 and file.attrs["attempt"] == 0
         assert json.loads(file.attrs["spec"])["frame"] == [2, 3]
         assert file["version"].attrs["unit"] == "update" and "terminated" in file["discount"].attrs["doc"]
@@ -144,11 +145,11 @@ def test_only_kept_columns_are_recorded(tmp_path: Path) -> None:
     np.testing.assert_array_equal(to.closed, [0, tape.step[20, 1], 0])  # nobody waits for the column in the middle
     to.write(tape.fragment(20, 20))
     to.close()
-    (path,) = trajectories.segments(tmp_path)
-    np.testing.assert_array_equal(trajectories.describe(path).columns, [10, 12])
-    np.testing.assert_array_equal(trajectories.read(path, "reward"), tape.reward[:, [0, 2]])
-    np.testing.assert_array_equal(trajectories.read(path, "carry/core"), np.zeros((2, 2)))
-    np.testing.assert_array_equal(trajectories.read(path, "observation")[4:], tape.frames[1:, [0, 2]])
+    (path,) = segments.segments(tmp_path)
+    np.testing.assert_array_equal(segments.describe(path).columns, [10, 12])
+    np.testing.assert_array_equal(segments.read(path, "reward"), tape.reward[:, [0, 2]])
+    np.testing.assert_array_equal(segments.read(path, "carry/core"), np.zeros((2, 2)))
+    np.testing.assert_array_equal(segments.read(path, "observation")[4:], tape.frames[1:, [0, 2]])
     np.testing.assert_array_equal(to.closed, tape.step[40])
 
 
@@ -167,13 +168,13 @@ def test_segments_roll_by_size_and_by_age(tmp_path: Path) -> None:
     for begin in range(0, 60, 20):
         to.write(tape.fragment(begin, 20))
         np.testing.assert_array_equal(to.closed, tape.step[begin + 20])
-    assert len(trajectories.segments(tmp_path / "size")) == 3
+    assert len(segments.segments(tmp_path / "size")) == 3
     to = recorder(tmp_path / "age", tape, segment_s=600.0)
     to.write(tape.fragment(0, 20))
-    assert trajectories.segments(tmp_path / "age") == [] and not to.closed.any()
+    assert segments.segments(tmp_path / "age") == [] and not to.closed.any()
     to._opened -= 600.0  # as if it had waited: a busy machine is slower than any short age
     to.write(tape.fragment(20, 20))
-    assert len(trajectories.segments(tmp_path / "age")) == 1
+    assert len(segments.segments(tmp_path / "age")) == 1
 
 
 def test_a_gap_starts_a_new_segment(tmp_path: Path) -> None:
@@ -182,7 +183,7 @@ def test_a_gap_starts_a_new_segment(tmp_path: Path) -> None:
     to.write(tape.fragment(0, 20))
     to.write(tape.fragment(40, 20))
     to.close()
-    first, second = map(trajectories.describe, trajectories.segments(tmp_path))
+    first, second = map(segments.describe, segments.segments(tmp_path))
     np.testing.assert_array_equal(first.stop, tape.step[20])
     np.testing.assert_array_equal(second.start, tape.step[40])
 
@@ -200,7 +201,7 @@ def test_a_second_recorder_never_overwrites(tmp_path: Path) -> None:
         to = recorder(tmp_path, tape)
         to.write(tape.fragment(begin, 20))
         to.close()
-    assert [trajectories.describe(path).number for path in trajectories.segments(tmp_path)] == [0, 1]
+    assert [segments.describe(path).number for path in segments.segments(tmp_path)] == [0, 1]
 
 
 def test_files_being_written_and_strangers_are_left_out(tmp_path: Path) -> None:
@@ -211,17 +212,17 @@ def test_files_being_written_and_strangers_are_left_out(tmp_path: Path) -> None:
     assert [path.name for path in folder.iterdir()] == ["segment-000000.h5.tmp"]
     (tmp_path / "trajectories" / "notes").mkdir()
     (tmp_path / "trajectories" / "notes" / "segment-000000.h5").write_text("mine")
-    assert trajectories.segments(tmp_path) == []
+    assert segments.segments(tmp_path) == []
     (folder / "segment-000007.h5").write_text("not HDF5")
     with pytest.raises(BadSegment, match=r"segment-000007\.h5 is not a readable segment"):
-        trajectories.describe(folder / "segment-000007.h5")
+        segments.describe(folder / "segment-000007.h5")
 
 
 def test_segments_are_sorted_by_number_not_by_text(tmp_path: Path) -> None:
     for folder in ("a10-actor-0", "a2-actor-10", "a2-actor-9", "a2-env_worker-0"):
         (tmp_path / "trajectories" / folder).mkdir(parents=True)
         (tmp_path / "trajectories" / folder / "segment-000000.h5").touch()
-    folders = [path.parent.name for path in trajectories.segments(tmp_path)]
+    folders = [path.parent.name for path in segments.segments(tmp_path)]
     assert folders == ["a2-actor-9", "a2-actor-10", "a2-env_worker-0", "a10-actor-0"]
 
 
@@ -231,7 +232,7 @@ def test_gzip_without_hdf5plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     to = recorder(tmp_path, tape)
     to.write(tape.fragment(0, 20))
     to.close()
-    with h5py.File(trajectories.segments(tmp_path)[0]) as file:
+    with h5py.File(segments.segments(tmp_path)[0]) as file:
         assert file["reward"].compression == "gzip"
 
 
@@ -251,7 +252,7 @@ def test_what_reads_back_wrong_is_not_published(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(trajectories, "_verify", scratched)
     with pytest.raises(RecordingFailed, match="reward reads back differently"):
         to.roll()
-    assert [path.name for path in trajectories.segments(tmp_path)] == ["segment-000000.h5"]
+    assert [path.name for path in segments.segments(tmp_path)] == ["segment-000000.h5"]
 
 
 FOREVER = """
@@ -272,19 +273,19 @@ def test_sigkill_costs_the_open_segment_only(tmp_path: Path) -> None:
     child = subprocess.Popen([sys.executable, "-c", code])
     try:
         deadline = time.monotonic() + 60
-        while len(trajectories.segments(tmp_path)) < 3:
+        while len(segments.segments(tmp_path)) < 3:
             assert child.poll() is None and time.monotonic() < deadline
             time.sleep(0.01)
     finally:
         child.send_signal(signal.SIGKILL)
         child.wait()
-    tape, paths = Tape(200, stack=4), trajectories.segments(tmp_path)
+    tape, paths = Tape(200, stack=4), segments.segments(tmp_path)
     for path in paths:
-        begin = int(trajectories.read(path, "version")[0, 0])
+        begin = int(segments.read(path, "version")[0, 0])
         rows = min(20, 200 - begin)
-        reward = trajectories.read(path, "reward")[:rows]
+        reward = segments.read(path, "reward")[:rows]
         np.testing.assert_array_equal(reward, tape.reward[begin : begin + len(reward)])
-        assert len(trajectories.read(path, "observation")) == len(trajectories.read(path, "reward")) + 4
+        assert len(segments.read(path, "observation")) == len(segments.read(path, "reward")) + 4
 
 
 def test_a_full_disk_is_said_and_closed_segments_survive(small_disk: Path) -> None:
@@ -303,8 +304,8 @@ def test_a_full_disk_is_said_and_closed_segments_survive(small_disk: Path) -> No
     with pytest.raises(RecordingFailed):
         to.write(tape.fragment(0, 20))
     to.close()
-    (path,) = trajectories.segments(small_disk)
-    np.testing.assert_array_equal(trajectories.read(path, "reward"), tape.reward[:20])
+    (path,) = segments.segments(small_disk)
+    np.testing.assert_array_equal(segments.read(path, "reward"), tape.reward[:20])
     assert [file.name for file in path.parent.iterdir()] == [path.name]
     (small_disk / "again").write_bytes(bytes(1 << 19))  # the space is free again, not held by a lost handle
 
@@ -327,19 +328,19 @@ def two_attempts(run: Path, resumed: dict[str, object] | None) -> Tape:
 def test_abandoned_rows_are_told_by_provenance(tmp_path: Path) -> None:
     steps = {"10": 5, "11": 7, "12": 10**6}
     tape = two_attempts(tmp_path, {"file": "000000001.h5", "steps": steps})
-    limits = trajectories.kept_from(tmp_path)
-    old, new = trajectories.segments(tmp_path)
+    limits = segments.kept_from(tmp_path)
+    old, new = segments.segments(tmp_path)
     valid = ~tape.first[1:]
     np.testing.assert_array_equal(
-        trajectories.kept_moves(old, limits), valid & (tape.step[:-1] < np.array(list(steps.values())))
+        recorded.kept(segments.describe(old), limits), valid & (tape.step[:-1] < np.array(list(steps.values())))
     )
-    np.testing.assert_array_equal(trajectories.kept_moves(new, limits), valid[60:])
+    np.testing.assert_array_equal(recorded.kept(segments.describe(new), limits), valid[60:])
 
 
 def test_abandoned_rows_without_provenance_begin_at_the_next_recording(tmp_path: Path) -> None:
     tape = two_attempts(tmp_path, None)
-    limits = trajectories.kept_from(tmp_path)
-    moves = [trajectories.kept_moves(path, limits) for path in trajectories.segments(tmp_path)]
+    limits = segments.kept_from(tmp_path)
+    moves = [recorded.kept(segments.describe(path), limits) for path in segments.segments(tmp_path)]
     valid = ~tape.first[1:]
     np.testing.assert_array_equal(moves[0][:60], valid[:60])
     assert not moves[0][60:].any()
@@ -350,41 +351,41 @@ def test_an_attempt_from_the_beginning_abandons_everything_before(tmp_path: Path
     two_attempts(tmp_path, None)
     fresh: dict[str, object] = {"resumed_from": {"file": None, "steps": {}}}
     (tmp_path / "provenance" / "0002.json").write_text(json.dumps(fresh))
-    limits = trajectories.kept_from(tmp_path)
-    assert not any(trajectories.kept_moves(path, limits).any() for path in trajectories.segments(tmp_path))
+    limits = segments.kept_from(tmp_path)
+    assert not any(recorded.kept(segments.describe(path), limits).any() for path in segments.segments(tmp_path))
 
 
 def test_episodes(tmp_path: Path) -> None:
     tape = two_attempts(tmp_path, None)
-    old, _ = trajectories.segments(tmp_path)
-    every = trajectories.episodes(old)
+    old, _ = segments.segments(tmp_path)
+    every = recorded.ends(segments.describe(old), {})
     row, column = np.nonzero(np.isfinite(tape.score))
     np.testing.assert_array_equal(every["column"], tape.columns[column])
-    np.testing.assert_array_equal(every["step"], tape.step[row, column])
+    np.testing.assert_array_equal(every["end"], tape.step[row, column] + 1)
     np.testing.assert_array_equal(every["return"], tape.score[row, column])
     assert every["length"].tolist() == [1] * len(row)
     assert every["success"].tolist() == [1] * len(row)
-    valid = trajectories.episodes(old, trajectories.kept_from(tmp_path))
-    assert 0 < len(valid["step"]) == (row < 60).sum() < len(row)
+    valid = recorded.ends(segments.describe(old), segments.kept_from(tmp_path))
+    assert 0 < len(valid["end"]) == (row < 60).sum() < len(row)
 
 
 def test_segments_without_success_have_none(tmp_path: Path) -> None:
     """As they were recorded before there was such a leaf."""
     two_attempts(tmp_path, None)
-    old, _ = trajectories.segments(tmp_path)
+    old, _ = segments.segments(tmp_path)
     with h5py.File(old, "r+") as file:
         del file["episode_success"]
-    episodes = trajectories.episodes(old)
+    episodes = recorded.ends(segments.describe(old), {})
     assert len(episodes["return"]) and np.isnan(episodes["success"]).all()
     assert episodes["success"].shape == episodes["return"].shape
 
 
 def test_read_a_part(tmp_path: Path) -> None:
     tape = two_attempts(tmp_path, None)
-    path = trajectories.segments(tmp_path)[0]
-    np.testing.assert_array_equal(trajectories.read(path, "reward", slice(5, 9)), tape.reward[5:9])
+    path = segments.segments(tmp_path)[0]
+    np.testing.assert_array_equal(segments.read(path, "reward", slice(5, 9)), tape.reward[5:9])
     with pytest.raises(KeyError):
-        trajectories.read(path, "nothing")
+        segments.read(path, "nothing")
 
 
 @pytest.mark.parametrize(
