@@ -67,11 +67,12 @@ def moves(segment: Segment, name: str, begin: int = 0, end: int | None = None) -
         return _rows(source, segment, name, begin, end)
 
 
-def kept(segment: Segment, limits: Limits, begin: int = 0, end: int | None = None) -> Array:
-    """bool [rows, b]: moves that happened (not LAST → FIRST) and were not made again by a later attempt."""
+def kept(segment: Segment, limits: Limits) -> tuple[Array, Array]:
+    """Both [N, b]: bool, moves that happened (not LAST → FIRST) and were not made again by a later attempt; and every
+    move's env-step number in its column. Raises BadSegment."""
     with _opened(segment.path) as source:
         first = _of_kind(source, segment, "first", "b")
-    return _kept(segment, first, limits)[0][begin:end]
+    return _kept(segment, first, limits)
 
 
 def ends(segment: Segment, limits: Limits) -> Tree:

@@ -18,7 +18,7 @@ def kept_steps(run: Path) -> dict[int, np.ndarray]:
     steps_of: dict[int, list[np.ndarray]] = {}
     for path in segments.segments(run):
         segment = segments.describe(path)
-        moves = kept(segment, limits)
+        moves = kept(segment, limits)[0]
         valid = ~segments.read(path, "first", slice(1, None))
         step = segment.start + np.cumsum(valid, 0) - valid
         reward = segments.read(path, "reward")

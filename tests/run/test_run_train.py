@@ -103,7 +103,7 @@ def test_that_fraction_of_columns_is_recorded(case: tuple[str, Path, Path, Ended
     columns = sorted({int(column) for segment in described for column in segment.columns})
     assert len(columns) == 4 * CASES[name][3]
     limits = segments.kept_from(run)
-    moves = sum(int(recorded.kept(segment, limits).sum()) for segment in described)
+    moves = sum(int(recorded.kept(segment, limits)[0].sum()) for segment in described)
     if name == "allreduce":
         assert moves == summary(run)["env_steps"]  # every step that was learned from, once
     elif columns:

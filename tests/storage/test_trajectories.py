@@ -332,15 +332,15 @@ def test_abandoned_rows_are_told_by_provenance(tmp_path: Path) -> None:
     old, new = segments.segments(tmp_path)
     valid = ~tape.first[1:]
     np.testing.assert_array_equal(
-        recorded.kept(segments.describe(old), limits), valid & (tape.step[:-1] < np.array(list(steps.values())))
+        recorded.kept(segments.describe(old), limits)[0], valid & (tape.step[:-1] < np.array(list(steps.values())))
     )
-    np.testing.assert_array_equal(recorded.kept(segments.describe(new), limits), valid[60:])
+    np.testing.assert_array_equal(recorded.kept(segments.describe(new), limits)[0], valid[60:])
 
 
 def test_abandoned_rows_without_provenance_begin_at_the_next_recording(tmp_path: Path) -> None:
     tape = two_attempts(tmp_path, None)
     limits = segments.kept_from(tmp_path)
-    moves = [recorded.kept(segments.describe(path), limits) for path in segments.segments(tmp_path)]
+    moves = [recorded.kept(segments.describe(path), limits)[0] for path in segments.segments(tmp_path)]
     valid = ~tape.first[1:]
     np.testing.assert_array_equal(moves[0][:60], valid[:60])
     assert not moves[0][60:].any()
@@ -352,7 +352,7 @@ def test_an_attempt_from_the_beginning_abandons_everything_before(tmp_path: Path
     fresh: dict[str, object] = {"resumed_from": {"file": None, "steps": {}}}
     (tmp_path / "provenance" / "0002.json").write_text(json.dumps(fresh))
     limits = segments.kept_from(tmp_path)
-    assert not any(recorded.kept(segments.describe(path), limits).any() for path in segments.segments(tmp_path))
+    assert not any(recorded.kept(segments.describe(path), limits)[0].any() for path in segments.segments(tmp_path))
 
 
 def test_episodes(tmp_path: Path) -> None:

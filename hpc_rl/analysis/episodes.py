@@ -1,0 +1,76 @@
+"""The episode table: a row for every recorded episode of all runs, as a Dask dataframe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import dask
+import dask.dataframe as dd
+import numpy as np
+import pandas as pd
+
+from hpc_rl.analysis.pace import Pace, job_steps, pace
+from hpc_rl.analysis.progress import progress
+from hpc_rl.analysis.runs import RecordedRun
+from hpc_rl.storage.recorded import ends
+from hpc_rl.storage.segments import Limits, Segment
+from hpc_rl.types import Array, Tree
+
+_TOGETHER = 16  # segments that one task reads
+COLUMNS = {
+    "run": "str", "column": "int64", "attempt": "int64", "start": "int64", "end": "int64", "return": "float64",
+    "length": "int64", "success": "float64", "env_steps": "int64", "version": "int64", "lag": "float64",
+}  # fmt: skip
+
+
+def episodes(runs: Sequence[RecordedRun]) -> dd.DataFrame:
+    """One row for each kept episode, in the order of segments; files are read when it is computed, each once.
+
+    run, column, attempt; start and end: the column's env steps before its first and after its last move; return (raw),
+    length (moves), success (NaN where unknown); env_steps of the whole job at its end (`analysis.pace`); version:
+    the learner update of the acting weights at its end; lag: updates that the learner had made beyond it by the
+    job's env steps, from the metrics of rank 0 (NaN without).
+    """
+    parts = [part for run in runs for part in _of_run(run)]
+    meta = pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in COLUMNS.items()})
+    return dd.from_delayed(parts or [dask.delayed(meta)], meta=meta, verify_meta=False)
+
+
+def _of_run(run: RecordedRun) -> list[object]:
+    groups = [run.segments[k : k + _TOGETHER] for k in range(0, len(run.segments), _TOGETHER)]
+    read = [dask.delayed(_read)(group, dict(run.limits)) for group in groups]
+    of_run = dask.delayed(_pace)(read, run.job.environment.columns)
+    updates = dask.delayed(_updates)(run)
+    return [dask.delayed(_table)(run.name, part, of_run, updates) for part in read]
+
+
+def _read(group: Sequence[Segment], limits: Limits) -> list[Tree]:
+    """`ends` of each segment, and "attempt" [n] beside the episodes."""
+    parts = []
+    for segment in group:
+        part = ends(segment, limits)
+        parts.append({**part, "attempt": np.full(len(part["end"]), segment.attempt)})
+    return parts
+
+
+def _pace(groups: Sequence[Sequence[Tree]], columns: int) -> Pace:
+    return pace([part for group in groups for part in group], columns)
+
+
+def _updates(run: RecordedRun) -> tuple[Array, Array]:
+    """(env steps, updates) of the learner, both rising; empty where rank 0 wrote no metrics."""
+    table = progress(run)
+    if table.empty or "updates" not in table:
+        return np.empty(0), np.empty(0)
+    known = table[["env_steps", "updates"]].dropna()
+    return known["env_steps"].to_numpy(float), known["updates"].to_numpy(float)
+
+
+def _table(name: str, parts: Sequence[Tree], of_run: Pace, updates: tuple[Array, Array]) -> pd.DataFrame:
+    leaves = {key: np.concatenate([part[key] for part in parts]) for key in parts[0] if not key.startswith("pace_")}
+    leaves["env_steps"] = job_steps(of_run, leaves["column"], leaves["end"])
+    leaves["start"] = leaves["end"] - leaves["length"]
+    learned = np.interp(leaves["env_steps"], *updates) if len(updates[0]) else np.full(len(leaves["end"]), np.nan)
+    leaves["lag"] = np.maximum(np.floor(learned) - leaves["version"], 0)
+    leaves["run"] = np.full(len(leaves["end"]), name, object)
+    return pd.DataFrame({key: leaves[key] for key in COLUMNS}).astype(COLUMNS)

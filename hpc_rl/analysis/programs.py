@@ -1,0 +1,86 @@
+"""The programs of `analysis/`: how one runs by itself, and how a report runs them all."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hpc_rl.analysis import figures
+from hpc_rl.analysis.clusters import Where, computing, recorded_bytes
+from hpc_rl.analysis.runs import RecordedRun, open_runs
+from hpc_rl.analysis.sections import Analyze, Section
+from hpc_rl.job import data_folder
+from hpc_rl.storage.run_dir import write_text
+
+ORDER = ("learning_curve", "throughput")
+"""Programs whose ``analyze`` a report runs, in this order."""
+
+
+def load(name: str) -> Analyze:
+    """``analyze`` of a program of `analysis/`, in whose file everything else of it is."""
+    path = data_folder("analysis") / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"hpc_rl_analysis_{name}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    analyze: Analyze = module.analyze
+    return analyze
+
+
+def main(analyze: Analyze, text: str, arguments: Sequence[str] | None = None) -> None:
+    """A program's command line: RUN… [--out DIR]; its files are NAME.json, and a PNG or CSV for each picture or table.
+
+    Errors of this package become one sentence and exit code 1.
+    """
+    name = Path(sys.argv[0]).stem
+    parser = argparse.ArgumentParser(description=text.splitlines()[0], epilog="\n".join(text.splitlines()[1:]))
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directory")
+    parser.add_argument("--out", type=Path, default=Path("."), help="folder for PNG, CSV and JSON [.]")
+    parser.add_argument("--scheduler", default="", help="address or file of a Dask scheduler [this machine]")
+    options = parser.parse_args(arguments)
+    try:
+        with computing(Where(options.scheduler), recorded_bytes(options.runs)):
+            runs = open_runs(options.runs)
+            remarks(runs)
+            section = analyze(runs)
+        write(section, name, options.out)
+    except Exception as error:
+        if not type(error).__module__.startswith("hpc_rl."):  # this package's are sentences for the user
+            raise
+        sys.exit(f"error: {error}")
+    print("\n".join([section.title, *section.findings]))
+    for table in section.tables.values():
+        print(table.to_string(index=False))
+
+
+def remarks(runs: Sequence[RecordedRun]) -> None:
+    """Say on stderr what of the runs could not be read and what is not there."""
+    for run in runs:
+        for sentence in (*run.skipped, *(f"{run.path}: {gap}" for gap in run.missing)):
+            print(f"warning: {sentence}", file=sys.stderr)
+
+
+def write(section: Section, name: str, folder: Path) -> list[Path]:
+    """Write NAME.json, and a PNG and a CSV for each picture and table; their paths. Raises OSError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [folder / f"{name}.json"]
+    write_text(files[0], json.dumps(as_json(section), indent=1))
+    for stem, draw in section.pictures.items():
+        files.append(folder / f"{stem}.png")
+        figures.save(draw, files[-1])
+    for stem, table in section.tables.items():
+        files.append(folder / f"{stem}.csv")
+        write_text(files[-1], table.to_csv(index=False))
+    return files
+
+
+def as_json(section: Section) -> dict[str, Any]:
+    """Title, findings, how, and each table as a list of rows; what is not finite is null."""
+    tables = {stem: json.loads(table.to_json(orient="records")) for stem, table in section.tables.items()}
+    return {"title": section.title, "findings": list(section.findings), "how": section.how, "tables": tables}
