@@ -119,6 +119,7 @@ def test_each_library_has_one_door() -> None:
     assert users("torch.distributed") == {"transport/torch_group.py"}
     assert {name.split("/")[0] for name in users("click")} == {"cli"}
     assert {name.split("/")[0] for name in users("h5py") | users("hdf5plugin")} == {"storage"}
+    assert {name.split("/")[0] for name in users("minari")} == {"export"}
     assert {name.split("/")[0] for name in users("gymnasium") | users("ale_py")} == {"envs"}
     for pickles in ("pickle", "dill", "cloudpickle", "shelve", "marshal", "joblib"):
         assert users(pickles) == set()

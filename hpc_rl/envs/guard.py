@@ -81,8 +81,8 @@ class Guard(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._flat, self._scale = flat and not self._box, None
         self.observation_parts: dict[str, ObservationPart] = {}
         if self._flat:
-            self.observation_space, self._scale = _flattened(id, self._raw)
-            self.observation_parts = _parts(id, self._raw)
+            self.observation_space, self._scale = flattened(id, self._raw)
+            self.observation_parts = parts_of(id, self._raw)
         space: Any = self.observation_space
         self._shape, self._dtype = space.shape, space.dtype
 
@@ -160,7 +160,7 @@ def _is_number(x: Any) -> bool:
     )
 
 
-def _parts(id: str, space: Any) -> dict[str, ObservationPart]:
+def parts_of(id: str, space: Any) -> dict[str, ObservationPart]:
     """Where the parts of a Dict or Tuple lie in the vector, by name; none of other spaces.
 
     A part of a part is named outer/inner, a part of a Tuple by its number.
@@ -185,7 +185,7 @@ def _parts(id: str, space: Any) -> dict[str, ObservationPart]:
     return parts
 
 
-def _flattened(id: str, space: spaces.Space[Any]) -> tuple[spaces.Box, Array | None]:
+def flattened(id: str, space: spaces.Space[Any]) -> tuple[spaces.Box, Array | None]:
     """The Box that ``space`` is flattened to, and what its entries are multiplied with: None is 1."""
     if not space.is_np_flattenable:
         raise BadEnvironment(f"{id}: observations {_short(space)} have no fixed size; wrap it to give a Box of numbers")

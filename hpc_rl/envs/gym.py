@@ -91,7 +91,7 @@ def _actions(id: str, space: Any) -> Actions:
     raise BadEnvironment(f"{id}: actions {space} are not supported; {kinds}")
 
 
-def _scaling(space: Any, actions: Actions) -> tuple[Array, Array, Array, Array] | None:
+def scaling_of(space: Any, actions: Actions) -> tuple[Array, Array, Array, Array] | None:
     """(middle, half, low, high) of each entry: the environment gets middle + half · a for a clipped to low..high."""
     if actions.kind != "box":
         return None
@@ -125,7 +125,7 @@ class Gym:
         self.spec = spec_of(id, space, self._space, _parts(envs[0]))
         self.columns = len(envs)
         self._axes = (0, *(axis + 1 for axis in axes_of(space)))
-        self._scaled = _scaling(self._space, self.spec.actions)
+        self._scaled = scaling_of(self._space, self.spec.actions)
         self._envs, self._states = envs, own_states(id, envs, state)
         self._log = EpisodeLog(self.columns, self.spec.actions)
         self._native_action = np.zeros(0)

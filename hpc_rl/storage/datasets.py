@@ -95,14 +95,19 @@ class Source:
         data = self._find(name)
         return data.shape, data.dtype.name, data.chunks or data.shape
 
-    def text(self, name: str, dataset: str) -> str:
-        """A text attribute of a dataset, at most a KiB of it; empty where there is none. Raises Unreadable, Absent."""
-        value = self._find(dataset).attrs.get(name, "")
-        return value[:1024] if isinstance(value, str) else ""
+    def text(self, name: str, dataset: str = "", most: int = 1024) -> str:
+        """A text attribute of the file or of a dataset, at most so many letters of it; empty where there is none.
 
-    def read(self, name: str, rows: slice = slice(None)) -> Array:
-        """A dataset, or some of its rows. Raises Unreadable, Absent."""
+        Raises Unreadable, Absent.
+        """
+        value = (self._find(dataset) if dataset else self.file).attrs.get(name, "")
+        return value[:most] if isinstance(value, str) else ""
+
+    def read(self, name: str, rows: slice = slice(None), place: int | None = None) -> Array:
+        """A dataset, or some of its rows, or one place on the second axis of these. Raises Unreadable, Absent."""
         data = self._find(name)
+        if place is not None and (len(data.shape) < 2 or not 0 <= place < data.shape[1]):
+            raise _refused(name, f"has no column {place}")
         if not data.shape:
             self._take(name, data.dtype.itemsize)
             self._stored_whole(name, data)
@@ -110,12 +115,13 @@ class Source:
         indices = range(*rows.indices(data.shape[0]))
         if indices:
             low, high = min(indices[0], indices[-1]), max(indices[0], indices[-1])
-            self._take(name, (high - low + 1) * math.prod(data.shape[1:]) * data.dtype.itemsize)
+            width = math.prod(data.shape[1 if place is None else 2 :])
+            self._take(name, (high - low + 1) * width * data.dtype.itemsize)
             if data.chunks is None:
                 self._stored_whole(name, data)
             else:
-                self._stored_in_chunks(name, data, low, high)
-        return np.asarray(data[rows])
+                self._stored_in_chunks(name, data, low, high, place)
+        return np.asarray(data[rows] if place is None else data[rows, place])
 
     def _find(self, name: str) -> Any:
         node = self.file
@@ -156,16 +162,18 @@ class Source:
         if data.id.get_storage_size() != data.nbytes or not inside:
             raise _refused(name, f"declares {data.nbytes} bytes that the file does not hold")
 
-    def _stored_in_chunks(self, name: str, data: Any, low: int, high: int) -> None:
+    def _stored_in_chunks(self, name: str, data: Any, low: int, high: int, place: int | None) -> None:
         chunk_bytes = math.prod(data.chunks) * data.dtype.itemsize
         grid = [range(-(-extent // step)) for extent, step in zip(data.shape, data.chunks, strict=True)]
         grid[0] = range(low // data.chunks[0], high // data.chunks[0] + 1)
+        if place is not None:
+            grid[1] = range(place // data.chunks[1], place // data.chunks[1] + 1)
         count = math.prod(map(len, grid))
         if chunk_bytes > MOST_BYTES + RATIO * self.size or count > data.id.get_num_chunks():
             raise _refused(name, f"declares {count} chunks of {chunk_bytes} bytes that the file does not hold")
         packed = self._packing(name, data)
-        for place in itertools.product(*grid):
-            at = tuple(index * step for index, step in zip(place, data.chunks, strict=True))
+        for cell in itertools.product(*grid):
+            at = tuple(index * step for index, step in zip(cell, data.chunks, strict=True))
             chunk = data.id.get_chunk_info_by_coord(at)
             inside = chunk.byte_offset is not None and 0 < chunk.size <= self.size - chunk.byte_offset
             if not inside or not self._unpacks(chunk, packed, chunk_bytes):

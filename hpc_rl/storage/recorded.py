@@ -75,6 +75,17 @@ def kept(segment: Segment, limits: Limits) -> tuple[Array, Array]:
     return _kept(segment, first, limits)
 
 
+def outline(segment: Segment, limits: Limits) -> tuple[Array, Array, Array, Array, Array]:
+    """What says where episodes begin and end: first [N + 1, b], kept and env-step number as `kept` gives them,
+    terminated (discount 0) and over (the move ended a game), all [N, b]. Raises BadSegment."""
+    with _opened(segment.path) as source:
+        first = _of_kind(source, segment, "first", "b")
+        discount, length = (_of_kind(source, segment, x, k) for x, k in (("discount", "f"), ("episode_length", "i")))
+    if not discount.shape == length.shape == first[1:].shape:
+        raise _unfit(segment, "its leaves do not have one row for each move")
+    return first, *_kept(segment, first, limits), discount == 0, length > 0
+
+
 def ends(segment: Segment, limits: Limits) -> Tree:
     """The kept episodes that ended in a segment, by row, and at which pace its columns moved. Raises BadSegment.
 

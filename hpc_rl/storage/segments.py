@@ -92,15 +92,17 @@ def kept_from(run: Path, described: Sequence[Segment] | None = None) -> Limits:
     return limits
 
 
-def read(path: Path, name: str, rows: slice = slice(None)) -> Array:
+def read(path: Path, name: str, rows: slice = slice(None), place: int | None = None) -> Array:
     """Rows of one leaf of a segment; of a "fragment" leaf columns, of "noise" and "fragment_row" fragments.
+
+    With ``place`` only those of one column, by its position on the column axis.
 
     Raises:
         KeyError: the segment has no such leaf. BadSegment: it cannot be read.
     """
     try:
         with reading(path) as source:
-            return source.read(name, rows)
+            return source.read(name, rows, place)
     except (FileNotFoundError, Unreadable) as error:
         raise BadSegment(f"{path}: {name} cannot be read ({error}); move it away to go on without it") from error
 
