@@ -21,6 +21,7 @@ from hpc_rl.storage.run_dir import RunDir
 from hpc_rl.storage.untrusted import Unreadable
 
 ACTIVITIES = ("step", "infer", "learn", "record", "send", "wait", "other")
+WAITS = 0.1  # of a role's time, below which it does not count as waiting
 BUSY = ("step", "infer", "learn", "record")  # a rank that does these is not waiting for another one
 
 
@@ -45,13 +46,17 @@ def shares(run: RecordedRun) -> pd.DataFrame:
 
 
 def bottleneck(table: pd.DataFrame) -> str:
-    """The sentence that names what one run's ranks wait for."""
+    """The sentence that names what one run's ranks wait for, or that none of them does."""
     by_role = table.groupby("role")[list(ACTIVITIES)].mean()
     busy = by_role[list(BUSY)].sum(axis=1).sort_values()
     role = str(busy.index[-1])
     activity = str(by_role.loc[role, list(BUSY)].astype(float).idxmax())
     words = {"step": "stepping environments", "infer": "inference", "learn": "learning", "record": "recording"}
     others = ", ".join(f"{name} waits {by_role.loc[name, 'wait']:.0%}" for name in by_role.index if name != role)
+    if by_role["wait"].max() < WAITS:
+        total = table[list(BUSY)].mul(table["hours"], axis=0).sum() / table["hours"].sum()
+        share, name = total.max(), words[str(total.astype(float).idxmax())]
+        return f"{table['run'].iloc[0]}: no role waits for another; of the ranks' time {share:.0%} goes to {name}."
     main = f"{table['run'].iloc[0]}: the bottleneck is {words[activity]} on {role}, busy for {busy.iloc[-1]:.0%}"
     return main + (f" of its time ({others})." if others else " of its time.")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import sys
@@ -12,13 +13,19 @@ from typing import Any
 
 from hpc_rl.analysis import figures
 from hpc_rl.analysis.clusters import Where, computing, recorded_bytes
-from hpc_rl.analysis.runs import RecordedRun, open_runs
+from hpc_rl.analysis.runs import RecordedRun, open_runs, without
 from hpc_rl.analysis.sections import Analyze, Section
 from hpc_rl.job import data_folder
 from hpc_rl.storage.run_dir import write_text
+from hpc_rl.storage.segments import BadSegment
 
-ORDER = ("learning_curve", "throughput")
+ORDER = (
+    "throughput",
+)  # fmt: skip
 """Programs whose ``analyze`` a report runs, in this order."""
+
+
+MOST_DAMAGED = 8  # segments in one analysis, after which the disk is to be doubted
 
 
 def load(name: str) -> Analyze:
@@ -47,23 +54,47 @@ def main(analyze: Analyze, text: str, arguments: Sequence[str] | None = None) ->
     try:
         with computing(Where(options.scheduler), recorded_bytes(options.runs)):
             runs = open_runs(options.runs)
-            remarks(runs)
-            section = analyze(runs)
+            section, runs = analyzed(analyze, runs)
         write(section, name, options.out)
     except Exception as error:
         if not type(error).__module__.startswith("hpc_rl."):  # this package's are sentences for the user
             raise
         sys.exit(f"error: {error}")
-    print("\n".join([section.title, *section.findings]))
-    for table in section.tables.values():
-        print(table.to_string(index=False))
+    remarks(runs)
+    with contextlib.suppress(BrokenPipeError):  # of `| head`
+        print("\n".join([section.title, *section.findings]))
+        for table in section.tables.values():
+            print(table.to_string(index=False), flush=True)
+
+
+def analyzed(analyze: Analyze, runs: Sequence[RecordedRun]) -> tuple[Section, tuple[RecordedRun, ...]]:
+    """The section, and the runs without segments that turned out to be damaged while they were read.
+
+    Raises:
+        NotRecorded, BadRun: the program does not apply to these runs.
+        BadSegment: more than `MOST_DAMAGED` segments are damaged.
+    """
+    runs = tuple(runs)
+    for _ in range(MOST_DAMAGED):
+        try:
+            return analyze(runs), runs
+        except BadSegment as error:
+            if error.path is None:
+                raise
+            runs = tuple(without(run, error.path, str(error)) for run in runs)
+    return analyze(runs), runs
 
 
 def remarks(runs: Sequence[RecordedRun]) -> None:
     """Say on stderr what of the runs could not be read and what is not there."""
     for run in runs:
-        for sentence in (*run.skipped, *(f"{run.path}: {gap}" for gap in run.missing)):
+        for sentence in sentences(run):
             print(f"warning: {sentence}", file=sys.stderr)
+
+
+def sentences(run: RecordedRun) -> list[str]:
+    """What of a run could not be read, and what is not there."""
+    return [*run.skipped, *(f"{run.path}: {gap}" for gap in run.missing)]
 
 
 def write(section: Section, name: str, folder: Path) -> list[Path]:

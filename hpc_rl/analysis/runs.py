@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import dask
@@ -72,6 +72,15 @@ def _run(folder: Path, name: str, entries: Sequence[Segment | str]) -> RecordedR
     limits = kept_from(folder, whole)
     job, state = jobs.load(folder / "job.toml"), RunDir(folder).read_state()["state"]
     return RecordedRun(folder, name, job, state, whole, limits, skipped, tuple(missing(whole, limits)))
+
+
+def without(run: RecordedRun, path: Path, sentence: str) -> RecordedRun:
+    """The run without one segment, whose ``sentence`` joins those of what was skipped."""
+    whole = tuple(segment for segment in run.segments if segment.path != path)
+    if len(whole) == len(run.segments):
+        return run
+    gaps = tuple(missing(whole, run.limits))
+    return replace(run, segments=whole, skipped=(*run.skipped, sentence), missing=gaps)
 
 
 def missing(whole: Sequence[Segment], limits: Limits) -> list[str]:

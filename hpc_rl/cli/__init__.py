@@ -11,6 +11,7 @@ import sys
 
 import click
 
+from hpc_rl.cli.analysis import analyze
 from hpc_rl.cli.data import export
 from hpc_rl.cli.diagnostics import flush_streams, note, open_closed_streams
 from hpc_rl.cli.evaluation import evaluate
@@ -30,7 +31,8 @@ def cli() -> None:
     """Deep reinforcement learning as MPI jobs: `hpc-rl list` shows jobs, `hpc-rl run JOB` trains one."""
 
 
-for _command in (run, list_jobs, show, submit, status, logs, cancel, resume, evaluate, export, doctor, selftest, bench):
+_QUEUE, _AFTERWARDS = (submit, status, logs, cancel, resume), (evaluate, analyze, export)
+for _command in (run, list_jobs, show, *_QUEUE, *_AFTERWARDS, doctor, selftest, bench):
     cli.add_command(_command)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from hpc_rl.storage.datasets import Absent, Source, reading
-from hpc_rl.storage.segments import BadSegment, Limits, Segment, describe
+from hpc_rl.storage.segments import BadSegment, Limits, Segment, bad_segment, describe
 from hpc_rl.storage.untrusted import Unreadable
 from hpc_rl.types import Array, Tree
 
@@ -167,8 +167,8 @@ def _opened(path: Path) -> Iterator[Source]:
         with reading(path) as source:
             yield source
     except (FileNotFoundError, Unreadable) as error:
-        raise BadSegment(f"{path} cannot be read ({error}); move it away to go on without it") from error
+        raise bad_segment(path, f"cannot be read ({error})") from error
 
 
 def _unfit(segment: Segment, fault: str) -> BadSegment:
-    return BadSegment(f"{segment.path} is not a readable segment ({fault}); move it away to go on without it")
+    return bad_segment(segment.path, f"is not a readable segment ({fault})")

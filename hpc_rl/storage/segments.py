@@ -20,7 +20,16 @@ _PROVENANCE_BYTES = 16 << 20  # with a diff, and a step for each column
 
 
 class BadSegment(ValueError):
-    """A file is not a segment that this version can read."""
+    """A file is not a segment that this version can read. ``path`` is that file, where the sentence is about one."""
+
+    path: Path | None = None
+
+
+def bad_segment(path: Path, sentence: str) -> BadSegment:
+    """The error of this file. (Its path is set afterwards, for errors come from other processes with one argument.)"""
+    error = BadSegment(f"{path} {sentence}; move it away to go on without it")
+    error.path = path
+    return error
 
 
 @dataclass(frozen=True)
@@ -67,7 +76,7 @@ def describe(path: Path) -> Segment:
         if moves < 0 or columns.ndim != 1 or columns.dtype.kind != "i" or (start < 0).any() or (stop < start).any():
             raise Unreadable("its columns and steps do not fit together")
     except (FileNotFoundError, Unreadable, Absent) as error:
-        raise BadSegment(f"{path} is not a readable segment ({error}); move it away to go on without it") from error
+        raise bad_segment(path, f"is not a readable segment ({error})") from error
     return Segment(path, attempt, role, index, number(path), columns, start, stop, moves)
 
 
@@ -104,7 +113,7 @@ def read(path: Path, name: str, rows: slice = slice(None), place: int | None = N
         with reading(path) as source:
             return source.read(name, rows, place)
     except (FileNotFoundError, Unreadable) as error:
-        raise BadSegment(f"{path}: {name} cannot be read ({error}); move it away to go on without it") from error
+        raise bad_segment(path, f"cannot be read ({name}: {error})") from error
 
 
 def _starts(run: Path, attempt: int, segments_of_run: Sequence[Segment], columns: set[int]) -> dict[int, int]:
