@@ -27,6 +27,24 @@ def export(run: Path, kind: str, out: Path | None, id: str | None, cut: bool) ->
     click.echo(result.folder / result.id)
 
 
+@click.command("import")
+@click.argument("dataset")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Run directory.")
+@click.option("--algorithm", help="The method that its job names [default: the exported run's, else the first].")
+def import_(dataset: str, out: Path, algorithm: str | None) -> None:
+    """Write a Minari data set as a run directory, so that the same programs read it.
+
+    DATASET is its folder, or its id in Minari's own folder.
+    """
+    from hpc_rl.export.from_minari import import_data
+
+    result = import_data(dataset, out, algorithm, warn)
+    note(f"{result.episodes} episodes, {result.env_steps} env steps")
+    if result.endless:
+        warn(f"{result.endless} episodes neither terminated nor were truncated; they count as truncated")
+    click.echo(out)
+
+
 def _left_out(cut: int, kept: bool) -> str:
     if not cut:
         return ""

@@ -165,6 +165,7 @@ def _metadata(result: Exported, job: Job, spec: Spec, view: Survey) -> dict[str,
         "environment": spec.id,
         "job": jobs.dumps(job),
         "frame_stack": spec.stack,
+        "padding": spec.padding,
         "action_repeat": spec.action_repeat,
     }
 

@@ -12,7 +12,7 @@ from hpc_rl.storage.untrusted import Unreadable, checked
 from hpc_rl.types import Actions, ObservationPart, Spec
 
 _SPEC = {"id": str, "frame": list[int], "dtype": str, "actions": dict, "stack": int, "padding": str,
-         "action_repeat": int, "parts": dict[str, dict[str, Any]]}  # fmt: skip
+         "action_repeat": int, "parts": dict}  # fmt: skip
 _ACTIONS = {"kind": str, "sizes": list[int], "low": list[float], "high": list[float]}
 _MOST_LETTERS = 1 << 20
 _DTYPES = ("uint8", "int32", "int64", "float32", "float64", "bool")
