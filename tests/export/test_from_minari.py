@@ -1,9 +1,9 @@
 """A data set of Minari becomes a run whose episodes are those of the data set, and an exported run comes back.
 
-Mutations seen to fail: the tail of an episode's frames not handed to the next, the first stack padded with zeros, a void
-move that opens an episode, no discount of 0, env steps counted one too many, spaces that Minari would ask an environment
-for, the exported run's columns, categories not counted from 0, boxes not scaled back, bytes beside other numbers not
-scaled, colours last, success of the first move.
+Mutations seen to fail: the tail of an episode's frames not handed to the next, the first stack padded with zeros, a
+void move that opens an episode, no discount of 0, env steps counted one too many, spaces that Minari would ask an
+environment for, the exported run's columns, categories not counted from 0, boxes not scaled back, bytes beside other
+numbers not scaled, colours last, success of the first move.
 """
 
 from __future__ import annotations
