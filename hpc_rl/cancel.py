@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Sequence
 
-from hpc_rl import curves
+from hpc_rl import then_analyze
 from hpc_rl.launchers import causes, slurm
 from hpc_rl.launchers.attempt import job_ids
 from hpc_rl.storage.run_dir import BadRun, RunDir
@@ -59,7 +59,7 @@ def _cancel(runs: Sequence[RunDir], now: bool) -> list[str]:
             run.request_stop(_who())  # first, so that a job that begins right now ends itself
     waiting = [item.job for jobs_of_run in active.values() for item in jobs_of_run if item.state == "PENDING"]
     at_work = [item.job for jobs_of_run in active.values() for item in jobs_of_run if item.state != "PENDING"]
-    analyses = curves.cancel(runs)  # before its runs end, for that would start it
+    analyses = then_analyze.cancel(runs)  # before its runs end, for that would start it
     slurm.cancel(waiting)
     late = at_work if now else _outlast(at_work)
     slurm.cancel(late)

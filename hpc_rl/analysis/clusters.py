@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -12,12 +11,12 @@ from typing import Any
 
 import dask
 
+from hpc_rl.analysis import slurm_tasks
+from hpc_rl.analysis.slurm_tasks import MEMORY_SHARE, WAIT_S, scratch
 from hpc_rl.host_memory import available
 from hpc_rl.storage.run_dir import BadRun
 
 SMALL_BYTES = 32 << 20  # of segments: worker processes take longer to start than this takes to read
-WAIT_S = 60.0  # for a scheduler
-_MEMORY_SHARE = 0.8  # of what is free: the rest is for this process and for pages of files
 
 
 @dataclass(frozen=True)
@@ -25,13 +24,15 @@ class Where:
     """``scheduler``: address or file of a running scheduler, "" for this machine, "slurm" for the tasks of this step.
 
     ``workers``: processes of one thread each (0: one for each core this process may use). ``dashboard``: serve Dask's
-    pages on localhost. ``performance``: write Dask's performance report there.
+    pages on localhost. ``performance``: write Dask's performance report there. ``meeting``: a folder that all tasks of
+    a SLURM step see.
     """
 
     scheduler: str = ""
     workers: int = 0
     dashboard: bool = False
     performance: Path | None = None
+    meeting: Path = Path(".")
 
 
 def recorded_bytes(folders: list[Path]) -> int:
@@ -56,37 +57,40 @@ def computing(where: Where, data_bytes: int) -> Iterator[Any]:
     from distributed import performance_report
 
     with ExitStack() as stack:
-        client = stack.enter_context(_client(where, stack))
+        client = _client(where, stack)
         if where.performance is not None:
             stack.enter_context(performance_report(filename=str(where.performance)))
         yield client
 
 
 def _client(where: Where, stack: ExitStack) -> Any:
-    from distributed import Client, LocalCluster
+    from distributed import Client, LocalCluster, Security
 
+    if where.scheduler == "slurm":
+        return stack.enter_context(slurm_tasks.cluster(where.meeting))
     if where.scheduler:
         file = Path(where.scheduler)
         try:
-            if file.is_file():
-                return Client(scheduler_file=str(file), timeout=WAIT_S)
-            return Client(where.scheduler, timeout=WAIT_S)
+            address = {"scheduler_file": str(file)} if file.is_file() else {"address": where.scheduler}
+            return stack.enter_context(Client(**address, timeout=WAIT_S))
         except (OSError, ValueError) as error:
             raise BadRun(
                 f"no Dask scheduler answers at {where.scheduler} ({error or 'no answer'}); start one, or leave"
                 " --scheduler out to compute on this machine"
             ) from error
     workers = where.workers or len(os.sched_getaffinity(0))
-    scratch = os.environ.get("SLURM_TMPDIR") or os.environ.get("TMPDIR") or tempfile.gettempdir()
+    security = Security.temporary()  # others on this machine can reach its ports, too
     cluster = LocalCluster(
         n_workers=workers,
         threads_per_worker=1,
         processes=True,
         host="127.0.0.1",
+        protocol="tls://",
+        security=security,
         dashboard_address="127.0.0.1:0" if where.dashboard else None,
-        memory_limit=int(available() * _MEMORY_SHARE / workers) or "auto",
-        local_directory=scratch,
+        memory_limit=int(available() * MEMORY_SHARE / workers) or "auto",
+        local_directory=scratch(),
         silence_logs=40,  # errors only: what concerns the user is said in a sentence
     )
     stack.enter_context(cluster)
-    return Client(cluster, timeout=WAIT_S)
+    return stack.enter_context(Client(cluster, security=security, timeout=WAIT_S))

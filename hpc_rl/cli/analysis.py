@@ -31,7 +31,8 @@ def analyze(runs: tuple[Path, ...], out: Path | None, scheduler: str, workers: i
     for run in runs:
         open_run(run)  # before processes start
     folder = out or (runs[0] / "report" if len(runs) == 1 else Path("report"))
-    with computing(Where(scheduler, workers, dashboard, performance_report), recorded_bytes(list(runs))) as client:
+    where = Where(scheduler, workers, dashboard, performance_report, folder)
+    with computing(where, recorded_bytes(list(runs))) as client:
         if dashboard and client is not None:
             note(f"dashboard: {client.dashboard_link}")
         with report.bar(len(programs.ORDER)) as begin:

@@ -22,13 +22,15 @@ from hpc_rl.launchers.options import load as load_options
 @click.option("--out", type=click.Path(path_type=Path), help="Run directory [default: runs/<job>].")
 @click.option("--seeds", metavar="0-4", help="One run per seed, as a job array.")
 @click.option("--sweep", "sweeps", multiple=True, metavar="KEY=A,B", help="One run per value, as a job array.")
-@click.option("--then-analyze", is_flag=True, help="A job that waits for the end and draws the learning curves.")
+@click.option("--then-analyze", is_flag=True, help="A job that waits for the end and writes a report.")
+@click.option("--analysis-tasks", default=1, show_default=True, type=click.IntRange(1), help="Of it: 1, or at least 3.")
 @click.option("--wait", is_flag=True, help="Report until all is over; the exit code is then that of the run.")
 @click.option("--dry-run", is_flag=True, help="Print the script; write and send nothing.")
 @slurm_options
 def submit(
     job: str, ranks: int | None, overrides: tuple[str, ...], out: Path | None, seeds: str | None,
-    sweeps: tuple[str, ...], then_analyze: bool, wait: bool, dry_run: bool, cluster: str | None, **option_values: Any,
+    sweeps: tuple[str, ...], then_analyze: bool,
+    analysis_tasks: int, wait: bool, dry_run: bool, cluster: str | None, **option_values: Any,
 ) -> int:  # fmt: skip
     """Send JOB to SLURM; prints the job's id. It saves before its time is over, is requeued, and goes on."""
     from hpc_rl import submit as submission
@@ -40,6 +42,8 @@ def submit(
     folder = out or Path("runs") / Path(job).stem
     if then_analyze and options.resume_mode == "chain":
         raise click.UsageError("--then-analyze waits for one job, and a chain is many; use --resume-mode requeue")
+    if analysis_tasks == 2:  # its scheduler and its program would leave no worker
+        raise click.UsageError("--analysis-tasks 2 leaves no worker; use 1, or 3 and more over several nodes")
     if dry_run:
         pieces = submission.parts(task_list, folder, options, array)
         if len(pieces) > 1:
@@ -52,20 +56,20 @@ def submit(
     click.echo("\n".join(ids))
     runs = [folder / f"{task.index:04d}" for task in task_list] if array else [folder]
     if then_analyze:
-        _analyze_after(ids, runs, options, folder)
+        _analyze_after(ids, runs, options, folder, analysis_tasks)
     return _wait(folder, runs) if wait else 0
 
 
-def _analyze_after(ids: Sequence[str], runs: Sequence[Path], options: Options, folder: Path) -> None:
+def _analyze_after(ids: Sequence[str], runs: Sequence[Path], options: Options, folder: Path, tasks: int) -> None:
     """The runs are queued whatever becomes of it."""
-    from hpc_rl.curves import analyze_after
     from hpc_rl.launchers.slurm import SlurmError
+    from hpc_rl.then_analyze import REPORT, analyze_after
 
     try:
-        job = analyze_after(ids, runs, options, folder)
-        note(f"analysis: job {job}, draws {folder}/learning_curve.png")
+        job = analyze_after(ids, runs, options, folder, tasks)
+        note(f"analysis: job {job}, writes {folder}/{REPORT}")
     except SlurmError as error:
-        later = "draw the curves later: python analysis/learning_curve.py RUN"
+        later = f"later: hpc-rl analyze {shlex.join(map(str, runs))}"
         warn(f"the runs are queued, but their analysis is not: {error}; {later}")
 
 
@@ -89,15 +93,15 @@ def status(runs: tuple[Path, ...], watch: bool, as_json: bool) -> None:
 
     RUNS are folders or ids of jobs [default: the folder runs].
     """
-    from hpc_rl import curves
     from hpc_rl import status as states
+    from hpc_rl import then_analyze
     from hpc_rl.follow import FIRST_S, LATER_S
     from hpc_rl.run_folders import RUNS
 
     paths = runs or (RUNS,)
     pause = FIRST_S
     while True:
-        lines = [*states.status(paths, warn), *curves.analyses(paths, warn)]
+        lines = [*states.status(paths, warn), *then_analyze.analyses(paths, warn)]
         click.echo(states.as_json(lines) if as_json else states.render(lines))
         if not watch or all(line.over for line in lines):
             return

@@ -75,7 +75,7 @@ def render(script: Script, job: Job, plan: Plan, options: Options) -> str:
 
 
 def render_analysis(directives: Sequence[str], python: str, runs: str, out: str, options: Options) -> str:
-    """The script of a job that draws learning curves; python, runs and out are shell words."""
+    """The script of a job that writes a report; python, runs and out are shell words."""
     values = {"directives": directives, "python": python, "runs": runs, "out": out}
     return _fill(
         data_folder("slurm") / "analysis.sbatch.j2", {**values, "modules": options.modules, "setup": options.setup}

@@ -46,7 +46,7 @@ def plain() -> dict[str, str]:
         ),
         "analysis": render_analysis(
             ["--time=30", "--output=slurm-%j.out"], PYTHON, '"${@:?usage: sbatch analysis.sbatch RUN}"',
-            '"${HPC_RL_OUT:-learning_curve.png}"', Options(),
+            '"${HPC_RL_OUT:-report}"', Options(),
         ),
     }  # fmt: skip
     return {f"{name}.sbatch": text for name, text in texts.items()}

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from hpc_rl import curves, follow
+from hpc_rl import follow, then_analyze
 from hpc_rl import job as jobs
 from hpc_rl import status as states
 from hpc_rl.cancel import cancel_runs
@@ -450,7 +450,7 @@ def test_the_analysis_asks_for_no_more_time_than_its_runs(
     slurm: Path, tmp_path: Path, time: str | None, expected: str | None
 ) -> None:
     (tmp_path / "submit").mkdir()
-    curves.analyze_after(["7", "9"], [tmp_path / "0000"], Options(time=time, qos="short"), tmp_path)
+    then_analyze.analyze_after(["7", "9"], [tmp_path / "0000"], Options(time=time, qos="short"), tmp_path)
     text = (tmp_path / "submit" / "analysis.sbatch").read_text()
     assert [line.split()[1] for line in text.splitlines() if "--time" in line] == ([expected] if expected else [])
     assert "--qos=short" in text and "--dependency=afterany:7:9" in text
@@ -469,7 +469,7 @@ def with_analysis(slurm: Path, folder: Path) -> list[RunDir]:
     submit(tasks("impala_catch", (), "0-1", ()), folder, OPTIONS, True)
     answer(slurm, "sbatch", "14")
     runs = runs_of([folder])
-    curves.analyze_after(["12"], [run.path for run in runs], OPTIONS, folder)
+    then_analyze.analyze_after(["12"], [run.path for run in runs], OPTIONS, folder)
     answer(slurm, "squeue", "14|PENDING|Dependency|N/A|\n12_0|PENDING|Priority|N/A|\n12_1|PENDING|Priority|N/A|")
     return runs
 
@@ -478,9 +478,9 @@ def test_status_shows_the_analysis_beside_its_runs(slurm: Path, tmp_path: Path) 
     with_analysis(slurm, tmp_path / "runs" / "x")
     for path in (tmp_path / "runs", tmp_path / "runs" / "x"):
         process = hpc("status", path)
-        assert "learning_curve.png  pending  14" in process.stdout and "analysis; waits: Dependency" in process.stdout
+        assert "report/index.html  pending  14" in process.stdout and "analysis; waits: Dependency" in process.stdout
         assert len(json.loads(hpc("status", path, "--json").stdout)) == 3
-    assert "learning_curve" not in hpc("status", tmp_path / "runs" / "x" / "0000").stdout
+    assert "report/index.html" not in hpc("status", tmp_path / "runs" / "x" / "0000").stdout
 
 
 @pytest.mark.parametrize(
@@ -501,15 +501,15 @@ def test_states_of_an_analysis(
     answer(slurm, "squeue", queue)
     answer(slurm, "sacct", account)
     if picture:
-        (tmp_path / "x" / "learning_curve.png").touch()
-    (line,) = curves.analyses([tmp_path / "x"], unwarned)
+        (tmp_path / "x" / "report/index.html").touch()
+    (line,) = then_analyze.analyses([tmp_path / "x"], unwarned)
     assert (line.state, line.over) == (state, state not in ("pending", "running"))
 
 
 def test_cancel_of_all_runs_cancels_their_analysis_first(slurm: Path, tmp_path: Path) -> None:
     runs = with_analysis(slurm, tmp_path / "x")
     sentences = cancel_runs(runs)
-    assert sentences[2:] == [f"{tmp_path}/x/learning_curve.png: analysis job 14 cancelled"]
+    assert sentences[2:] == [f"{tmp_path}/x/report/index.html: analysis job 14 cancelled"]
     assert [call for call in calls(slurm) if call.startswith("scancel")] == ["scancel 14", "scancel 12_[0,1]"]
 
 
@@ -521,7 +521,7 @@ def test_cancel_of_one_run_leaves_the_analysis_of_the_others(slurm: Path, tmp_pa
 def test_cancel_of_a_single_run_cancels_its_analysis(slurm: Path, tmp_path: Path) -> None:
     run = one_run(slurm, tmp_path / "run", "12|PENDING|Priority|N/A|")
     answer(slurm, "sbatch", "14")
-    curves.analyze_after(["12"], [run.path], OPTIONS, run.path)
+    then_analyze.analyze_after(["12"], [run.path], OPTIONS, run.path)
     answer(slurm, "squeue", "14|PENDING|Dependency|N/A|\n12|PENDING|Priority|N/A|")
     assert "analysis job 14 cancelled" in cancel_runs([run])[-1]
 

@@ -260,11 +260,11 @@ def array(site: Site) -> None:
 
 
 def sweep_and_analysis(site: Site) -> None:
-    """A sweep that waits for another job; after its end the learning curves are drawn by a job of their own."""
+    """A sweep that waits for another job; after its end a report is written by a job of its own, over two nodes."""
     first = site.cluster.ask("sbatch", "--parsable", "--hold", "--output=/dev/null", "--wrap=true").strip()
     job, _ = site.submit(
         "sweep", "--sweep", "impala.unroll=10,5", "--time", 5, "-n", 2, "--nodes", 1, "--after", f"ok:{first}",
-        "--set", "budget.env_steps=1500", "--then-analyze",
+        "--set", "budget.env_steps=1500", "--then-analyze", "--analysis-tasks", 4,
     )  # fmt: skip
     runs = [RunDir(site.home / "sweep" / f"{k:04d}") for k in range(2)]
     first_task, *_, analysis = json.loads(site.hpc("status", "sweep", "--json"))
@@ -273,7 +273,7 @@ def sweep_and_analysis(site: Site) -> None:
     site.cluster.ask("scontrol", "release", first)
     for run in runs:
         site.until(lambda run=run: run.read_state()["state"] == "done", "the end", run)
-    site.until((site.home / "sweep" / "learning_curve.png").exists, "the learning curve", runs[1])
+    site.until((site.home / "sweep" / "report" / "index.html").exists, "the report", runs[1])
     assert "unroll = 5" in runs[1].job_file.read_text() and restarts(site, f"{job}_1") == 0
 
 
@@ -428,7 +428,7 @@ def plain_seeds(site: Site) -> None:
     assert ["seed = 1\n" in run.job_file.read_text() for run in runs] == [False, True]
     assert [job_ids(run) for run in runs] == [[f"{job}_0"], [f"{job}_1"]]
     site.cluster.ask(*usual, exports, str(folder / "analysis.sbatch"), *(str(run.path) for run in runs))
-    site.until((site.home / "learning_curve.png").exists, "the learning curve", runs[0])
+    site.until((site.home / "report" / "index.html").exists, "the report", runs[0])
 
 
 def plain_het(site: Site) -> None:

@@ -243,7 +243,7 @@ def test_no_variable_of_the_script_can_be_preset(tmp_path: Path, name: str, modu
     """A folder, a process, a command and a shell's option, exported under every name that the script uses itself."""
     names = own_names(scripts(Path("/box"))[name][0])
     some = (
-        {"out", "program"} if "analysis" in name else {"scratch", "watchdog", "launcher", "asked", "next", "restarts"}
+        {"out", "command"} if "analysis" in name else {"scratch", "watchdog", "launcher", "asked", "next", "restarts"}
     )
     assert some | {"python"} <= names
     expected = run_in(tmp_path / "plain", name, {}, module)

@@ -18,7 +18,6 @@ from hpc_rl import job as jobs
 from hpc_rl import status as states
 from hpc_rl.cancel import cancel_runs
 from hpc_rl.cli import main
-from hpc_rl.curves import analyze_after
 from hpc_rl.job import BadJob
 from hpc_rl.launchers.attempt import job_ids, note_job
 from hpc_rl.launchers.causes import user
@@ -28,6 +27,7 @@ from hpc_rl.run_folders import runs_of
 from hpc_rl.storage.run_dir import BadRun, RunDir, create
 from hpc_rl.submit import resume, submit
 from hpc_rl.sweep import tasks
+from hpc_rl.then_analyze import analyze_after
 from tests.slurm.fake import answer, calls
 
 OPTIONS = Options(launcher="srun", mpi="pmi2", time="10")

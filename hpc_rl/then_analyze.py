@@ -1,4 +1,4 @@
-"""The job that waits for runs and draws their learning curves: sent after them, seen and cancelled beside them."""
+"""The job that waits for runs and writes a report about them: sent after them, seen and cancelled beside them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from hpc_rl.status import OVER, Status, look_up
 from hpc_rl.storage.run_dir import RunDir, write_text
 from hpc_rl.storage.untrusted import Unreadable, read_text
 
-PICTURE = "learning_curve.png"
+REPORT = "report/index.html"
+LEAST_SPREAD = 3  # tasks of an analysis over several nodes: a scheduler, the program, and a worker
 MINUTES = 30  # of the analysis; less where the runs themselves have less
 
 
-def analyze_after(ids: Sequence[str], runs: Sequence[Path], options: Options, home: Path) -> str:
-    """A job of one task that draws the learning curve once these jobs are over; its id. Raises SlurmError.
+def analyze_after(ids: Sequence[str], runs: Sequence[Path], options: Options, home: Path, tasks: int = 1) -> str:
+    """A job of so many ``tasks`` that writes the report once these jobs are over; its id. Raises SlurmError.
 
     It requests no more time than the runs, which partition and QOS have just accepted.
     """
@@ -33,7 +34,8 @@ def analyze_after(ids: Sequence[str], runs: Sequence[Path], options: Options, ho
         f"--dependency=afterany:{':'.join(ids)}",
         f"--output={word(pattern(home.absolute()))}/submit/analysis-%j.out",
     ]
-    folders, out = command_line([str(run.absolute()) for run in runs]), home.absolute() / PICTURE
+    directives += [f"--ntasks={tasks}"] if tasks > 1 else []
+    folders, out = command_line([str(run.absolute()) for run in runs]), (home.absolute() / REPORT).parent
     text = render_analysis(directives, interpreter(options), folders, quote(out), options)
     script = home / "submit" / "analysis.sbatch"
     write_text(script, text)
@@ -63,7 +65,7 @@ def cancel(runs: Sequence[RunDir]) -> list[str]:
     statuses = slurm.query(list(ids.values())) if ids else {}
     active = {home: job for home, job in ids.items() if job in statuses and statuses[job].active}
     slurm.cancel(list(active.values()))
-    return [f"{home / PICTURE}: analysis job {job} cancelled" for home, job in active.items()]
+    return [f"{home / REPORT}: analysis job {job} cancelled" for home, job in active.items()]
 
 
 def _file(home: Path) -> Path:
@@ -80,12 +82,12 @@ def _job(home: Path) -> str:
 
 def _line(home: Path, job: str, status: JobStatus | None, answered: bool | None) -> Status:
     if status is None:
-        state = "done" if (home / PICTURE).exists() else "lost" if answered else "pending"
+        state = "done" if (home / REPORT).exists() else "lost" if answered else "pending"
     elif status.active:
         state = "pending" if status.state == "PENDING" else "running"
     else:
         state = {"COMPLETED": "done", "CANCELLED": "stopped"}.get(status.state, "failed")
     waits = reasons.explain(status.reason) if status and state == "pending" and status.reason else ""
     reason = f"see {home}/submit/analysis-{job}.out" if state in ("failed", "lost") else ""
-    return Status(str(home / PICTURE), "analysis", state, job, status.state if status else "", 0, None, 0,
+    return Status(str(home / REPORT), "analysis", state, job, status.state if status else "", 0, None, 0,
                   status.start if status else "", reason, waits=waits, over=state in OVER)  # fmt: skip
