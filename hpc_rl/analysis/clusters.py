@@ -87,7 +87,8 @@ def _client(where: Where, stack: ExitStack) -> Any:
         host="127.0.0.1",
         protocol="tls://",
         security=security,
-        dashboard_address="127.0.0.1:0" if where.dashboard else None,
+        dashboard_address="127.0.0.1:0",
+        scheduler_kwargs={"dashboard": where.dashboard},
         memory_limit=int(available() * MEMORY_SHARE / workers) or "auto",
         local_directory=scratch(),
         silence_logs=40,  # errors only: what concerns the user is said in a sentence

@@ -7,6 +7,7 @@ tasks encrypt what they send, for whoever reaches a Dask scheduler may run code 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -50,7 +51,10 @@ def cluster(folder: Path) -> Iterator[Any]:
         )
     parts = ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT")
     meeting = folder.absolute() / "-".join(["dask", *(os.environ.get(name, "0") for name in parts)])
-    options = {"security": _security(meeting, first=task == 0), "dashboard": False}
+    local = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}  # its port is opened all the same
+    options = local | {"security": _security(meeting, first=task == 0)}
+    for name in ("distributed", "tornado"):  # every connection would be told
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     memory = int(available() * MEMORY_SHARE / _tasks_of_a_node()) or "auto"
     worker = {"nthreads": 1, "memory_limit": memory, "local_directory": scratch(), "death_timeout": WAIT_S}
     try:
@@ -61,6 +65,7 @@ def cluster(folder: Path) -> Iterator[Any]:
         )
     except KeyboardInterrupt:  # how the runner ends the scheduler and the workers
         sys.exit(0)
+    runner.scheduler_comm = None  # a connection without keys, by which it would end the scheduler; the client does
     try:
         with Client(runner.scheduler_address, security=options["security"], timeout=WAIT_S) as connected:
             connected.wait_for_workers(1, timeout=WAIT_S)

@@ -501,7 +501,8 @@ def test_states_of_an_analysis(
     answer(slurm, "squeue", queue)
     answer(slurm, "sacct", account)
     if picture:
-        (tmp_path / "x" / "report/index.html").touch()
+        (tmp_path / "x" / "report").mkdir()
+        (tmp_path / "x" / "report" / "index.html").touch()
     (line,) = then_analyze.analyses([tmp_path / "x"], unwarned)
     assert (line.state, line.over) == (state, state not in ("pending", "running"))
 
