@@ -1,135 +1,193 @@
-"""Learning curves from the recorded episodes of runs: `python learning_curve.py RUN [RUN…] --out curve.png`
+"""Learning curves over seeds: returns by env steps, frames, wall-clock and core-hours.
 
-A program to copy and edit. It reads every closed segment with Dask, one task each, leaves out what a later attempt made
-again, draws the mean return of the last 100 episodes, and prints a table. A mixture has a curve for each environment.
+A program to copy and edit: `python learning_curve.py RUN [RUN…] --out FOLDER [--target RETURN]`. Runs that differ in
+their seeds only make one curve, the interquartile mean with a bootstrap interval; every environment of a mixture has
+its own. Greedy evaluations, where runs played them, have a picture of their own.
 """
 
 from __future__ import annotations
 
-import argparse
-import contextlib
-import sys
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from hpc_rl.storage import metrics
-from hpc_rl.storage.recorded import ends
-from hpc_rl.storage.segments import BadSegment, describe, kept_from, segments
-from hpc_rl.storage.untrusted import Unreadable, checked, read_toml
+from hpc_rl.analysis import RecordedRun, figures, groups, programs
+from hpc_rl.analysis.progress import cores, hours_at
+from hpc_rl.analysis.runs import action_repeat
+from hpc_rl.analysis.scores import WINDOW, Band, Curve, band, greedy, training
+from hpc_rl.analysis.sections import NotRecorded, Section
 
-WINDOW = 100  # episodes
-WORKERS: dict[str, Any] = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
-
-
-def read_runs(runs: list[Path]) -> list[dict[str, Any]]:
-    """The curves of all runs: episodes in the order in which they ended, env steps of the whole job and raw returns."""
-    from distributed import Client
-
-    with Client(**WORKERS) as client:  # type: ignore[no-untyped-call]
-        # A task opens its own file: HDF5 handles do not travel between processes.
-        described = [[describe(path) for path in segments(run)] for run in runs]
-        limits = [kept_from(run, own) for run, own in zip(runs, described, strict=True)]
-        tasks = [client.map(ends, own, limits=kept) for own, kept in zip(described, limits, strict=True)]
-        parts_of_runs = client.gather(tasks)
-    return [curve for run, parts in zip(runs, parts_of_runs, strict=True) for curve in in_order(run, parts)]
+GROUPS = len(figures.COLOURS)  # in a picture
+PANELS = 6  # environments in a picture
+Panels = dict[str, dict[str, list[Curve]]]
+"""Environment -> label of a group -> the curves of its runs."""
 
 
-def in_order(run: Path, parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """All episodes of a run, those of each environment by themselves where it is a mixture of n: column k plays the
-    (k mod n)-th. A column counts its own steps; as all move alike, the job's are that × columns.
-    """
-    kinds = {"columns": int, "arguments": dict}
-    job = checked(read_toml(run / "job.toml"), {"environment": dict}, ("environment",), f"{run}/job.toml")
-    environment = checked(job["environment"], kinds, ("columns",), f"{run}/job.toml")
-    ids = list(environment.get("arguments", {}).get("ids", ())) if job["environment"].get("id") == "mixture" else []
-    steps = np.concatenate([part["end"] for part in parts]) * environment["columns"]
-    order = np.argsort(steps, kind="stable")
-    steps, returns = steps[order], np.concatenate([part["return"] for part in parts])[order]
-    turn = np.concatenate([part["column"] for part in parts])[order] % max(1, len(ids))
-    name = run.resolve().name
+def panels(curves: Sequence[Curve]) -> Panels:
+    """Curves by environment, then by what distinguishes their runs besides the seed."""
+    result: Panels = {}
+    for id in dict.fromkeys(curve.environment for curve in curves):
+        own = {curve.run.name: curve for curve in curves if curve.environment == id}
+        grouped = groups.by_setting([curve.run for curve in own.values()])
+        result[id] = {label: [own[run.name] for run in runs] for label, runs in grouped.items()}
+    return result
+
+
+def hours(curve: Curve) -> Any:
+    return hours_at(curve.run, curve.steps)
+
+
+def core_hours(curve: Curve) -> Any:
+    return hours(curve) * cores(curve.run)
+
+
+def draw(figure: Any, curves: Panels, x_of: Callable[[Curve], Any], label: Callable[[Any, float], float]) -> None:
+    """A panel for each environment, a line with its interval for each group; ``label`` names the x axis."""
+    shown = list(curves.items())[:PANELS]
+    for axis, (id, grouped) in zip(figures.axes(figure, len(shown)), shown, strict=True):
+        bands = {name: band(own, [x_of(curve) for curve in own]) for name, own in best(grouped).items()}
+        factor = label(axis, max(x.x[-1] for x in bands.values()))
+        for name, own in bands.items():
+            draw_band(axis, own, f"{name} ({len(grouped[name])} seeds)" if len(grouped[name]) > 1 else name, factor)
+        axis.set(xlim=(0, None), ylabel="mean raw return")
+        if len(shown) > 1 or len(bands) == 1:
+            axis.set_title(id if len(shown) > 1 else f"{id}: {next(iter(bands))}", fontsize="medium")
+    figures.legend(figure)
+
+
+def draw_band(axis: Any, own: Band, name: str, factor: float) -> None:
+    """Solid as far as all runs came, dotted where some were done and keep their last score."""
+    whole = own.x <= own.whole
+    (line,) = axis.plot(own.x[whole] * factor, own.middle[whole], label=name)
+    axis.plot(own.x[~whole] * factor, own.middle[~whole], ":", color=line.get_color())
+    axis.fill_between(own.x * factor, own.low, own.high, alpha=0.2, color=line.get_color(), linewidth=0)
+
+
+def best(grouped: dict[str, list[Curve]]) -> dict[str, list[Curve]]:
+    """The groups that a picture has colours for, in their order: those with the highest last scores."""
+    last = {name: np.mean([curve.scores[-1] for curve in own]) for name, own in grouped.items()}
+    kept = sorted(last, key=lambda name: -last[name])[:GROUPS]
+    return {name: own for name, own in grouped.items() if name in kept}
+
+
+def by_env_steps(axis: Any, most: float, repeat: int = 1) -> float:
+    figures.env_steps(axis)
+    if repeat > 1:
+        from matplotlib.ticker import EngFormatter
+
+        frames = axis.secondary_xaxis("top", functions=(lambda x: x * repeat, lambda x: x / repeat))
+        frames.xaxis.set_major_formatter(EngFormatter(sep=""))
+        frames.set_xlabel("frames")
+    return 1.0
+
+
+def by_core_hours(axis: Any, most: float) -> float:
+    axis.set(xlabel="core-hours")
+    return 1.0
+
+
+def table(trained: Sequence[Curve], evaluated: Sequence[Curve], target: float | None) -> pd.DataFrame:
+    """A row for each run and environment: what it played, its last scores, and when it first had ``target``."""
+    rows = []
+    for curve in trained:
+        goal, own = curve.run.job.budget.stop_at_return if target is None else target, {}
+        greedy_of = [x for x in evaluated if x.run is curve.run and x.environment == curve.environment]
+        row = {
+            "run": curve.run.name, "environment": curve.environment, "games": curve.total,
+            "env_steps": int(curve.steps[-1]), "frames": int(curve.steps[-1]) * action_repeat(curve.run),
+            "hours": hours(curve)[-1], "core_hours": core_hours(curve)[-1], "last_100": curve.scores[-1],
+            "greedy": greedy_of[0].scores[-1] if greedy_of else np.nan, "from": curve.kind,
+        }  # fmt: skip
+        for kind, own in (("training", [curve]), ("greedy", greedy_of)):
+            row[f"target_{kind}"] = own[0].reached(goal) if own and goal is not None else np.nan
+        rows.append({**row, "target": np.nan if goal is None else goal})
+    return pd.DataFrame(rows)
+
+
+def summary(curves: Panels, kind: str, target: float | None) -> pd.DataFrame:
+    """A row for each environment and group: the interval of its runs' last scores, and when they had the target."""
+    rows = []
+    for id, grouped in curves.items():
+        for name, own in grouped.items():
+            last = band(own, [curve.steps for curve in own])
+            goal = own[0].run.job.budget.stop_at_return if target is None else target
+            at = np.array([np.nan if goal is None else curve.reached(goal) for curve in own])
+            row = {"environment": id, "group": name, "score": kind, "seeds": len(own), "env_steps": int(last.x[-1])}
+            row |= {"iqm": last.middle[-1], "low": last.low[-1], "high": last.high[-1]}
+            row |= {"target": np.nan if goal is None else goal, "reached": int(np.isfinite(at).sum())}
+            median = np.median(np.where(np.isfinite(at), at, np.inf))  # of all runs, reached or not
+            rows.append({**row, "median_env_steps_to_target": median if np.isfinite(median) else np.nan})
+    return pd.DataFrame(rows)
+
+
+def sentence(row: Any) -> str:
+    """What a row of the summary says."""
+    span = f" (95 %: {row.low:.4g} to {row.high:.4g})" if np.isfinite(row.low) else ""
+    seeds = f"{row.seeds} seeds" if row.seeds > 1 else "1 seed, so no interval"
+    what = f"the last {WINDOW} training games" if row.score == "training" else "greedy games"
+    text = (
+        f"{row.environment}, {row.group}: mean return {row.iqm:.4g}{span} in {what} after {row.env_steps:,} env steps"
+    )
+    if not np.isfinite(row.target):
+        return f"{text} ({seeds})."
+    median = row.median_env_steps_to_target
+    after = f", in the median after {median:,.0f} env steps" if np.isfinite(median) else ""
+    return f"{text} ({seeds}); {row.target:g} was reached by {row.reached}{after}."
+
+
+def analyze(runs: Sequence[RecordedRun], target: float | None = None) -> Section:
+    """Curves of training and greedy games. ``target`` is by default each job's stop_at_return. Raises NotRecorded."""
+    trained, evaluated = training(runs), greedy(runs)
+    if not trained and not evaluated:
+        raise NotRecorded(f"{runs[0].path} has no finished episode yet; wait until the next segment is closed")
+    curves, played = panels(trained), panels(evaluated)
+    repeats = {action_repeat(curve.run) for curve in [*trained, *evaluated]}
+    steps = partial(by_env_steps, repeat=repeats.pop() if len(repeats) == 1 else 1)
+    pictures: dict[str, Callable[[Any], None]] = {}
+    if trained:
+        pictures["learning_curve"] = lambda figure: draw(figure, curves, lambda curve: curve.steps, steps)
+        if all(np.isfinite(hours(curve)).all() for curve in trained):
+            pictures["learning_curve_by_wall_clock"] = lambda figure: draw(figure, curves, hours, figures.hours)
+            if len({cores(curve.run) for curve in trained}) > 1:
+                pictures["learning_curve_by_core_hours"] = lambda f: draw(f, curves, core_hours, by_core_hours)
+    if evaluated:
+        pictures["greedy_evaluations"] = lambda figure: draw(figure, played, lambda curve: curve.steps, steps)
+    of_runs = table(trained, evaluated, target)
+    groups_table = pd.concat(
+        [summary(curves, "training", target), summary(played, "greedy", target)], ignore_index=True
+    )
+    return Section(
+        "Learning curves",
+        (*map(sentence, groups_table.itertuples()), *remarks(runs, trained, curves)),
+        f"Score: mean raw return of the last {WINDOW} training games of a run in the order in which they ended, or of"
+        " the newest greedy evaluation (metrics of rank 0), by env steps of the whole job. Line: interquartile mean over"
+        " runs that differ in the seed only (of fewer than four the mean); band: 95 % percentile bootstrap interval,"
+        " 2,000 samples of runs drawn anew. Dotted: not all runs came so far; those that were done keep their last"
+        " score, and the line ends where the first of the others does. Frames: env steps × action repeat. Wall-clock: all"
+        " attempts of rank 0, with start-up and lost work, without pauses; core-hours: × the job's cores.",
+        pictures, {"learning_curve_groups": groups_table, "learning_curve_runs": of_runs},
+    )  # fmt: skip
+
+
+def remarks(runs: Sequence[RecordedRun], trained: Sequence[Curve], curves: Panels) -> list[str]:
+    """What is not as it usually is, a sentence each."""
+    from_metrics = [curve.run.name for curve in trained if curve.kind == "metrics"]
+    absent = [run.name for run in runs if run.name not in {curve.run.name for curve in trained}]
+    more = [len(grouped) for grouped in curves.values() if len(grouped) > GROUPS]
     return [
-        {"name": f"{name}: {id}" if id else name, "path": run, "steps": steps[turn == k], "returns": returns[turn == k]}
-        for k, id in enumerate(ids or [""])
+        *([f"{', '.join(from_metrics)}: no recorded episodes; the curve is that of the metrics."] * bool(from_metrics)),
+        *([f"{', '.join(absent)}: no finished training game yet."] * bool(absent)),
+        *([f"Pictures show the {GROUPS} groups of {max(more)} with the highest last scores."] if more else []),
+        *(
+            [f"Pictures show {PANELS} of {len(curves)} environments; the tables show all."]
+            if len(curves) > PANELS
+            else []
+        ),
     ]
 
 
-def running_mean(returns: Any, window: int = WINDOW) -> Any:
-    """Entry i: mean of the last ``window`` returns up to and with i, of fewer at the beginning."""
-    total = np.concatenate([[0.0], np.cumsum(returns, dtype=np.float64)])
-    end = np.arange(1, len(total))
-    begin = np.maximum(0, end - window)
-    return (total[end] - total[begin]) / (end - begin)
-
-
-def reached(run: dict[str, Any], target: float) -> int | None:
-    """Env steps at which the mean of 100 episodes first was ``target``, or None."""
-    indices = np.flatnonzero((running_mean(run["returns"]) >= target) & (np.arange(len(run["returns"])) >= WINDOW - 1))
-    return int(run["steps"][indices[0]]) if len(indices) else None
-
-
-def clock(run: dict[str, Any]) -> tuple[Any, Any] | None:
-    """(env steps, minutes of training) along a run, from the metrics of rank 0; pauses between attempts left out."""
-    for name in metrics.CHIEFS:
-        path = run["path"] / "metrics" / f"{name}.jsonl"
-        rows = []
-        with contextlib.suppress(FileNotFoundError, Unreadable):
-            rows = [row for row in metrics.rows(path) if {"step", "time"} <= row.keys()]
-        if len(rows) > 1:
-            steps = np.array([row["step"] for row in rows], float)
-            gaps = np.diff([row["time"] for row in rows])
-            minutes = np.concatenate([[0.0], np.cumsum(np.where(gaps < 60, gaps, 0.0))]) / 60
-            advancing = np.concatenate([[True], np.diff(np.maximum.accumulate(steps)) > 0])  # later attempts go back
-            return steps[advancing], minutes[advancing]
-    return None
-
-
-def draw(runs: list[dict[str, Any]], out: Path) -> None:
-    """One line for each run; minutes on a second axis where there is one run."""
-    from matplotlib.figure import Figure  # without pyplot: needs no screen
-
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axis = figure.subplots()
-    for run in runs:
-        begin = min(WINDOW - 1, len(run["steps"]) // 10)  # a mean of very few episodes only hides the curve
-        axis.plot(run["steps"][begin:], running_mean(run["returns"])[begin:], label=run["name"], linewidth=1.5)
-    axis.set(xlabel="env steps", ylabel=f"mean raw return of the last {WINDOW} episodes")
-    axis.set_xlim(0, max(run["steps"][-1] for run in runs))
-    axis.grid(alpha=0.3)
-    axis.legend(frameon=False)
-    if len(runs) == 1 and (ticks := clock(runs[0])) is not None:
-        minutes_of, steps_of = (lambda x: np.interp(x, *ticks)), (lambda x: np.interp(x, ticks[1], ticks[0]))
-        axis.secondary_xaxis("top", functions=(minutes_of, steps_of)).set_xlabel("minutes of training")
-    figure.savefig(out, dpi=150)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Learning curves from recorded episodes.")
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directory")
-    parser.add_argument("--out", type=Path, default=Path("curve.png"), help="picture [curve.png]")
-    parser.add_argument("--target", type=float, default=18.0, help="return to look for [18]")
-    arguments = parser.parse_args()
-    for run in arguments.runs:
-        if not (run / "job.toml").is_file():
-            sys.exit(f"error: {run} is not a run directory (it has no job.toml); name the folder of --out")
-        if not segments(run):
-            sys.exit(f"error: {run} has no closed segments; record it (output.record > 0) and let it save once")
-    try:
-        runs = read_runs(arguments.runs)
-    except (BadSegment, Unreadable) as error:
-        sys.exit(f"error: {error}")
-    for run in runs:
-        if not len(run["returns"]):
-            sys.exit(f"error: {run['name']} has no finished episode yet; wait until the next segment is closed")
-    draw(runs, arguments.out)
-    wide = max(24, *(len(run["name"]) + 2 for run in runs))
-    print(f"{'run':<{wide}}{'episodes':>10}{'env steps':>13}{'last 100':>10}  env steps to {arguments.target:g}")
-    for run in runs:
-        score, step = running_mean(run["returns"])[-1], reached(run, arguments.target)
-        reached_at = "never" if step is None else f"{step:,}"
-        print(f"{run['name']:<{wide}}{len(run['returns']):>10,}{run['steps'][-1]:>13,}{score:>10.2f}  {reached_at}")
-
-
-if __name__ == "__main__":  # the worker processes import this file, too
-    main()
+if __name__ == "__main__":
+    programs.main(analyze, __doc__, {"target": "return to look for [the job's budget.stop_at_return]"})

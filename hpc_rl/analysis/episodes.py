@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import dask
 import dask.dataframe as dd
@@ -36,6 +37,17 @@ def episodes(runs: Sequence[RecordedRun]) -> dd.DataFrame:
     return dd.from_delayed(parts or [dask.delayed(meta)], meta=meta, verify_meta=False)
 
 
+def table(runs: Sequence[RecordedRun]) -> pd.DataFrame:
+    """`episodes`, computed, by env steps within each run; kept for the next program that asks for the same runs."""
+    return _computed(tuple(runs)).copy(deep=False)
+
+
+@lru_cache(maxsize=1)
+def _computed(runs: tuple[RecordedRun, ...]) -> pd.DataFrame:
+    whole = episodes(runs).compute()
+    return whole.sort_values("env_steps", kind="stable", ignore_index=True)
+
+
 def _of_run(run: RecordedRun) -> list[object]:
     groups = [run.segments[k : k + _TOGETHER] for k in range(0, len(run.segments), _TOGETHER)]
     read = [dask.delayed(_read)(group, dict(run.limits)) for group in groups]
@@ -58,12 +70,12 @@ def _pace(groups: Sequence[Sequence[Tree]], columns: int) -> Pace:
 
 
 def _updates(run: RecordedRun) -> tuple[Array, Array]:
-    """(env steps, updates) of the learner, both rising; empty where rank 0 wrote no metrics."""
+    """(env steps, updates) of the learner, both rising from 0; empty where rank 0 wrote no metrics."""
     table = progress(run)
     if table.empty or "updates" not in table:
         return np.empty(0), np.empty(0)
     known = table[["env_steps", "updates"]].dropna()
-    return known["env_steps"].to_numpy(float), known["updates"].to_numpy(float)
+    return tuple(np.append(0.0, known[name].to_numpy(float)) for name in ("env_steps", "updates"))  # type: ignore[return-value]
 
 
 def _table(name: str, parts: Sequence[Tree], of_run: Pace, updates: tuple[Array, Array]) -> pd.DataFrame:

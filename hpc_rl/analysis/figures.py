@@ -62,3 +62,34 @@ def env_steps(axis: Any) -> None:
 
     axis.xaxis.set_major_formatter(EngFormatter(sep=""))
     axis.set(xlabel="env steps")
+
+
+def axes(figure: Any, count: int, columns: int = 2, wide: float = 4.4, high: float = 3.6) -> list[Any]:
+    """``count`` panels in rows of ``columns``; one panel keeps the figure's size."""
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    if count > 1:
+        figure.set_size_inches(max(wide * columns, 8), high * rows)
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for panel in panels[count:]:
+        panel.remove()
+    return panels[:count]
+
+
+def legend(figure: Any) -> None:
+    """One legend over all panels, above them, of every label once; none where there is one label."""
+    handles = {
+        label: handle for axis in figure.axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    if len(handles) > 1:
+        longest = max(map(len, handles))
+        figure.legend(
+            handles.values(), handles, loc="outside upper center", ncols=max(1, min(len(handles), 100 // (longest + 5)))
+        )
+
+
+def hours(axis: Any, most: float) -> float:
+    """Label the x axis as wall-clock, in the unit that suits ``most`` hours; what hours are multiplied by for it."""
+    unit, factor = ("hours", 1.0) if most >= 2 else ("minutes", 60.0)
+    axis.set(xlabel=f"{unit} of training")
+    return factor

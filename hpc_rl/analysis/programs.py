@@ -7,7 +7,8 @@ import contextlib
 import importlib.util
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,11 @@ from hpc_rl.storage.run_dir import write_text
 from hpc_rl.storage.segments import BadSegment
 
 ORDER = (
+    "learning_curve",
     "throughput",
 )  # fmt: skip
 """Programs whose ``analyze`` a report runs, in this order."""
-
-
+ROWS = 40  # of a table on a terminal; its CSV has all
 MOST_DAMAGED = 8  # segments in one analysis, after which the disk is to be doubted
 
 
@@ -40,21 +41,30 @@ def load(name: str) -> Analyze:
     return analyze
 
 
-def main(analyze: Analyze, text: str, arguments: Sequence[str] | None = None) -> None:
+def main(
+    analyze: Callable[..., Section],
+    text: str,
+    numbers: Mapping[str, str] | None = None,
+    arguments: Sequence[str] | None = None,
+) -> None:
     """A program's command line: RUN… [--out DIR]; its files are NAME.json, and a PNG or CSV for each picture or table.
 
-    Errors of this package become one sentence and exit code 1.
+    ``numbers`` are further keywords of ``analyze``, with their help; left out, they keep their defaults. Errors of this
+    package become one sentence and exit code 1.
     """
     name = Path(sys.argv[0]).stem
     parser = argparse.ArgumentParser(description=text.splitlines()[0], epilog="\n".join(text.splitlines()[1:]))
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directory")
     parser.add_argument("--out", type=Path, default=Path("."), help="folder for PNG, CSV and JSON [.]")
     parser.add_argument("--scheduler", default="", help="address or file of a Dask scheduler [this machine]")
+    for key, help in (numbers or {}).items():
+        parser.add_argument(f"--{key}", type=float, default=argparse.SUPPRESS, help=help)
     options = parser.parse_args(arguments)
+    more = {key: getattr(options, key) for key in numbers or {} if hasattr(options, key)}
     try:
         with computing(Where(options.scheduler), recorded_bytes(options.runs)):
             runs = open_runs(options.runs)
-            section, runs = analyzed(analyze, runs)
+            section, runs = analyzed(partial(analyze, **more), runs)
         write(section, name, options.out)
     except Exception as error:
         if not type(error).__module__.startswith("hpc_rl."):  # this package's are sentences for the user
@@ -64,7 +74,7 @@ def main(analyze: Analyze, text: str, arguments: Sequence[str] | None = None) ->
     with contextlib.suppress(BrokenPipeError):  # of `| head`
         print("\n".join([section.title, *section.findings]))
         for table in section.tables.values():
-            print(table.to_string(index=False), flush=True)
+            print(table.to_string(index=False, max_rows=ROWS), flush=True)
 
 
 def analyzed(analyze: Analyze, runs: Sequence[RecordedRun]) -> tuple[Section, tuple[RecordedRun, ...]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,13 @@ from hpc_rl.types import Array
 _PROVENANCE_BYTES = 16 << 20
 
 
+@lru_cache(maxsize=64)
 def progress(run: RecordedRun) -> pd.DataFrame:
     """The metric lines of rank 0 that count, by env steps, and "training_s": what the run had taken by then.
 
     That is the wall-clock of all attempts from their starts, with work that was lost and without the time between them.
-    Empty, with the columns env_steps, updates and training_s, where there are none.
+    Empty, with the columns env_steps, updates and training_s, where there are none. It is kept for whoever asks
+    again: not to be changed.
     """
     lines = _lines(run.chief)
     if not lines:
@@ -59,8 +62,8 @@ def hours_at(run: RecordedRun, env_steps: Array) -> Array:
     table = progress(run)
     if table.empty:
         return np.full(len(env_steps), np.nan)
-    hours: Array = np.interp(env_steps, table["env_steps"], table["training_s"] / 3600)
-    return hours
+    seconds: Array = np.interp(env_steps, np.append(0, table["env_steps"]), np.append(0, table["training_s"]))
+    return seconds / 3600
 
 
 def _lines(path: Path | None) -> list[dict[str, Any]]:

@@ -10,15 +10,15 @@ import dask
 
 from hpc_rl import job as jobs
 from hpc_rl.settings import Job
+from hpc_rl.storage import recorded
 from hpc_rl.storage.metrics import CHIEFS
-from hpc_rl.storage.recorded import described
 from hpc_rl.storage.run_dir import BadRun, RunDir, open_run
 from hpc_rl.storage.segments import Limits, Segment, kept_from, segments
 
 _TOGETHER = 64  # segments that one task describes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # what was read of one is kept beside it, see `episodes.table`
 class RecordedRun:
     """What is on disk of one run. Only closed segments are seen, so that a run may still be going on.
 
@@ -58,7 +58,7 @@ def open_runs(paths: Iterable[str | Path]) -> tuple[RecordedRun, ...]:
         raise BadRun("there is no run to analyse; name the folder of one")
     files = [segments(folder) for folder in folders]
     groups = [[own[k : k + _TOGETHER] for k in range(0, len(own), _TOGETHER)] for own in files]
-    results = dask.compute([[dask.delayed(described)(group) for group in own] for own in groups])[0]
+    results = dask.compute([[dask.delayed(recorded.described)(group) for group in own] for own in groups])[0]
     names = _names(folders)
     return tuple(
         _run(folder, name, [entry for group in own for entry in group])
@@ -81,6 +81,11 @@ def without(run: RecordedRun, path: Path, sentence: str) -> RecordedRun:
         return run
     gaps = tuple(missing(whole, run.limits))
     return replace(run, segments=whole, skipped=(*run.skipped, sentence), missing=gaps)
+
+
+def action_repeat(run: RecordedRun) -> int:
+    """Frames of one env step, as the first segment says; 1 where nothing was recorded."""
+    return recorded.action_repeat(run.segments[0]) if run.segments else 1
 
 
 def missing(whole: Sequence[Segment], limits: Limits) -> list[str]:
