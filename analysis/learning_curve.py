@@ -36,6 +36,10 @@ def panels(curves: Sequence[Curve]) -> Panels:
     return result
 
 
+def env_steps_of(curve: Curve) -> Any:
+    return curve.steps
+
+
 def hours(curve: Curve) -> Any:
     return hours_at(curve.run, curve.steps)
 
@@ -44,17 +48,19 @@ def core_hours(curve: Curve) -> Any:
     return hours(curve) * cores(curve.run)
 
 
-def draw(figure: Any, curves: Panels, x_of: Callable[[Curve], Any], label: Callable[[Any, float], float]) -> None:
+def draw(
+    figure: Any, curves: Panels, score: str, x_of: Callable[[Curve], Any], label: Callable[[Any, float], float]
+) -> None:
     """A panel for each environment, a line with its interval for each group; ``label`` names the x axis."""
     shown = list(curves.items())[:PANELS]
     for axis, (id, grouped) in zip(figures.axes(figure, len(shown)), shown, strict=True):
         bands = {name: band(own, [x_of(curve) for curve in own]) for name, own in best(grouped).items()}
         factor = label(axis, max(x.x[-1] for x in bands.values()))
         for name, own in bands.items():
-            draw_band(axis, own, f"{name} ({len(grouped[name])} seeds)" if len(grouped[name]) > 1 else name, factor)
-        axis.set(xlim=(0, None), ylabel="mean raw return")
-        if len(shown) > 1 or len(bands) == 1:
-            axis.set_title(id if len(shown) > 1 else f"{id}: {next(iter(bands))}", fontsize="medium")
+            seeds = len(grouped[name])
+            draw_band(axis, own, f"{name} ({seeds} seeds)" if seeds > 1 else name, factor)
+        axis.set(xlim=(0, None), ylabel=score)
+        axis.set_title(f"{id}: {axis.get_lines()[0].get_label()}" if len(bands) == 1 else id, fontsize="medium")
     figures.legend(figure)
 
 
@@ -147,14 +153,15 @@ def analyze(runs: Sequence[RecordedRun], target: float | None = None) -> Section
     repeats = {action_repeat(curve.run) for curve in [*trained, *evaluated]}
     steps = partial(by_env_steps, repeat=repeats.pop() if len(repeats) == 1 else 1)
     pictures: dict[str, Callable[[Any], None]] = {}
+    mean = f"mean return of the last {WINDOW} games"
     if trained:
-        pictures["learning_curve"] = lambda figure: draw(figure, curves, lambda curve: curve.steps, steps)
+        pictures["learning_curve"] = lambda figure: draw(figure, curves, mean, env_steps_of, steps)
         if all(np.isfinite(hours(curve)).all() for curve in trained):
-            pictures["learning_curve_by_wall_clock"] = lambda figure: draw(figure, curves, hours, figures.hours)
+            pictures["learning_curve_by_wall_clock"] = lambda f: draw(f, curves, mean, hours, figures.hours)
             if len({cores(curve.run) for curve in trained}) > 1:
-                pictures["learning_curve_by_core_hours"] = lambda f: draw(f, curves, core_hours, by_core_hours)
+                pictures["learning_curve_by_core_hours"] = lambda f: draw(f, curves, mean, core_hours, by_core_hours)
     if evaluated:
-        pictures["greedy_evaluations"] = lambda figure: draw(figure, played, lambda curve: curve.steps, steps)
+        pictures["greedy_evaluations"] = lambda f: draw(f, played, "mean return of greedy games", env_steps_of, steps)
     of_runs = table(trained, evaluated, target)
     groups_table = pd.concat(
         [summary(curves, "training", target), summary(played, "greedy", target)], ignore_index=True
@@ -163,11 +170,11 @@ def analyze(runs: Sequence[RecordedRun], target: float | None = None) -> Section
         "Learning curves",
         (*map(sentence, groups_table.itertuples()), *remarks(runs, trained, curves)),
         f"Score: mean raw return of the last {WINDOW} training games of a run in the order in which they ended, or of"
-        " the newest greedy evaluation (metrics of rank 0), by env steps of the whole job. Line: interquartile mean over"
-        " runs that differ in the seed only (of fewer than four the mean); band: 95 % percentile bootstrap interval,"
-        " 2,000 samples of runs drawn anew. Dotted: not all runs came so far; those that were done keep their last"
-        " score, and the line ends where the first of the others does. Frames: env steps × action repeat. Wall-clock: all"
-        " attempts of rank 0, with start-up and lost work, without pauses; core-hours: × the job's cores.",
+        " the newest greedy evaluation (metrics of rank 0), by env steps of the whole job. Line: interquartile mean"
+        " over runs that differ in the seed only (of fewer than four the mean); band: 95 % percentile bootstrap"
+        " interval, 2,000 samples of runs drawn anew. Dotted: not all runs came so far; those that were done keep their"
+        " last score, and the line ends where the first of the others does. Frames: env steps × action repeat. Wall-clock:"
+        " all attempts of rank 0, with start-up and lost work, without pauses; core-hours: × the job's cores.",
         pictures, {"learning_curve_groups": groups_table, "learning_curve_runs": of_runs},
     )  # fmt: skip
 

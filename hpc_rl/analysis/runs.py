@@ -9,6 +9,7 @@ from pathlib import Path
 import dask
 
 from hpc_rl import job as jobs
+from hpc_rl.config import BadJob
 from hpc_rl.settings import Job
 from hpc_rl.storage import recorded
 from hpc_rl.storage.metrics import CHIEFS
@@ -70,7 +71,11 @@ def _run(folder: Path, name: str, entries: Sequence[Segment | str]) -> RecordedR
     whole = tuple(entry for entry in entries if isinstance(entry, Segment))
     skipped = tuple(entry for entry in entries if isinstance(entry, str))
     limits = kept_from(folder, whole)
-    job, state = jobs.load(folder / "job.toml"), RunDir(folder).read_state()["state"]
+    try:
+        job = jobs.load(folder / "job.toml")
+    except BadJob as error:
+        raise BadJob(f"{folder / 'job.toml'}: {error}") from None
+    state = RunDir(folder).read_state()["state"]
     return RecordedRun(folder, name, job, state, whole, limits, skipped, tuple(missing(whole, limits)))
 
 

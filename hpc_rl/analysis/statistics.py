@@ -40,10 +40,13 @@ def interval(strata: Sequence[Array], statistic: Statistic = iqm, seed: int = 0)
 
 def profile(scores: Array, thresholds: Array) -> Array:
     """Performance profile, [thresholds]: the share of runs whose score is above each."""
-    return np.mean(np.asarray(scores)[:, None] > thresholds, axis=0)
+    above: Array = np.asarray(scores)[:, None] > thresholds
+    share: Array = above.mean(axis=0)
+    return share
 
 
 def improvement(x: Array, y: Array, axis: int = 0) -> Array:
     """P(X > Y) + ½ P(X = Y) of a run of one stratum against a run of another: Mann and Whitney's U over n·m."""
     u: Array = stats.mannwhitneyu(x, y, axis=axis, method="asymptotic").statistic
-    return u / (np.shape(x)[axis] * np.shape(y)[axis])
+    share: Array = u / (np.shape(x)[axis] * np.shape(y)[axis])
+    return share

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 
 from hpc_rl import job as jobs
+from hpc_rl.analysis import figures, open_runs
+from hpc_rl.analysis.sections import Section
 from hpc_rl.fragments import allocate, trajectory_schema
 from hpc_rl.storage import run_dir
 from hpc_rl.storage.run_dir import RunDir
@@ -99,3 +101,11 @@ def program(name: str) -> Any:
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
+
+
+def analysed(name: str, *folders: Path, **options: Any) -> Section:
+    """What a program finds in these runs; each of its pictures is drawn once."""
+    section: Section = program(name).analyze(open_runs(folders), **options)
+    for draw in section.pictures.values():
+        assert figures.png(draw, dpi=40).startswith(b"\x89PNG")
+    return section

@@ -16,11 +16,12 @@ import h5py
 import numpy as np
 import pytest
 
+from hpc_rl.analysis import programs
 from hpc_rl.storage import segments as closed
 from hpc_rl.storage.recorded import ends
 from hpc_rl.storage.run_dir import RunDir
 from hpc_rl.storage.segments import BadSegment, describe, kept_from, segments
-from tests.analysis.test_learning_curve import made, program, record
+from tests.analysis.recordings import made, program, record
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +34,7 @@ def no_hang() -> Iterator[None]:
 @pytest.fixture
 def run(tmp_path: Path) -> RunDir:
     run = made(tmp_path / "run")
-    record(run, 0, 0, [1.0, 2.0])
+    record(run, [1.0, 2.0])
     return run
 
 
@@ -104,11 +105,10 @@ def test_a_wrong_segment_is_named(run: RunDir, fault: str, monkeypatch: pytest.M
         WRONG[fault](file)
     with pytest.raises(BadSegment, match=str(path)):
         ends(describe(path), kept_from(run.path))
-    curve = program()
-    monkeypatch.setattr(curve, "read_runs", lambda runs: [ends(describe(p), {}) for r in runs for p in segments(r)])
     monkeypatch.setattr("sys.argv", ["learning_curve.py", str(run.path)])
-    with pytest.raises(SystemExit, match=f"error: {path}"):
-        curve.main()
+    with pytest.raises(SystemExit, match="error: ") as ended:
+        programs.main(program("learning_curve").analyze, "Curves.")
+    assert str(path) in str(ended.value) + capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["pipe", "folder", "noise", "empty", "gone"])
@@ -134,14 +134,14 @@ def test_names_that_are_no_numbers(run: RunDir) -> None:
         (run.provenance / name).touch()
     assert [path.name for path in segments(run.path)] == ["segment-000000.h5"]
     assert kept_from(run.path) == {}
-    record(run, 0, 10, [3.0])
+    record(run, [3.0], 10)
     assert [path.name for path in segments(run.path)] == ["segment-000000.h5", "segment-000001.h5"]
 
 
 @pytest.mark.parametrize("text", ["[]", "3", "{", '{"resumed_from": []}', '{"resumed_from": {"file": 1, "steps": {}}}',
                                   '{"resumed_from": {"file": null, "steps": {"a": 1}}}', "[" * 9999])  # fmt: skip
 def test_provenance_of_another_kind_tells_nothing(run: RunDir, text: str) -> None:
-    record(run, 1, 4, [5.0])
+    record(run, [5.0], 4, attempt=1)
     (run.provenance / "0001.json").write_text(text)
     assert kept_from(run.path) == {(0, 0): 4, (0, 1): 4}
 
@@ -149,11 +149,9 @@ def test_provenance_of_another_kind_tells_nothing(run: RunDir, text: str) -> Non
 @pytest.mark.parametrize("text", ["", "environment = 3", "[environment]\ncolumns = 'x'", "a = " + "[" * 5000])
 def test_a_job_of_another_kind(run: RunDir, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     run.job_file.write_text(text)
-    curve = program()
-    monkeypatch.setattr(curve, "read_runs", lambda runs: [curve.in_order(r, []) for r in runs])
     monkeypatch.setattr("sys.argv", ["learning_curve.py", str(run.path)])
     with pytest.raises(SystemExit, match=r"job\.toml"):
-        curve.main()
+        programs.main(program("learning_curve").analyze, "Curves.")
 
 
 _ROW = {"job": "a3c_latency", "columns": 1, "env_steps_per_s": 1, "ideal": 1}
@@ -161,14 +159,7 @@ _ROW = {"job": "a3c_latency", "columns": 1, "env_steps_per_s": 1, "ideal": 1}
 
 @pytest.mark.parametrize("row", [3, {}, {"job": 1}, {**_ROW, "ideal": 0}, {**_ROW, "job": "other"}])
 def test_a_table_of_another_kind(tmp_path: Path, row: Any) -> None:
-    import importlib.util
-
-    from hpc_rl import job as jobs
-
-    spec = importlib.util.spec_from_file_location("architectures", jobs.data_folder("analysis") / "architectures.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = program("architectures")
     (tmp_path / "table.json").write_text(json.dumps([row]))
     with pytest.raises(SystemExit, match="measure again"):
         module.read(tmp_path)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
-import importlib.util
 import io
 import json
 import os
@@ -24,11 +23,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import dask
 
 from hpc_rl import cli, submit
 from hpc_rl import job as jobs
 from hpc_rl.agent import agent_of
+from hpc_rl.analysis import open_runs
+from hpc_rl.analysis.sections import NotRecorded
+from hpc_rl.config import BadJob
 from hpc_rl.launchers import attempt as batch
 from hpc_rl.launchers import local, slurm
 from hpc_rl.launchers.base import Outcome
@@ -37,8 +39,10 @@ from hpc_rl.replay.saving import Saver
 from hpc_rl.replay.stores import own_store
 from hpc_rl.runtime.messages import schemas
 from hpc_rl.runtime.stores import load_store
-from hpc_rl.storage import checkpoint, metrics, recorded, replay_files, segments
-from hpc_rl.storage.run_dir import RunDir
+from hpc_rl.storage import checkpoint, metrics, replay_files
+from hpc_rl.storage.run_dir import BadRun, RunDir
+from hpc_rl.storage.segments import BadSegment
+from tests.analysis.recordings import program
 from tests.fuzz.damage import damage
 
 MOST_BYTES = 400 << 20  # 256 MiB + 1100 × the size of a file of some 100 kB, see storage/datasets.py
@@ -108,11 +112,8 @@ def from_batch(*arguments: object) -> None:
 
 
 def analyse(run: Path) -> None:
-    with contextlib.suppress(segments.BadSegment, curve.Unreadable):
-        kept = segments.kept_from(run)
-        parts = [recorded.ends(segments.describe(path), kept) for path in segments.segments(run)]
-        for one in curve.in_order(run, parts) if parts else [{"path": run, "steps": np.zeros(0)}]:
-            curve.clock(one)
+    with dask.config.set(scheduler="synchronous"), contextlib.suppress(BadSegment, BadRun, BadJob, NotRecorded):
+        curve.analyze(open_runs([run]))
 
 
 def take_up(run: RunDir) -> None:
@@ -155,7 +156,7 @@ def uses(name: str, run: Path) -> list[Callable[[], object]]:
             *by_hand,
         ]
     if "metrics" in name:
-        return [lambda: metrics.last(run / "metrics"), lambda: curve.clock({"path": run}), *by_hand]
+        return [lambda: metrics.last(run / "metrics"), lambda: analyse(run), *by_hand]
     return by_hand
 
 
@@ -245,10 +246,7 @@ def main() -> None:
     print(json.dumps({"cases": count, "checksum": zlib.crc32(str(files).encode())}))
 
 
-spec = importlib.util.spec_from_file_location("learning_curve", jobs.data_folder("analysis") / "learning_curve.py")
-assert spec is not None and spec.loader is not None
-curve = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(curve)
+curve = program("learning_curve")
 
 if __name__ == "__main__":
     main()
