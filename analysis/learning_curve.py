@@ -173,8 +173,9 @@ def analyze(runs: Sequence[RecordedRun], target: float | None = None) -> Section
         " the newest greedy evaluation (metrics of rank 0), by env steps of the whole job. Line: interquartile mean"
         " over runs that differ in the seed only (of fewer than four the mean); band: 95 % percentile bootstrap"
         " interval, 2,000 samples of runs drawn anew. Dotted: not all runs came so far; those that were done keep their"
-        " last score, and the line ends where the first of the others does. Frames: env steps × action repeat. Wall-clock:"
-        " all attempts of rank 0, with start-up and lost work, without pauses; core-hours: × the job's cores.",
+        " last score, and the line ends where the first of the others does. Frames: env steps × action repeat."
+        " Wall-clock: all attempts of rank 0, with start-up and lost work, without pauses; core-hours:"
+        " × the job's cores.",
         pictures, {"learning_curve_groups": groups_table, "learning_curve_runs": of_runs},
     )  # fmt: skip
 
