@@ -1,6 +1,7 @@
 """Statistics over runs against a plain twin, and against rliable, the authors' own library, where it is installed.
 
-rliable is no dependency (it asks for two further libraries of statistics): ``pip install --no-deps rliable`` is enough here.
+rliable is no dependency, for it asks for two further libraries of statistics; ``pip install --no-deps rliable`` is
+enough here.
 Mutations seen to fail: trimming 0.2; strata pooled before the resampling; ties counted as wins; profile with >=.
 """
 
