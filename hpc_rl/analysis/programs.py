@@ -15,7 +15,7 @@ from typing import Any
 from hpc_rl.analysis import figures
 from hpc_rl.analysis.clusters import Where, computing, recorded_bytes
 from hpc_rl.analysis.runs import RecordedRun, open_runs, without
-from hpc_rl.analysis.sections import Analyze, Section
+from hpc_rl.analysis.sections import Analyze, NotRecorded, Section
 from hpc_rl.job import data_folder
 from hpc_rl.storage.run_dir import write_text
 from hpc_rl.storage.segments import BadSegment
@@ -92,6 +92,9 @@ def analyzed(analyze: Analyze, runs: Sequence[RecordedRun]) -> tuple[Section, tu
             if error.path is None:
                 raise
             runs = tuple(without(run, error.path, str(error)) for run in runs)
+        except NotRecorded as error:  # perhaps because its segments could not be read
+            skipped = [sentence for run in runs for sentence in run.skipped][:MOST_DAMAGED]
+            raise NotRecorded("; ".join([str(error), *skipped])) from None
     return analyze(runs), runs
 
 
