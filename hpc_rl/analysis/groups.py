@@ -31,13 +31,15 @@ def differing(runs: Sequence[RecordedRun]) -> dict[str, dict[str, object]]:
     return {key: own for key, own in values.items() if len(own) < len(flat) or len({repr(x) for x in own.values()}) > 1}
 
 
-def by_setting(runs: Sequence[RecordedRun]) -> dict[str, list[RecordedRun]]:
+def by_setting(runs: Sequence[RecordedRun], apart: str = "") -> dict[str, list[RecordedRun]]:
     """Label -> the runs that differ in nothing but the seed. The label names what distinguishes the group.
+
+    Settings whose keys begin with ``apart`` are left out, where it is given.
 
     A setting that comes with another one (a method has keys of its own) is left out of labels: the fewest keys that
     distinguish all groups, taken in the order of the job file.
     """
-    values = differing(runs)
+    values = {key: own for key, own in differing(runs).items() if not apart or not key.startswith(apart)}
     members: dict[str, list[RecordedRun]] = {}
     for run in runs:
         members.setdefault(repr([(key, own.get(run.name)) for key, own in values.items()]), []).append(run)

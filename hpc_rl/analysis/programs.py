@@ -22,6 +22,7 @@ from hpc_rl.storage.segments import BadSegment
 
 ORDER = (
     "learning_curve",
+    "comparison",
     "throughput",
 )  # fmt: skip
 """Programs whose ``analyze`` a report runs, in this order."""

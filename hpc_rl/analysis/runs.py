@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +15,8 @@ from hpc_rl.settings import Job
 from hpc_rl.storage import recorded
 from hpc_rl.storage.metrics import CHIEFS
 from hpc_rl.storage.run_dir import BadRun, RunDir, open_run
-from hpc_rl.storage.segments import Limits, Segment, kept_from, segments
+from hpc_rl.storage.segments import BadSegment, Limits, Segment, kept_from, segments
+from hpc_rl.storage.specs import spec_of
 
 _TOGETHER = 64  # segments that one task describes
 
@@ -89,8 +91,10 @@ def without(run: RecordedRun, path: Path, sentence: str) -> RecordedRun:
 
 
 def action_repeat(run: RecordedRun) -> int:
-    """Frames of one env step, as the first segment says; 1 where nothing was recorded."""
-    return recorded.action_repeat(run.segments[0]) if run.segments else 1
+    """Frames of one env step, as the first segment says; 1 where it does not."""
+    with contextlib.suppress(BadSegment):
+        return spec_of(run.segments[0].path).action_repeat if run.segments else 1
+    return 1
 
 
 def missing(whole: Sequence[Segment], limits: Limits) -> list[str]:

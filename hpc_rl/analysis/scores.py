@@ -78,6 +78,23 @@ def greedy(runs: Sequence[RecordedRun]) -> list[Curve]:
     return [curve for run in runs for curve in _from_metrics(run, "greedy_return", "greedy", "")]
 
 
+def judged(runs: Sequence[RecordedRun]) -> dict[str, list[Curve]]:
+    """Environment -> a curve for each of its runs, by which they are compared.
+
+    Those are greedy evaluations where all of them played these alone and from the first half of the run on, for
+    exploration hides how well a policy plays; else training games.
+    """
+    played = {curve.run.name: curve for curve in greedy(runs) if curve.steps[0] <= curve.steps[-1] / 2}
+    result: dict[str, list[Curve]] = {}
+    for curve in training(runs):
+        result.setdefault(curve.environment, []).append(curve)
+    for id, own in result.items():
+        evaluated = [played.get(curve.run.name) for curve in own]
+        if all(other is not None and other.environment == id for other in evaluated):
+            result[id] = [other for other in evaluated if other is not None]
+    return result
+
+
 def _from_metrics(run: RecordedRun, name: str, kind: Kind, count: str) -> list[Curve]:
     lines = progress(run)
     if name not in lines:

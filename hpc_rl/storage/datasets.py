@@ -103,11 +103,6 @@ class Source:
         value = (self._find(dataset) if dataset else self.file).attrs.get(name, "")
         return value[:most] if isinstance(value, str) else ""
 
-    def header(self, name: str) -> str:
-        """A text attribute of the file, at most a MiB of it; empty where there is none."""
-        value = self.file.attrs.get(name, "")
-        return value[: 1 << 20] if isinstance(value, str) else ""
-
     def read(self, name: str, rows: slice = slice(None), place: int | None = None) -> Array:
         """A dataset, or some of its rows, or one place on the second axis of these. Raises Unreadable, Absent."""
         data = self._find(name)

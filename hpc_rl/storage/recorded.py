@@ -14,7 +14,7 @@ import numpy as np
 
 from hpc_rl.storage.datasets import Absent, Source, reading
 from hpc_rl.storage.segments import BadSegment, Limits, Segment, bad_segment, describe
-from hpc_rl.storage.untrusted import Unreadable, parse_json
+from hpc_rl.storage.untrusted import Unreadable
 from hpc_rl.types import Array, Tree
 
 KNOTS = 64  # of one column in one segment, where its pace is remembered
@@ -53,14 +53,6 @@ def series(segment: Segment) -> dict[str, Series]:
                 continue
             leaves[name] = Series(shape[2:], dtype, chunk[0], source.text("unit", name), source.text("doc", name))
     return leaves
-
-
-def action_repeat(segment: Segment) -> int:
-    """Frames of one env step, as the environment's Spec said; 1 where it does not. Raises BadSegment."""
-    with _opened(segment.path) as source:
-        spec = parse_json(source.header("spec").encode() or b"{}", "its spec")
-    repeat = spec.get("action_repeat", 1) if isinstance(spec, dict) else 1
-    return repeat if type(repeat) is int and repeat > 0 else 1
 
 
 def moves(segment: Segment, name: str, begin: int = 0, end: int | None = None) -> Array:
