@@ -23,6 +23,7 @@ from hpc_rl.storage.segments import BadSegment
 ORDER = (
     "learning_curve",
     "comparison",
+    "cost",
     "throughput",
 )  # fmt: skip
 """Programs whose ``analyze`` a report runs, in this order."""
