@@ -24,6 +24,7 @@ ORDER = (
     "learning_curve",
     "comparison",
     "cost",
+    "lag",
     "throughput",
 )  # fmt: skip
 """Programs whose ``analyze`` a report runs, in this order."""
