@@ -83,9 +83,10 @@ def _summary(context: RankContext, outcome: Outcome, reports: Sequence[FinalRepo
     """What summary.json holds before the last games."""
     counters, rank_spec = outcome.counters, context.rank_spec
     peaks, splits = {rank_spec.name: outcome.own.peak_rss_bytes}, {rank_spec.name: _split(outcome.own)}
+    cpu = {rank_spec.name: outcome.own.cpu_s}
     for report in reports:
         rank = context.plan.ranks[report.rank]
-        peaks[rank.name] = report.peak_rss_bytes
+        peaks[rank.name], cpu[rank.name] = report.peak_rss_bytes, report.cpu_s
         name = f"{rank.name}/inference" if rank.role == "learner" else rank.name  # a server in its learner's process
         splits[name] = _split(report)
     begin = context.resume[1]["env_steps"] if context.resume else 0
@@ -105,6 +106,7 @@ def _summary(context: RankContext, outcome: Outcome, reports: Sequence[FinalRepo
         "best": None if counters.best == float("-inf") else counters.best,
         "policy_lag": sum(counters.lags) / max(len(counters.lags), 1),
         "peak_rss_bytes": peaks,
+        "cpu_s": cpu,
         "split_s": splits,
         "lost_actors": [context.plan.ranks[rank].name for rank in sorted(context.ports.waiting.lost())],
         "checkpoint_longest_s": outcome.scheduler.writer.longest_s,

@@ -39,7 +39,7 @@ def decide(job: Job, plan: Plan, run: RunDir, agent: Agent, rows: Sequence[Row])
         BadJob: the learning ranks see no GPU and the job insists on one, or a replay does not fit into memory.
         NoUsableCheckpoint, IncompatibleCheckpoint: the run cannot go on.
     """
-    from hpc_rl import hardware
+    from hpc_rl import hardware, usage
     from hpc_rl import job as jobs
     from hpc_rl.runtime.fingerprint import fingerprint
     from hpc_rl.runtime.restoring import usable
@@ -73,6 +73,7 @@ def decide(job: Job, plan: Plan, run: RunDir, agent: Agent, rows: Sequence[Row])
     steps = newest[2]["steps"] if newest else {}
     extra = {"resumed_from": {"file": file, "steps": steps}, "mpi": _library(len(plan.ranks))}
     provenance.write(run, attempt, provenance.collect(sys.argv, attempt, job.seed, extra))
+    usage.begin(run, attempt, rows, device == "cuda", newest[2]["env_steps"] if newest else 0)
     run.write_state(state="running", attempt=attempt, reason="", lost=[])
     token = os.environ.get(TOKEN_VARIABLE) or f"{os.getpid():x}{time.time_ns() & 0xFFFFFF:x}"
     return Decisions(attempt, file, device, threads, token)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from hpc_rl import efficiency, usage
 from hpc_rl.optim.flat import StateDict
 from hpc_rl.plan import RankSpec
 from hpc_rl.runtime.files import MetricsWriter, RunFiles, SegmentWriter
@@ -46,11 +47,15 @@ def run_files(run: RunDir, job: Job, spec: Spec, rank_spec: RankSpec, attempt: i
         checkpoint.save_best(run, state, meta, meta["score"])
 
     def write_summary(summary: dict[str, Any]) -> None:
-        write_json(run.summary_file, summary)
+        usage.end(run, attempt, summary.get("cpu_s", {}), summary.get("peak_rss_bytes", {}))
+        figures = efficiency.of(run)
+        write_json(run.summary_file, {**summary, "efficiency": figures} if figures else summary)
         state = summary["reason"].split(":", maxsplit=1)[0]
         run.write_state(state=state, **{name: summary[name] for name in ("reason", "env_steps", "updates", "attempt")})
 
     def metrics(begin: int) -> MetricsWriter:
+        if rank_spec.rank == 0:
+            usage.ready(run, attempt)
         writer = Metrics(run.metrics, rank_spec.name, rank_spec.rank == 0, attempt, begin)
         return MetricsWriter(job.output.metrics_s, writer.write, writer.close)
 

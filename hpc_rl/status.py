@@ -6,14 +6,16 @@ import contextlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from hpc_rl import efficiency
 from hpc_rl import job as jobs
-from hpc_rl.launchers import causes, reasons, slurm
+from hpc_rl.efficiency import Efficiency
+from hpc_rl.launchers import accounting, causes, reasons, slurm
 from hpc_rl.launchers.attempt import job_ids
 from hpc_rl.launchers.slurm import JobStatus
 from hpc_rl.run_folders import runs_of
@@ -33,7 +35,8 @@ class Status:
     ``changes`` distinguish this task of an array from the others; ``mean_return`` is that of the last 100 episodes;
     ``waits`` is SLURM's reason in plain words; ``elapsed_s`` and ``left_s`` are of this start of its job; ``end`` is
     when the budget would be used at the present rate. ``over``: run and SLURM agree that nothing goes on. ``cause`` is
-    why the latest attempt ended, in a word or two, ``next`` the command that goes on with the run.
+    why the latest attempt ended, in a word or two, ``next`` the command that goes on with the run. ``efficiency`` is
+    that of a run which is looked at alone; "slurm" in it is what SLURM's database has of it, else null.
     """
 
     run: str
@@ -55,11 +58,14 @@ class Status:
     over: bool = False
     cause: str = ""
     next: str = ""
+    efficiency: Efficiency | None = None
 
 
 def status(paths: Sequence[Path], warn: Callable[[str], None]) -> list[Status]:
-    """`states` of all runs of these folders or jobs. Raises BadRun."""
-    return states(runs_of(paths), warn)
+    """`states` of all runs of these folders or jobs; of a single one also its efficiency. Raises BadRun."""
+    runs = runs_of(paths)
+    lines = states(runs, warn)
+    return [replace(lines[0], efficiency=_efficiency(runs[0], warn))] if len(runs) == 1 else lines
 
 
 def states(runs: Sequence[RunDir], warn: Callable[[str], None]) -> list[Status]:
@@ -72,6 +78,16 @@ def states(runs: Sequence[RunDir], warn: Callable[[str], None]) -> list[Status]:
     return [
         _line(run, [statuses[job] for job in ids[run.path] if job in statuses], ids[run.path], answered) for run in runs
     ]
+
+
+def _efficiency(run: RunDir, warn: Callable[[str], None]) -> Efficiency | None:
+    if (figures := efficiency.of(run)) is None:
+        return None
+    try:
+        return {**figures, "slurm": accounting.consumed(job_ids(run))}
+    except slurm.SlurmError as error:
+        warn(f"{error}; what SLURM accounts for is left out")
+        return {**figures, "slurm": None}
 
 
 def look_up(ids: Sequence[str], warn: Callable[[str], None]) -> tuple[Mapping[str, JobStatus], bool | None]:
@@ -95,11 +111,13 @@ def render(lines: Sequence[Status]) -> str:
                      str(line.attempt)))  # fmt: skip
         start = f"starts about {line.start}" if line.start and line.slurm == "PENDING" else ""
         waits = f"waits: {line.waits}" if line.waits else ""
-        notes.append("; ".join(text for text in (line.changes, waits, start, line.reason) if text))
+        note = "; ".join(text for text in (line.changes, waits, start, line.reason) if text)
+        efficient = efficiency.told(line.efficiency) if line.efficiency else []
+        notes.append("\n    ".join(map(printable, [*([note] if note else []), *efficient])))
     columns = [k for k, title in enumerate(rows[0]) if len(rows) == 1 or any(row[k] for row in rows[1:])]
     widths = [max(len(row[k]) for row in rows) for k in columns]
     text = ["  ".join(row[k].ljust(w) for k, w in zip(columns, widths, strict=True)).rstrip() for row in rows]
-    pairs = zip(map(printable, text), map(printable, notes), strict=True)
+    pairs = zip(map(printable, text), notes, strict=True)
     return "\n".join(row + (f"\n    {note}" if note else "") for row, note in pairs)
 
 

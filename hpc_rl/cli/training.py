@@ -73,6 +73,7 @@ def _check_same_work(job: Job, saved: Job, folder: Path) -> None:
 
 def _report(directory: RunDir, roofline: bool | None) -> None:
     """One line of figures. The run is over and saved: what fails here is a warning."""
+    from hpc_rl import efficiency
     from hpc_rl.launchers import causes
     from hpc_rl.storage.run_dir import BadRun
     from hpc_rl.storage.untrusted import Unreadable, read_json
@@ -88,6 +89,8 @@ def _report(directory: RunDir, roofline: bool | None) -> None:
             f"{'' if greedy is None else f', of greedy games afterwards {greedy:.2f}'}"
             f"{'; ' + causes.without(state['lost']) if state['lost'] else ''}"
         )
+        if (figures := efficiency.of(directory)) is not None:
+            note("\n".join(efficiency.told(figures)))
         if state["next"]:
             note(f"go on with: {state['next']}")
     except (FileNotFoundError, Unreadable, BadRun) as error:

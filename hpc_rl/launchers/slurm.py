@@ -57,7 +57,7 @@ def sbatch(script: Path, *arguments: str) -> str:
     overruled = set(environment.overruled(environment.options(script.read_text())))
     variables = {name: value for name, value in environment.scrubbed(os.environ).items() if name not in overruled}
     try:
-        answer = _ask(["sbatch", "--parsable", *arguments, str(script.absolute())], variables=variables)
+        answer = ask(["sbatch", "--parsable", *arguments, str(script.absolute())], variables=variables)
     except Refused as error:
         if shutil.which("sbatch") is None:
             raise
@@ -129,12 +129,12 @@ def query(ids: Sequence[str]) -> dict[str, JobStatus]:
     id_set = set(ids)
     statuses: dict[str, JobStatus] = {}
     for batch in batches(_whole(ids)):
-        statuses |= queued(_ask(_squeue(batch), but="nvalid job id"))
+        statuses |= queued(ask(_squeue(batch), but="nvalid job id"))
     sacct_ids = [job for job in ids if job not in statuses or statuses[job].state == "CANCELLED"]  # sacct knows by whom
     if shutil.which("sacct"):
         with contextlib.suppress(SlurmError):
             for batch in batches(_whole(sacct_ids)):
-                answer = accounted(_ask(_sacct(batch)))
+                answer = accounted(ask(_sacct(batch)))
                 statuses |= {job: answer[job] for job in sacct_ids if job in answer}
     return {job: status for job, status in statuses.items() if job in id_set}
 
@@ -178,13 +178,13 @@ def state_word(text: str) -> str:
 def cancel(ids: Sequence[str]) -> None:
     """End jobs now. Raises SlurmError."""
     for batch in batches(together(ids)):
-        _ask(["scancel", *batch])
+        ask(["scancel", *batch])
 
 
 def release(ids: Sequence[str]) -> None:
     """Let held jobs begin. Raises SlurmError."""
     for job in ids:
-        _ask(["scontrol", "release", job])
+        ask(["scontrol", "release", job])
 
 
 def show(*words: str) -> str:
@@ -192,7 +192,7 @@ def show(*words: str) -> str:
     if shutil.which("scontrol") is None:
         return ""
     try:
-        return _ask(["scontrol", "show", *words])
+        return ask(["scontrol", "show", *words])
     except SlurmError:
         return ""
 
@@ -201,14 +201,14 @@ def script_of(job: str) -> str:
     """The file that a job was sent from; empty where SLURM does not know the job, or is not installed."""
     if not available():
         return ""
-    output = _ask(["squeue", "--noheader", "--states=all", "--format=%o", f"--jobs={job}"], but="nvalid job id")
+    output = ask(["squeue", "--noheader", "--states=all", "--format=%o", f"--jobs={job}"], but="nvalid job id")
     return next(iter(output.splitlines()), "").strip()
 
 
 def granted(job: str) -> int | None:
     """Seconds that one start of a job has been given; None where there is no limit, or SLURM does not answer."""
     try:
-        output = _ask(["squeue", "--noheader", "--array", "--format=%l", f"--jobs={job}"])
+        output = ask(["squeue", "--noheader", "--array", "--format=%l", f"--jobs={job}"])
     except SlurmError:
         return None
     return seconds(next(iter(output.split()), None))
@@ -243,7 +243,7 @@ def batches(words: Sequence[str]) -> list[list[str]]:
 
 def signal_batch(job: str) -> None:
     """USR1 to the batch script alone, as before a time limit. Raises SlurmError."""
-    _ask(["scancel", "--signal=USR1", "--batch", job])
+    ask(["scancel", "--signal=USR1", "--batch", job])
 
 
 def _squeue(ids: Sequence[str]) -> list[str]:
@@ -265,7 +265,7 @@ def _sacct(ids: Sequence[str]) -> list[str]:
 def _pmi_types() -> set[str]:
     """What ``srun --mpi=list`` offers; empty without SLURM, or where it cannot tell."""
     try:
-        return set(re.findall(r"\b(pmi2|pmix|cray_shasta)\b", _ask(["srun", "--mpi=list"])))
+        return set(re.findall(r"\b(pmi2|pmix|cray_shasta)\b", ask(["srun", "--mpi=list"])))
     except SlurmError:
         return set()
 
@@ -274,7 +274,7 @@ def _known(text: str) -> str:
     return "" if text in ("N/A", "None", "(null)", "Unknown", "None assigned") else text
 
 
-def _ask(command: Sequence[str], but: str | None = None, variables: Mapping[str, str] | None = None) -> str:
+def ask(command: Sequence[str], but: str | None = None, variables: Mapping[str, str] | None = None) -> str:
     """What a command prints; an error that contains ``but`` is an empty answer. Raises Refused, SlurmError."""
     variables = environment.scrubbed(os.environ) if variables is None else variables
     try:

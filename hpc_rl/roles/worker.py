@@ -91,7 +91,8 @@ def _state(context: RankContext, training: Training, sampling: Sampling, replay:
 def _reports(context: RankContext, timings: Timings, peak_rss_bytes: int) -> list[FinalReport]:
     """Every worker's final report, at rank 0; elsewhere none."""
     report = FinalReport.of(context.rank_spec.rank, timings, peak_rss_bytes)
-    parts = context.ports.gather(np.array([*report.split_s, report.peak_rss_bytes]).tobytes(), context.plan.learners)
+    figures = np.array([*report.split_s, report.peak_rss_bytes, report.cpu_s])
+    parts = context.ports.gather(figures.tobytes(), context.plan.learners)
     tables = [np.frombuffer(part) for part in parts]
     ranks = context.plan.learners
-    return [FinalReport(rank, x[:-1].tolist(), int(x[-1])) for rank, x in zip(ranks, tables, strict=False)]
+    return [FinalReport(r, x[:-2].tolist(), int(x[-2]), float(x[-1])) for r, x in zip(ranks, tables, strict=False)]

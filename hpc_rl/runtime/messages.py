@@ -12,6 +12,7 @@ import numpy as np
 
 from hpc_rl.algorithms.base import Policy
 from hpc_rl.fragments import trajectory_schema
+from hpc_rl.runtime.reporter import cpu_s
 from hpc_rl.samplers.base import ACTIVITIES, Timings
 from hpc_rl.transport.base import Inbox, Outbox
 from hpc_rl.transport.layout import Layout
@@ -30,6 +31,7 @@ _CONTROL_SCHEMA = {
 _REPLY_SCHEMA = {
     "split_s": Leaf((len(ACTIVITIES),), "float64", "fragment", "s", "time spent in each activity"),
     "peak_rss_bytes": Leaf((), "int64", "fragment", "byte", "largest resident memory"),
+    "cpu_s": Leaf((), "float64", "fragment", "s", "CPU seconds of the process and its children"),
 }
 _CONTROL, _REPLY = Layout(_CONTROL_SCHEMA, 1, 1), Layout(_REPLY_SCHEMA, 1, 1)
 
@@ -61,10 +63,11 @@ class FinalReport:
     rank: int
     split_s: list[float]  # seconds by activity, in the order of ACTIVITIES
     peak_rss_bytes: int
+    cpu_s: float  # of its process and children, so far
 
     @staticmethod
     def of(rank: int, timings: Timings, peak_rss_bytes: int) -> FinalReport:
-        return FinalReport(rank, [timings.seconds[name] for name in ACTIVITIES], peak_rss_bytes)
+        return FinalReport(rank, [timings.seconds[name] for name in ACTIVITIES], peak_rss_bytes, cpu_s())
 
 
 class ControlServer:
@@ -93,8 +96,8 @@ class ControlServer:
                 if (message := inbox.poll()) is not None:
                     inbox.release(message)
             if (reply := self.replies.poll()) is not None:
-                seconds, peak = reply.tree["split_s"][0], reply.tree["peak_rss_bytes"][0]
-                reports.append(FinalReport(reply.peer, seconds.tolist(), int(peak)))
+                seconds, peak, cpu = (reply.tree[name][0] for name in ("split_s", "peak_rss_bytes", "cpu_s"))
+                reports.append(FinalReport(reply.peer, seconds.tolist(), int(peak), float(cpu)))
             return {*self.peers} <= {*(report.rank for report in reports), *self.waiting.lost()}
 
         count = len(self.peers)
@@ -133,5 +136,6 @@ class ControlClient:
     def send_final_report(self, timings: Timings, peak_rss_bytes: int) -> None:
         """What the summary tells of this rank."""
         seconds = np.array([timings.seconds[name] for name in ACTIVITIES])
-        self.replies.put({"split_s": seconds, "peak_rss_bytes": np.array([peak_rss_bytes])}, 0)
+        memory, cpu = np.array([peak_rss_bytes]), np.array([cpu_s()])
+        self.replies.put({"split_s": seconds, "peak_rss_bytes": memory, "cpu_s": cpu}, 0)
         self.replies.flush()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import time
+from pathlib import Path
 
 import psutil
 
@@ -18,6 +20,23 @@ def peak_rss_bytes() -> int:
     """The largest resident memory that this process has had; samples would miss a short peak."""
     with open("/proc/self/status") as status:
         return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
+
+
+def cpu_s() -> float:
+    """CPU seconds of this process, of children that have ended, and of those that live (`environment.processes`)."""
+    own = os.times()
+    return sum(own[:4]) + _descendants(os.getpid()) / os.sysconf("SC_CLK_TCK")
+
+
+def _descendants(pid: int) -> int:
+    """Clock ticks of the children of a process's first thread, of theirs, and of those that they waited for."""
+    total = 0
+    with contextlib.suppress(OSError, ValueError):  # one that has just ended, or a kernel without this file
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                fields = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
+                total += sum(int(field) for field in fields[11:15]) + _descendants(int(child))
+    return total
 
 
 class Reporter:
@@ -46,6 +65,7 @@ class Reporter:
         self.peak = peak_rss_bytes()
         rate = (env_steps - self.steps) / span if self.steps else 0.0
         line = {"env_steps": env_steps, "env_steps_per_s": rate, "rss_bytes": rss, "peak_rss_bytes": self.peak}
+        line["cpu_s"] = cpu_s()
         self.metrics.write(env_steps, {**line, **share, **values})
         if "mean_return_100" in values and now - self.said > TALK_S:
             mean, self.said = values["mean_return_100"], now

@@ -67,6 +67,10 @@ class RunDir:
     def summary_file(self) -> Path:
         return self.path / "summary.json"
 
+    @property
+    def usage_file(self) -> Path:
+        return self.path / "usage.json"
+
     def read_state(self) -> dict[str, Any]:
         """state, env_steps, updates, attempt, reason, cause, next, lost, updated (unix time, s).
 
