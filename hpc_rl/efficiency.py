@@ -52,7 +52,7 @@ def told(figures: Efficiency) -> list[str]:
         + (f", {_number(gpus)} GPU-hours" if gpus else "")
         + (f"; {_lost(figures)}" if count > 1 else ""),
         f"cores used: {_share(figures['cores_used'])} of {figures['cores']} "
-        f"({_number(figures['cpu_hours'])} CPU-hours in {_number(figures['wall_hours'])} h)",
+        f"({_number(figures['cpu_hours'])} CPU-hours in {_span(figures['wall_hours'])})",
         f"memory used: {_share(figures['memory_used'])}, at most {_size(figures['peak_rss_bytes'])} in all ranks, of "
         f"{_size(figures['memory_bytes'])} {'asked for' if figures['asked_of'] == 'SLURM' else 'of the machine'}",
     ]
@@ -60,10 +60,10 @@ def told(figures: Efficiency) -> list[str]:
 
 
 def _lost(figures: Efficiency) -> str:
-    parts = {name: _number(figures[f"{name}_hours"]) for name in ("lost", "made_again", "restarting", "lost_core")}
+    parts = {name: _span(figures[f"{name}_hours"]) for name in ("lost", "made_again", "restarting")}
     return (
-        f"{parts['lost']} h lost to restarts ({parts['made_again']} h of steps made again, {parts['restarting']} h of "
-        f"starting), {parts['lost_core']} core-hours"
+        f"{parts['lost']} lost to restarts ({parts['made_again']} of steps made again, {parts['restarting']} of "
+        f"starting), {_number(figures['lost_core_hours'])} core-hours"
     )
 
 
@@ -91,6 +91,12 @@ def _share(value: float | None) -> str:
 
 def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _span(hours: float) -> str:
+    if hours >= 1:
+        return f"{_number(hours)} h"
+    return f"{60 * hours:.1f} min" if hours >= 1 / 60 else f"{3600 * hours:.0f} s"
 
 
 def _size(count: float) -> str:
