@@ -1,6 +1,11 @@
 """What a run was given and what it used of it, over attempts that ended in order and others that were killed.
 
-Mutations seen to fail:
+Mutations seen to fail: the metric line at the checkpoint's own step not kept, the end of an attempt taken from its
+start, lines of another attempt counted, no report of a rank taken, nodes "(x2)" counted once, cores of two hosts
+taken for one, GPUs that ranks share summed, the first start called a restart, the largest memory instead of the
+fullest, a start that never came to learning forgotten, SLURM's mark for "unknown" as energy, days of TotalCPU, steps
+summed with allocations, efficiency of each of several runs, children, their children, and those that ended not
+counted.
 """
 
 from __future__ import annotations
