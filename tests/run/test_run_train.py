@@ -58,7 +58,11 @@ def test_summary_holds_the_figures_of_the_run(case: tuple[str, Path, Path, Ended
     assert figures["updates"] > 10 and figures["env_steps_per_s"] > 0 and figures["wall_s"] > 0
     assert -1 <= figures["mean_return_100"] <= 1 and -1 <= figures["greedy_return"] <= 1
     assert figures["greedy_success"] == pytest.approx((1 + figures["greedy_return"]) / 2)  # every game pays 1 or -1
-    assert set(figures["peak_rss_bytes"]) == set(figures["split_s"]) == set(CASES[name][4])
+    assert set(figures["peak_rss_bytes"]) == set(figures["split_s"]) == set(figures["cpu_s"]) == set(CASES[name][4])
+    used, all_cpu_s = figures["efficiency"], sum(figures["cpu_s"].values())
+    assert used["cpu_hours"] == pytest.approx(all_cpu_s / 3600) and 0 < used["cores_used"] <= 1.1
+    assert used["attempts"] == 1 and used["wall_hours"] > figures["wall_s"] / 3600
+    assert used["peak_rss_bytes"] == sum(figures["peak_rss_bytes"].values()) < used["memory_bytes"]
     assert all(50e6 < peak < 2e9 for peak in figures["peak_rss_bytes"].values())
     for seconds in figures["split_s"].values():
         assert 0 < sum(seconds.values()) < 2 * figures["wall_s"]
