@@ -96,8 +96,7 @@ class ControlServer:
                 if (message := inbox.poll()) is not None:
                     inbox.release(message)
             if (reply := self.replies.poll()) is not None:
-                seconds, peak, cpu = (reply.tree[name][0] for name in ("split_s", "peak_rss_bytes", "cpu_s"))
-                reports.append(FinalReport(reply.peer, seconds.tolist(), int(peak), float(cpu)))
+                reports.append(FinalReport(reply.peer, **{name: x[0].tolist() for name, x in reply.tree.items()}))
             return {*self.peers} <= {*(report.rank for report in reports), *self.waiting.lost()}
 
         count = len(self.peers)
@@ -135,7 +134,6 @@ class ControlClient:
 
     def send_final_report(self, timings: Timings, peak_rss_bytes: int) -> None:
         """What the summary tells of this rank."""
-        seconds = np.array([timings.seconds[name] for name in ACTIVITIES])
-        memory, cpu = np.array([peak_rss_bytes]), np.array([cpu_s()])
-        self.replies.put({"split_s": seconds, "peak_rss_bytes": memory, "cpu_s": cpu}, 0)
+        figures = vars(FinalReport.of(0, timings, peak_rss_bytes))  # whose they are shows where they arrive
+        self.replies.put({name: np.array([figures[name]]) for name in _REPLY_SCHEMA}, 0)
         self.replies.flush()
