@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.util
+import importlib
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +16,6 @@ from hpc_rl.analysis import figures
 from hpc_rl.analysis.clusters import Where, computing, recorded_bytes
 from hpc_rl.analysis.runs import RecordedRun, open_runs, without
 from hpc_rl.analysis.sections import Analyze, NotRecorded, Section
-from hpc_rl.job import data_folder
 from hpc_rl.storage.run_dir import write_text
 from hpc_rl.storage.segments import BadSegment
 
@@ -26,6 +25,9 @@ ORDER = (
     "cost",
     "lag",
     "throughput",
+    "actions",
+    "returns",
+    "coverage",
 )  # fmt: skip
 """Programs whose ``analyze`` a report runs, in this order."""
 ROWS = 40  # of a table on a terminal; its CSV has all
@@ -34,12 +36,7 @@ MOST_DAMAGED = 8  # segments in one analysis, after which the disk is to be doub
 
 def load(name: str) -> Analyze:
     """``analyze`` of a program of `analysis/`, in whose file everything else of it is."""
-    path = data_folder("analysis") / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"hpc_rl_analysis_{name}", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
+    module = importlib.import_module(f"hpc_rl.analysis.pages.{name}")
     analyze: Analyze = module.analyze
     return analyze
 

@@ -13,7 +13,7 @@ import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,7 @@ class Source:
     descriptor: int
     size: int
     bytes_left: int
+    _known: dict[str, Any] = field(default_factory=dict)  # datasets that were looked at
 
     def number(self, name: str, dataset: str = "") -> int:
         """An integer attribute of the file or of a dataset. Raises Unreadable, Absent."""
@@ -124,6 +125,11 @@ class Source:
         return np.asarray(data[rows] if place is None else data[rows, place])
 
     def _find(self, name: str) -> Any:
+        if name not in self._known:
+            self._known[name] = self._examined(name)
+        return self._known[name]
+
+    def _examined(self, name: str) -> Any:
         node = self.file
         for part in name.split("/"):
             kind = node.get(part, getclass=True, getlink=True) if isinstance(node, h5py.Group) else None

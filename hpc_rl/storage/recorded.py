@@ -67,6 +67,25 @@ def moves(segment: Segment, name: str, begin: int = 0, end: int | None = None) -
         return _rows(source, segment, name, begin, end)
 
 
+def block(segment: Segment, names: Sequence[str], limits: Limits, begin: int, end: int) -> Tree:
+    """Rows ``begin`` to ``end`` of some leaves as `moves` gives them, "kept" and "step" as `kept` does, and "valid"
+    [rows, b], moves that happened; in one opening. Raises BadSegment."""
+    with _opened(segment.path) as source:
+        leaves = {name: _rows(source, segment, name, begin, end) for name in names}
+        first = _of_kind(source, segment, "first", "b")
+    counts, step = _kept(segment, first, limits)
+    return leaves | {"valid": ~first[1:][begin:end], "kept": counts[begin:end], "step": step[begin:end]}
+
+
+def paces(segment: Segment, limits: Limits) -> Tree:
+    """The pace of `ends` alone. Raises BadSegment."""
+    with _opened(segment.path) as source:
+        first, version = (_of_kind(source, segment, name, kind) for name, kind in (("first", "b"), ("version", "i")))
+    if version.shape != first[1:].shape:
+        raise _unfit(segment, "its leaves do not have one row for each move")
+    return _pace(segment, *_kept(segment, first, limits), version)
+
+
 def kept(segment: Segment, limits: Limits) -> tuple[Array, Array]:
     """Both [N, b]: bool, moves that happened (not LAST → FIRST) and were not made again by a later attempt; and every
     move's env-step number in its column. Raises BadSegment."""

@@ -5,6 +5,7 @@ The history is the twin: what a test expects it computes from the arrays it reco
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -107,14 +108,14 @@ def record(
     keep: Sequence[bool] | None = None,
     leave_out: Sequence[int] = (),
 ) -> list[Path]:
-    """Write a history as segments that begin at move 0 and at each of ``borders``; those of ``leave_out`` are deleted."""
+    """Write a history as segments that begin at move 0 and at each of ``borders``; delete those of ``leave_out``."""
     columns = tree["column"]
     folder = run.trajectories / f"a{attempt}-{role}-{index}"
     kept = np.ones(len(columns), bool) if keep is None else np.array(keep)
     schema = trajectory_schema(spec, extras or {}, {})
     recorder = Recorder(folder, schema, spec, columns, kept, attempt, attributes={"action_repeat": spec.action_repeat})
     edges = [0, *borders, len(tree["reward"])]
-    for begin, end in zip(edges, edges[1:], strict=False):
+    for begin, end in itertools.pairwise(edges):
         middle = (begin + end) // 2  # two fragments in every segment
         for a, b in ((begin, middle), (middle, end)):
             if a < b:

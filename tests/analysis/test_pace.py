@@ -1,7 +1,8 @@
 """The job's env steps from a column's, against counting: columns that do not move alike, attempts, few versions.
 
-Mutations seen to fail: the job's steps as the column's times columns; segments' closes kept as knots; no scale for columns
-that were not recorded; versions of the abandoned part counted.
+Mutations seen to fail: the job's steps as the column's times columns (in the
+episode table, too); segments' closes kept as knots; no scale for columns that were not recorded; versions of abandoned
+moves counted.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ import pytest
 from hpc_rl.analysis import episodes, open_runs
 from hpc_rl.analysis.pace import job_steps, pace
 from hpc_rl.storage.recorded import ends
+from hpc_rl.types import Tree
 from tests.analysis.histories import history, metrics, new_run, record, resumed, steps, valid
 
 
-def counted(trees: list, version: int) -> int:
+def counted(trees: list[Tree], version: int) -> int:
     """Moves that were made by versions before this one."""
     return sum(int((valid(tree) & (tree["version"] < version)).sum()) for tree in trees)
 
@@ -38,6 +40,10 @@ def test_columns_of_other_speed(tmp_path: Path) -> None:
             expected = [counted([fast, slow], int(v)) for v in version[begins]]
             found = job_steps(of_run, np.full(len(begins), column), step[begins])
             np.testing.assert_allclose(found, expected, atol=1)
+    table = episodes([opened]).compute(scheduler="synchronous")
+    for _, entry in table.iterrows():
+        low, high = (counted([fast, slow], version) for version in (entry["version"], entry["version"] + 1))
+        assert low - 1 <= entry["env_steps"] <= high + 1
     everything = counted([fast, slow], 99)
     assert job_steps(of_run, np.array([0, 2]), np.array([valid(fast)[:, 0].sum(), valid(slow).sum()])) == pytest.approx(
         [everything] * 2, abs=1
@@ -83,15 +89,25 @@ def test_episode_table(tmp_path: Path, versions: int) -> None:
     assert row_of == len(table)
 
 
-def test_episodes_of_abandoned_moves_are_left_out(tmp_path: Path) -> None:
-    run = new_run(tmp_path / "run", columns=1)
-    old, new = history(4, 80, [0], versions=8), history(5, 80, [0], versions=8, start=30)
-    new["version"][:] += 3
-    record(run, old)
-    record(run, new, attempt=1)
-    resumed(run, 1, {0: 30})
+def test_abandoned_moves_have_no_episodes_and_no_pace(tmp_path: Path) -> None:
+    """Two actors of other speed resume at version 8, of which the abandoned moves of the first attempt know more."""
+    run = new_run(tmp_path / "run")
+    old = [history(4, 160, [0], versions=16), history(5, 40, [1], versions=16)]
+    resume = {k: int((valid(tree) & (tree["version"] < 8)).sum()) for k, tree in enumerate(old)}
+    new = [history(6 + k, moves, [k], versions=16, start=resume[k]) for k, moves in enumerate((40, 160))]
+    for k in (0, 1):
+        new[k]["version"][:] += 8
+        record(run, old[k], role="actor", index=k)
+        record(run, new[k], attempt=1, role="actor", index=k)
+    resumed(run, 1, resume)
     table = episodes(open_runs([run.path])).compute(scheduler="synchronous")
-    kept = valid(old) & (steps(old) < 30)
-    expected = [(kept & (old["episode_length"] > 0)).sum(), (new["episode_length"] > 0).sum()]
-    assert [int((table.attempt == a).sum()) for a in (0, 1)] == expected
-    np.testing.assert_allclose(table["env_steps"], table["end"], atol=1)  # one column is the job
+    kept = [valid(tree) & (steps(tree) < resume[k]) for k, tree in enumerate(old)] + [valid(tree) for tree in new]
+    trees = [*old, *new]
+    ended = [(own & (tree["episode_length"] > 0)).sum() for own, tree in zip(kept, trees, strict=True)]
+    assert [int((table.attempt == a).sum()) for a in (0, 1)] == [sum(ended[:2]), sum(ended[2:])]
+    for _, entry in table.iterrows():
+        low, high = (
+            sum(int((own & (tree["version"] < v)).sum()) for own, tree in zip(kept, trees, strict=True))
+            for v in (entry["version"], entry["version"] + 1)
+        )
+        assert low - 1 <= entry["env_steps"] <= high + 1

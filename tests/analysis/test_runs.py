@@ -1,7 +1,6 @@
 """Runs as an analysis opens them: what cannot be read or is not there is said, the rest is used.
 
-Mutations seen to fail: gaps looked for in abandoned stretches, too; names taken from the last folder alone; a torn file
-raised.
+Mutations seen to fail: gaps looked for before abandoned stretches, too; a torn file raised.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ def test_what_a_later_attempt_made_again_is_no_gap(tmp_path: Path) -> None:
     tree = history(0, 60, [0, 1])
     record(run, tree, [20, 40], leave_out=[1])  # all of the gap is abandoned
     resume = steps(tree)[18].tolist()
-    new = history(1, 60, [0, 1])
+    new = history(1, 4, [0, 1])  # ends before the gap did
     new["start"][:] = resume
     record(run, new, attempt=1)
     resumed(run, 1, dict(enumerate(resume)))
