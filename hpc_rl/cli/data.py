@@ -11,12 +11,15 @@ from hpc_rl.cli.diagnostics import note, warn
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--to", "kind", required=True, type=click.Choice(["minari"]), help="A data set of episodes.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder of data sets [default: RUN/export].")
+@click.option("--to", "kind", required=True, type=click.Choice(["minari", "parquet"]), help="Episodes, or tables.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of data sets or tables [default: RUN/export].")
 @click.option("--id", "id", metavar="NAME-v0", help="Of the data set [default: <job>-v0].")
 @click.option("--cut", is_flag=True, help="Keep what there is of episodes that were cut off, as truncated.")
 def export(run: Path, kind: str, out: Path | None, id: str | None, cut: bool) -> None:
     """Write what RUN recorded for other programs; prints where it is. A run that goes on gives its closed segments."""
+    if kind == "parquet":
+        _export_tables(run, out or run / "export")
+        return
     from hpc_rl.export import to_minari
 
     result = to_minari.export(run, out or run / "export", id, cut)
@@ -25,6 +28,17 @@ def export(run: Path, kind: str, out: Path | None, id: str | None, cut: bool) ->
     note(f"{result.episodes} episodes, {result.env_steps} env steps{_left_out(result.cut, cut)}")
     note(f"MINARI_DATASETS_PATH={result.folder} python -c \"import minari; minari.load_dataset('{result.id}')\"")
     click.echo(result.folder / result.id)
+
+
+def _export_tables(run: Path, out: Path) -> None:
+    from hpc_rl.export import to_parquet
+
+    result = to_parquet.export(run, out)
+    for fault in result.faults:
+        warn(fault)
+    for file, rows in result.files.items():
+        note(f"{file}: {rows} rows")
+    click.echo(out)
 
 
 @click.command("import")

@@ -25,7 +25,7 @@ def optional(module: str, package: str) -> Any:
 
 @contextmanager
 def new(target: Path, remedy: str) -> Iterator[Path]:
-    """A path beside ``target`` that becomes it once all is written, a folder or a file.
+    """A path beside ``target`` that becomes it once all is written, a folder or a file; nothing where nothing was.
 
     Raises:
         NotExported: the target exists; ``remedy`` says how to choose another.
@@ -36,7 +36,8 @@ def new(target: Path, remedy: str) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield temporary
-        os.replace(temporary, target)
+        if temporary.exists():
+            os.replace(temporary, target)
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary)
