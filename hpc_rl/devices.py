@@ -18,8 +18,15 @@ def to_host(x: Tensor) -> Array:
 
 
 def write_back(host: Array, x: Tensor) -> None:
-    """Bring what was changed in ``host`` since `to_host` gave it for x back into x; nothing where it is x's memory."""
-    if x.device.type != "cpu":
+    """Bring what was changed in ``host`` since `to_host` gave it for x back into x, whose version moves.
+
+    Where it is x's own memory no number moves, but what was computed from x has to be computed anew.
+    """
+    import torch
+
+    if x.device.type == "cpu":
+        torch.autograd.graph.increment_version(x)
+    else:
         x.copy_(to_device(host, x.device))
 
 

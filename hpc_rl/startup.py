@@ -151,7 +151,9 @@ def _processor(
     import torch
 
     from hpc_rl import hardware
+    from hpc_rl.nets.precision import flush_subnormals
 
+    flush_subnormals()  # before the first threads begin
     torch.set_num_threads(decisions.threads if rank_spec.learns else rank_spec.threads)
     device = hardware.device(decisions.device, plan, rank_spec, nodes, rows[rank_spec.rank])
     return device, settle_precision(ports, job, plan, run, agent, rows, decisions.device, device)

@@ -26,7 +26,7 @@ from hpc_rl.envs.make import make
 from hpc_rl.experience import Experience
 from hpc_rl.fragments import trajectory
 from hpc_rl.hardware import cpu_name
-from hpc_rl.nets.precision import faster_precision, set_precision
+from hpc_rl.nets.precision import faster_precision, flush_subnormals, set_precision
 from hpc_rl.optim.alone import Alone
 from hpc_rl.optim.flat import Optimizer
 from hpc_rl.plan import Plan
@@ -56,6 +56,7 @@ def pieces(job: Job) -> Iterator[Pieces]:
         BadJob, BadEnvironment, Unsuited: the job cannot be planned, its environment not be made, or not be learned.
     """
     host_memory.keep_freed()  # as every rank does: a fifth of an update on images went into new pages otherwise
+    flush_subnormals()
     plan, agent = jobs.plan(job), agent_of(job)
     columns = next(len(rank.columns) for rank in plan.ranks if rank.columns)
     torch.manual_seed(job.seed)

@@ -55,6 +55,35 @@ def block_kernel(kernel: Tensor) -> Tensor:
     return squares.reshape(out, -1, side, side).contiguous(memory_format=torch.channels_last)
 
 
+def rounded(p: nn.Parameter) -> Tensor:
+    """p in bf16 with its gradient: the same copy for as long as p does not change.
+
+    A pass over a large layer costs as much as its product with a small batch, and an actor would round the same weights
+    at every move. Whether p changed is told by the versions of p and of the buffer that a `Flat` keeps it in; without
+    one p is rounded anew.
+    """
+    buffer: Tensor | None = vars(p).get("buffer")
+    if buffer is None:
+        return p.bfloat16()
+    version, kept = (id(buffer), buffer._version, p._version), vars(p).get("rounded")
+    if kept is None or kept[0] != version:  # a new copy: a graph may still hold the old one
+        kept = vars(p)["rounded"] = (version, p.detach().bfloat16())
+    copy: Tensor = _Rounding.apply(p, kept[1])  # type: ignore[no-untyped-call]
+    return copy
+
+
+class _Rounding(torch.autograd.Function):
+    """The copy as a function of the parameter."""
+
+    @staticmethod
+    def forward(ctx: Any, p: Tensor, copy: Tensor) -> Tensor:
+        return copy.detach()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient.float(), None
+
+
 class ConvTorso(nn.Module):
     """uint8 images [.., C, H, W] in 0..255 -> float32 features [n, features].
 
@@ -91,17 +120,19 @@ class ConvTorso(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Of images, or of their `pixels`."""
-        rounded = self.compute == torch.bfloat16
-        with torch.autocast(image.device.type, dtype=self.compute) if rounded else nullcontext():
+        rough = self.compute == torch.bfloat16
+        with torch.autocast(image.device.type, dtype=self.compute) if rough else nullcontext():
             x = image if image.is_floating_point() else self.pixels(image)
             layer: Any = self.convolutions[0]
             kernel = layer.weight / 255  # dividing 32 kernels costs less than dividing every pixel of the batch
-            x = F.conv2d(x, block_kernel(kernel), layer.bias) if rounded else F.conv2d(x, kernel, layer.bias, BLOCK)
+            x = F.conv2d(x, block_kernel(kernel), layer.bias) if rough else F.conv2d(x, kernel, layer.bias, BLOCK)
             for layer in self.convolutions[1:]:
                 x = layer(F.relu(x, inplace=True))
             # Flat before the last ReLU, whose gradient costs ten times as much where it meets two memory formats.
             x = F.relu(x.flatten(1), inplace=True)
-            x = F.relu(self.dense(x), inplace=True)
+            layer = self.dense  # nearly all of the parameters
+            x = F.linear(x, rounded(layer.weight), layer.bias) if rough else layer(x)
+            x = F.relu(x, inplace=True)
         return x.float()
 
     def pixels(self, image: Tensor) -> Tensor:

@@ -25,16 +25,12 @@ class Flat:
     """
 
     def __init__(self, data: Tensor, whole: Flat | None = None) -> None:
+        self.data = data  # [parameters] float32: the buffer itself
         self.parameter = nn.Parameter(data)
         self.reduction = data.new_zeros(len(data) + 2)  # gradient, sample count, stop flag
-        self.parameter.grad = self.reduction[:-2]
-        self.leaves: list[nn.Parameter] = []  # the networks' own parameters, views of this buffer
+        # The networks' own parameters, views of this buffer, and where the reduction has their gradients.
+        self.leaves, self.gradients = [self.parameter], [self.reduction[:-2]]
         self.whole = whole  # the Flat that this is a part of
-
-    @property
-    def data(self) -> Tensor:
-        """[parameters] float32: the buffer itself."""
-        return self.parameter.data
 
     def part(self, *modules: nn.Module) -> Flat:
         """The contiguous part of this buffer that holds these modules' parameters, as a Flat with gradients of its own.
@@ -63,10 +59,11 @@ class Flat:
 
     def _adopt(self, leaves: list[nn.Parameter]) -> None:
         """Let these parameters, in this order, be views of this buffer and their gradients of this reduction."""
-        offset = 0
+        offset, self.gradients = 0, []
         for p in leaves:
             p.data = self.data.as_strided(p.shape, p.stride(), self.data.storage_offset() + offset)
-            p.grad = self.reduction.as_strided(p.shape, p.stride(), offset)
+            vars(p)["buffer"] = self.data  # its version tells a network when its rounded copy of p is old
+            self.gradients.append(self.reduction.as_strided(p.shape, p.stride(), offset))
             offset += p.numel()
         self.leaves = leaves
 
@@ -118,6 +115,7 @@ class Optimizer:
     def step(self) -> None:
         """One step down the gradient in ``flat.reduction``."""
         self.rule(self.flat.data, self.flat.reduction[:-2], self.state, self.learning_rate)
+        torch.autograd.graph.increment_version(self.flat.data)  # fused kernels do not
 
 
 def optimizer_state(optimizer: Optimizer) -> StateDict:

@@ -10,7 +10,7 @@ import torch
 
 from hpc_rl.algorithms.base import Learner
 from hpc_rl.devices import to_device, to_host
-from hpc_rl.optim.alone import finish
+from hpc_rl.optim.alone import divide, step
 from hpc_rl.optim.flat import Flat, Optimizer, StateDict, load_optimizer, optimizer_state
 from hpc_rl.runtime.divergence import in_a_row
 from hpc_rl.transport.base import Inbox, Message, Outbox
@@ -58,7 +58,8 @@ class ParameterShard:
         if len(self.held) < self.quorum:
             return []
         self.optimizer.learning_rate = rate
-        dropped = not np.isfinite(finish(self.optimizer, max_norm, scale)[0])
+        divide(self.flat, scale)
+        dropped = not np.isfinite(step(self.optimizer, max_norm)[0])
         self.dropped += dropped
         # Workers that have no samples end by themselves, with a sentence that names their columns.
         self.bad = in_a_row(self.bad, dropped, f"server, update {self.version}", lambda: _OVERFLOW)

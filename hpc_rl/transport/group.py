@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hpc_rl.devices import to_device, to_host, write_back
-from hpc_rl.optim.alone import Alone, accumulate, finish, no_stop
+from hpc_rl.optim.alone import Alone, accumulate, divide, no_stop, step
 from hpc_rl.optim.flat import Optimizer
 from hpc_rl.optim.group import Group
 from hpc_rl.transport.ports import Ports
@@ -53,7 +53,8 @@ class AllReduce:
     ) -> float:
         accumulate(optimizer.flat, loss_sum, count, self.stop)
         self.reduce(optimizer.flat.reduction)
-        norm, self.stop, stepped = finish(optimizer, max_norm, scale)
+        divide(optimizer.flat, scale)
+        norm, self.stop, stepped = step(optimizer, max_norm)
         self.taken, self.dropped = self.taken + stepped, self.dropped + (not norm < inf)
         return norm
 

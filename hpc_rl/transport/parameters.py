@@ -80,13 +80,13 @@ class ParameterClient(Alone):
         A gradient that is not finite is not pushed; one without samples is, for others may wait for it, and is no step.
         """
         flat = optimizer.flat
-        accumulate(flat, loss_sum, count, False)
+        accumulate(flat, loss_sum, count, False, 1.0 if self.quorum else scale / max(count, 1))
         rate = optimizer.learning_rate
         head = np.array([count, scale, max_norm, rate])
         if self.quorum:
             norm = float(flat.reduction[:-2].norm()) * scale / max(count, 1)
         else:
-            norm, head = clip(flat, max_norm, scale), np.array([float(count > 0), 1.0, np.inf, rate])
+            norm, head = clip(flat, max_norm), np.array([float(count > 0), 1.0, np.inf, rate])
         if not norm < np.inf:
             self.dropped += 1
         else:
@@ -94,7 +94,7 @@ class ParameterClient(Alone):
             gradient = to_host(flat.reduction[:-2])
             for outbox, part, version in zip(self.gradients, self.parts, self.versions, strict=True):
                 outbox.put({"gradient": gradient[None, part], "head": head[None]}, version, self.give_up)
-            self.pull(flat.parameter.data)
+            self.pull(flat.data)
         return norm
 
     def flush(self) -> None:
