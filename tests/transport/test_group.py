@@ -1,6 +1,7 @@
 """How a gradient becomes new parameters: the mean over all samples of all members, clipped, in one step.
 
-Mutations seen to fail: divided by another count; not clipped; a mean of means; a step without samples.
+Mutations seen to fail: divided by another count; not clipped; a mean of means; a step without samples; gradients added
+to those of the step before; left over where a loss does not depend on a parameter, or in the networks.
 """
 
 from __future__ import annotations
@@ -95,6 +96,31 @@ def test_no_samples_anywhere_is_no_step(size: int) -> None:
             torch.equal(flat.parameter.data, before)
             and int(optimizer.state["step"]) == 1
             and (group.taken, group.dropped) == (1, 0)
+        )
+
+    run_threads(size, rank, 20.0)
+    assert len(results) == size and all(results.values())
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_step_has_the_gradient_of_its_own_loss_alone(size: int) -> None:
+    """The first loss reaches both of the networks in the buffer, the second only one, and both reach another one."""
+    results = {}
+
+    def rank(link: LocalLink) -> None:
+        group = learners(Ports(link, Waiting(10.0)), range(size), "mpi", "cpu", "")
+        torch.manual_seed(0)
+        one, two, other = nn.Linear(2, 3), nn.Linear(2, 3), nn.Linear(2, 3)
+        flat = flatten(one, two)
+        optimizer = Optimizer(flat, descend, 0.0)
+        x = DATA[:2]
+        group.apply_gradients(optimizer, (one(x) * two(x) * other(x)).sum(), 2, 1e9)
+        group.apply_gradients(optimizer, (one(x) * other(x)).sum() + one(x[:1]).sum(), 2, 1e9, SCALE)
+        loss = (one(x) * other(x)).sum() + one(x[:1]).sum()
+        weight, bias = (SCALE / 2 * g for g in torch.autograd.grad(loss, [one.weight, one.bias]))
+        expected = torch.cat([weight.flatten(), bias, torch.zeros(9)])
+        results[link.rank] = torch.allclose(flat.reduction[:-2], expected, rtol=1e-5) and all(
+            p.grad is None for net in (one, two, other) for p in net.parameters()
         )
 
     run_threads(size, rank, 20.0)
