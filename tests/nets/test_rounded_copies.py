@@ -1,7 +1,7 @@
 """Rounded weights last until the weights change, whoever changes them; numbers near 0 are 0 on every rank.
 
-Mutations seen to fail: no version moved by `Optimizer.step`, or by `write_back`; the version of the buffer alone; a copy
-kept for ever, or made anew each time; half of the gradient; subnormal numbers kept by the ranks.
+Mutations seen to fail: no version moved by `Optimizer.step`, or by `write_back`; the version of the buffer alone; a
+copy kept for ever, or made anew each time; half of the gradient; subnormal numbers kept by the ranks.
 """
 
 from __future__ import annotations
