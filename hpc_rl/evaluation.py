@@ -13,6 +13,7 @@ from hpc_rl import job as jobs
 from hpc_rl.agent import Agent, agent_of
 from hpc_rl.algorithms.base import Policy
 from hpc_rl.envs.make import describe_sets, make
+from hpc_rl.gif import animated, shows
 from hpc_rl.optim.flat import StateDict, flatten
 from hpc_rl.runtime.fingerprint import fingerprint
 from hpc_rl.runtime.games import Game, Games, MakeEnvironment
@@ -66,7 +67,7 @@ def evaluate_run(
             sets.append(games.games)
         results[name] = _figures(sets, job.evaluate.arguments)
     if video:
-        write_gif(video, film)
+        video.write_bytes(animated(film))
     choice = "named" if file is not None else "best" if path.name == checkpoint.BEST else "newest"
     about = {name: meta.get(name) for name in ("env_steps", "score", "scored_by")}
     return {"checkpoint": str(path), "chosen": choice, **about, "level": LEVEL, **results}
@@ -176,24 +177,9 @@ def _checkpoint(
 
 def check_video(path: Path, spec: Spec) -> None:
     """Raise BadRun, before anything is played, where no GIF could be written to ``path``."""
-    if len(spec.frame) < 2 or spec.dtype != "uint8":
+    if not shows(spec):
         raise BadRun(
             f"observations of {spec.id} are {spec.dtype} {list(spec.frame)}, not images; --video cannot show them"
         )
     if path.suffix.lower() != ".gif" or not path.parent.is_dir():
         raise BadRun(f"--video {path} cannot be written; name a file that ends in .gif in a folder that exists")
-
-
-def write_gif(path: Path, film: list[Array]) -> None:
-    """Observations [.., H, W] or [.., 3, H, W] uint8 as an animated GIF; of a stack the newest frame is shown."""
-    from PIL import Image
-
-    frames = [Image.fromarray(x).resize((x.shape[1] * 3, x.shape[0] * 3)) for x in map(_picture, film)]
-    frames[0].save(path, save_all=True, append_images=frames[1:], duration=67, loop=0)
-
-
-def _picture(x: Array) -> Array:
-    """[H, W] or [H, W, 3]."""
-    while x.ndim > 3 or (x.ndim == 3 and len(x) != 3):
-        x = x[-1]
-    return np.ascontiguousarray(np.moveaxis(x, 0, -1)) if x.ndim == 3 else np.ascontiguousarray(x)

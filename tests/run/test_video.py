@@ -16,7 +16,8 @@ from PIL import Image
 from hpc_rl import job as jobs
 from hpc_rl.envs.base import Environment
 from hpc_rl.envs.make import describe, make
-from hpc_rl.evaluation import check_video, write_gif
+from hpc_rl.evaluation import check_video
+from hpc_rl.gif import animated
 from hpc_rl.storage.run_dir import BadRun
 from hpc_rl.types import Actions, Spec
 from tests.contract.greedy import greedy_returns
@@ -73,7 +74,7 @@ def test_the_film_is_one_game(
     moves = int(returns[0])
     assert [int(x.max()) for x in film] == [10 * k for k in range(1, moves + 2)]  # the first, and one for each move
     check_video(tmp_path / "out.gif", describe("their_screen:make", {"shape": shape}))
-    write_gif(tmp_path / "out.gif", film)
+    (tmp_path / "out.gif").write_bytes(animated(film))
     with Image.open(tmp_path / "out.gif") as gif:
         height, width = (shape[0], shape[1]) if len(shape) == 2 else shape[-3:-1] if shape[-1] <= 3 else shape[-2:]
         assert gif.n_frames == moves + 1
@@ -89,7 +90,7 @@ def test_of_a_stack_the_newest_frame_is_filmed() -> None:
 def test_colours_stay_colours(tmp_path: Path) -> None:
     red = np.zeros((3, 8, 10), np.uint8)
     red[0] = 255
-    write_gif(tmp_path / "out.gif", [red, 255 - red])
+    (tmp_path / "out.gif").write_bytes(animated([red, 255 - red]))
     with Image.open(tmp_path / "out.gif") as gif:
         assert gif.convert("RGB").getpixel((3, 3)) == (255, 0, 0)
 
