@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,8 @@ def computing(where: Where, data_bytes: int) -> Iterator[Any]:
         with dask.config.set(scheduler="synchronous"):
             yield None
         return
+    if (where.dashboard or where.performance) and find_spec("bokeh") is None:
+        raise BadRun("Dask's dashboard and performance report need bokeh; pip install 'hpc_rl[dashboard]'")
     from distributed import performance_report
 
     with ExitStack() as stack:

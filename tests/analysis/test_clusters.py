@@ -54,3 +54,9 @@ def test_no_scheduler_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clusters, "WAIT_S", 0.2)
     with pytest.raises(BadRun, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:9"):
         computing(Where("tcp://127.0.0.1:9"), 0).__enter__()
+
+
+def test_the_dashboard_needs_bokeh(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clusters, "find_spec", lambda name: None)
+    with pytest.raises(BadRun, match="bokeh"), computing(Where(performance=Path("x.html")), 0):
+        pass
