@@ -28,6 +28,7 @@ ORDER = (
     "actions",
     "returns",
     "coverage",
+    "episode_films",
 )  # fmt: skip
 """Programs whose ``analyze`` a report runs, in this order."""
 ROWS = 40  # of a table on a terminal; its CSV has all
@@ -118,6 +119,9 @@ def write(section: Section, name: str, folder: Path) -> list[Path]:
     for stem, draw in section.pictures.items():
         files.append(folder / f"{stem}.png")
         figures.save(draw, files[-1])
+    for stem, film in section.films.items():
+        files.append(folder / f"{stem}.gif")
+        files[-1].write_bytes(film)
     for stem, table in section.tables.items():
         files.append(folder / f"{stem}.csv")
         write_text(files[-1], table.to_csv(index=False))

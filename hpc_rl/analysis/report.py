@@ -66,7 +66,13 @@ def html(report: Report) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"caption": caption, "rows": _rows, "picture": _picture, "cell": _cell}
+    environment.filters |= {
+        "caption": caption,
+        "rows": _rows,
+        "picture": _picture,
+        "embedded": _embedded,
+        "cell": _cell,
+    }
     return environment.from_string(_TEMPLATE.read_text()).render(
         title=", ".join(run.name for run in report.runs[:4]) + (" …" if len(report.runs) > 4 else ""),
         made=time.strftime("%Y-%m-%d %H:%M"),
@@ -118,7 +124,11 @@ def _cell(value: Any) -> str:
 
 def _picture(draw: Draw) -> dict[str, str]:
     """Theme -> the picture as text for the page."""
-    return {theme: base64.b64encode(figures.png(draw, theme)).decode() for theme in ("light", "dark")}
+    return {theme: _embedded(figures.png(draw, theme)) for theme in ("light", "dark")}
+
+
+def _embedded(data: bytes) -> str:
+    return base64.b64encode(data).decode()
 
 
 @contextmanager

@@ -20,14 +20,15 @@ class NotRecorded(ValueError):
 
 @dataclass(frozen=True)
 class Section:
-    """``findings`` are sentences with figures in them; ``how`` says how each number came about; names of pictures and
-    tables are stems of files and, with spaces for underscores, their captions."""
+    """``findings`` are sentences with figures in them; ``how`` says how each number came about; names of pictures,
+    tables and films are stems of files and, with spaces for underscores, their captions."""
 
     title: str
     findings: tuple[str, ...]
     how: str
     pictures: Mapping[str, Draw] = field(default_factory=dict)
     tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    films: Mapping[str, bytes] = field(default_factory=dict)  # GIF files
 
 
 Analyze = Callable[[Sequence[RecordedRun]], Section]

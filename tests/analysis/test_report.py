@@ -31,7 +31,9 @@ def rewards(runs: Sequence[RecordedRun]) -> Section:
     def draw(figure: Any) -> None:
         figure.subplots().plot(total)
 
-    return Section("Rewards", ("<b>sum</b>",), "The sum.", {"sum_of_rewards": draw}, {"sums": table})
+    return Section(
+        "Rewards", ("<b>sum</b>",), "The sum.", {"sum_of_rewards": draw}, {"sums": table}, {"a_film": b"GIF89a"}
+    )
 
 
 def absent(runs: Sequence[RecordedRun]) -> Section:
@@ -54,10 +56,11 @@ def test_the_page_has_everything_and_needs_nothing(tmp_path: Path) -> None:
     assert "<td>mine</td><td>6</td><td>–</td>" in page
     assert not re.findall(r"<script|<link|src=\"(?!data:)|srcset=\"(?!data:)", page)
     assert page.count("data:image/png;base64,") == 2  # light and dark
+    assert page.count("data:image/gif;base64,R0lGODlh") == 1 and "A film" in page
     saved = json.loads((tmp_path / "out" / "rewards.json").read_text())
     assert saved["tables"]["sums"] == [{"run": "mine", "rewards": 6.0, "none": None}]
     assert sorted(x.name for x in (tmp_path / "out").iterdir()) == [
-        "index.html", "rewards.json", "sum_of_rewards.png", "sums.csv",
+        "a_film.gif", "index.html", "rewards.json", "sum_of_rewards.png", "sums.csv",
     ]  # fmt: skip
 
 
