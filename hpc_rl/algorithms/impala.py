@@ -23,6 +23,7 @@ Needs in extras: log_prob, log μ(a|x) of the version that acted. Topologies: ac
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -45,7 +46,7 @@ from hpc_rl.optim.group import Group, means
 from hpc_rl.optim.optimizers import annealed, make_optimizer
 from hpc_rl.types import Leaf, Rules, Schema, Spec, Trajectory, UpdateResult
 
-FIGURES = ("policy_loss", "value_loss", "entropy", "rho")
+FIGURES = ("policy_loss", "value_loss", "entropy", "rho", "clipped")
 TOPOLOGIES = ("actor_learner", "solo", "allreduce")
 EXTRAS: Schema = {
     "log_prob": Leaf((), "float32", "step", "nat", "log-probability of the action under the acting weights")
@@ -124,7 +125,8 @@ def loss(
     value_loss = half_squared(value[:-1], target, weight)
     bonus = (weight * entropy).sum()
     total = policy_loss + config.value_cost * value_loss - config.entropy_cost * bonus
-    return total, [to_device(x.detach().sum(), "cpu") for x in (policy_loss, value_loss, bonus, rho * weight)]
+    clipped = (late > math.log(1.01 * config.rho_bar)) * weight  # not by rounding
+    return total, [to_device(x.detach().sum(), "cpu") for x in (policy_loss, value_loss, bonus, rho * weight, clipped)]
 
 
 def policy(config: Config, spec: Spec, rules: Rules | None) -> StochasticPolicy:

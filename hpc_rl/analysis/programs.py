@@ -24,6 +24,8 @@ ORDER = (
     "comparison",
     "cost",
     "lag",
+    "vtrace",
+    "replay",
     "throughput",
     "actions",
     "returns",

@@ -1,7 +1,8 @@
 """IMPALA's own arithmetic: the replay mix and the baseline without correction.
 
 Mutations seen to fail: queued columns that are views of the batch; the queue not cut; replayed columns in the place of
-fresh ones; the ratio of the clip taken for V-trace's; draws that do not know the seed.
+fresh ones; the ratio of the clip taken for V-trace's; draws that do not know the seed; ratios above ρ̄ counted without a
+margin.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from hpc_rl import job as jobs
-from hpc_rl.algorithms.impala import loss
+from hpc_rl.algorithms.impala import FIGURES, loss
 from hpc_rl.optim.alone import Alone
 from hpc_rl.types import Trajectory
 from tests.contract.batches import config_of, learner_of, sampled
@@ -70,3 +71,15 @@ def test_without_correction_late_data_are_taken_for_fresh(correction: str) -> No
     late = figures(replace(batch, extras={"log_prob": batch.extras["log_prob"] + 0.5 * torch.rand(24, 4)}))
     same = all(torch.allclose(a, b, atol=1e-4) for a, b in zip(fresh, late, strict=True))
     assert same == (correction == "none")
+
+
+@pytest.mark.parametrize(("added", "rho_bar", "share"), [(0.0, 1.0, 0), (0.3, 1.0, 0), (-0.3, 1.0, 1), (-0.3, 2.0, 0)])
+def test_ratios_that_are_clipped_are_counted(added: float, rho_bar: float, share: float) -> None:
+    """Of fresh moves none, whatever rounding makes of their ratios."""
+    spec, (batch,) = sampled("impala", "toy/catch", 1)
+    config = config_of("impala", rho_bar=rho_bar)
+    learner = learner_of("impala", spec, config)
+    output, value, _ = learner.policy.net(batch.observation)
+    part = replace(batch, extras={"log_prob": batch.extras["log_prob"] + added})
+    sums = dict(zip(FIGURES, loss(config, output, value, learner.policy.head, part, learner.group)[1], strict=True))
+    assert sums["clipped"] == share * batch.valid.sum()
