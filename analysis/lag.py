@@ -15,9 +15,10 @@ from scipy import stats
 
 from hpc_rl.analysis import RecordedRun, figures, programs
 from hpc_rl.analysis.episodes import table
-from hpc_rl.analysis.halves import STAGES, halves, stage, within
+from hpc_rl.analysis.halves import halves, stage, within
 from hpc_rl.analysis.progress import progress
 from hpc_rl.analysis.sections import NotRecorded, Section
+from hpc_rl.analysis.stages import STAGES
 
 MOST = 4_000  # episodes of a half of a stage that the interval is drawn from
 RUNS = len(figures.COLOURS)

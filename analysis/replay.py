@@ -16,8 +16,9 @@ import pandas as pd
 
 from hpc_rl import job as jobs
 from hpc_rl.analysis import RecordedRun, figures, programs, progress
-from hpc_rl.analysis.halves import STAGES, stage
+from hpc_rl.analysis.halves import stage
 from hpc_rl.analysis.sections import NotRecorded, Section
+from hpc_rl.analysis.stages import STAGES
 from hpc_rl.config import BadJob
 from hpc_rl.storage.metrics import series
 from hpc_rl.storage.untrusted import Unreadable
@@ -119,8 +120,8 @@ def analyze(runs: Sequence[RecordedRun]) -> Section:
         "Age, priority and chance: quantiles of the last 32 batches, as every rank with a replay logged them, averaged"
         " over ranks; the median, and for a single run the middle 80 %. Age: moves between an item and the newest one"
         " of its column; chance: probability over that of the least probable item. Draws per insertion: updates × batch"
-        " size over env steps beyond min_size, against samples_per_insert of the job. Dropped: priorities whose item had"
-        " been overwritten when they came; rejected: those that were no finite number ≥ 0.",
+        " size over env steps beyond min_size, against samples_per_insert of the job. Dropped: priorities whose item"
+        " had been overwritten when they came; rejected: those that were no finite number ≥ 0.",
         {"replay": lambda figure: draw(figure, tables)}, {"replay_runs": rows, "replay_stages": stages},
     )  # fmt: skip
 

@@ -14,8 +14,9 @@ import pandas as pd
 from scipy import stats
 
 from hpc_rl.analysis import RecordedRun, figures, programs, progress
-from hpc_rl.analysis.halves import STAGES, stage
+from hpc_rl.analysis.halves import stage
 from hpc_rl.analysis.sections import NotRecorded, Section
+from hpc_rl.analysis.stages import STAGES
 
 METRICS = {
     "rho": "V-trace: mean clipped ratio min(ρ̄, π/μ)",

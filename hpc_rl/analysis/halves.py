@@ -6,10 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from hpc_rl.analysis.stages import STAGES
 from hpc_rl.analysis.statistics import interval
 from hpc_rl.types import Array
-
-STAGES = 10  # equal parts of a run's env steps
 
 
 def stage(env_steps: Array, end: float) -> Array:

@@ -2,29 +2,48 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 
 import numpy as np
 
+from hpc_rl import efficiency, usage
 from hpc_rl import job as jobs
 from hpc_rl.analysis.progress import cores
 from hpc_rl.analysis.runs import RecordedRun
 from hpc_rl.config import BadJob
+from hpc_rl.launchers import accounting, slurm
+from hpc_rl.launchers.attempt import job_ids
+from hpc_rl.storage.run_dir import RunDir
 
 
 @dataclass(frozen=True)
 class Resources:
-    """``kilowatts`` on the average, NaN where nothing measured it; ``source`` says where the counts come from."""
+    """Means over attempts by their hours. ``kilowatts``: NaN where nothing measured energy; ``source``: of counts."""
 
-    cores: int
-    gpus: int
+    cores: float
+    gpus: float
     kilowatts: float
     source: str
 
 
 def resources(run: RecordedRun) -> Resources:
-    """From the plan of the job: the threads of all ranks, and a GPU for each rank that learns on one."""
-    return Resources(cores(run), _gpus(run), np.nan, "the job")
+    """By usage.json; of a run without it the threads of all ranks, and a GPU for each rank that learns on one."""
+    folder = RunDir(run.path)
+    figures = efficiency.of(folder)
+    if figures is None or not figures["wall_hours"]:
+        return Resources(cores(run), _gpus(run), np.nan, "the job")
+    hours = figures["wall_hours"]
+    source = usage.usage(folder)[-1]["asked_of"]
+    return Resources(figures["core_hours"] / hours, figures["gpu_hours"] / hours, _kwh(folder) / hours, source)
+
+
+def _kwh(folder: RunDir) -> float:
+    """What SLURM's accounting measured for the jobs of a run, NaN where it does not answer or measured nothing."""
+    with contextlib.suppress(slurm.SlurmError):
+        account = accounting.consumed(job_ids(folder))
+        return account["energy_j"] / 3.6e6 if account and account["energy_j"] else np.nan
+    return np.nan
 
 
 def _gpus(run: RecordedRun) -> int:

@@ -1,7 +1,7 @@
 """What a score cost, on runs made by hand, against plain computations.
 
 Mutations seen to fail: the cost of a run that never came so far left out of the median; the last instead of the first
-time; hours that begin with the first metric line; one core for all.
+time; hours that begin with the first metric line; one core for all; cores of the last attempt.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from hpc_rl.analysis.sections import NotRecorded
+from hpc_rl.storage.run_dir import write_json
 from tests.analysis.recordings import COLUMNS, EPISODE, analysed, made, record, write_metrics, write_provenance
 
 BEST = (12.34, 20.71, 8.17)  # of three seeds, reached linearly over 200 episodes of each column, and lost again
@@ -71,3 +72,20 @@ def test_a_run_without_a_clock_is_said(tmp_path: Path) -> None:
     assert any("other: no metrics" in sentence for sentence in analysed("cost", path, other.path).findings)
     with pytest.raises(NotRecorded, match="what they cost"):
         analysed("cost", other.path)
+
+
+def test_what_the_run_was_given_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two attempts of other sizes count by their hours; energy is SLURM's, over all hours."""
+    path = runs(tmp_path)[1]
+    entry = {"ready": None, "memory_bytes": 1, "asked_of": "SLURM", "cpu_s": 0.0, "peak_rss_bytes": 0, "again_s": 0.0}
+    first = {**entry, "attempt": 0, "start": 0.0, "end": 3600.0, "cores": 8, "gpus": 0}
+    later = {**entry, "attempt": 1, "start": 5000.0, "end": 5000.0 + 3 * 3600, "cores": 4, "gpus": 2}
+    write_json(path / "usage.json", {"attempts": [first, later]})
+    monkeypatch.setattr("hpc_rl.launchers.accounting.consumed", lambda ids: {"energy_j": 7.2e6})
+    section = analysed("cost", path, target=10.03)
+    (given,) = section.tables["cost_resources"].itertuples()
+    assert (given.cores, given.gpus, given.kilowatts, given.source) == (5.0, 1.5, 0.5, "SLURM")
+    for row in section.tables["cost_runs"].itertuples():
+        assert row.core_hours == pytest.approx(5 * row.hours, nan_ok=True)
+        assert row.kwh == pytest.approx(0.5 * row.hours, nan_ok=True)
+    assert not any("Energy" in sentence for sentence in section.findings)

@@ -63,7 +63,7 @@ def test_columns_that_were_not_recorded_move_like_the_mean(tmp_path: Path) -> No
 @pytest.mark.parametrize("versions", [1, 5])
 def test_episode_table(tmp_path: Path, versions: int) -> None:
     """Against loops over the history; one version only is no pace, but columns then move alike."""
-    run = new_run(tmp_path / "run")
+    run = new_run(tmp_path / "run", topology="actor_learner", resources={"ranks": 3})
     tree = history(3, 120, [0, 1], versions=versions)
     paths = record(run, tree, [50], attempt=0)
     assert len(paths) == 2

@@ -1,7 +1,7 @@
 """Replay over training, from metrics made by hand.
 
-Mutations seen to fail: inserted steps without the minimum left out; only the first rank's losses; the env steps of a rank
-that has none of its own; lines of abandoned work.
+Mutations seen to fail: inserted steps without the minimum left out; only the first rank's losses; env steps of ranks
+that have none of their own; lines of abandoned work.
 """
 
 from __future__ import annotations

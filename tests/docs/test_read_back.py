@@ -38,8 +38,9 @@ def test_ten_lines_read_an_episode_back(tmp_path: Path) -> None:
     assert output.rstrip().endswith("discount 0.0")
     names: dict[str, Any] = {}
     exec(block("from pathlib import Path").replace("runs/ppo_cartpole", str(out)), names)
-    valid = names["kept"][segment]
-    assert names["kept"].keys() == {segment} and valid.shape[1] == 4 and valid.any() and not valid.all()
+    (valid,) = names["counts"]
+    assert [own.path for own in names["recorded"]] == [segment]
+    assert valid.shape[1] == 4 and valid.any() and not valid.all()
 
 
 def read_back(segment: Path) -> str:
