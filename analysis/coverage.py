@@ -53,10 +53,11 @@ def coarse(frames: Array) -> Array:
 def unit(run: RecordedRun) -> Array:
     """[6] standard deviations of the first entries of the first segment's observations; empty where what differs is
     counted as it is: images, whole numbers, zeros and ones."""
-    segment = run.segments[0]
-    frames = moves(segment, "observation", 0, 4096)
+    if not has(run)["observation"].dtype.startswith("float"):
+        return np.empty(0)
+    frames = moves(run.segments[0], "observation", 0, 4096)
     flat = np.nan_to_num(frames.reshape(frames.shape[0] * frames.shape[1], -1))
-    if frames.dtype.kind != "f" or np.isin(flat, (0, 1)).all():
+    if np.isin(flat, (0, 1)).all():
         return np.empty(0)
     spread: Array = flat[:, :ENTRIES].std(0, dtype=np.float64)
     return np.where(spread > 0, spread, 1.0)

@@ -91,11 +91,15 @@ class Distinct:
     @staticmethod
     def of(hashes: Array, stages: Array) -> Distinct:
         """Of items with these uniform 64-bit hashes [n]."""
-        return Distinct([_least(hashes[stages == stage]) for stage in range(STAGES)])
+        counts = np.bincount(stages, minlength=STAGES)
+        parts = [hashes if n == len(hashes) else hashes[stages == k] if n else hashes[:0] for k, n in enumerate(counts)]
+        return Distinct([_least(part) for part in parts])
 
     def __add__(self, other: Distinct) -> Distinct:
         pairs = zip(self.smallest, other.smallest, strict=True)
-        return Distinct([_least(np.concatenate(pair)) for pair in pairs])
+        return Distinct(
+            [_least(np.concatenate(pair)) if len(pair[0]) and len(pair[1]) else max(pair, key=len) for pair in pairs]
+        )
 
     def counts(self) -> tuple[Array, Array]:
         """(of each stage, of all stages up to its end), float64 [STAGES] each."""
@@ -107,7 +111,10 @@ class Distinct:
 
 
 def _least(hashes: Array) -> Array:
-    return np.unique(hashes)[:KEPT]
+    if not len(hashes):
+        return hashes
+    rising = np.sort(hashes)  # several times as fast as numpy.unique, which hashes again
+    return rising[np.append(True, rising[1:] != rising[:-1])][:KEPT]
 
 
 def _estimate(smallest: Array) -> float:

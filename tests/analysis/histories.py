@@ -59,9 +59,8 @@ def history(
     tree = allocate(trajectory_schema(spec, leaves, {}), moves, len(columns), spec.stack)
     for name, leaf in tree.items():
         if name == "observation" or name.startswith("extras/"):
-            leaf[...] = (
-                chance.integers(0, 200, leaf.shape) if leaf.dtype.kind in "ui" else chance.normal(size=leaf.shape)
-            )
+            whole = leaf.dtype.kind in "ui"
+            leaf[...] = chance.integers(0, 200, leaf.shape, leaf.dtype) if whole else chance.normal(size=leaf.shape)
     shape = (moves, len(columns))
     tree["reward"][:] = chance.integers(-1, 3, shape)
     sizes = spec.actions.sizes
