@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import dask
 import numpy as np
@@ -44,8 +45,8 @@ def after(run: RecordedRun, names: Sequence[str], learned: Learned | None = None
     segment of the same attempt follows without a gap, or the end was not recorded.
     """
     groups = [run.segments[k : k + _TOGETHER] for k in range(0, len(run.segments), _TOGETHER)]
-    read = dask.delayed(_heads)
-    heads = dask.compute([read(group, tuple(names), dict(run.limits), learned, gamma) for group in groups])[0]
+    read = [partial(_heads, group, tuple(names), run.limits, learned, gamma) for group in groups]
+    heads = dask.compute([dask.delayed(part, pure=False)() for part in read])[0]
     known: dict[str, Tree] = {}
     behind: Tree = {}
     flat = [head for group in heads for head in group]

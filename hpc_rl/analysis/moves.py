@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -82,8 +83,9 @@ def total(
     if after is not None:
         cut = [Block(0, x.segment, x.limits, 0, x.segment.moves) for x in cut if x.begin == 0]
     size = sum(prod(x.shape) * np.dtype(x.dtype).itemsize for name, x in has(run).items() if name in names) + 10
+    # Arguments within a partial: dask looks into each field of those of a call for something to compute.
     tasks = [
-        dask.delayed(_reduced)(part, tuple(names), reduce, borders or {}, _of_part(part, after))
+        dask.delayed(partial(_reduced, part, tuple(names), reduce, borders or {}, _of_part(part, after)), pure=False)()
         for part in _parts(cut, size)
     ]
     while len(tasks) > 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import dask
 import numpy as np
@@ -28,7 +29,7 @@ def borders(run: RecordedRun) -> Borders:
     key = (str(run.path.resolve()), len(run.segments), str(run.segments[-1].path) if run.segments else "")
     if key not in _known:
         groups = [run.segments[k : k + _TOGETHER] for k in range(0, len(run.segments), _TOGETHER)]
-        parts = dask.compute([dask.delayed(_paces)(group, dict(run.limits)) for group in groups])[0]
+        parts = dask.compute([dask.delayed(partial(_paces, group, run.limits), pure=False)() for group in groups])[0]
         _known[key] = _borders(pace([part for group in parts for part in group], run.job.environment.columns))
     return _known[key]
 

@@ -114,7 +114,8 @@ def _least(hashes: Array) -> Array:
     if not len(hashes):
         return hashes
     rising = np.sort(hashes)  # several times as fast as numpy.unique, which hashes again
-    return rising[np.append(True, rising[1:] != rising[:-1])][:KEPT]
+    least: Array = rising[np.append(True, rising[1:] != rising[:-1])][:KEPT]
+    return least
 
 
 def _estimate(smallest: Array) -> float:

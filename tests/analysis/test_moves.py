@@ -1,6 +1,8 @@
 """Sums over moves, stages, what followed a move, tallies and sketches against loops over the recorded history.
 
-Mutations seen to fail: none yet.
+Mutations seen to fail: a later segment taken for the next one over a gap; a time limit without the prediction; γ in
+single precision; the tail's scale left out; stages by the column's own share of steps; abandoned moves kept; sketches
+of the largest hashes; the lower edge of a bin for its middle.
 """
 
 from __future__ import annotations
