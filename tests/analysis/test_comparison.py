@@ -1,7 +1,7 @@
 """The comparison of settings on runs made by hand, against plain computations.
 
-Mutations seen to fail: the last score of each run's own end; a running run held; p over all runs; η² of sums instead of
-means; environments pooled; settings that divide runs alike listed twice.
+Mutations seen to fail: the last score of each run's own end; the comparison not ended by a running run; η² over the
+number of values; scores of an environment not scaled to its worst run; settings that divide runs alike listed twice.
 """
 
 from __future__ import annotations
@@ -90,6 +90,11 @@ def test_a_run_that_goes_on_ends_the_comparison(tmp_path: Path) -> None:
     section = analysed("comparison", *paths, run.path)
     assert set(section.tables["comparison_runs"]["env_steps"]) == {30 * EPISODE * COLUMNS}
     assert any("short is not done" in sentence for sentence in section.findings)
+    for row in section.tables["comparison_runs"].itertuples():
+        if row.run != "short":
+            rate, seed = row.run.split("-")[1:]
+            expected = slow_scores(LEVEL[float(rate)][int(seed)], end=30)
+            assert (row.last, row.mean) == pytest.approx(expected)
 
 
 def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Policy lag and its relation to return, on runs made by hand, against plain computations.
 
-Mutations seen to fail: lag over the whole run instead of within stages; ties in the later half; stages without weights;
-updates that begin before the replay has its minimum; a lag on topologies whose ranks act by what they just learned.
+Mutations seen to fail: lag over the whole run instead of within stages; ties in the later half; updates that begin
+before the replay has its minimum; a lag on topologies whose ranks act by what they just learned.
 """
 
 from __future__ import annotations

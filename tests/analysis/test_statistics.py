@@ -2,7 +2,7 @@
 
 rliable is no dependency, for it asks for two further libraries of statistics; ``pip install --no-deps rliable`` is
 enough here.
-Mutations seen to fail: trimming 0.2; strata pooled before the resampling; ties counted as wins; profile with >=.
+Mutations seen to fail: trimming 0.2; strata pooled before the resampling; half a pair more in U; profile with >=.
 """
 
 from __future__ import annotations

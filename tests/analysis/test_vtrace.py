@@ -1,6 +1,7 @@
 """Importance ratios by stage, from metrics made by hand.
 
-Mutations seen to fail: total variation with ρ̄ = 2; lines before the first update; stages by lines instead of env steps.
+Mutations seen to fail: total variation with ρ̄ = 2; lines before the first update counted as 0; stages by lines
+instead of env steps.
 """
 
 from __future__ import annotations
