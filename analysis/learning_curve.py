@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 
 from hpc_rl.analysis import RecordedRun, figures, groups, programs
-from hpc_rl.analysis.progress import cores, hours_at
+from hpc_rl.analysis.progress import hours_at
+from hpc_rl.analysis.resources import cores
 from hpc_rl.analysis.runs import action_repeat
 from hpc_rl.analysis.scores import WINDOW, Band, Curve, band, greedy, training
 from hpc_rl.analysis.sections import NotRecorded, Section

@@ -10,9 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hpc_rl import job as jobs
 from hpc_rl.analysis.runs import RecordedRun
-from hpc_rl.config import BadJob
 from hpc_rl.storage import metrics
 from hpc_rl.storage.untrusted import Unreadable, read_json
 from hpc_rl.types import Array
@@ -45,20 +43,8 @@ def progress(run: RecordedRun) -> pd.DataFrame:
     return table.drop_duplicates("env_steps", keep="last").reset_index(drop=True)
 
 
-def cores(run: RecordedRun) -> int:
-    """The cores that the run's ranks had: the threads of all, or the machine's where a rank takes its share."""
-    try:
-        threads = [spec.threads for spec in jobs.plan(run.job).ranks]
-    except BadJob:
-        return 0
-    if all(threads):
-        return sum(threads)
-    affinity = _provenance(run.path, 0).get("affinity")
-    return max(len(affinity) if isinstance(affinity, list) else 0, len(threads))
-
-
 def hours_at(run: RecordedRun, env_steps: Array) -> Array:
-    """Hours of wall-clock when the run was so far, NaN where rank 0 wrote no metrics; times `cores`, core-hours."""
+    """Hours of wall-clock when the run was so far (times `resources.cores`: core-hours); NaN without metrics."""
     table = progress(run)
     if table.empty:
         return np.full(len(env_steps), np.nan)

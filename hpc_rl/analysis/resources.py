@@ -9,7 +9,6 @@ import numpy as np
 
 from hpc_rl import efficiency, usage
 from hpc_rl import job as jobs
-from hpc_rl.analysis.progress import cores
 from hpc_rl.analysis.runs import RecordedRun
 from hpc_rl.config import BadJob
 from hpc_rl.launchers import accounting, slurm
@@ -35,7 +34,17 @@ def resources(run: RecordedRun) -> Resources:
         return Resources(cores(run), _gpus(run), np.nan, "the job")
     hours = figures["wall_hours"]
     source = usage.usage(folder)[-1]["asked_of"]
-    return Resources(figures["core_hours"] / hours, figures["gpu_hours"] / hours, _kwh(folder) / hours, source)
+    return Resources(cores(run), figures["gpu_hours"] / hours, _kwh(folder) / hours, source)
+
+
+def cores(run: RecordedRun) -> float:
+    """What the run's ranks were given, by usage.json; of a run without it the threads that the job gives them."""
+    figures = efficiency.of(RunDir(run.path))
+    if figures is not None and figures["wall_hours"]:
+        return float(figures["core_hours"] / figures["wall_hours"])
+    with contextlib.suppress(BadJob):
+        return float(sum(max(spec.threads, 1) for spec in jobs.plan(run.job).ranks))
+    return 0.0
 
 
 def _kwh(folder: RunDir) -> float:

@@ -19,6 +19,11 @@ from hpc_rl.runtime.messages import FinalReport
 from hpc_rl.settings import Evaluate
 from hpc_rl.transport.waiting import Done
 
+SHARE = 2.0
+"""Seconds of an evaluation for each second of training meanwhile. Its games cost training the same whenever they are
+played; the sooner they are over, the less the policy that they judge is out of date, and the sooner a run that has
+reached its target ends."""
+
 
 @dataclass(frozen=True)
 class Judgement:
@@ -69,7 +74,7 @@ class Slice:
     """How much of its own games a rank plays at a time."""
 
     rows: int  # moves of all columns
-    seconds: float = math.inf  # or as many as training took since the last one, if that is longer
+    seconds: float = math.inf  # or `SHARE` times what training took since the last one, if that is longer
 
 
 class Evaluation:
@@ -140,7 +145,7 @@ class Evaluation:
 
     def _slice(self) -> Judgement | None:
         begin = time.monotonic()
-        end = begin + max(self.piece.seconds, begin - self.sliced)
+        end = begin + max(self.piece.seconds, SHARE * (begin - self.sliced))
         judgement = self.own_judge().advance(self.piece.rows, lambda: self.stop() or time.monotonic() > end)
         self.sliced = time.monotonic()
         return judgement

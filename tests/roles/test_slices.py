@@ -21,9 +21,9 @@ from hpc_rl.settings import Evaluate
 
 
 @pytest.mark.parametrize(
-    ("seconds", "training", "lasts"), [(0.2, 0.7, 0.7), (0.2, 0.05, 0.2), (0.2, 3.0, 3.0), (math.inf, 0.7, 9.0)]
+    ("seconds", "training", "lasts"), [(0.2, 0.7, 1.4), (0.2, 0.05, 0.2), (0.2, 3.0, 6.0), (math.inf, 0.7, 9.0)]
 )
-def test_a_slice_lasts_as_long_as_training_since_the_last(
+def test_a_slice_lasts_twice_as_long_as_training_since_the_last(
     monkeypatch: pytest.MonkeyPatch, seconds: float, training: float, lasts: float
 ) -> None:
     now, slices = 100.0, []

@@ -90,20 +90,20 @@ def test_it_stays_over_a_fragment_and_is_kept(lanes: int) -> None:
     assert np.array_equal(batch.noise.numpy(), np.concatenate([tree["noise"] for tree in trees[:2]]))
 
 
-@pytest.mark.parametrize("segments", [[3], [2, 1], [1, 1, 1]], ids=str)
-def test_that_of_each_fragment_is_recorded(segments: list[int], tmp_path: Path) -> None:
+@pytest.mark.parametrize("counts", [[3], [2, 1], [1, 1, 1]], ids=str)
+def test_that_of_each_fragment_is_recorded(counts: list[int], tmp_path: Path) -> None:
     """A reader finds for every move what it was made with, in whatever segment its fragment lies."""
     spec, schema, trees, _ = collected(2)
     columns, keep = np.arange(COLUMNS), np.arange(COLUMNS) % 2 == 0
     recorder = Recorder(tmp_path / "trajectories" / "a0-worker-0", schema, spec, columns, keep, 0)
     waiting = list(trees)
-    for count in segments:
+    for count in counts:
         for _ in range(count):
             recorder.write(waiting.pop(0))
         recorder.roll()
     paths, low = segments.segments(tmp_path), 0
-    assert len(paths) == len(segments)
-    for path, count in zip(paths, segments, strict=True):
+    assert len(paths) == len(counts)
+    for path, count in zip(paths, counts, strict=True):
         noise, begins = segments.read(path, "noise"), segments.read(path, "fragment_row")
         assert begins.tolist() == [STEPS * k for k in range(count)]
         assert np.array_equal(noise, [tree["noise"][keep] for tree in trees[low : low + count]])

@@ -6,6 +6,8 @@ to those of the step before; left over where a loss does not depend on a paramet
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -106,11 +108,12 @@ def test_no_samples_anywhere_is_no_step(size: int) -> None:
 def test_a_step_has_the_gradient_of_its_own_loss_alone(size: int) -> None:
     """The first loss reaches both of the networks in the buffer, the second only one, and both reach another one."""
     results = {}
+    torch.manual_seed(0)  # here, for the ranks are threads that share its generator
+    networks = [nn.Linear(2, 3) for _ in range(3)]
 
     def rank(link: LocalLink) -> None:
         group = learners(Ports(link, Waiting(10.0)), range(size), "mpi", "cpu", "")
-        torch.manual_seed(0)
-        one, two, other = nn.Linear(2, 3), nn.Linear(2, 3), nn.Linear(2, 3)
+        one, two, other = map(copy.deepcopy, networks)
         flat = flatten(one, two)
         optimizer = Optimizer(flat, descend, 0.0)
         x = DATA[:2]
