@@ -35,6 +35,7 @@ def submit(
     """Send JOB to SLURM; prints the job's id. It saves before its time is over, is requeued, and goes on."""
     from hpc_rl import submit as submission
     from hpc_rl.sweep import tasks
+    from hpc_rl.then_analyze import LEAST_SPREAD
 
     options = load_options(cluster, option_values)
     task_list = tasks(job, with_ranks(overrides, ranks), seeds, sweeps)
@@ -42,8 +43,10 @@ def submit(
     folder = out or Path("runs") / Path(job).stem
     if then_analyze and options.resume_mode == "chain":
         raise click.UsageError("--then-analyze waits for one job, and a chain is many; use --resume-mode requeue")
-    if analysis_tasks == 2:  # its scheduler and its program would leave no worker
-        raise click.UsageError("--analysis-tasks 2 leaves no worker; use 1, or 3 and more over several nodes")
+    if 1 < analysis_tasks < LEAST_SPREAD:
+        raise click.UsageError(
+            f"--analysis-tasks {analysis_tasks} leaves no worker; use 1, or {LEAST_SPREAD} and more over several nodes"
+        )
     if dry_run:
         pieces = submission.parts(task_list, folder, options, array)
         if len(pieces) > 1:

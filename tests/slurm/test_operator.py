@@ -625,3 +625,11 @@ def test_completion_as_the_page_of_commands_has_it(shell: str) -> None:
     process = subprocess.run([tool], env={**os.environ, "_HPC_RL_COMPLETE": f"{shell}_source"}, capture_output=True,
                              text=True, check=False, timeout=60)  # fmt: skip
     assert "hpc_rl_completion" in process.stdout and not process.stderr
+
+
+def test_an_analysis_without_a_worker_is_refused(tmp_path: Path) -> None:
+    """Mutation seen to fail: the check left out."""
+    process = hpc(
+        "submit", "impala_catch", "--out", tmp_path / "x", "--then-analyze", "--analysis-tasks", "2", "--dry-run"
+    )
+    assert process.returncode == 2 and "--analysis-tasks 2 leaves no worker; use 1, or 3 and more" in process.stderr
