@@ -14,8 +14,10 @@ class Unsuited(ValueError):
 class Items:
     """One kind of experience that an update takes ``batch_size`` of, over all learners.
 
-    An item begins where the bool extra ``opens`` is true (any valid move if empty), ends after ``length`` moves or at
-    the first true ``closes``, and may be drawn once complete. Short ones are padded with rows that are not valid.
+    An item begins where the bool extra ``opens`` is true (any valid move if empty), ends after ``length`` moves or
+    before the next row whose ``closes`` is true, and may be drawn once complete. Only there does a policy see what a
+    move led to: an option ends before the row where the next is chosen. Short items are padded with rows that are not
+    valid.
     Length 0 is a whole fragment, used once while fresh; with complete = "episode" a whole episode, or its items.
     """
 

@@ -1,7 +1,7 @@
 """From the ``id`` of a job to b environment columns. What an id may look like:
 
 ``ALE/Pong-v5``          Atari by ale_py's C++ vector environment (atari.py)
-``toy/counter``          the environments of our own tests (toys.py)
+``toy/counter``          environments that come with this package (built_in.py)
 ``my_pkg.my_module:make``  a user's function that returns one gymnasium.Env (gym.py)
 ``my_pkg:Task-v0``       an id of Gymnasium's registry, once the module before the colon is imported (gym.py)
 ``mixture``              several of these side by side, named by ``arguments.ids`` (mixture.py)
@@ -26,12 +26,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hpc_rl.envs import atari, gym, mixture, toys
+from hpc_rl.envs import atari, gym, mixture
 from hpc_rl.envs.base import BadEnvironment, Environment
+from hpc_rl.envs.built_in import TOYS
 from hpc_rl.envs.column_shares import Processes
 from hpc_rl.envs.processes import SubprocessEnvironment
 from hpc_rl.envs.rules import RulesEnvironment
 from hpc_rl.envs.targets import check_module, check_target
+from hpc_rl.envs.toy import Toy
 from hpc_rl.types import Rules, Spec
 
 if TYPE_CHECKING:
@@ -142,11 +144,11 @@ def _options(id: str, arguments: dict[str, Any]) -> atari.Options:
     return atari.options_of(id, arguments)
 
 
-def _toy(id: str, arguments: dict[str, Any], xp: ModuleType) -> toys.Toy:
-    if id not in toys.TOYS:
-        raise BadEnvironment(f"{id} is not a built-in toy environment; {_nearest(id, toys.TOYS)}")
-    _check(id, arguments, toys.TOYS[id])
-    return toys.TOYS[id](xp, **arguments)
+def _toy(id: str, arguments: dict[str, Any], xp: ModuleType) -> Toy:
+    if id not in TOYS:
+        raise BadEnvironment(f"{id} is not a built-in toy environment; {_nearest(id, TOYS)}")
+    _check(id, arguments, TOYS[id])
+    return TOYS[id](xp, **arguments)
 
 
 def factory(id: str, arguments: dict[str, Any]) -> Callable[[], gymnasium.Env[Any, Any]]:
@@ -162,7 +164,7 @@ def factory(id: str, arguments: dict[str, Any]) -> Callable[[], gymnasium.Env[An
     elif (remedy := atari.old_name(id)) is not None:  # else accepted once something has imported ale_py
         raise BadEnvironment(remedy)
     if name not in gymnasium.registry:
-        names = [*gymnasium.registry, *toys.TOYS]
+        names = [*gymnasium.registry, *TOYS]
         raise BadEnvironment(
             f"{id} is no id of Gymnasium's registry (an environment of your own is my_package.my_module:function); "
             f"{_nearest(id, names)}"

@@ -1,8 +1,4 @@
-"""Small environments for tests and benchmarks: repeatable from their seeds and cloneable to the bit.
-
-A toy is a value: its Rules, made with an array module (``catch(np)``, ``catch(torch)``), and what lies beside them.
-Rules know nothing of the wall clock, of faults, or of the episode before; `RulesEnvironment` does.
-"""
+"""Small environments for tests and benchmarks: repeatable from their seeds and cloneable to the bit."""
 
 from __future__ import annotations
 
@@ -10,49 +6,12 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import ModuleType
 
 from hpc_rl.envs.base import BadEnvironment
-from hpc_rl.envs.rules import Effect, Follow
-from hpc_rl.types import Actions, Array, Numbers, Rules, RulesState, Spec
-
-LARGEST = 1000  # of a toy's lengths
-
-Outcome = tuple[RulesState, Numbers, Numbers, Numbers]
-"""next state, reward [n], discount [n], truncated [n] bool."""
-
-
-@dataclass(frozen=True)
-class Toy:
-    """What a `RulesEnvironment` is made of."""
-
-    rules: Rules
-    follow: Follow | None = None
-    effect: Effect | None = None
-
-
-def _spec(id: str, frame: tuple[int, ...], actions: int, dtype: str = "float32", stack: int = 1) -> Spec:
-    return Spec(id, frame, dtype, Actions("discrete", (actions,)), stack, "zeros")
-
-
-def _zeros(xp: ModuleType, u: Numbers) -> Numbers:
-    """int64 [n] on the device of the uniforms u [n, K]."""
-    return xp.zeros(len(u), dtype=xp.int64, device=u.device)
-
-
-def _one_hot(xp: ModuleType, index: Numbers, size: int) -> Numbers:
-    """float32 [n, size] of index [n]."""
-    return xp.asarray(index[:, None] == xp.arange(size, device=index.device), dtype=xp.float32)
-
-
-def _within(id: str, **limits: tuple[float, float, float]) -> None:
-    """Raise BadEnvironment for the first argument whose (value, lowest, highest) is out of order."""
-    for name, (value, low, high) in limits.items():
-        if not low <= value <= high:
-            raise BadEnvironment(f"{id}: {name} = {value!r} is refused; it must be from {low:g} to {high:g}")
-
+from hpc_rl.envs.toy import LARGEST, Outcome, Toy, one_hot, toy_spec, within, zeros
+from hpc_rl.types import Actions, Array, Numbers, Rules, RulesState
 
 # ---- counter: the witness -------------------------------------------------------------------------------------------
 
@@ -65,7 +24,7 @@ def counter(xp: ModuleType, /) -> Toy:
     """
 
     def begin(u: Numbers) -> RulesState:
-        return {name: _zeros(xp, u) for name in ("episode", "step", "total")}
+        return {name: zeros(xp, u) for name in ("episode", "step", "total")}
 
     def move(state: RulesState, action: Numbers, u: Numbers) -> Outcome:
         episode, step, total = state["episode"], state["step"] + 1, state["total"] + 1
@@ -80,7 +39,7 @@ def counter(xp: ModuleType, /) -> Toy:
     def follow(last: RulesState, fresh: RulesState) -> RulesState:
         return {"episode": last["episode"] + 1, "step": fresh["step"], "total": last["total"]}
 
-    return Toy(Rules(_spec("toy/counter", (3,), 2), begin, move, show), follow)
+    return Toy(Rules(toy_spec("toy/counter", (3,), 2), begin, move, show), follow)
 
 
 def box_counter(xp: ModuleType, /) -> Toy:
@@ -132,10 +91,10 @@ def _strike(how: str, at: int) -> None:
 def chain(xp: ModuleType, /, *, length: int = 8) -> Toy:
     """``length`` states one-hot; action 1 goes right, 0 left; the right end pays 1 and terminates, which is a success;
     a time limit of 4 × length moves truncates."""
-    _within("toy/chain", length=(length, 1, LARGEST))
+    within("toy/chain", length=(length, 1, LARGEST))
 
     def begin(u: Numbers) -> RulesState:
-        return {"place": _zeros(xp, u), "step": _zeros(xp, u)}
+        return {"place": zeros(xp, u), "step": zeros(xp, u)}
 
     def move(state: RulesState, action: Numbers, u: Numbers) -> Outcome:
         place, step = _walk(xp, state["place"], action, length), state["step"] + 1
@@ -144,12 +103,12 @@ def chain(xp: ModuleType, /, *, length: int = 8) -> Toy:
         return {"place": place, "step": step}, xp.where(there, 1.0, 0.0), xp.where(there, 0.0, 1.0), truncated
 
     def show(state: RulesState) -> Numbers:
-        return _one_hot(xp, state["place"], length)
+        return one_hot(xp, state["place"], length)
 
     def success(state: RulesState) -> Numbers:
         return state["place"] == length - 1
 
-    return Toy(Rules(_spec("toy/chain", (length,), 2), begin, move, show, success=success))
+    return Toy(Rules(toy_spec("toy/chain", (length,), 2), begin, move, show, success=success))
 
 
 def _walk(xp: ModuleType, place: Numbers, action: Numbers, length: int) -> Numbers:
@@ -174,14 +133,14 @@ def latency(
 
     With ``once`` = a file name, the process that creates that file takes ``slow`` times as long for everything.
     """
-    _within("toy/latency", length=(length, 1, LARGEST), end_probability=(end_probability, 0, 1), cv=(cv, 0, 100))
-    _within("toy/latency", step_s=(step_s, 1e-9, 3600), reset_s=(reset_s, 0, 3600), slow=(slow, 0, LARGEST))
+    within("toy/latency", length=(length, 1, LARGEST), end_probability=(end_probability, 0, 1), cv=(cv, 0, 100))
+    within("toy/latency", step_s=(step_s, 1e-9, 3600), reset_s=(reset_s, 0, 3600), slow=(slow, 0, LARGEST))
     times: list[float] = []  # found out at the first reset: whoever only asks for the Spec must not take the turn
     sigma = math.sqrt(math.log1p(cv**2))
     log_mean = math.log(step_s) - sigma**2 / 2
 
     def begin(u: Numbers) -> RulesState:
-        return {"place": _zeros(xp, u), "busy_s": xp.asarray(_zeros(xp, u), dtype=xp.float64) + reset_s}
+        return {"place": zeros(xp, u), "busy_s": xp.asarray(zeros(xp, u), dtype=xp.float64) + reset_s}
 
     def move(state: RulesState, action: Numbers, u: Numbers) -> Outcome:
         normal = xp.sqrt(-2 * xp.log1p(-u[:, 0])) * xp.cos(2 * math.pi * u[:, 1])  # Box and Muller 1958
@@ -190,7 +149,7 @@ def latency(
         return {"place": place, "busy_s": xp.exp(log_mean + sigma * normal)}, reward, discount, xp.zeros_like(over)
 
     def show(state: RulesState) -> Numbers:
-        return _one_hot(xp, state["place"], length)
+        return one_hot(xp, state["place"], length)
 
     def effect(state: RulesState, moved: Array, started: float) -> None:
         """Wait until the slowest column is ready."""
@@ -198,7 +157,7 @@ def latency(
             times.append(slow if once and _my_turn(once) else 1.0)
         time.sleep(max(0.0, started + times[0] * float(state["busy_s"].max()) - time.monotonic()))
 
-    return Toy(Rules(_spec("toy/latency", (length,), 2), begin, move, show, move_uniforms=3), None, effect)
+    return Toy(Rules(toy_spec("toy/latency", (length,), 2), begin, move, show, move_uniforms=3), None, effect)
 
 
 # ---- catch ----------------------------------------------------------------------------------------------------------
@@ -216,7 +175,7 @@ def catch(xp: ModuleType, /, *, rows: int = 10, columns: int = 5, pixels: bool =
     """
     if stack > 1 and not pixels:
         raise BadEnvironment("toy/catch: stack needs pixels = true")
-    _within("toy/catch", rows=(rows, 2, LARGEST), columns=(columns, 1, LARGEST), stack=(stack, 1, 32))
+    within("toy/catch", rows=(rows, 2, LARGEST), columns=(columns, 1, LARGEST), stack=(stack, 1, 32))
     frame, dtype = ((rows, columns), "uint8") if pixels else ((rows * columns,), "float32")
 
     def begin(u: Numbers) -> RulesState:
@@ -230,9 +189,9 @@ def catch(xp: ModuleType, /, *, rows: int = 10, columns: int = 5, pixels: bool =
         return {"ball": state["ball"], "row": row, "paddle": paddle}, reward, discount, xp.zeros_like(over)
 
     def show(state: RulesState) -> Numbers:
-        ball = _one_hot(xp, state["row"], rows)[:, :, None] * _one_hot(xp, state["ball"], columns)[:, None]
-        bottom = _one_hot(xp, xp.zeros_like(state["row"]) + rows - 1, rows)[:, :, None]
-        board = xp.maximum(ball, bottom * _one_hot(xp, state["paddle"], columns)[:, None])
+        ball = one_hot(xp, state["row"], rows)[:, :, None] * one_hot(xp, state["ball"], columns)[:, None]
+        bottom = one_hot(xp, xp.zeros_like(state["row"]) + rows - 1, rows)[:, :, None]
+        board = xp.maximum(ball, bottom * one_hot(xp, state["paddle"], columns)[:, None])
         return xp.asarray(board * 255, dtype=xp.uint8) if pixels else board.reshape(len(board), -1)
 
     def success(state: RulesState) -> Numbers:
@@ -244,7 +203,7 @@ def catch(xp: ModuleType, /, *, rows: int = 10, columns: int = 5, pixels: bool =
         return xp.flip(board, (-1,)).reshape(frames.shape)
 
     symmetries = ((mirrored, lambda action: 2 - action),) if columns % 2 else ()
-    spec = _spec("toy/catch", frame, 3, dtype, stack)
+    spec = toy_spec("toy/catch", frame, 3, dtype, stack)
     return Toy(Rules(spec, begin, move, show, 1, success=success, symmetries=symmetries))
 
 
@@ -259,7 +218,7 @@ def tmaze(xp: ModuleType, /, *, length: int = 10) -> Toy:
     moves truncates. Shows [4]: sign to the left, sign to the right, corridor, junction; the sign at its place only, so
     that it has to be remembered for length - 1 moves.
     """
-    _within("toy/tmaze", length=(length, 2, LARGEST))
+    within("toy/tmaze", length=(length, 2, LARGEST))
 
     def begin(u: Numbers) -> RulesState:
         side = xp.asarray(u[:, 0] < 0.5, dtype=xp.int64)  # 0: the sign points to the left
@@ -282,7 +241,7 @@ def tmaze(xp: ModuleType, /, *, length: int = 10) -> Toy:
     def success(state: RulesState) -> Numbers:
         return state["won"] == 1
 
-    return Toy(Rules(_spec("toy/tmaze", (4,), 3), begin, move, show, 1, success=success))
+    return Toy(Rules(toy_spec("toy/tmaze", (4,), 3), begin, move, show, 1, success=success))
 
 
 # ---- grid: a reward that is seldom met ------------------------------------------------------------------------------
@@ -294,7 +253,7 @@ def grid(xp: ModuleType, /, *, size: int = 10) -> Toy:
     An episode begins somewhere in the first column. The last place of the last row alone pays 1 and terminates, which
     is a success; a time limit of 4 × size moves truncates. Random moves meet it in one episode of 79 where size is 10.
     """
-    _within("toy/grid", size=(size, 2, 100))
+    within("toy/grid", size=(size, 2, 100))
 
     def begin(u: Numbers) -> RulesState:
         row = xp.clip(xp.asarray(xp.floor(u[:, 0] * size), dtype=xp.int64), 0, size - 1)
@@ -309,21 +268,9 @@ def grid(xp: ModuleType, /, *, size: int = 10) -> Toy:
         return following, xp.where(there, 1.0, 0.0), xp.where(there, 0.0, 1.0), ~there & (step == 4 * size)
 
     def show(state: RulesState) -> Numbers:
-        return _one_hot(xp, size * state["row"] + state["column"], size**2)
+        return one_hot(xp, size * state["row"] + state["column"], size**2)
 
     def success(state: RulesState) -> Numbers:
         return (state["row"] == size - 1) & (state["column"] == size - 1)
 
-    return Toy(Rules(_spec("toy/grid", (size**2,), 4), begin, move, show, 1, success=success))
-
-
-TOYS: dict[str, Callable[..., Toy]] = {
-    "toy/counter": counter,
-    "toy/box_counter": box_counter,
-    "toy/chain": chain,
-    "toy/catch": catch,
-    "toy/latency": latency,
-    "toy/tmaze": tmaze,
-    "toy/grid": grid,
-    "toy/faulty": faulty,
-}
+    return Toy(Rules(toy_spec("toy/grid", (size**2,), 4), begin, move, show, 1, success=success))

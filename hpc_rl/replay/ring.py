@@ -1,10 +1,10 @@
 """Replay in this process: the newest moves of this rank's columns, from which items are drawn again and again.
 
-An item begins at a valid move (where the extra ``opens`` is true) and ends after ``length`` moves, at the first true
-``closes``, or at a gap. Where complete = "length" it runs on over the end of an episode, where "episode" it ends there,
-and may be drawn once that end is known. Draws are with replacement: each complete item of the ring is as likely where
-``alpha`` is 0, else by its priority (`Priorities`). Several ranks that learn together have a ring each; probabilities
-are those within a ring.
+An item begins at a valid move (where the extra ``opens`` is true) and ends after ``length`` moves, before the next row
+whose ``closes`` is true, or at a gap. Where complete = "length" it runs on over the end of an episode, where "episode"
+it ends there, and may be drawn once that end is known. Draws are with replacement: each complete item of the ring is as
+likely where ``alpha`` is 0, else by its priority (`Priorities`). Several ranks that learn together have a ring each;
+probabilities are those within a ring.
 
 The rate limiter counts the env steps of all ranks by those of this one.
 """
@@ -198,8 +198,8 @@ class Ring:
         moves = np.arange(low, rows.end)[:, None]
         end = _following(np.where(gap if items.complete == "length" else ~valid, moves, NEVER))
         if items.closes:
-            closes = valid & rows.of(f"extras/{items.closes}", low)
-            stop = np.minimum(end, _following(np.where(closes, moves + 1, NEVER)))
+            closes = _following(np.where(rows.of(f"extras/{items.closes}", low), moves, NEVER))
+            stop = np.minimum(end, np.concatenate([closes[1:], np.full_like(closes[:1], NEVER)]))
         else:
             stop = end
         length = np.minimum(stop - moves, items.length)

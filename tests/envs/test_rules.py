@@ -15,9 +15,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from hpc_rl.envs.built_in import TOYS
 from hpc_rl.envs.make import make
 from hpc_rl.envs.rules import RulesEnvironment
-from hpc_rl.envs.toys import TOYS, catch, chain
+from hpc_rl.envs.toys import catch, chain
 from hpc_rl.formulas.returns import gae
 from hpc_rl.fragments import allocate, trajectory, trajectory_schema
 from hpc_rl.samplers.base import Timings, streams

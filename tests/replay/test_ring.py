@@ -72,9 +72,9 @@ def twin_length(rows: list[Any], begin: int, items: Items, stop: int) -> int:
             return 0
         if items.complete == "episode" and not valid(t):
             break
-        length += 1
-        if items.closes and valid(t) and rows[t].closes:
+        if items.closes and length and rows[t].closes:
             break
+        length += 1
     if items.complete == "episode":
         end = begin
         while end < stop and valid(end):

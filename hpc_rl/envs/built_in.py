@@ -1,0 +1,19 @@
+"""The environments that come with this package, by their ids."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from hpc_rl.envs import toys
+from hpc_rl.envs.toy import Toy
+
+TOYS: dict[str, Callable[..., Toy]] = {
+    "toy/counter": toys.counter,
+    "toy/box_counter": toys.box_counter,
+    "toy/chain": toys.chain,
+    "toy/catch": toys.catch,
+    "toy/latency": toys.latency,
+    "toy/tmaze": toys.tmaze,
+    "toy/grid": toys.grid,
+    "toy/faulty": toys.faulty,
+}
