@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from hpc_rl.envs import toys
+from hpc_rl.envs import grids, toys
 from hpc_rl.envs.toy import Toy
 
 TOYS: dict[str, Callable[..., Toy]] = {
@@ -15,5 +15,7 @@ TOYS: dict[str, Callable[..., Toy]] = {
     "toy/latency": toys.latency,
     "toy/tmaze": toys.tmaze,
     "toy/grid": toys.grid,
+    "toy/deep_sea": grids.deep_sea,
+    "toy/four_rooms": grids.four_rooms,
     "toy/faulty": toys.faulty,
 }

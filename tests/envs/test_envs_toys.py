@@ -24,6 +24,8 @@ CASES = [
     ("toy/faulty", {"at": 10_000}),
     ("toy/tmaze", {"length": 3}),
     ("toy/grid", {"size": 3}),
+    ("toy/deep_sea", {"size": 3}),
+    ("toy/four_rooms", {"size": 5, "limit": 9}),
 ]
 
 
