@@ -12,6 +12,7 @@ import torch
 from hpc_rl.envs.base import BadEnvironment
 from hpc_rl.envs.make import describe, make
 from hpc_rl.fragments import stacked
+from tests.envs.test_rules import actions_of
 
 FIELDS = ("observation", "reward", "discount", "first", "ended", "success")
 CASES = [
@@ -26,6 +27,7 @@ CASES = [
     ("toy/grid", {"size": 3}),
     ("toy/deep_sea", {"size": 3}),
     ("toy/four_rooms", {"size": 5, "limit": 9}),
+    ("toy/point_maze", {"steps": 9}),
 ]
 
 
@@ -34,7 +36,7 @@ def play(env, steps, seed=0):
     rng = np.random.default_rng(seed)
     moves = []
     for _ in range(steps):
-        env.send(rng.integers(env.spec.actions.sizes[0], size=env.columns))
+        env.send(actions_of(env.spec, rng, env.columns))
         moves.append(env.recv())
     return {name: np.stack([getattr(move, name) for move in moves]) for name in FIELDS}
 

@@ -25,7 +25,7 @@ from hpc_rl.samplers.base import Timings, streams
 from hpc_rl.samplers.lanes import Lane, act
 from hpc_rl.samplers.vector import Vector
 from hpc_rl.storage import recorded, segments, trajectories
-from hpc_rl.types import Actions, ActOutput, Rules, Schema, Spec, Step, Tree
+from hpc_rl.types import Actions, ActOutput, Array, Rules, Schema, Spec, Step, Tree
 
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("toy/counter", {}),
@@ -39,6 +39,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("toy/grid", {"size": 3}),
     ("toy/deep_sea", {"size": 3}),
     ("toy/four_rooms", {"size": 5, "limit": 9}),
+    ("toy/point_maze", {"steps": 9}),
 ]
 N, MOVES = 6, 25
 
@@ -57,6 +58,13 @@ def same(left: dict[str, np.ndarray], right: dict[str, np.ndarray]) -> None:
         assert x.dtype == right[name].dtype and np.allclose(x, right[name], rtol=1e-12), name
 
 
+def actions_of(spec: Spec, rng: np.random.Generator, columns: int) -> Array:
+    """Any actions [columns, *A]."""
+    if spec.actions.kind == "box":
+        return rng.uniform(-1, 1, (columns, *spec.actions.shape)).astype(np.float32)
+    return rng.integers(0, spec.actions.sizes[0], columns)
+
+
 def played(rules: Rules, convert: Any) -> list[dict[str, np.ndarray]]:
     """Everything that MOVES moves of N games give, games that ended going on as if they had not."""
     rng = np.random.default_rng(5)
@@ -64,7 +72,7 @@ def played(rules: Rules, convert: Any) -> list[dict[str, np.ndarray]]:
     rows = []
     for _ in range(MOVES):
         before = arrays(state)
-        action = convert(rng.integers(0, rules.spec.actions.sizes[0], N))
+        action = convert(actions_of(rules.spec, rng, N))
         following, reward, discount, truncated = rules.move(
             state, action, convert(rng.random((N, rules.move_uniforms)))
         )
