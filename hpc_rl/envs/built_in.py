@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from hpc_rl.envs import grids, point_maze, toys
+from hpc_rl.envs import grids, mazes, point_maze, toys
 from hpc_rl.envs.toy import Toy
 
 TOYS: dict[str, Callable[..., Toy]] = {
@@ -17,6 +17,8 @@ TOYS: dict[str, Callable[..., Toy]] = {
     "toy/grid": toys.grid,
     "toy/deep_sea": grids.deep_sea,
     "toy/four_rooms": grids.four_rooms,
+    "toy/maze": mazes.maze,
+    "toy/keychest": mazes.keychest,
     "toy/faulty": toys.faulty,
     "toy/point_maze": point_maze.point_maze,
 }

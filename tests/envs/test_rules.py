@@ -40,6 +40,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("toy/deep_sea", {"size": 3}),
     ("toy/four_rooms", {"size": 5, "limit": 9}),
     ("toy/point_maze", {"steps": 9}),
+    ("toy/maze", {"steps": 20}),
+    ("toy/keychest", {}),
 ]
 N, MOVES = 6, 25
 
