@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from hpc_rl.envs import grids, mazes, point_maze, toys
+from hpc_rl.envs import chains, grids, mazes, point_maze, toys
 from hpc_rl.envs.toy import Toy
 
 TOYS: dict[str, Callable[..., Toy]] = {
@@ -19,6 +19,7 @@ TOYS: dict[str, Callable[..., Toy]] = {
     "toy/four_rooms": grids.four_rooms,
     "toy/maze": mazes.maze,
     "toy/keychest": mazes.keychest,
+    "toy/six_states": chains.six_states,
     "toy/faulty": toys.faulty,
     "toy/point_maze": point_maze.point_maze,
 }

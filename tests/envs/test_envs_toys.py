@@ -30,6 +30,7 @@ CASES = [
     ("toy/point_maze", {"steps": 9}),
     ("toy/maze", {"steps": 9}),
     ("toy/keychest", {"steps": 9}),
+    ("toy/six_states", {}),
 ]
 
 

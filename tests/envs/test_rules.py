@@ -42,6 +42,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("toy/point_maze", {"steps": 9}),
     ("toy/maze", {"steps": 20}),
     ("toy/keychest", {}),
+    ("toy/six_states", {}),
 ]
 N, MOVES = 6, 25
 
