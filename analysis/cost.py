@@ -106,7 +106,7 @@ def analyze(runs: Sequence[RecordedRun], target: float | None = None) -> Section
         " (SLURM's allocation or the machine's, where that was recorded; else the threads of all ranks, and a GPU for"
         " each rank that learns on one). Medians over all runs of a group: of a return that less than half of them"
         " reached there is none. Shaded: the span of the runs, where all reached it. Energy: what SLURM's accounting"
-        " measured, spread evenly over the run.",
+        " measured, else the counters of the whole hosts (RAPL, NVML), spread evenly over the run.",
         {"cost_of_a_score": lambda figure: draw(figure, curves, label, given)},
         {"cost_groups": of_groups, "cost_runs": table, "cost_resources": used},
     )  # fmt: skip

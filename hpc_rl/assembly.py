@@ -13,6 +13,7 @@ import numpy as np
 
 from hpc_rl.agent import Agent
 from hpc_rl.algorithms.base import Policy
+from hpc_rl.energy import Meter
 from hpc_rl.envs.base import Environment, close
 from hpc_rl.experience import Experience
 from hpc_rl.optim.flat import StateDict, count_trainable
@@ -68,6 +69,7 @@ class Attempt:
     make_evaluation: MakeEvaluation  # environments of the games that judge a policy
     beat: Callable[[], None] = lambda: None  # called often by an actor: a sign of life where lost ones are tolerated
     environments: list[Environment] = field(default_factory=list)
+    meter: Meter | None = None  # of the host's energy, on its first rank
     saver: Saver | None = field(init=False)  # of this rank's replay, where it is kept
 
     def __post_init__(self) -> None:
@@ -80,7 +82,7 @@ def assemble(attempt: Attempt, rank_spec: RankSpec, ports: Ports) -> RankContext
     """The context of a rank in this role, on these ports."""
     job, plan, agent, spec, resume = attempt.job, attempt.plan, attempt.agent, attempt.agent.spec, attempt.resume
     note = lost_at_save(job, agent.experience)
-    files = run_files(attempt.run, job, spec, rank_spec, attempt.number, note)
+    files = run_files(attempt.run, job, spec, rank_spec, attempt.number, note, attempt.meter)
     annealing = schedule(job.budget, resume[1] if resume else None)
     about = {"schedule": vars(annealing), "attempt": attempt.number, "fingerprint": fingerprint(job, spec)}
 
@@ -130,7 +132,7 @@ def assemble(attempt: Attempt, rank_spec: RankSpec, ports: Ports) -> RankContext
         make_columns=lambda count, threads: columns_of(attempt.make_environment(count, threads)),
         make_judge=make_judge,
         make_evaluation=partial(_evaluation, attempt, rank_spec, ports, make_judge),
-        in_role=partial(assemble, attempt),
+        in_role=partial(assemble, replace(attempt, meter=None)),
         flush_replay=attempt.saver.flush if attempt.saver else lambda: None,
         close_environments=lambda: _close(attempt),
     )

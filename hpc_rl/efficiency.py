@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hpc_rl.storage.run_dir import RunDir
-from hpc_rl.usage import Entry, usage
+from hpc_rl.usage import ENERGY, Entry, usage
 
 Efficiency = dict[str, Any]
 """The keys of "efficiency" in summary.json and `status --json`: docs/run-directory.md."""
@@ -41,6 +41,7 @@ def of(run: RunDir) -> Efficiency | None:
         "memory_bytes": largest["memory_bytes"],
         "memory_used": largest["peak_rss_bytes"] / largest["memory_bytes"] if largest["memory_bytes"] else None,
         "asked_of": largest["asked_of"],
+        **{name.replace("_j", "_kwh"): _kwh([entry[name] for entry in entries]) for name in ENERGY},
     }
 
 
@@ -56,6 +57,9 @@ def told(figures: Efficiency) -> list[str]:
         f"memory used: {_share(figures['memory_used'])}, at most {_size(figures['peak_rss_bytes'])} in all ranks, of "
         f"{_size(figures['memory_bytes'])} {'asked for' if figures['asked_of'] == 'SLURM' else 'of the machine'}",
     ]
+    counted = [f"{_number(x)} kWh of {what}" for what, x in (("processors", figures["processor_energy_kwh"]),
+                                                             ("GPUs", figures["gpu_energy_kwh"])) if x]  # fmt: skip
+    lines += [f"energy by the counters of all hosts: {', '.join(counted)}"] * bool(counted)
     return lines + ([_account(figures["slurm"])] if figures.get("slurm") else [])
 
 
@@ -74,6 +78,12 @@ def _account(account: Mapping[str, Any]) -> str:
         f"{_number(account['energy_j'] / 3.6e6)} kWh" if account["energy_j"] else "",
     ]
     return f"SLURM's account: {', '.join(part for part in parts if part)}"
+
+
+def _kwh(joules: Sequence[float | None]) -> float | None:
+    """None where an attempt did not count it."""
+    known = [x for x in joules if x is not None]
+    return sum(known) / 3.6e6 if known and len(known) == len(joules) else None
 
 
 def _hours(entry: Entry) -> float:

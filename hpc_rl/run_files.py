@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from hpc_rl import efficiency, usage
+from hpc_rl.energy import Meter
 from hpc_rl.optim.flat import StateDict
 from hpc_rl.plan import RankSpec
 from hpc_rl.runtime.files import MetricsWriter, RunFiles, SegmentWriter
@@ -24,8 +25,11 @@ class Superseded(RuntimeError):
     """The controller gave this attempt up, for its node was out of reach, and another one has begun."""
 
 
-def run_files(run: RunDir, job: Job, spec: Spec, rank_spec: RankSpec, attempt: int, note: str = "") -> RunFiles:
-    """What this rank writes in this attempt; ``note`` is printed with its first checkpoint."""
+def run_files(
+    run: RunDir, job: Job, spec: Spec, rank_spec: RankSpec, attempt: int, note: str = "", meter: Meter | None = None
+) -> RunFiles:
+    """What this rank writes in this attempt; ``note`` is printed with its first checkpoint, and the energy that
+    ``meter`` counts stands in its metric lines: that of its host, so one rank of each has it."""
     notes = [note] if note else []
 
     def save_checkpoint(state: StateDict, meta: Mapping[str, Any], best: bool) -> None:
@@ -57,7 +61,11 @@ def run_files(run: RunDir, job: Job, spec: Spec, rank_spec: RankSpec, attempt: i
         if rank_spec.rank == 0:
             usage.ready(run, attempt)
         writer = Metrics(run.metrics, rank_spec.name, rank_spec.rank == 0, attempt, begin)
-        return MetricsWriter(job.output.metrics_s, writer.write, writer.close)
+
+        def write(step: int, values: Mapping[str, float]) -> None:
+            writer.write(step, {**values, **(meter.figures() if meter else {})})
+
+        return MetricsWriter(job.output.metrics_s, write, writer.close)
 
     return RunFiles(
         save_checkpoint=save_checkpoint,

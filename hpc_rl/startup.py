@@ -66,6 +66,7 @@ def make_context(folder: Path, link: Link, stop: StopFlag) -> RankContext:
 def _rank_context(job: Job, plan: Plan, rank_spec: RankSpec, ports: Ports, run: RunDir, stop: StopFlag) -> RankContext:
     from hpc_rl.agent import agent_of
     from hpc_rl.assembly import Attempt, assemble
+    from hpc_rl.energy import meter
     from hpc_rl.envs.make import describe_sets
     from hpc_rl.envs.mixture import check_shares
     from hpc_rl.runtime.counters import Limits
@@ -101,6 +102,7 @@ def _rank_context(job: Job, plan: Plan, rank_spec: RankSpec, ports: Ports, run: 
         make_environment=lambda columns, threads: _environment(job, columns, threads, environments),
         make_evaluation=lambda changes, columns: _environment(job, columns, 1, environments, changes),
         environments=environments,
+        meter=meter(decisions.device == "cuda") if nodes.index(nodes[rank_spec.rank]) == rank_spec.rank else None,
     )
     return assemble(attempt, rank_spec, ports)
 

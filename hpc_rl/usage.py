@@ -9,7 +9,7 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,18 @@ from hpc_rl.storage.untrusted import Unreadable, checked, parse_line, read_end, 
 _ENTRY = {
     "attempt": int, "start": float, "ready": float | None, "end": float | None, "cores": int, "gpus": int,
     "memory_bytes": int, "asked_of": str, "cpu_s": float, "peak_rss_bytes": int, "again_s": float,
+    "hosts": int, "processor_energy_j": float | None, "gpu_energy_j": float | None,
 }  # fmt: skip
+ENERGY = ("processor_energy_j", "gpu_energy_j")
+_NEWER = {"hosts": 0, **dict.fromkeys(ENERGY)}  # of an entry that a version wrote which did not count them
 _BACK_BYTES = 4 << 20  # of rank 0's metrics, some hours, in which the step is looked for from which a run went on
 _LINE = {"step": int, "time": float, "attempt": int}
 
 Entry = dict[str, Any]
 """One attempt: "start", "ready" (rank 0 begins to learn) and "end", unix times, null where it has not come to it;
 "cores", "gpus", "memory_bytes" that it was given, over all hosts, by "asked_of": "SLURM" or "the machine"; "cpu_s" and
-"peak_rss_bytes" that it used, summed over ranks; "again_s", s of it whose env steps a later attempt made again."""
+"peak_rss_bytes" that it used, summed over ranks; "again_s", s of it whose env steps a later attempt made again;
+"processor_energy_j" and "gpu_energy_j" of its "hosts", null where one of them does not tell."""
 
 
 def usage(run: RunDir) -> list[Entry]:
@@ -51,6 +55,7 @@ def begin(run: RunDir, attempt: int, rows: Sequence[Mapping[str, Any]], cuda: bo
             "cpu_s": 0.0,
             "peak_rss_bytes": 0,
             "again_s": 0.0,
+            **dict.fromkeys(ENERGY),
         }
     )
     _write(run, entries)
@@ -58,7 +63,7 @@ def begin(run: RunDir, attempt: int, rows: Sequence[Mapping[str, Any]], cuda: bo
 
 def ready(run: RunDir, attempt: int) -> None:
     """Rank 0: the start is over."""
-    _change(run, attempt, {"ready": time.time()})
+    _change(run, attempt, lambda entry: {"ready": time.time()})
 
 
 def end(run: RunDir, attempt: int, cpu_s: Mapping[str, float], peaks: Mapping[str, int]) -> None:
@@ -67,15 +72,15 @@ def end(run: RunDir, attempt: int, cpu_s: Mapping[str, float], peaks: Mapping[st
     cpu = {name: row.get("cpu_s") or 0.0 for name, row in lines.items()} | dict(cpu_s)
     peak = {name: row.get("peak_rss_bytes") or 0 for name, row in lines.items()} | dict(peaks)
     figures = {"end": time.time(), "cpu_s": sum(cpu.values()), "peak_rss_bytes": sum(peak.values())}
-    _change(run, attempt, figures)
+    _change(run, attempt, lambda entry: figures | _energy(entry, lines.values()))
 
 
 def given(rows: Sequence[Mapping[str, Any]], cuda: bool, variables: Mapping[str, str]) -> Entry:
-    """cores, gpus, memory_bytes and asked_of: the allocation's where SLURM tells, else what the ranks' hosts have."""
+    """hosts, cores, gpus, memory_bytes and asked_of: the allocation's where SLURM tells, else what the hosts have."""
     hosts = {row["host"] for row in rows}
     cores = len({(row["host"], core) for row in rows for core in row["cores"]})
     gpus = sum(max(row["gpus"] for row in rows if row["host"] == host) for host in hosts) if cuda else 0
-    found = {"cores": cores, "gpus": gpus, "memory_bytes": _host_bytes() * len(hosts)}
+    found = {"hosts": len(hosts), "cores": cores, "gpus": gpus, "memory_bytes": _host_bytes() * len(hosts)}
     asked = _asked(variables)
     return {**found, **asked, "asked_of": "SLURM" if "memory_bytes" in asked else "the machine"}
 
@@ -126,7 +131,14 @@ def _ended(run: RunDir, entry: Entry) -> Entry:
         "end": max([entry["ready"] or entry["start"], *(row.get("time") or 0.0 for row in lines)]),
         "cpu_s": sum(row.get("cpu_s") or 0.0 for row in lines),
         "peak_rss_bytes": sum(row.get("peak_rss_bytes") or 0 for row in lines),
+        **_energy(entry, lines),
     }
+
+
+def _energy(entry: Entry, lines: Collection[Mapping[str, Any]]) -> Entry:
+    """J over all hosts by the newest metric lines, of which one of each host has it."""
+    known = {name: [row[name] for row in lines if row.get(name) is not None] for name in ENERGY}
+    return {name: sum(values) if 0 < len(values) == entry["hosts"] else None for name, values in known.items()}
 
 
 def _lines(run: RunDir, attempt: int) -> dict[str, dict[str, Any]]:
@@ -152,17 +164,18 @@ def _rows(file: Path) -> list[dict[str, Any]]:
     return []
 
 
-def _change(run: RunDir, attempt: int, figures: Entry) -> None:
+def _change(run: RunDir, attempt: int, figures: Callable[[Entry], Entry]) -> None:
     entries = _read(run)
     if entries and entries[-1]["attempt"] == attempt:
-        _write(run, [*entries[:-1], entries[-1] | figures])
+        _write(run, [*entries[:-1], entries[-1] | figures(entries[-1])])
 
 
 def _read(run: RunDir) -> list[Entry]:
     """The file as it is; nothing where there is none, or one that is something else."""
     try:
         table = read_json(run.usage_file, {"attempts": list}, ("attempts",))
-        return [checked(entry, _ENTRY, _ENTRY, str(run.usage_file)) for entry in table["attempts"]]
+        required = _ENTRY.keys() - _NEWER.keys()
+        return [_NEWER | checked(entry, _ENTRY, required, str(run.usage_file)) for entry in table["attempts"]]
     except (FileNotFoundError, Unreadable):
         return []
 

@@ -18,12 +18,14 @@ from hpc_rl.storage.run_dir import RunDir
 
 @dataclass(frozen=True)
 class Resources:
-    """Means over attempts by their hours. ``kilowatts``: NaN where nothing measured energy; ``source``: of counts."""
+    """Means over attempts by their hours. ``kilowatts``: NaN where nothing measured energy, which ``energy`` names;
+    ``source``: of counts."""
 
     cores: float
     gpus: float
     kilowatts: float
     source: str
+    energy: str
 
 
 def resources(run: RecordedRun) -> Resources:
@@ -31,10 +33,11 @@ def resources(run: RecordedRun) -> Resources:
     folder = RunDir(run.path)
     figures = efficiency.of(folder)
     if figures is None or not figures["wall_hours"]:
-        return Resources(cores(run), _gpus(run), np.nan, "the job")
+        return Resources(cores(run), _gpus(run), np.nan, "the job", "")
     hours = figures["wall_hours"]
     source = usage.usage(folder)[-1]["asked_of"]
-    return Resources(cores(run), figures["gpu_hours"] / hours, _kwh(folder) / hours, source)
+    kwh, energy = _kwh(folder, figures)
+    return Resources(cores(run), figures["gpu_hours"] / hours, kwh / hours, source, energy)
 
 
 def cores(run: RecordedRun) -> float:
@@ -47,12 +50,15 @@ def cores(run: RecordedRun) -> float:
     return 0.0
 
 
-def _kwh(folder: RunDir) -> float:
-    """What SLURM's accounting measured for the jobs of a run, NaN where it does not answer or measured nothing."""
+def _kwh(folder: RunDir, figures: efficiency.Efficiency) -> tuple[float, str]:
+    """What SLURM's accounting measured for the jobs of a run, else what the counters of its hosts did, and which of
+    both; (NaN, "") where neither knows all of it."""
     with contextlib.suppress(slurm.SlurmError):
         account = accounting.consumed(job_ids(folder))
-        return account["energy_j"] / 3.6e6 if account and account["energy_j"] else np.nan
-    return np.nan
+        if account and account["energy_j"]:
+            return account["energy_j"] / 3.6e6, "SLURM's accounting"
+    parts = [figures["processor_energy_kwh"], *([figures["gpu_energy_kwh"]] if figures["gpu_hours"] else [])]
+    return (np.nan, "") if None in parts else (sum(parts), "counters of the hosts")
 
 
 def _gpus(run: RecordedRun) -> int:

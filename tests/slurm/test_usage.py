@@ -128,7 +128,7 @@ def test_a_killed_attempt_is_closed_by_the_next(three: RunDir) -> None:
 def test_what_was_asked_for(variables: dict[str, str], asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(usage, "_host_bytes", lambda: GIB)
     rows = [{"host": "a", "cores": [0, 1], "gpus": 1}, {"host": "b", "cores": [0], "gpus": 1}]
-    assert usage.given(rows, True, variables) == asked
+    assert usage.given(rows, True, variables) == {"hosts": 2, **asked}
 
 
 def test_gpus_count_where_they_are_used() -> None:
