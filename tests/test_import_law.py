@@ -3,9 +3,9 @@
 Mutations seen to fail: mpi4py, pickle or a room above imported in nets/; a method named outside methods.py, ``ast`` or
 ``exec`` in another file; h5py in cli/; ``isend`` in transport/mpi.py; ``.cpu()``, ``.numpy()``, ``.to(device=…)``,
 ``torch.from_numpy`` in a role; a file of storage/ that imports job.py inside a function; two files of nets/ that import
-each other inside functions; a file of 301 lines; a method of 17 files; a line more that a2c, ppo and impala share; a
-line of OVER that is no longer needed; a recorder imported in roles/worker.py; a `Reporter` that takes the context; 20
-lines more in transport/base.py.
+each other inside functions; a file of analysis/ that imports evaluation.py; a file of 301 lines; a method of 17 files;
+a line more that a2c, ppo and impala share; a line of OVER that is no longer needed; a recorder imported in
+roles/worker.py; a `Reporter` that takes the context; 20 lines more in transport/base.py.
 """
 
 from __future__ import annotations
@@ -260,6 +260,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "experience.py",
         "fragments.py",
         "devices.py",
+        "gif.py",
         "host_memory.py",
         "launcher_variables.py",
         "patience.py",
@@ -270,11 +271,13 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("algorithms", "search"),
     ("envs", "samplers", "replay", "storage", "transport"),
     ("methods.py", "toml.py", "job.py", "resume.py"),
-    ("agent.py", "hardware.py"),
+    ("agent.py", "hardware.py", "usage.py", "efficiency.py"),
     ("runtime",),
     ("roles",),
     ("topologies",),
     ("launchers",),
+    ("analysis",),
+    ("export",),
     (),
     ("cli", "__main__.py"),
 )
