@@ -12,11 +12,12 @@ from typing import Any
 
 from hpc_rl import job as jobs
 from hpc_rl.algorithms.base import Algorithm, C, Learner, Policy
-from hpc_rl.envs.make import describe, rules
+from hpc_rl.envs.make import describe, goal_reward, rules
 from hpc_rl.experience import Experience
 from hpc_rl.optim.group import Group
+from hpc_rl.replay.relabel import check_goals, goals_of_observations
 from hpc_rl.settings import Job
-from hpc_rl.types import Array, Rules, Spec, Tree
+from hpc_rl.types import Array, GoalReward, Rules, Spec, Tree
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Agent:
     make_learner: Callable[[Policy, Group], Learner]  # on its policy's device
     exploration: Callable[[Array, int, float], Array]  # (columns [b], of so many, progress) -> [b]
     annotate: Callable[[Tree], dict[str, Array] | None] | None
+    make_goal_reward: Callable[[], GoalReward | None]  # on NumPy, for the rank that relabels; None where nobody does
 
 
 def agent_of(job: Job) -> Agent:
@@ -42,19 +44,32 @@ def agent_of(job: Job) -> Agent:
     id, arguments = job.environment.id, job.environment.arguments
     spec = describe(id, arguments)  # first, since a method imports torch
     algorithm, config = jobs.algorithm(job.algorithm), jobs.method_config(job)
-    return bind(algorithm, config, jobs.experience(job), spec, rules(id, arguments))
+    judge = partial(goal_reward, id, arguments)
+    return bind(algorithm, config, jobs.experience(job), spec, rules(id, arguments), judge)
 
 
 def bind(
-    algorithm: Algorithm[C, Any], config: C, experience: Experience, spec: Spec, rules: Rules | None = None
+    algorithm: Algorithm[C, Any],
+    config: C,
+    experience: Experience,
+    spec: Spec,
+    rules: Rules | None = None,
+    make_goal_reward: Callable[[], GoalReward | None] = lambda: None,
 ) -> Agent:
-    """A method with its Config, in an environment of this Spec and these Rules."""
+    """A method with its Config, in an environment of this Spec, these Rules and what it pays for other goals."""
+
+    def make_policy() -> Policy:
+        check_goals(experience, spec)
+        policy: Policy = algorithm.policy(config, spec, rules)
+        return policy
+
     return Agent(
         spec=spec,
         rules=rules,
         experience=experience,
-        make_policy=partial(algorithm.policy, config, spec, rules),
+        make_policy=make_policy,
         make_learner=partial(algorithm.learner, config, spec, rules),
         exploration=partial(algorithm.exploration, config),
         annotate=partial(algorithm.annotate, config) if algorithm.annotate else None,
+        make_goal_reward=make_goal_reward if goals_of_observations(experience) else lambda: None,
     )

@@ -156,7 +156,8 @@ def _close(attempt: Attempt) -> None:
 def _store(attempt: Attempt, rank_spec: RankSpec, schema: Schema) -> Store:
     """The store of this rank's own columns. Raises IncompatibleCheckpoint."""
     agent, plan, columns, seed = attempt.agent, attempt.plan, rank_spec.columns, attempt.job.seed
-    store = own_store(agent.experience, schema, agent.spec, columns, shards(plan), seed, agent.annotate, attempt.saver)
+    parts = (agent.annotate, attempt.saver, agent.make_goal_reward())
+    store = own_store(agent.experience, schema, agent.spec, columns, shards(plan), seed, *parts)
     load_store(store.load, attempt.resume[0].get("stores", []) if attempt.resume else [])
     return store
 
@@ -193,9 +194,8 @@ def _replay(attempt: Attempt, rank_spec: RankSpec, ports: Ports, recorded: Schem
     agent, plan, job = attempt.agent, attempt.plan, attempt.job
     lanes, in_turn = plan.lanes(rank_spec), job.schedule == "deterministic"
     columns, count = job.environment.columns, len(plan.learners)
-    rings = Rings(
-        agent.experience, recorded, agent.spec, lanes, columns, count, job.seed, agent.annotate, in_turn, attempt.saver
-    )
+    parts = (agent.annotate, in_turn, attempt.saver, agent.make_goal_reward())
+    rings = Rings(agent.experience, recorded, agent.spec, lanes, columns, count, job.seed, *parts)
     load_store(rings.load, attempt.resume[0].get("stores", []) if attempt.resume else [])
     return Desk(ports.link, ports.waiting, plan.learners, _layouts(attempt, sent), rings, in_turn).replay()
 

@@ -11,6 +11,21 @@ class Unsuited(ValueError):
 
 
 @dataclass(frozen=True)
+class Relabel:
+    """Hindsight: a share of the items drawn have what was achieved at another row as their goal (replay/relabel.py).
+
+    That row is drawn from the span of its episode that the item begins in: the whole episode, or what lies between two
+    rows where the bool extra ``within`` is true. Replaced is the part "desired_goal" of the observation, and rewards
+    and discounts are computed again; or it is the extra ``goal``, whose rewards are the method's.
+    """
+
+    strategy: Literal["future", "final", "episode", "random"]
+    share: float  # k / (k + 1) for k relabelled items beside each one that is not
+    goal: str = ""
+    within: str = ""
+
+
+@dataclass(frozen=True)
 class Items:
     """One kind of experience that an update takes ``batch_size`` of, over all learners.
 
@@ -29,6 +44,7 @@ class Items:
     complete: Literal["length", "episode"] = "length"
     samples_per_insert: float = 1.0  # items drawn per env step inserted
     alpha: float = 0.0  # α: where replayed, drawn by priority^α (replay/priorities.py); 0 draws uniformly
+    relabel: Relabel | None = None  # where replayed
 
     @property
     def fresh(self) -> bool:

@@ -18,7 +18,7 @@ def prepare(job: Job, folder: Path, resume: bool) -> RunDir:
 
     Raises:
         BadJob, WorldTooSmall: the job has no plan here.
-        BadEnvironment: see preflight.py.
+        BadEnvironment, Unsuited: see preflight.py.
         BadRun: the folder holds something else, or cannot be written.
     """
     from hpc_rl import preflight

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from hpc_rl.envs.make import describe, describe_sets
+from hpc_rl import job as jobs
+from hpc_rl.envs.make import describe, describe_sets, goal_reward
 from hpc_rl.envs.mixture import check_shares
 from hpc_rl.plan import Plan
+from hpc_rl.replay.relabel import check_goals, goals_of_observations
 from hpc_rl.settings import Job
 
 
@@ -12,13 +14,18 @@ def check(job: Job, plan: Plan) -> None:
     """Describe the job's environments, and share out its processes, as the ranks will.
 
     Whether the method can learn there is said by `hpc-rl show`, or by the first rank: making its policy here would let
-    every run begin two seconds later.
+    every run begin two seconds later. Goals that are to be relabelled are looked for.
 
     Raises:
         BadEnvironment: a ROM, package or argument is missing, or a rank's columns cannot be shared out.
+        Unsuited: the environment has no goals to relabel.
     """
-    id, arguments = job.environment.id, job.environment.arguments
-    describe_sets(id, arguments, job.evaluate.arguments, describe(id, arguments))
+    id, arguments, experience = job.environment.id, job.environment.arguments, jobs.experience(job)
+    spec = describe(id, arguments)
+    describe_sets(id, arguments, job.evaluate.arguments, spec)
+    check_goals(experience, spec)
+    if goals_of_observations(experience):
+        goal_reward(id, arguments)
     for rank in plan.ranks:
         if rank.columns:
             check_shares(id, arguments, len(rank.columns), job.environment.processes)

@@ -132,6 +132,9 @@ RulesState = dict[str, Any]
 
 Map = Callable[[Numbers], Numbers]
 
+GoalReward = Callable[[Numbers, Numbers], tuple[Numbers, Numbers]]
+"""achieved goal [.., g] of what a move led to, desired goal [.., g] -> reward [..], discount [..] of that move."""
+
 
 @dataclass(frozen=True)
 class Rules:
@@ -151,6 +154,7 @@ class Rules:
     move_uniforms: int = 0
     legal: Map | None = None  # state -> [n, A] bool; None: every action is legal in every state
     success: Map | None = None  # state at the end of an episode -> [n], 0..1; None: no such thing
+    goal_reward: GoalReward | None = None  # what ``move`` gives, for the parts of its observation; None: no goals
     symmetries: tuple[tuple[Map, Map], ...] = ()
     """(map of frames [.., *frame], map of actions) pairs, after which a game goes on as it would have."""
 

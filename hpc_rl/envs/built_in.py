@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from hpc_rl.envs import chains, grids, mazes, point_maze, toys
+from hpc_rl.envs import chains, goals, grids, mazes, point_maze, toys
 from hpc_rl.envs.toy import Toy
 
 TOYS: dict[str, Callable[..., Toy]] = {
@@ -22,4 +22,5 @@ TOYS: dict[str, Callable[..., Toy]] = {
     "toy/six_states": chains.six_states,
     "toy/faulty": toys.faulty,
     "toy/point_maze": point_maze.point_maze,
+    "toy/bitflip": goals.bitflip,
 }

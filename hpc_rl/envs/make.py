@@ -30,11 +30,12 @@ from hpc_rl.envs import atari, gym, mixture
 from hpc_rl.envs.base import BadEnvironment, Environment
 from hpc_rl.envs.built_in import TOYS
 from hpc_rl.envs.column_shares import Processes
+from hpc_rl.envs.goal_env import goal_reward_of
 from hpc_rl.envs.processes import SubprocessEnvironment
 from hpc_rl.envs.rules import RulesEnvironment
 from hpc_rl.envs.targets import check_module, check_target
 from hpc_rl.envs.toy import Toy
-from hpc_rl.types import Rules, Spec
+from hpc_rl.types import GoalReward, Rules, Spec
 
 if TYPE_CHECKING:
     import gymnasium
@@ -107,6 +108,23 @@ def rules(id: str, arguments: dict[str, Any]) -> Rules | None:
 
     with _told(id, arguments):
         return _toy(id, arguments, torch).rules
+
+
+def goal_reward(id: str, arguments: dict[str, Any]) -> GoalReward:
+    """What other goals would have paid in this environment, as a function of NumPy arrays.
+
+    Raises:
+        BadEnvironment: as `make`, and where it has none.
+    """
+    with _told(id, arguments):
+        if id.startswith("toy/"):
+            reward = _toy(id, arguments, np).rules.goal_reward
+            if reward is None:
+                raise BadEnvironment(f"{id} has no goals, which relabelling needs; its Rules have no goal_reward")
+            return reward
+        if id == mixture.ID or id.startswith("ALE/"):
+            raise BadEnvironment(f"{id} has no goals, which relabelling needs; name one environment with goals")
+        return goal_reward_of(id, factory(id, arguments)())
 
 
 def describe_sets(id: str, arguments: dict[str, Any], sets: Sequence[Mapping[str, Any]], spec: Spec) -> None:

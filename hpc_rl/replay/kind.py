@@ -10,6 +10,7 @@ from hpc_rl.experience import Experience, Items
 from hpc_rl.optim.flat import StateDict
 from hpc_rl.replay.priorities import Priorities
 from hpc_rl.replay.rate_limiter import RateLimiter
+from hpc_rl.replay.relabel import Relabelling
 from hpc_rl.types import Array, Tree
 
 
@@ -22,6 +23,7 @@ class Kind:
     lengths: Array  # [slots, b] int32, moves of the complete item that begins there, else 0
     limiter: RateLimiter
     priorities: Priorities | None = None  # where alpha > 0
+    relabelling: Relabelling | None = None
     checked: int = 0  # whether an item begins, and how long it is, is decided for all rows before
     count: int = 0  # complete items
     notes: Tree = field(default_factory=dict)  # name -> [slots, b], what ``annotate`` returned for each
@@ -44,8 +46,10 @@ class Kind:
             self.priorities.load(saved["priorities"])
 
 
-def kind_of(items: Items, batch: int, slots: int, width: int, experience: Experience) -> Kind:
+def kind_of(
+    items: Items, batch: int, slots: int, width: int, experience: Experience, relabelling: Relabelling | None
+) -> Kind:
     """Of a ring that is empty."""
     limiter = RateLimiter(items.samples_per_insert, items.batch_size, experience.min_size)
     priorities = Priorities(items.name, items.alpha, slots, width) if items.alpha else None
-    return Kind(items, batch, np.zeros((slots, width), np.int32), limiter, priorities)
+    return Kind(items, batch, np.zeros((slots, width), np.int32), limiter, priorities, relabelling)

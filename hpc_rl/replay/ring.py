@@ -20,13 +20,14 @@ from hpc_rl.optim.flat import StateDict
 from hpc_rl.replay.base import Batches
 from hpc_rl.replay.kind import Kind, kind_of
 from hpc_rl.replay.priorities import Priorities
+from hpc_rl.replay.relabel import relabelling, spans_bytes
 from hpc_rl.replay.room import part, prioritised, room
 from hpc_rl.replay.rows import Annotate, Rows, row_leaves
 from hpc_rl.replay.samples import Samples
 from hpc_rl.replay.saving import Saver
 from hpc_rl.replay.sum_tree import tree_bytes
 from hpc_rl.samplers.base import PURPOSES
-from hpc_rl.types import Array, Schema, Spec, Tree
+from hpc_rl.types import Array, GoalReward, Schema, Spec, Tree
 
 NEVER = np.iinfo(np.int64).max // 2
 
@@ -42,6 +43,7 @@ class Ring:
             as extras that are constant over their rows; "priority" becomes the item's where it has one. Items that have
             priorities wait for one row more, whose extras these need: [L+1, n].
         saver: keeps it from one attempt to the next; without one every attempt begins with an empty ring.
+        goal_reward: of the environment, where items are relabelled with other goals of observations.
 
     Raises:
         Unreplayable: the capacity holds no item, a shard has no item in a batch, two kinds have priorities, or the
@@ -58,6 +60,7 @@ class Ring:
         seed: int,
         annotate: Annotate | None = None,
         saver: Saver | None = None,
+        goal_reward: GoalReward | None = None,
     ) -> None:
         self.experience, self.shards, self.annotate, self.saver = experience, shards, annotate, saver
         self.seed, self.columns, width = seed, columns, len(columns)
@@ -65,7 +68,8 @@ class Ring:
         self.rows = Rows(schema, spec, columns, slots)
         shard = columns.start // width % shards
         self.kinds = [
-            kind_of(items, part(items, shards, shard), slots, width, experience) for items in experience.items
+            kind_of(x, part(x, shards, shard), slots, width, experience, relabelling(x, self.rows, spec, goal_reward))
+            for x in experience.items
         ]
         self.prioritised = next((kind for kind in self.kinds if kind.items.name == prioritised(experience)), None)
         self.low = 0  # the oldest row that an item may begin with
@@ -86,6 +90,8 @@ class Ring:
         for kind in self.kinds:
             self._forget(kind, low)
             self._complete(kind, max(kind.checked, low), before)
+            if kind.relabelling:
+                kind.relabelling.spans.extend(before)
         self.low = low
 
     def due(self) -> int:
@@ -170,6 +176,8 @@ class Ring:
         self.updates = int(state["updates"]) if "updates" in state else max(0, round(unused / self._steps_per_update()))
         for kind in self.kinds:
             kind.load(state["items"][kind.items.name])
+            if kind.relabelling and self.low < self.rows.end:
+                kind.relabelling.spans.extend(self.low)
 
     def _used(self) -> float:
         """Env steps of each column that updates were made for, and those before the first update."""
@@ -244,6 +252,8 @@ class Ring:
         row, column = np.divmod(keys, self.rows.width)
         at = self.rows.at(row, column)
         tree = self.rows.gather(row, column, kind.lengths.reshape(-1)[at], kind.items.length, frames)
+        if kind.relabelling:
+            kind.relabelling.apply(tree, row, column, self.low, draw)
         for name, x in kind.notes.items():
             tree[f"extras/{name}"] = np.tile(x.reshape(-1)[at], (kind.items.length, 1))
         self.samples.add(age=self.rows.end - row)
@@ -283,4 +293,5 @@ def ring_bytes(schema: Schema, spec: Spec, columns: int, experience: Experience,
         part(items, shards, 0)
     row = sum(prod(shape) * np.dtype(dtype).itemsize for shape, dtype in row_leaves(schema).values())
     trees = tree_bytes(slots * columns) if prioritised(experience) else 0
-    return slots * columns * (row + len(experience.items) * np.dtype(np.int32).itemsize) + trees
+    rows = slots * columns * (row + len(experience.items) * np.dtype(np.int32).itemsize)
+    return rows + trees + spans_bytes(experience, slots, columns)

@@ -23,7 +23,7 @@ from hpc_rl.replay.ring import Ring, ring_bytes
 from hpc_rl.replay.rows import Annotate
 from hpc_rl.replay.saving import Saver
 from hpc_rl.samplers.base import PURPOSES
-from hpc_rl.types import Array, Schema, Spec, Tree
+from hpc_rl.types import Array, GoalReward, Schema, Spec, Tree
 
 RING_BITS = 40
 RING = 1 << RING_BITS  # a key is the ring's number times this, plus the ring's own
@@ -50,11 +50,14 @@ class Rings:
         annotate: Annotate | None = None,
         in_turn: bool = False,
         saver: Saver | None = None,
+        goal_reward: GoalReward | None = None,
     ) -> None:
         self.experience, self.seed, self.in_turn = experience, seed, in_turn
         count = columns // len(lanes[0])
         one = _of_a_lane(experience, count)
-        self.rings = {lane.start: Ring(schema, spec, lane, one, count, seed, annotate, saver) for lane in lanes}
+        self.rings = {
+            lane.start: Ring(schema, spec, lane, one, count, seed, annotate, saver, goal_reward) for lane in lanes
+        }
         self.shares = columns / sum(len(lane) for lane in lanes)
         self.columns = columns
         self.moves = 0  # inserted, those between episodes too

@@ -17,7 +17,9 @@ def needs_ring(experience: Experience) -> bool:
 
 
 def check_room(experience: Experience, columns: int, shards: int) -> None:
-    """Raise Unreplayable where a ring of all ``columns``, in so many ``shards``, lacks room for what it is to hold."""
+    """Raise Unreplayable where a ring of all ``columns``, in so many ``shards``, lacks room for what it is to hold, or
+    where what is to be relabelled is not drawn uniformly from a ring."""
+    _relabelled(experience)
     if needs_ring(experience):
         moves, _ = room(experience, columns, 1)
         _filled(experience, moves * columns)
@@ -50,6 +52,21 @@ def prioritised(experience: Experience) -> str:
             "draw all kinds but one uniformly"
         )
     return names[0] if names else ""
+
+
+def _relabelled(experience: Experience) -> None:
+    """Raise Unreplayable where items are relabelled that lie in no ring, or have priorities, which are those of the
+    goals that they had."""
+    for items in experience.items:
+        if items.relabel and not items.length:
+            raise Unreplayable(
+                f"{items.name} are used once and cannot be relabelled; give them a length, or relabel none"
+            )
+        if items.relabel and items.alpha:
+            raise Unreplayable(
+                f"{items.name} are relabelled, and with another goal an item has another priority than alpha = "
+                f"{items.alpha} draws it by; draw them uniformly, or relabel none"
+            )
 
 
 def room(experience: Experience, columns: int, stack: int) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from hpc_rl.replay.ring import Ring, ring_bytes
 from hpc_rl.replay.room import needs_ring
 from hpc_rl.replay.rows import Annotate
 from hpc_rl.replay.saving import Saver
-from hpc_rl.types import Schema, Spec
+from hpc_rl.types import GoalReward, Schema, Spec
 
 
 def own_store(
@@ -23,6 +23,7 @@ def own_store(
     seed: int,
     annotate: Annotate | None = None,
     saver: Saver | None = None,
+    goal_reward: GoalReward | None = None,
 ) -> Store:
     """The store of a rank that learns from its own ``columns``, one of ``shards`` with as many that learn together.
 
@@ -34,7 +35,7 @@ def own_store(
     if not columns:
         return Empty(experience, schema, spec, annotate)
     if needs_ring(experience):
-        return Ring(schema, spec, columns, experience, shards, seed, annotate, saver)
+        return Ring(schema, spec, columns, experience, shards, seed, annotate, saver, goal_reward)
     return Episodes(first.name, schema, spec, columns)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from hpc_rl import methods
 from hpc_rl.agent import Agent, bind
 from hpc_rl.algorithms.base import Learner, Policy
 from hpc_rl.devices import to_device
-from hpc_rl.envs.make import make, rules
+from hpc_rl.envs.make import goal_reward, make, rules
 from hpc_rl.experience import Unsuited
 from hpc_rl.fragments import allocate, trajectory, trajectory_schema
 from hpc_rl.optim.alone import Alone
@@ -89,7 +90,8 @@ def check_method(
     sentences, suited = [], 0
     with torch.random.fork_rng(devices=[]):
         for id in environments:
-            trial = Trial(bind(algorithm, algorithm.config(**values), experience, _spec(id), rules(id, {})))
+            judge = partial(goal_reward, id, {})
+            trial = Trial(bind(algorithm, algorithm.config(**values), experience, _spec(id), rules(id, {}), judge))
             try:
                 trial.policy()
             except Unsuited:
@@ -259,4 +261,7 @@ def _store(trial: Trial, schema: Schema) -> Store:
     """As on `solo`, but for the env steps before the first update, which a check need not wait for."""
     own = trial.agent.experience
     experience = replace(own, min_size=min(own.min_size, 64))
-    return own_store(experience, schema, trial.spec, range(COLUMNS), 1, 1, trial.agent.annotate)
+    agent = trial.agent
+    return own_store(
+        experience, schema, agent.spec, range(COLUMNS), 1, 1, agent.annotate, goal_reward=agent.make_goal_reward()
+    )

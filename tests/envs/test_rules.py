@@ -2,7 +2,8 @@
 
 Mutations seen to fail: catch writing into ``state["row"]``; its ball drawn by np.random; a mirror that keeps its
 actions; success read while an episode goes on; what lasts over the counter's episodes begun anew; ``state`` of a Step
-taken from the first lane alone; |discount| in δ or in the trace of `gae`.
+taken from the first lane alone; |discount| in δ or in the trace of `gae`; bitflip's goal judged by the bits before the
+move, or a time limit where it was reached.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from hpc_rl.envs.base import BadEnvironment
 from hpc_rl.envs.built_in import TOYS
 from hpc_rl.envs.make import make
 from hpc_rl.envs.rules import RulesEnvironment
@@ -43,6 +45,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("toy/maze", {"steps": 20}),
     ("toy/keychest", {}),
     ("toy/six_states", {}),
+    ("toy/bitflip", {"bits": 3}),
 ]
 N, MOVES = 6, 25
 
@@ -107,6 +110,44 @@ def test_rules_draw_nothing(id: str, arguments: dict[str, Any]) -> None:
     for one, other in zip(played(rules, np.asarray), played(rules, np.asarray), strict=True):
         same(one, other)
     assert torch.equal(torch.get_rng_state(), before) and np.array_equal(np.random.get_state()[1], ours)  # type: ignore[index]
+
+
+GOALS = [(id, arguments) for id, arguments in CASES if TOYS[id](np, **arguments).rules.goal_reward]
+
+
+@pytest.mark.parametrize(("id", "arguments"), GOALS)
+def test_a_move_pays_what_its_goal_pays(id: str, arguments: dict[str, Any]) -> None:
+    """Reward and discount of every move are those of the goal for what the move led to; goals change in no episode."""
+    for xp, convert in ((np, np.asarray), (torch, torch.from_numpy)):
+        rules = TOYS[id](xp, **arguments).rules
+        assert rules.goal_reward is not None and rules.success is not None
+        achieved, desired = (rules.spec.parts[name] for name in ("achieved_goal", "desired_goal"))
+        rng = np.random.default_rng(6)
+        state = rules.begin(convert(rng.random((200, rules.begin_uniforms))))
+        for _ in range(3):
+            goal = rules.show(state)[:, desired.start : desired.stop]
+            action = convert(rng.integers(0, rules.spec.actions.sizes[0], 200))
+            state, reward, discount, _ = rules.move(state, action, convert(rng.random((200, rules.move_uniforms))))
+            shown = rules.show(state)
+            assert bool((shown[:, desired.start : desired.stop] == goal).all())
+            judged = rules.goal_reward(shown[:, achieved.start : achieved.stop], goal)
+            assert all(bool((x == y).all()) for x, y in zip((reward, discount), judged, strict=True))
+            assert bool((array(discount) == 0).any()), "some games reached theirs"
+            assert np.array_equal(array(rules.success(state)), array(discount) == 0)
+
+
+def test_bits_flip_until_they_are_those_of_the_goal() -> None:
+    rules = TOYS["toy/bitflip"](np, bits=3).rules
+    state = rules.begin(np.array([[0.1, 0.9, 0.9, 0.1, 0.1, 0.9], [0.1, 0.1, 0.9, 0.1, 0.1, 0.9]]))
+    assert rules.show(state).tolist() == [[1, 0, 0, 1, 1, 0], [1, 1, 0, 1, 1, 0]]
+    state, reward, discount, truncated = rules.move(state, np.array([1, 2]), np.zeros((2, 0)))
+    assert rules.show(state)[:, :3].tolist() == [[1, 1, 0], [1, 1, 1]]
+    assert (reward.tolist(), discount.tolist(), truncated.tolist()) == ([0, -1], [0, 1], [False, False])
+    for _ in range(2):
+        state, reward, discount, truncated = rules.move(state, np.array([0, 0]), np.zeros((2, 0)))
+    assert (reward.tolist(), discount.tolist(), truncated.tolist()) == ([0, -1], [0, 1], [False, True])
+    with pytest.raises(BadEnvironment, match="bits = 101 is refused; it must be from 1 to 100"):
+        TOYS["toy/bitflip"](np, bits=101)
 
 
 def test_a_game_does_not_depend_on_its_neighbours() -> None:
