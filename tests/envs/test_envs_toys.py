@@ -31,6 +31,9 @@ CASES = [
     ("toy/maze", {"steps": 9}),
     ("toy/keychest", {"steps": 9}),
     ("toy/six_states", {}),
+    ("toy/goal_counter", {}),
+    ("toy/goal_mountaincar", {"limit": 20}),
+    ("toy/goal_pendulum", {"limit": 20}),
 ]
 
 

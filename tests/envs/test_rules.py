@@ -46,6 +46,9 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("toy/keychest", {}),
     ("toy/six_states", {}),
     ("toy/bitflip", {"bits": 3}),
+    ("toy/goal_counter", {}),
+    ("toy/goal_mountaincar", {"limit": 20}),
+    ("toy/goal_pendulum", {"limit": 20}),
 ]
 N, MOVES = 6, 25
 
