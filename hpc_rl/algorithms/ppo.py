@@ -50,9 +50,9 @@ from hpc_rl.formulas.returns import gae
 from hpc_rl.nets.actions import ActionDistribution
 from hpc_rl.nets.actor_critic import ActorCritic, StochasticPolicy
 from hpc_rl.nets.normalizers import Normalizers
-from hpc_rl.optim.batches import shared_seed, shuffled_columns, shuffled_moves
+from hpc_rl.optim.batches import shuffled_columns, shuffled_moves
 from hpc_rl.optim.flat import StateDict, flatten
-from hpc_rl.optim.group import Group, means
+from hpc_rl.optim.group import Group, means, shared_seed
 from hpc_rl.optim.optimizers import annealed, make_optimizer
 from hpc_rl.types import Leaf, Rules, Schema, Spec, Trajectory, UpdateResult
 

@@ -52,9 +52,8 @@ from hpc_rl.formulas.categorical import atoms, cross_entropy, edge_mass, entropy
 from hpc_rl.formulas.losses import weighted
 from hpc_rl.formulas.q_learning import importance_weights, item_rows, n_step_return
 from hpc_rl.nets.noisy import NoisyCategoricalQ, factors
-from hpc_rl.optim.batches import shared_seed
 from hpc_rl.optim.flat import StateDict, flatten
-from hpc_rl.optim.group import Group, means
+from hpc_rl.optim.group import Group, means, shared_seed
 from hpc_rl.optim.optimizers import annealed, make_optimizer
 from hpc_rl.optim.targets import polyak_
 from hpc_rl.types import ActOutput, Array, Leaf, Rules, Schema, Spec, Step, Trajectory, Tree, UpdateResult

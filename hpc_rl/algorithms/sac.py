@@ -37,10 +37,10 @@ from hpc_rl.devices import to_device
 from hpc_rl.experience import Experience, Items, Unsuited
 from hpc_rl.formulas.continuous import critics_loss, entropy_regularized, squashed_sample, temperature_loss
 from hpc_rl.formulas.q_learning import item_rows, n_step_return
-from hpc_rl.nets.continuous import Critics, GaussianActor, SquashedGaussianPolicy
-from hpc_rl.optim.batches import shared_seed
+from hpc_rl.nets.continuous import Critics
+from hpc_rl.nets.squashed import GaussianActor, SquashedGaussianPolicy
 from hpc_rl.optim.flat import Flat, Optimizer, StateDict, flatten
-from hpc_rl.optim.group import Group, means
+from hpc_rl.optim.group import Group, means, shared_seed
 from hpc_rl.optim.optimizers import make_optimizer
 from hpc_rl.optim.targets import placed, polyak_, shared_normals
 from hpc_rl.types import Rules, Spec, Trajectory, UpdateResult

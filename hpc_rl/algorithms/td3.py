@@ -38,9 +38,8 @@ from hpc_rl.experience import Experience, Items, Unsuited
 from hpc_rl.formulas.continuous import critics_loss, deterministic_policy_gradient, smoothed
 from hpc_rl.formulas.q_learning import item_rows, n_step_return
 from hpc_rl.nets.continuous import Critics, DeterministicActor, DeterministicPolicy, falling_noise, slope_of
-from hpc_rl.optim.batches import shared_seed
 from hpc_rl.optim.flat import StateDict, flatten
-from hpc_rl.optim.group import Group, means
+from hpc_rl.optim.group import Group, means, shared_seed
 from hpc_rl.optim.optimizers import make_optimizer
 from hpc_rl.optim.targets import placed, polyak_, shared_normals
 from hpc_rl.types import Array, Rules, Spec, Trajectory, UpdateResult

@@ -1,4 +1,4 @@
-"""Networks and policies for boxes of actions from −1..1: one action, a Gaussian squashed by tanh, k critics."""
+"""Networks and policies for boxes of actions from −1..1: one action and k critics; squashed Gaussians: squashed.py."""
 
 from __future__ import annotations
 
@@ -15,16 +15,21 @@ from hpc_rl.nets.torsos import MlpTorso, orthogonal
 from hpc_rl.types import Actions, ActOutput, Array, Leaf, Schema, Spec, Step
 
 N = TypeVar("N", bound=nn.Module)  # what acts, and maybe more beside it
-LOG_STD = (-20.0, 2.0)  # of the squashed Gaussian, as in the authors' code (Haarnoja et al. 2018)
 
 
-def _normal(noise: Tensor) -> Tensor:
+def normal(noise: Tensor) -> Tensor:
     """Standard normals by the quantile function of the uniforms ``noise``."""
     z: Tensor = torch.special.ndtri(noise.double().clamp(1e-6, 1 - 1e-6)).float()
     return z
 
 
-def _layers(spec: Spec, hidden: tuple[int, ...], heads: int) -> nn.Sequential:
+def noisy(action: Tensor, exploration: Tensor, noise: Tensor) -> Tensor:
+    """clip(a + σ z, −1, 1) of a [n, *A], σ = ``exploration`` [n], z from uniforms [n, K]."""
+    spread = (exploration[:, None] * normal(noise)).reshape(action.shape)
+    return (action + spread).clamp(-1, 1)
+
+
+def layers_of(spec: Spec, hidden: tuple[int, ...], heads: int) -> nn.Sequential:
     """observation [n, *O] -> [n, heads · K] for K entries of an action, from layers with ReLU; bytes as 0..1."""
     torso = MlpTorso(spec.observation, hidden, nn.ReLU)
     return nn.Sequential(torso, orthogonal(nn.Linear(torso.features, heads * prod(spec.actions.shape)), 0.01))
@@ -35,23 +40,11 @@ class DeterministicActor(nn.Module):
 
     def __init__(self, spec: Spec, hidden: tuple[int, ...]) -> None:
         super().__init__()
-        self.layers, self.shape = _layers(spec, hidden, 1), spec.actions.shape
+        self.layers, self.shape, self.spec = layers_of(spec, hidden, 1), spec.actions.shape, spec
 
     def forward(self, observation: Tensor) -> Tensor:
         action: Tensor = self.layers(observation)
         return action.tanh().reshape(-1, *self.shape)
-
-
-class GaussianActor(nn.Module):
-    """observation [n, *O] -> mean and log σ, each [n, K], of what tanh squashes to an action."""
-
-    def __init__(self, spec: Spec, hidden: tuple[int, ...]) -> None:
-        super().__init__()
-        self.layers = _layers(spec, hidden, 2)
-
-    def forward(self, observation: Tensor) -> tuple[Tensor, Tensor]:
-        mean, log_std = self.layers(observation).chunk(2, -1)
-        return mean, log_std.clamp(*LOG_STD)
 
 
 class DeterministicPolicy(Generic[N]):
@@ -73,32 +66,11 @@ class DeterministicPolicy(Generic[N]):
     @torch.no_grad()
     def act(self, step: Step, carry: dict[str, Tensor], exploration: Tensor, noise: Tensor) -> ActOutput:
         action: Tensor = self.net(step.observation)
-        spread = (exploration[:, None] * _normal(noise)).reshape(action.shape)
-        taken = (action + spread).clamp(-1, 1)
+        taken = noisy(action, exploration, noise)
         if self.critics is None:
             return ActOutput(taken, {}, {})
         values = (self.critics(step.observation, x)[0] for x in (taken, action))
         return ActOutput(taken, {}, dict(zip(self.extras, values, strict=True)))
-
-
-class SquashedGaussianPolicy:
-    """Acts by tanh(μ + temperature · σ z), temperature = ``exploration``; 0 takes tanh μ; remembers nothing."""
-
-    fragment_noise = 0
-
-    def __init__(self, net: GaussianActor, actions: Actions) -> None:
-        self.net, self.shape, self.noise = net, actions.shape, prod(actions.shape)
-        self.extras: Schema = {}
-        self.carry: Schema = {}
-
-    def initial_carry(self, columns: int) -> dict[str, Tensor]:
-        return {}
-
-    @torch.no_grad()
-    def act(self, step: Step, carry: dict[str, Tensor], exploration: Tensor, noise: Tensor) -> ActOutput:
-        mean, log_std = self.net(step.observation)
-        action = torch.tanh(mean + exploration[:, None] * log_std.exp() * _normal(noise))
-        return ActOutput(action.reshape(-1, *self.shape), {}, {})
 
 
 def falling_noise(columns: Array, progress: float, least: float, fraction: float) -> Array:

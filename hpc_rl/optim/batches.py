@@ -18,13 +18,6 @@ from hpc_rl.optim.group import Group
 from hpc_rl.types import ENDS, ROWS, Trajectory
 
 
-def shared_seed(group: Group) -> int:
-    """31 bits from the first member's torch generator, the same on every member. Collective."""
-    seed = torch.randint(2**31, (1,), device="cpu").double()
-    group.broadcast_(seed)
-    return int(seed)
-
-
 def shuffled_moves(group: Group, draw: np.random.Generator, steps: int, columns: int, count: int) -> list[Tensor]:
     """``count`` minibatches of (time, column) pairs: of each, this member's indices into its flattened [T·b].
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from hpc_rl.optim.flat import Optimizer
@@ -65,3 +66,10 @@ def means(group: Group, names: Sequence[str], sums: Tensor) -> dict[str, float]:
         )
     totals = group.sum(sums)
     return dict(zip(names, (totals[:-1] / totals[-1].clamp(min=1)).tolist(), strict=True))
+
+
+def shared_seed(group: Group) -> int:
+    """31 bits from the first member's torch generator, the same on every member. Collective."""
+    seed = torch.randint(2**31, (1,), device="cpu").double()
+    group.broadcast_(seed)
+    return int(seed)

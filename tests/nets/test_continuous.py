@@ -11,14 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hpc_rl.nets.continuous import (
-    ActorWithCritic,
-    Critics,
-    DeterministicActor,
-    DeterministicPolicy,
-    GaussianActor,
-    SquashedGaussianPolicy,
-)
+from hpc_rl.nets.continuous import ActorWithCritic, Critics, DeterministicActor, DeterministicPolicy
+from hpc_rl.nets.squashed import GaussianActor, SquashedGaussianPolicy
 from hpc_rl.types import Actions, Spec, Step
 
 SPEC = Spec("box", (5,), "float32", Actions("box", (2,), (-1.0, -1.0), (1.0, 1.0)))
