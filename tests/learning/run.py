@@ -51,9 +51,11 @@ SEEDS = {
     "impala_pong": THREE,
     "ppo_pong": THREE,
     "a2c_pong": THREE,
+    "hiro_pointmaze": THREE,  # chosen with seed 11
+    "td3_pointmaze": THREE,  # the flat control of it
 }
 
-COMPARED = ("apex_grid",)  # jobs whose bar is a comparison with a control: on all seeds
+COMPARED = ("apex_grid", "hiro_pointmaze")  # jobs whose bar is a comparison with a control: on all seeds
 CONTROLS = {  # job -> control -> the settings that take something away
     "dqn_cartpole": {
         "no_target_network": ("dqn.target_every=1",),  # θ⁻ = θ at every update
@@ -94,6 +96,7 @@ CONTROLS = {  # job -> control -> the settings that take something away
         "untrained": ("dqn.samples_per_insert=1e-9",),
     },
     "gorila_cartpole": {"untrained": ("dqn.samples_per_insert=1e-9",)},
+    "hiro_pointmaze": {"no_relabelling": ("hiro.candidates=1",)},
     "cem_cartpole": {"no_selection": ("cem.elite=1.0",)},  # all candidates are the elite
 }
 
