@@ -1,6 +1,15 @@
 """HIRO against slow oracles that walk whole trajectories, episodes' ends inside; each level's steps are those of TD3.
 
-Mutations seen to fail: MUTATIONS
+Mutations seen to fail: the reward −‖·‖²; candidates not clipped, not rolled forward, scored beyond the end of an
+episode, drawn with the whole range as σ or around the goal, without the original or the reached offset; the worst
+of them taken; h backwards, or with noise in it; rewards or the row behind taken over the end of an episode; γᶜ in
+place of γ; rewards not scaled; goals in units where networks have shares; the next move's goal not moved; the
+environment's reward, or the high level's γ, in the low level; its terminations left out; items of the high level
+that begin anywhere; each low step on the same items; one z for both levels, or for all updates; the mean or the
+larger of two critics; the target's value by the critics that learn; actors stepped each time; 1 − τ; relabelling
+with the low policy that the learner began with; noise not scaled to the range, or one for goals and actions; goals
+of c + 1 moves, or over episodes, or kept as offsets; a low level that sees the task's goal; a distance over all
+entries; the carry remembered after the move.
 """
 
 from __future__ import annotations
@@ -113,6 +122,10 @@ def test_goals_stay_where_they_were_set(id: str) -> None:
             opens = bool(rows["first"][t, column]) or since == C
             assert rows["decides"][t, column] == opens
             here = life.position(t, column)
+            if t:  # the carry before the move
+                place = life.position(t - 1, column) + np.asarray(rows["goal"][t - 1, column], float)
+                assert np.allclose(rows["target"][t, column], place, atol=1e-4)
+                assert rows["clock"][t, column] == C - since
             if opens:
                 since, goal = 0, np.asarray(rows["goal"][t, column], float)
                 assert (np.abs(goal) <= ranges + 1e-6).all()
