@@ -30,6 +30,7 @@ ORDER = (
     "actions",
     "returns",
     "coverage",
+    "goals",
     "episode_films",
 )  # fmt: skip
 """Programs whose ``analyze`` a report runs, in this order."""
