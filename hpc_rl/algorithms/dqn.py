@@ -62,7 +62,9 @@ from hpc_rl.config import BelowOne, Fraction, NonNegative, NonNegativeInt, Posit
 from hpc_rl.devices import to_device, to_host
 from hpc_rl.experience import Experience, Items, Unsuited
 from hpc_rl.formulas.q_learning import (
+    epsilon_greedy,
     epsilon_ladder,
+    falling_epsilon,
     greedy_value,
     huber,
     importance_weights,
@@ -135,8 +137,8 @@ class EpsilonGreedy:
 
     noise, fragment_noise = 2, 0  # one uniform for whether, one for which
 
-    def __init__(self, net: QNetwork, actions: int, extras: Schema | None = None) -> None:
-        self.net, self.actions = net, actions
+    def __init__(self, net: QNetwork, extras: Schema | None = None) -> None:
+        self.net = net
         self.extras: Schema = extras or {}
         self.carry: Schema = {}
 
@@ -145,9 +147,8 @@ class EpsilonGreedy:
 
     @torch.no_grad()
     def act(self, step: Step, carry: dict[str, Tensor], exploration: Tensor, noise: Tensor) -> ActOutput:
-        any_ = (noise[:, 1] * self.actions).long().clamp(max=self.actions - 1)
         q = self.net(step.observation)
-        action = torch.where(noise[:, 0] < exploration, any_, q.argmax(-1))
+        action = epsilon_greedy(q, exploration, noise)
         values = {"q_action": q.gather(-1, action[:, None]).squeeze(-1), "q_max": q.amax(-1)} if self.extras else {}
         return ActOutput(action, {}, values)
 
@@ -160,15 +161,14 @@ def policy(config: Config, spec: Spec, rules: Rules | None) -> EpsilonGreedy:
             "distribution over them"
         )
     net = QNetwork(spec, tuple(config.hidden), config.network, config.dueling)
-    return EpsilonGreedy(net, spec.actions.sizes[0], VALUES if config.priority_exponent else None)
+    return EpsilonGreedy(net, VALUES if config.priority_exponent else None)
 
 
 def exploration(config: Config, columns: Array, total: int, progress: float) -> Array:
     """ε [b], from 1 at the beginning to epsilon_final; with epsilon_base each column's own."""
     if config.epsilon_base:
         return epsilon_ladder(columns, total, config.epsilon_base, config.epsilon_exponent)
-    share = min(progress / config.epsilon_fraction, 1.0) if config.epsilon_fraction else 1.0
-    return np.full(len(columns), 1.0 + share * (config.epsilon_final - 1.0), np.float32)
+    return np.full(len(columns), falling_epsilon(progress, config.epsilon_fraction, config.epsilon_final), np.float32)
 
 
 def annotate(config: Config, rows: Tree) -> dict[str, Array] | None:

@@ -42,6 +42,7 @@ from hpc_rl.devices import to_device, to_host
 from hpc_rl.experience import Experience, Items, Unsuited
 from hpc_rl.formulas.losses import weighted
 from hpc_rl.formulas.q_learning import (
+    epsilon_greedy,
     epsilon_ladder,
     greedy_value,
     importance_weights,
@@ -127,7 +128,7 @@ class RecurrentEpsilonGreedy:
     noise, fragment_noise = 2, 0  # one uniform for whether, one for which
 
     def __init__(self, net: RecurrentQNetwork, lstm: int, stride: int) -> None:
-        self.net, self.actions, self.stride = net, net.actions, stride
+        self.net, self.stride = net, stride
         self.carry: Schema = {
             "lstm": Leaf((2, lstm), "float32", "fragment", "", "hidden and cell state before row 0"),
             "last_action": Leaf((), "int64", "fragment", "", "of the move before row 0"),
@@ -154,8 +155,7 @@ class RecurrentEpsilonGreedy:
         one_row = (x[None] for x in (step.observation, carry["last_action"], step.reward, step.first))
         rows, state = self.net(*one_row, carry["lstm"])
         q = rows[0]
-        any_ = (noise[:, 1] * self.actions).long().clamp(max=self.actions - 1)
-        action = torch.where(noise[:, 0] < exploration, any_, q.argmax(-1))
+        action = epsilon_greedy(q, exploration, noise)
         moves = torch.where(step.first & (carry["moves"] == 1), 0, carry["moves"])
         extras = {
             **carry,

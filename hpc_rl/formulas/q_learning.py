@@ -104,6 +104,22 @@ def huber(error: Tensor, weight: Tensor, limit: float) -> Tensor:
     return weighted(weight, loss)
 
 
+def epsilon_greedy(q: Tensor, epsilon: Tensor, noise: Tensor) -> Tensor:
+    """[n] the action of the largest of Q values [n, A], or with probability ε [n] any, all as likely.
+
+    noise [n, 2] are standard uniforms: one for whether, one for which.
+    """
+    actions = q.shape[-1]
+    any_ = (noise[:, 1] * actions).long().clamp(max=actions - 1)
+    return torch.where(noise[:, 0] < epsilon, any_, q.argmax(-1))
+
+
+def falling_epsilon(progress: float, fraction: float, final: float) -> float:
+    """ε, falling linearly from 1 to ``final`` while ``progress`` rises from 0 to ``fraction``."""
+    share = min(max(progress, 0.0) / fraction, 1.0) if fraction else 1.0
+    return 1.0 + share * (final - 1.0)
+
+
 def epsilon_ladder(columns: Array, total: int, base: float, exponent: float) -> Array:
     """ε_i = ε^(1 + α i / (N − 1)) [b], for life, of ``columns`` [b] of ``total`` = N; one that is alone has ε_0 = ε.
 

@@ -38,6 +38,8 @@ SEEDS = {
     "r2d2_masked_cartpole": FIVE,  # chosen with seeds 11 to 13, as those of r2d2_recall
     "r2d2_recall": FIVE,
     "cem_cartpole": FIVE,
+    "hdqn_chain": FIVE,  # its bar is a mean over 20 000 episodes: tests/learning/six_states.py judges the runs
+    "dqn_chain": FIVE,
     "seed_cartpole": FIVE,
     "ppo_pendulum": FIVE,
     "ddpg_pendulum": FIVE,
@@ -95,6 +97,7 @@ CONTROLS = {  # job -> control -> the settings that take something away
         "uniform": ("dqn.priority_exponent=0.0",),
         "untrained": ("dqn.samples_per_insert=1e-9",),
     },
+    "hdqn_chain": {"untrained": ("hdqn.samples_per_insert=1e-9",)},  # ε stays 1; dqn_chain is its flat control
     "gorila_cartpole": {"untrained": ("dqn.samples_per_insert=1e-9",)},
     "hiro_pointmaze": {"no_relabelling": ("hiro.candidates=1",)},
     "cem_cartpole": {"no_selection": ("cem.elite=1.0",)},  # all candidates are the elite
