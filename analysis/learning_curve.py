@@ -1,4 +1,4 @@
-"""Learning curves over seeds: returns by env steps, frames, wall-clock and core-hours.
+"""Learning curves over seeds: returns by env steps, frames, wall-clock and core-hours, and the part that succeeded.
 
 A program to copy and edit: `python learning_curve.py RUN [RUN…] --out FOLDER [--target RETURN]`. Runs that differ in
 their seeds only make one curve, the interquartile mean with a bootstrap interval; every environment of a mixture has
@@ -96,17 +96,24 @@ def by_core_hours(axis: Any, most: float) -> float:
     return 1.0
 
 
-def table(trained: Sequence[Curve], evaluated: Sequence[Curve], target: float | None) -> pd.DataFrame:
+def table(
+    trained: Sequence[Curve], evaluated: Sequence[Curve], succeeded: Sequence[Curve], target: float | None
+) -> pd.DataFrame:
     """A row for each run and environment: what it played, its last scores, and when it first had ``target``."""
     rows = []
     for curve in trained:
         goal, own = curve.run.job.budget.stop_at_return if target is None else target, {}
-        greedy_of = [x for x in evaluated if x.run is curve.run and x.environment == curve.environment]
+        greedy_of, success_of = (
+            [x for x in curves if x.run is curve.run and x.environment == curve.environment]
+            for curves in (evaluated, succeeded)
+        )
+        success = {x.kind == "greedy": x.scores[-1] for x in success_of}
         row = {
             "run": curve.run.name, "environment": curve.environment, "games": curve.total,
             "env_steps": int(curve.steps[-1]), "frames": int(curve.steps[-1]) * action_repeat(curve.run),
             "hours": hours(curve)[-1], "core_hours": core_hours(curve)[-1], "last_100": curve.scores[-1],
             "greedy": greedy_of[0].scores[-1] if greedy_of else np.nan, "from": curve.kind,
+            "success_100": success.get(False, np.nan), "greedy_success": success.get(True, np.nan),
         }  # fmt: skip
         for kind, own in (("training", [curve]), ("greedy", greedy_of)):
             row[f"target_{kind}"] = own[0].reached(goal) if own and goal is not None else np.nan
@@ -134,9 +141,11 @@ def sentence(row: Any) -> str:
     """What a row of the summary says."""
     span = f" (95 %: {row.low:.4g} to {row.high:.4g})" if np.isfinite(row.low) else ""
     seeds = f"{row.seeds} seeds" if row.seeds > 1 else "1 seed, so no interval"
-    what = f"the last {WINDOW} training games" if row.score == "training" else "greedy games"
+    games, _, success = row.score.partition(" ")
+    what = f"the last {WINDOW} training games" if games == "training" else "greedy games"
     text = (
-        f"{row.environment}, {row.group}: mean return {row.iqm:.4g}{span} in {what} after {row.env_steps:,} env steps"
+        f"{row.environment}, {row.group}: {success or 'mean return'} {row.iqm:.4g}{span} in {what} after "
+        f"{row.env_steps:,} env steps"
     )
     if not np.isfinite(row.target):
         return f"{text} ({seeds})."
@@ -151,6 +160,7 @@ def analyze(runs: Sequence[RecordedRun], target: float | None = None) -> Section
     if not trained and not evaluated:
         raise NotRecorded(f"{runs[0].path} has no finished episode yet; wait until the next segment is closed")
     curves, played = panels(trained), panels(evaluated)
+    succeeded = {"training": training(runs, "success"), "greedy": greedy(runs, "success")}
     repeats = {action_repeat(curve.run) for curve in [*trained, *evaluated]}
     steps = partial(by_env_steps, repeat=repeats.pop() if len(repeats) == 1 else 1)
     pictures: dict[str, Callable[[Any], None]] = {}
@@ -163,9 +173,16 @@ def analyze(runs: Sequence[RecordedRun], target: float | None = None) -> Section
                 pictures["learning_curve_by_core_hours"] = lambda f: draw(f, curves, mean, core_hours, by_core_hours)
     if evaluated:
         pictures["greedy_evaluations"] = lambda f: draw(f, played, "mean return of greedy games", env_steps_of, steps)
-    of_runs = table(trained, evaluated, target)
+    for games, own in succeeded.items():
+        if own:
+            text = f"success of {f'the last {WINDOW} training' if games == 'training' else games} games"
+            pictures[f"success_of_{games}_games"] = partial(
+                draw, curves=panels(own), score=text, x_of=env_steps_of, label=steps
+            )
+    of_runs = table(trained, evaluated, [*succeeded["training"], *succeeded["greedy"]], target)
+    successes = [summary(panels(own), f"{games} success", None) for games, own in succeeded.items()]
     groups_table = pd.concat(
-        [summary(curves, "training", target), summary(played, "greedy", target)], ignore_index=True
+        [summary(curves, "training", target), summary(played, "greedy", target), *successes], ignore_index=True
     )
     return Section(
         "Learning curves",
@@ -176,7 +193,7 @@ def analyze(runs: Sequence[RecordedRun], target: float | None = None) -> Section
         " interval, 2,000 samples of runs drawn anew. Dotted: not all runs came so far; those that were done keep their"
         " last score, and the line ends where the first of the others does. Frames: env steps × action repeat."
         " Wall-clock: all attempts of rank 0, with start-up and lost work, without pauses; core-hours:"
-        " × the job's cores.",
+        " × the job's cores. Success: the part of those games that reached their goal, where the environment tells.",
         pictures, {"learning_curve_groups": groups_table, "learning_curve_runs": of_runs},
     )  # fmt: skip
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
+
+Hindsight = Literal["none", "future", "final", "episode", "random"]
+"""Where the goals of relabelled items come from (replay/relabel.py), as a Config says it."""
 
 
 class Unsuited(ValueError):
@@ -50,6 +53,14 @@ class Items:
     def fresh(self) -> bool:
         """Used once, as whole fragments: no replay is needed."""
         return self.length == 0 and self.complete == "length"
+
+
+def in_hindsight(items: Items, strategy: Hindsight, share: float) -> Items:
+    """Items of which a ``share`` is relabelled; those whose goal needs the end of an episode are drawn after it."""
+    if strategy == "none":
+        return items
+    complete = items.complete if strategy in ("future", "random") else "episode"
+    return replace(items, complete=complete, relabel=Relabel(strategy, share))
 
 
 @dataclass(frozen=True)

@@ -114,10 +114,11 @@ def gather(job: Job) -> Figures:
     """
     plan = jobs.plan(job)
     agent = agent_of(job)
-    agent.make_goal_reward()  # raises where there is none to be relabelled by
     columns = next(len(rank.columns) for rank in plan.ranks if rank.columns)
     check_shares(job.environment.id, job.environment.arguments, columns, job.environment.processes)
-    return Figures(job, plan, agent.spec, agent.experience, footprint(agent, plan, columns), columns)
+    method = footprint(agent, plan, columns)
+    agent.make_goal_reward()  # raises where there is none to be relabelled by
+    return Figures(job, plan, agent.spec, agent.experience, method, columns)
 
 
 def budget(figures: Figures, rank: RankSpec) -> dict[str, float]:

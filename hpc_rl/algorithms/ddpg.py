@@ -12,6 +12,9 @@ z standard normal. σ falls linearly from 1 to ``noise`` over the first ``noise_
 Where priority_exponent α > 0, items are drawn with P(i) ∝ |δ_i|^α, δ = y − Q as the last update with item i had it, and
 the critic's loss has weights (P(i) / min_k P(k))^(−β), β = importance_exponent.
 
+With ``relabel`` a share of the items has a goal that was reached in hindsight (HER: Andrychowicz et al. 2017, arXiv
+1707.01495; replay/relabel.py).
+
 Published settings, in the fields of Config:
 
     Lillicrap 2016   hidden 400, 300; capacity 1e6; batch_size 64; γ 0.99; τ 1e-3; Adam 1e-4 (actor) and 1e-3 (critic)
@@ -42,7 +45,7 @@ from torch import Tensor
 from hpc_rl.algorithms import base
 from hpc_rl.config import BelowOne, Fraction, NonNegative, NonNegativeInt, Positive, PositiveInt, Range
 from hpc_rl.devices import to_device, to_host
-from hpc_rl.experience import Experience, Items, Unsuited
+from hpc_rl.experience import Experience, Hindsight, Items, Unsuited, in_hindsight
 from hpc_rl.formulas.continuous import critics_loss, deterministic_policy_gradient
 from hpc_rl.formulas.q_learning import importance_weights, item_rows, n_step_return
 from hpc_rl.nets.continuous import ActorWithCritic, DeterministicPolicy, falling_noise, slope_of
@@ -65,6 +68,10 @@ class Config:
     min_size: Annotated[NonNegativeInt, "env steps before the first update"] = 5_000
     batch_size: Annotated[PositiveInt, "items per update, over all learners"] = 256
     samples_per_insert: Annotated[Positive, "items drawn per env step"] = 256.0
+    relabel: Annotated[Hindsight, "goals in hindsight for a share of the items; needs an environment with goals"] = (
+        "none"
+    )
+    relabel_share: Annotated[Fraction, "of the items, k / (k + 1) for k relabelled beside each other one"] = 0.8
     priority_exponent: Annotated[Fraction, "α of priorities |δ|; 0 draws uniformly"] = 0.0
     importance_exponent: Annotated[Fraction, "β of importance weights, where α > 0"] = 0.4
     target_every: Annotated[PositiveInt, "updates between two steps of the target networks"] = 1
@@ -83,7 +90,8 @@ class Config:
     def experience(self) -> Experience:
         rate, alpha = self.samples_per_insert, self.priority_exponent
         items = Items("items", self.batch_size, self.n_step, samples_per_insert=rate, alpha=alpha)
-        return Experience(self.unroll, (items,), self.capacity, self.min_size)
+        relabelled = in_hindsight(items, self.relabel, self.relabel_share)
+        return Experience(self.unroll, (relabelled,), self.capacity, self.min_size)
 
 
 def policy(config: Config, spec: Spec, rules: Rules | None) -> Player:

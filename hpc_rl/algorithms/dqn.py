@@ -12,6 +12,9 @@ Loss over drawn items of n moves, of which row 0 is learned from; h is Huber's w
               the loss has weights (P(i) / min_k P(k))^(−β), β = importance_exponent (Schaul et al. 2016, arXiv
               1511.05952, equation 1 and section 3.4)
 
+    relabel   goals in hindsight for relabel_share of the items (HER: Andrychowicz et al. 2017, arXiv 1707.01495), which
+              clips y to what returns can be: target_low = −1 / (1 − γ), target_high = 0
+
 Every ``target_every`` updates θ⁻ ← (1 − τ) θ⁻ + τ θ; τ = 1 copies. Acting is ε-greedy: ε falls linearly from 1 to
 epsilon_final over the first ``epsilon_fraction`` of the budget, the same in all columns.
 
@@ -60,7 +63,7 @@ from torch import Tensor
 from hpc_rl.algorithms import base
 from hpc_rl.config import BelowOne, Fraction, NonNegative, NonNegativeInt, Positive, PositiveInt, Range
 from hpc_rl.devices import to_device, to_host
-from hpc_rl.experience import Experience, Items, Unsuited
+from hpc_rl.experience import Experience, Hindsight, Items, Unsuited, in_hindsight
 from hpc_rl.formulas.q_learning import (
     epsilon_greedy,
     epsilon_ladder,
@@ -96,6 +99,10 @@ class Config:
     min_size: Annotated[NonNegativeInt, "env steps before the first update"] = 5_000
     batch_size: Annotated[PositiveInt, "items per update, over all learners"] = 32
     samples_per_insert: Annotated[Positive, "items drawn per env step"] = 8.0
+    relabel: Annotated[Hindsight, "goals in hindsight for a share of the items; needs an environment with goals"] = (
+        "none"
+    )
+    relabel_share: Annotated[Fraction, "of the items, k / (k + 1) for k relabelled beside each other one"] = 0.8
     priority_exponent: Annotated[Fraction, "α of priorities |δ|; 0 draws uniformly"] = 0.0
     importance_exponent: Annotated[Fraction, "β of importance weights, where α > 0"] = 0.4
     target_every: Annotated[PositiveInt, "updates between two steps of the target network"] = 500
@@ -107,6 +114,8 @@ class Config:
     beta_2: Annotated[BelowOne, "of Adam"] = 0.999
     error_clip: Annotated[NonNegative, "κ; 0 is the squared error, for values that are not of the order of 1"] = 1.0
     discount: Annotated[Fraction, "γ"] = 0.99
+    target_low: Annotated[float, "the least y, where returns have a bound"] | None = None
+    target_high: Annotated[float, "the largest y"] | None = None
     epsilon_final: Annotated[Fraction, "ε at the end"] = 0.05
     epsilon_fraction: Annotated[Fraction, "of the budget, until ε is final"] = 0.5
     epsilon_base: Annotated[Fraction, "ε of the first column, for life, falling over the columns; 0 anneals all"] = 0.0
@@ -119,7 +128,8 @@ class Config:
     def experience(self) -> Experience:
         rate, alpha = self.samples_per_insert, self.priority_exponent
         items = Items("items", self.batch_size, self.n_step, samples_per_insert=rate, alpha=alpha)
-        return Experience(self.unroll, (items,), self.capacity, self.min_size)
+        relabelled = in_hindsight(items, self.relabel, self.relabel_share)
+        return Experience(self.unroll, (relabelled,), self.capacity, self.min_size)
 
 
 def loss(config: Config, q: Tensor, target: Tensor, batch: Trajectory) -> tuple[Tensor, list[Tensor], Tensor]:
@@ -218,7 +228,9 @@ class Learner(base.Learner):
         total, factor, row = n_step_return(batch.reward, discount, batch.valid, clip)
         behind = self.target_net.prepared(item_rows(batch.observation, row))
         online = self.policy.net(behind) if self.config.double else None
-        return total + factor * greedy_value(self.target_net(behind), online)
+        y = total + factor * greedy_value(self.target_net(behind), online)
+        low, high = self.config.target_low, self.config.target_high
+        return y if low is None and high is None else y.clamp(low, high)
 
     def state(self) -> StateDict:
         return {"target": self.target.data.clone(), "rounds": self.rounds}

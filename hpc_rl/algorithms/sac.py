@@ -10,6 +10,9 @@ Each update is a step of the critics, one of the actor against the new critics, 
 log π; then φ⁻ ← (1 − τ) φ⁻ + τ φ. log π counts tanh's change of volume in the scale of −1..1. Exploration 1 draws from
 π, 0 takes tanh μ.
 
+With ``relabel`` a share of the items has a goal that was reached in hindsight (HER: Andrychowicz et al. 2017, arXiv
+1707.01495; replay/relabel.py).
+
 Published settings: the defaults (1 million moves; one update a move; 10 000 random moves before the first).
 
 What differs from the paper: the temperature's loss is over log α, as in the authors' code. No random moves: π begins
@@ -34,7 +37,7 @@ from torch import Tensor
 from hpc_rl.algorithms import base
 from hpc_rl.config import BelowOne, Fraction, NonNegative, NonNegativeInt, Positive, PositiveInt, Range
 from hpc_rl.devices import to_device
-from hpc_rl.experience import Experience, Items, Unsuited
+from hpc_rl.experience import Experience, Hindsight, Items, Unsuited, in_hindsight
 from hpc_rl.formulas.continuous import critics_loss, entropy_regularized, squashed_sample, temperature_loss
 from hpc_rl.formulas.q_learning import item_rows, n_step_return
 from hpc_rl.nets.continuous import Critics
@@ -57,6 +60,10 @@ class Config:
     min_size: Annotated[NonNegativeInt, "env steps before the first update"] = 5_000
     batch_size: Annotated[PositiveInt, "items per update, over all learners"] = 256
     samples_per_insert: Annotated[Positive, "items drawn per env step"] = 256.0
+    relabel: Annotated[Hindsight, "goals in hindsight for a share of the items; needs an environment with goals"] = (
+        "none"
+    )
+    relabel_share: Annotated[Fraction, "of the items, k / (k + 1) for k relabelled beside each other one"] = 0.8
     tau: Annotated[float, Range(0, 1, open_low=True), "τ, how far the target networks go each update"] = 0.005
     actor_learning_rate: Annotated[Positive, "of the actor's Adam"] = 3e-4
     critic_learning_rate: Annotated[Positive, "of the critics' Adam"] = 3e-4
@@ -71,7 +78,8 @@ class Config:
 
     def experience(self) -> Experience:
         items = Items("items", self.batch_size, self.n_step, samples_per_insert=self.samples_per_insert)
-        return Experience(self.unroll, (items,), self.capacity, self.min_size)
+        relabelled = in_hindsight(items, self.relabel, self.relabel_share)
+        return Experience(self.unroll, (relabelled,), self.capacity, self.min_size)
 
 
 def policy(config: Config, spec: Spec, rules: Rules | None) -> SquashedGaussianPolicy:

@@ -10,6 +10,9 @@ Each update is a step of the critics; every ``policy_delay`` of them one of the 
 go τ of the way. Training acts by clip(π(x) + σ z, −1, 1); σ falls linearly from 1 to ``noise`` over the first
 ``noise_fraction`` of the budget.
 
+With ``relabel`` a share of the items has a goal that was reached in hindsight (HER: Andrychowicz et al. 2017, arXiv
+1707.01495; replay/relabel.py).
+
 Published settings: the defaults, but for 25 000 random moves (min_size) of a million; n = 1.
 
 What differs from the paper: σ = 1 in place of purely random moves at the beginning; orthogonal weights; a policy's
@@ -34,7 +37,7 @@ from torch import Tensor
 from hpc_rl.algorithms import base
 from hpc_rl.config import BelowOne, Fraction, NonNegative, NonNegativeInt, Positive, PositiveInt, Range
 from hpc_rl.devices import to_device
-from hpc_rl.experience import Experience, Items, Unsuited
+from hpc_rl.experience import Experience, Hindsight, Items, Unsuited, in_hindsight
 from hpc_rl.formulas.continuous import critics_loss, deterministic_policy_gradient, smoothed
 from hpc_rl.formulas.q_learning import item_rows, n_step_return
 from hpc_rl.nets.continuous import Critics, DeterministicActor, DeterministicPolicy, falling_noise, slope_of
@@ -57,6 +60,10 @@ class Config:
     min_size: Annotated[NonNegativeInt, "env steps before the first update"] = 5_000
     batch_size: Annotated[PositiveInt, "items per update, over all learners"] = 256
     samples_per_insert: Annotated[Positive, "items drawn per env step"] = 256.0
+    relabel: Annotated[Hindsight, "goals in hindsight for a share of the items; needs an environment with goals"] = (
+        "none"
+    )
+    relabel_share: Annotated[Fraction, "of the items, k / (k + 1) for k relabelled beside each other one"] = 0.8
     policy_delay: Annotated[PositiveInt, "updates of the critics for each of the actor and the targets"] = 2
     tau: Annotated[float, Range(0, 1, open_low=True), "τ, how far the target networks go each time"] = 0.005
     actor_learning_rate: Annotated[Positive, "of the actor's Adam"] = 3e-4
@@ -73,7 +80,8 @@ class Config:
 
     def experience(self) -> Experience:
         items = Items("items", self.batch_size, self.n_step, samples_per_insert=self.samples_per_insert)
-        return Experience(self.unroll, (items,), self.capacity, self.min_size)
+        relabelled = in_hindsight(items, self.relabel, self.relabel_share)
+        return Experience(self.unroll, (relabelled,), self.capacity, self.min_size)
 
 
 def policy(config: Config, spec: Spec, rules: Rules | None) -> Player:

@@ -18,11 +18,13 @@ from hpc_rl.types import Array
 WINDOW = 100  # training games behind a score
 GRID = 200  # points of a curve over seeds
 Kind = Literal["episodes", "metrics", "greedy"]
+Score = Literal["return", "success"]
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Scores of one run in one environment, by the env steps of the whole job: mean raw returns of games.
+    """Scores of one run in one environment, by the env steps of the whole job: mean raw returns of games, or the part
+    of them that was a success.
 
     ``games`` are behind each score: of "episodes" and "metrics" the last `WINDOW` training games at most, of "greedy"
     those of an evaluation. ``total`` counts them over the whole run, where they are known.
@@ -55,27 +57,30 @@ def environments(run: RecordedRun) -> list[str]:
     return [str(id) for id in ids] if isinstance(ids, list | tuple) and ids else [environment.id]
 
 
-def training(runs: Sequence[RecordedRun]) -> list[Curve]:
-    """A curve for each environment of each run; from the metrics where a run has no recorded episodes, else none."""
+def training(runs: Sequence[RecordedRun], score: Score = "return") -> list[Curve]:
+    """A curve for each environment of each run; of returns from the metrics where a run has no recorded episodes.
+
+    Of successes there is none where no episode has one.
+    """
     episodes = dict(list(table(runs).groupby("run", sort=False)))
     curves = []
     for run in runs:
         ids = environments(run)
         if (own := episodes.get(run.name)) is None:
-            curves += _from_metrics(run, "mean_return_100", "metrics", "episodes")
+            curves += _from_metrics(run, "mean_return_100", "metrics", "episodes") if score == "return" else []
             continue
         for k, id in enumerate(ids):
-            games = own[own["column"] % len(ids) == k]
+            games = own[(own["column"] % len(ids) == k) & own[score].notna()]
             if len(games):
                 behind = np.minimum(np.arange(len(games)) + 1, WINDOW)
-                steps, scores = games["env_steps"].to_numpy(float), running_mean(games["return"].to_numpy())
+                steps, scores = games["env_steps"].to_numpy(float), running_mean(games[score].to_numpy())
                 curves.append(Curve(run, id, "episodes", steps, scores, behind, len(games)))
     return curves
 
 
-def greedy(runs: Sequence[RecordedRun]) -> list[Curve]:
+def greedy(runs: Sequence[RecordedRun], score: Score = "return") -> list[Curve]:
     """A curve for each run that played evaluations; over a mixture it is of all its environments."""
-    return [curve for run in runs for curve in _from_metrics(run, "greedy_return", "greedy", "")]
+    return [curve for run in runs for curve in _from_metrics(run, f"greedy_{score}", "greedy", "")]
 
 
 def judged(runs: Sequence[RecordedRun]) -> dict[str, list[Curve]]:

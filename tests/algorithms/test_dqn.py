@@ -5,7 +5,7 @@ out; the value at the item's last row instead of the row behind its last valid m
 network left out, stepped an update late, before the step, or with 1 − τ; double Q-learning
 always, never, or with its networks swapped; the longest gradient or annealing left out; ``rounds`` or the target left
 out of the state, or not copied; ε not linear, ending late or never; its uniforms swapped; ``<`` → ``<=``;
-exponents swapped; priorities of Huber's loss or with a sign.
+exponents swapped; priorities of Huber's loss or with a sign; an end of the targets left open, or both swapped.
 """
 
 from __future__ import annotations
@@ -106,6 +106,20 @@ def test_an_update_has_the_papers_numbers(double: bool, clip: float, longest_gra
     moved = (learner.weights.data - before).numpy()  # Adam's first step, ε = 0.01
     assert metrics["learning_rate"] == (0.6 if anneal else 1.0) * 2.5e-4
     assert np.allclose(moved, -metrics["learning_rate"] * step / (np.abs(step) + 0.01), atol=2e-7)
+
+
+def test_targets_are_cut_to_what_returns_can_be() -> None:
+    """HER clips y to [−1 / (1 − γ), 0]; each end may be left open."""
+    batch, open_ends = batch_of(4), learner_of()
+    with torch.no_grad():
+        open_ends.weights.data.add_(torch.randn_like(open_ends.weights.data))
+    y = open_ends._target(batch)
+    assert (y < -0.5).any() and (y > 0.25).any(), "both ends cut something"
+    for low, high in ((-0.5, 0.25), (-0.5, None), (None, 0.25)):
+        learner = learner_of(target_low=low, target_high=high)
+        learner.weights.data.copy_(open_ends.weights.data)
+        expected = np.clip(y.numpy(), -np.inf if low is None else low, np.inf if high is None else high)
+        assert np.array_equal(learner._target(batch).numpy(), expected)
 
 
 def test_importance_weights_scale_each_items_gradient_and_priorities_are_the_errors() -> None:

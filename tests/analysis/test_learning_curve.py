@@ -2,7 +2,7 @@
 
 Mutations seen to fail: the window of 99 games; a target without 100 games behind it; columns of a mixture shared out in
 blocks; abandoned episodes counted; a run that is done not held; the line not ended where a running one ends; hours
-without start-up.
+without start-up; successes of games that tell none counted as failures.
 """
 
 from __future__ import annotations
@@ -60,6 +60,29 @@ def test_pictures_and_tables_leave_out_abandoned_steps(tmp_path: Path) -> None:
     assert row["target_training"] == (60 + 38) * EPISODE * COLUMNS
     assert row["hours"] == pytest.approx((900 + 1200) / 3600)  # 0 to 800 after 900 s, then 1200 s of the second attempt
     assert "reached by 1" in process.stdout
+
+
+def test_success_stands_beside_the_return(tmp_path: Path) -> None:
+    """Of training games that tell it and of evaluations; a run whose environment tells none has no such picture."""
+    run = made(tmp_path / "goals")
+    success = np.full((150 * (EPISODE + 1), COLUMNS), np.nan, np.float32)
+    ends = np.arange(150) * (EPISODE + 1) + EPISODE - 1
+    success[ends, 0] = np.arange(150) >= 75  # the other column's environment tells none
+    record(run, [-1.0] * 150, leaves={"episode_success": success})
+    lines = [{"env_steps": step, "step": step, "time": 1.0 * step, "greedy_return": -1.0} for step in (100, 1500)]
+    write_metrics(run, [{**line, "greedy_success": 0.5 + k / 4} for k, line in enumerate(lines)])
+    section = analysed("learning_curve", run.path)
+    assert {"success_of_training_games", "success_of_greedy_games"} <= section.pictures.keys()
+    (row,) = section.tables["learning_curve_runs"].to_dict("records")
+    assert (row["success_100"], row["greedy_success"], row["last_100"]) == (0.75, 0.75, -1.0)
+    scores = section.tables["learning_curve_groups"].set_index("score")["iqm"]
+    assert scores["training success"] == scores["greedy success"] == 0.75
+    assert any("success 0.75 in the last 100 training games" in sentence for sentence in section.findings)
+    plain = made(tmp_path / "plain")
+    record(plain, [1.0] * 10)
+    section = analysed("learning_curve", plain.path)
+    assert not [name for name in section.pictures if name.startswith("success")]
+    assert np.isnan(section.tables["learning_curve_runs"]["success_100"][0])
 
 
 def test_running_mean_and_target(tmp_path: Path) -> None:

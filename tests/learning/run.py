@@ -47,6 +47,7 @@ SEEDS = {
     "sac_pendulum": FIVE,
     "d4pg_pendulum": FIVE,
     "sac_halfcheetah": (1, 2),
+    "her_bitflip": FIVE,  # chosen with seed 11
     "ppo_masked_cartpole": FIVE,
     "impala_masked_cartpole": FIVE,
     "impala_catch": FIVE,
@@ -57,7 +58,7 @@ SEEDS = {
     "td3_pointmaze": THREE,  # the flat control of it
 }
 
-COMPARED = ("apex_grid", "hiro_pointmaze")  # jobs whose bar is a comparison with a control: on all seeds
+COMPARED = ("apex_grid", "hiro_pointmaze", "her_bitflip")  # jobs whose bar is a comparison with a control: on all seeds
 CONTROLS = {  # job -> control -> the settings that take something away
     "dqn_cartpole": {
         "no_target_network": ("dqn.target_every=1",),  # θ⁻ = θ at every update
@@ -91,6 +92,13 @@ CONTROLS = {  # job -> control -> the settings that take something away
         "stored_state": ("r2d2.burn_in=0",),
         "zero_state_burn_in": ("r2d2.state='zero'",),
         "uniform": ("r2d2.priority_exponent=0.0",),
+    },
+    "her_bitflip": {
+        "none": ("dqn.relabel='none'",),
+        "final": ("dqn.relabel='final'",),
+        "episode": ("dqn.relabel='episode'",),
+        "random": ("dqn.relabel='random'",),
+        "bits_20": ("environment.arguments.bits=20", "budget.env_steps=70_000"),
     },
     "apex_grid": {"uniform": ("dqn.priority_exponent=0.0",)},
     "apex_cartpole": {
