@@ -40,10 +40,10 @@ from hpc_rl.formulas.losses import clipped_surrogate, half_squared, policy_gradi
 from hpc_rl.formulas.returns import vtrace
 from hpc_rl.nets.actions import ActionDistribution
 from hpc_rl.nets.actor_critic import ActorCritic, StochasticPolicy
-from hpc_rl.optim.batches import batch_of, concatenate, moved, rows_of
 from hpc_rl.optim.flat import StateDict, flatten
 from hpc_rl.optim.group import Group, means
 from hpc_rl.optim.optimizers import annealed, make_optimizer
+from hpc_rl.optim.trajectories import batch_of, concatenate, moved, rows_of
 from hpc_rl.types import Leaf, Rules, Schema, Spec, Trajectory, UpdateResult
 
 FIGURES = ("policy_loss", "value_loss", "entropy", "rho", "clipped")

@@ -59,7 +59,7 @@ def four_rooms(xp: ModuleType, /, *, size: int = 19, limit: int = 100) -> Toy:
 
     Actions 0 to 3 go up, right, down and left; a wall stops them. An episode begins in the upper left corner. The lower
     right corner alone pays 1 and terminates, which is a success: 2 · (size − 1) moves away, 36 of 328 places where size
-    is 19. A time limit of ``limit`` moves truncates. Shows row and column, each one-hot: float32 [2 · size].
+    is 19. A time limit of ``limit`` moves truncates. Shows the place one-hot, float32 [size²].
 
     Raises:
         BadEnvironment: the size is even, so that no row is in the middle.
@@ -87,9 +87,9 @@ def four_rooms(xp: ModuleType, /, *, size: int = 19, limit: int = 100) -> Toy:
         return following, xp.where(there, 1.0, 0.0), xp.where(there, 0.0, 1.0), ~there & (step == limit)
 
     def show(state: RulesState) -> Numbers:
-        return xp.concatenate([one_hot(xp, state["row"], size), one_hot(xp, state["column"], size)], 1)
+        return one_hot(xp, size * state["row"] + state["column"], size**2)
 
     def success(state: RulesState) -> Numbers:
         return (state["row"] == size - 1) & (state["column"] == size - 1)
 
-    return Toy(Rules(toy_spec("toy/four_rooms", (2 * size,), 4), begin, move, show, success=success))
+    return Toy(Rules(toy_spec("toy/four_rooms", (size**2,), 4), begin, move, show, success=success))

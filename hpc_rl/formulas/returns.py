@@ -55,6 +55,16 @@ def gae(
     return cut_scan(delta, discount * lambda_, valid, through)
 
 
+def filtered(reward: Tensor, discount: float, valid: Tensor, before: Tensor) -> Tensor:
+    """F_t = γ F_{t−1} + r_t [T, b], forward in time from F_{−1} = ``before`` [b]; kept where a move is not valid.
+
+    Its spread is that of returns, known as soon as the rewards are (Burda et al. 2018, arXiv 1810.12894, section 2.4).
+    """
+    rows, keep = torch.cat([before[None], reward]), torch.cat([torch.ones_like(before)[None], valid])
+    forward = cut_scan(rows.flip(0), torch.full_like(rows, discount), keep.flip(0), through=True)
+    return forward.flip(0)[1:]
+
+
 def vtrace(
     log_ratio: Tensor,
     reward: Tensor,

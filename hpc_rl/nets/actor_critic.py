@@ -73,6 +73,8 @@ class ActorCritic(nn.Module):
         return output, value.reshape(lead if self.values == 1 else (*lead, self.values)), carry
 
 
+VALUES = ("value", "intrinsic_value")
+"""Extras that a policy's values have: one of the environment's rewards, and where there is a second one of bonuses."""
 FILTERED: Schema = {
     "filtered_return": Leaf((), "float32", "step", "", "discounted sum of the episode's rewards so far")
 }
@@ -87,7 +89,7 @@ def _carry(net: ActorCritic, filtered: bool) -> Schema:
 
 
 class StochasticPolicy:
-    """Acts by sampling π(a|x); remembers those of log π(a|x) and V(x) that ``extras`` names.
+    """Acts by sampling π(a|x); remembers those of log π(a|x) and the `VALUES` of x that ``extras`` names.
 
     With ``filter_discount`` γ it also carries and remembers the discounted sum of the episode's rewards so far,
     F_t = γ F_{t−1} + r_{t−1}, whose spread scales rewards (OpenAI Baselines' VecNormalize).
@@ -106,7 +108,8 @@ class StochasticPolicy:
     @torch.no_grad()
     def act(self, step: Step, carry: dict[str, Tensor], exploration: Tensor, noise: Tensor) -> ActOutput:
         output, value, state = self.net(step.observation[None], step.first[None], carry.get("lstm"))
-        output, extras = output[0], {"value": value[0]}
+        output, values = output[0], value[0].reshape(len(output[0]), -1).unbind(-1)
+        extras = dict(zip(VALUES, values, strict=False))
         action = self.head.sample(output, noise, exploration)
         carry_after = {} if state is None else {"lstm": state}
         if "log_prob" in self.extras:

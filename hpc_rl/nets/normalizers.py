@@ -18,14 +18,18 @@ LIMIT = 10.0  # standard deviations kept, as in OpenAI Baselines' VecNormalize
 
 
 class Standardize(nn.Module):
-    """(x − mean) · scale, clipped. Both are parameters without a gradient, so that they travel with the weights."""
+    """(x − mean) · scale, clipped to ± ``limit``. Both are parameters without a gradient: they travel with the weights.
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
+    An entry's deviation counts as ``floor`` at least: one that has not varied yet has none.
+    """
+
+    def __init__(self, shape: tuple[int, ...], limit: float = LIMIT, floor: float = 1e-4) -> None:
         super().__init__()
+        self.limit, self.floor = limit, floor
         self.mean, self.scale = nn.Parameter(torch.zeros(shape)), nn.Parameter(torch.ones(shape))
 
     def forward(self, x: Tensor) -> Tensor:
-        return ((x - self.mean.detach()) * self.scale.detach()).clamp(-LIMIT, LIMIT)
+        return ((x - self.mean.detach()) * self.scale.detach()).clamp(-self.limit, self.limit)
 
 
 class RunningMoments:
@@ -60,7 +64,7 @@ class RunningMoments:
     def write(self, into: Standardize) -> None:
         """Make these the statistics of the next policy version."""
         into.mean.data.copy_(self.mean)
-        into.scale.data.copy_(self.scale)
+        into.scale.data.copy_(self.scale.clamp(max=1 / into.floor))
 
     def state(self) -> dict[str, Any]:
         return {"count": self.count, "mean": self.mean.clone(), "squares": self.squares.clone()}

@@ -1,4 +1,4 @@
-"""Batches of learners that share parameters: how they share one out as minibatches, and how a method keeps old ones.
+"""Batches of learners that share parameters: how they share one out as minibatches.
 
 A global minibatch is a part of the batch that all members hold together, drawn over the columns of all from a stream
 that they share: results do not depend on how many members there are. A reduction waits for the member with the most, so
@@ -7,15 +7,11 @@ all have equal shares as far as columns go round; one that has nothing of a mini
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import torch
 from torch import Tensor
 
 from hpc_rl.devices import to_device
 from hpc_rl.optim.group import Group
-from hpc_rl.types import ENDS, ROWS, Trajectory
 
 
 def shuffled_moves(group: Group, draw: np.random.Generator, steps: int, columns: int, count: int) -> list[Tensor]:
@@ -40,45 +36,3 @@ def shuffled_columns(group: Group, draw: np.random.Generator, columns: int, coun
     deals = [draw.permutation(count) for _ in range(0, total, count)]
     minibatch = np.concatenate(deals)[low : low + columns]
     return [to_device(np.flatnonzero(minibatch == k), "cpu") for k in range(count)]
-
-
-def concatenate(parts: list[Trajectory]) -> Trajectory:
-    """Copies of fragments of equal length, side by side on the column axis."""
-
-    def joined(values: list[Any]) -> Any:
-        if isinstance(values[0], dict):
-            return {name: joined([x[name] for x in values]) for name in values[0]}
-        return torch.cat(values, 1)
-
-    rows: dict[str, Any] = {name: joined([getattr(part, name) for part in parts]) for name in ROWS}
-    carry = {name: torch.cat([part.carry[name] for part in parts]) for name in parts[0].carry}
-    ends: dict[str, Any] = {name: torch.cat([getattr(part, name) for part in parts]) for name in ENDS}
-    return Trajectory(**rows, carry=carry, **ends)
-
-
-def rows_of(batch: Trajectory) -> dict[str, Tensor]:
-    """The same moves as one row [b, …] per column: {field, extras/name, carry/name: [b, …]}."""
-    plain = {name: getattr(batch, name) for name in vars(batch) if name not in ("extras", "carry")}
-    timed = {name: x.movedim(1, 0) if name in ROWS else x for name, x in plain.items()}
-    timed |= {f"extras/{name}": x.movedim(1, 0) for name, x in batch.extras.items()}
-    return {**timed, **{f"carry/{name}": x for name, x in batch.carry.items()}}
-
-
-def batch_of(rows: dict[str, Tensor]) -> Trajectory:
-    """The inverse of `rows_of`."""
-    whole = {name: x for name, x in rows.items() if "/" not in name}
-    plain: dict[str, Any] = {name: x.movedim(0, 1) if name in ROWS else x for name, x in whole.items()}
-    extras = {name[7:]: x.movedim(0, 1) for name, x in rows.items() if name.startswith("extras/")}
-    carry = {name[6:]: x for name, x in rows.items() if name.startswith("carry/")}
-    return Trajectory(**plain, extras=extras, carry=carry)
-
-
-def moved(batch: Trajectory, device: torch.device | str) -> Trajectory:
-    """The same moves on ``device``."""
-
-    def family(leaves: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {name: to_device(x, device) for name, x in leaves.items()}
-
-    names = [name for name in vars(batch) if name not in ("extras", "carry")]
-    plain: dict[str, Any] = {name: to_device(getattr(batch, name), device) for name in names}
-    return Trajectory(extras=family(batch.extras), carry=family(batch.carry), **plain)

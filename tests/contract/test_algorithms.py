@@ -188,7 +188,7 @@ def test_a_gradient_that_is_not_finite_drops_the_step(name: str) -> None:
     assert learner.group.dropped == 0
     state = learner_state(learner)
     learner.update(fed(learner, replace(batch, reward=torch.full_like(batch.reward, torch.nan))), 0.0)
-    steps = {"ppo": 16, "impala": 4}.get(name, 1)  # 4 columns are in at most 4 minibatches
+    steps = {"ppo": 16, "rnd": 16, "impala": 4}.get(name, 1)  # 4 columns are in at most 4 minibatches
     assert learner.group.dropped == steps, "one bad batch of many steps is one bad update"
     assert torch.equal(learner.weights.data, state["weights"])
     learner.update(fed(learner, batch), 0.0)

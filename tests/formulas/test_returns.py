@@ -3,7 +3,9 @@
 Mutations seen to fail: λ squared; ``value[1:]`` → ``value[:-1]`` in δ; the cut at ``valid`` removed or moved by one
 row; c clipped by ρ̄, ρ by c̄; λ left out of c; the advantage bootstrapped from V instead of v; ρ or ``valid`` left out
 of the advantage. Of ``through``: the row passed over multiplied by its decay; its δ kept; V of the LAST row taken; the
-trace of a row whose move is not valid begun anew. Of discount −1: |discount| in the trace, or in δ.
+trace of a row whose move is not valid begun anew. Of the filter: backward in time; over columns; what was before left
+out, or discounted twice; a move that never happened added, or its row discounted. Of discount −1: |discount| in the
+trace, or in δ.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from hpc_rl.formulas.returns import cut_scan, following, gae, vtrace
+from hpc_rl.formulas.returns import cut_scan, filtered, following, gae, vtrace
 
 GAMMA = 0.9
 
@@ -231,3 +233,16 @@ def test_two_players_see_one_game_with_opposite_signs(seed: int) -> None:
         two, vtrace(ratio, reward, discount, value, valid, 0.9, 1.1, 0.95), (sign[:-1], 1.0, sign[:-1]), strict=True
     ):
         assert torch.allclose(factor * actual, expected)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_filter_runs_along_time_over_the_moves_that_happened(case: Case) -> None:
+    before = np.arange(case.reward.shape[1], dtype=float)
+    reward, _, _, valid = case.tensors()
+    actual = filtered(reward, GAMMA, valid, torch.tensor(before)).numpy()
+    for k in range(case.reward.shape[1]):
+        total = before[k]
+        for t in range(len(case.reward)):
+            if case.valid[t, k]:
+                total = GAMMA * total + case.reward[t, k]
+            assert actual[t, k] == pytest.approx(total)

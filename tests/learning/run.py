@@ -41,6 +41,12 @@ SEEDS = {
     "hdqn_chain": FIVE,  # its bar is a mean over 20 000 episodes: tests/learning/six_states.py judges the runs
     "dqn_chain": FIVE,
     "seed_cartpole": FIVE,
+    "rnd_deepsea": FIVE,  # chosen with seeds 11 to 13, as those of all of RND
+    "rnd_four_rooms": FIVE,
+    "rnd_mountaincar": FIVE,
+    "ppo_deepsea": FIVE,  # RND's controls
+    "ppo_four_rooms": FIVE,
+    "ppo_mountaincar": FIVE,
     "ppo_pendulum": FIVE,
     "ddpg_pendulum": FIVE,
     "td3_pendulum": FIVE,

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from hpc_rl.fragments import allocate, fragment_bytes, part, stacked, trajectory, trajectory_schema
-from hpc_rl.optim.batches import concatenate, moved
+from hpc_rl.optim.trajectories import concatenate, moved
 from hpc_rl.transport.layout import Layout
 from hpc_rl.types import Actions, Leaf, Spec
 
