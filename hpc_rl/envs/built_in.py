@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from hpc_rl.envs import chains, goals, grids, mazes, point_maze, toys
+from hpc_rl.envs import chains, games, goals, grids, mazes, point_maze, toys
 from hpc_rl.envs.toy import Toy
 
 TOYS: dict[str, Callable[..., Toy]] = {
@@ -20,6 +20,8 @@ TOYS: dict[str, Callable[..., Toy]] = {
     "toy/maze": mazes.maze,
     "toy/keychest": mazes.keychest,
     "toy/six_states": chains.six_states,
+    "toy/tictactoe": games.tictactoe,
+    "toy/connect_four": games.connect_four,
     "toy/faulty": toys.faulty,
     "toy/point_maze": point_maze.point_maze,
     "toy/bitflip": goals.bitflip,

@@ -58,6 +58,7 @@ class RulesEnvironment:
         action, started = self._sent
         first = self._ended
         playing = ~first
+        self._refuse_illegal(action, playing)
         reward, discount = np.zeros(self.columns, np.float32), np.ones(self.columns, np.float32)
         truncated = np.zeros(self.columns, bool)
         if not first.any():
@@ -76,6 +77,20 @@ class RulesEnvironment:
         if self._effect is not None:
             self._effect(self._state, playing, started)
         return TimeSteps(self._shown, reward, discount, first, self._ended, self._success())
+
+    def _refuse_illegal(self, action: Array, playing: Array) -> None:
+        """Raise BadEnvironment where a column that plays was sent a move that its Rules do not allow."""
+        if self._rules.legal is None:
+            return
+        legal = np.asarray(self._rules.legal(self._state))
+        wrong = playing & ~legal[np.arange(self.columns), action]
+        if wrong.any():
+            column = int(wrong.argmax())
+            moves = ", ".join(map(str, np.flatnonzero(legal[column])))
+            raise BadEnvironment(
+                f"{self.spec.id}: action {action[column]} in column {column} is not legal there; {moves} would be. "
+                "Use a method that looks at `Rules.legal`, or an environment in which every action is allowed"
+            )
 
     def _uniforms(self, at: Array, count: int) -> Array:
         """[n, count] of the columns ``at`` [n]; none is drawn where Rules want none."""

@@ -49,6 +49,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("toy/goal_counter", {}),
     ("toy/goal_mountaincar", {"limit": 20}),
     ("toy/goal_pendulum", {"limit": 20}),
+    ("toy/tictactoe", {}),
+    ("toy/connect_four", {}),
 ]
 N, MOVES = 6, 25
 
