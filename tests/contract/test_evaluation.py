@@ -30,7 +30,7 @@ from tests.contract.seats import Ran, left_over, run_job
 
 RANKS = {"solo": 1, "allreduce": 2}  # any other topology: 3
 METHOD = {"unroll": 5, "hidden": [8], "anneal": False, "min_size": 100, "capacity": 1000, "epochs": 1, "minibatches": 1}
-METHOD |= {"batch_size": 32, "samples_per_insert": 2.0, "length": 5, "burn_in": 2, "stride": 5}
+METHOD |= {"batch_size": 32, "samples_per_insert": 2.0, "length": 5, "burn_in": 2, "stride": 5, "horizon": 4}
 PENDULUM: dict[str, Any] = {"id": "Pendulum-v1", "columns": 4, "arguments": {"max_episode_steps": 10}}
 WAYS = ways()
 
