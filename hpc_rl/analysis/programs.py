@@ -31,6 +31,7 @@ ORDER = (
     "returns",
     "coverage",
     "goals",
+    "options",
     "episode_films",
 )  # fmt: skip
 """Programs whose ``analyze`` a report runs, in this order."""
