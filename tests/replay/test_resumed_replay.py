@@ -31,6 +31,19 @@ R2D2 = {"burn_in": 2, "length": 4, "stride": 3, "n_step": 2, "lstm": 4, "hidden"
 METHODS: dict[str, dict[str, Any]] = {  # nothing is annealed: the halves have another budget than the whole
     "dqn": {**DQN, "target_every": 7, "hidden": [16], "epsilon_final": 0.3, "epsilon_fraction": 0.0},
     "r2d2": {**DQN, **R2D2, "target_every": 7},
+    "hdqn": {
+        "unroll": 4,
+        "option_limit": 6,
+        "capacity": 400,
+        "min_size": 200,
+        "batch_size": 8,
+        "meta_batch_size": 4,
+        "samples_per_insert": 2.0,
+        "hidden": [16],
+        "epsilon_final": 0.3,
+        "epsilon_fraction": 0.0,
+        "meta_epsilon_fraction": 0.0,
+    },
     "cem": {"unroll": 3},
 }
 HALF = 300
