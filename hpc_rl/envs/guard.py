@@ -71,12 +71,13 @@ class Guard(gymnasium.Wrapper[Any, Any, Any, Any]):
     """``env``, whose answers are checked; with ``flat`` all but a Box observation is flattened (Discrete is one-hot).
 
     Bytes that are flattened beside numbers of another kind are scaled to 0..1, as a network takes them from an
-    observation of bytes alone. ``observation_parts`` tells where each part of a Dict or Tuple lies in the vector.
+    observation of bytes alone; parts of a Dict that have no fixed size are left out. ``observation_parts``
+    tells where each part of a Dict or Tuple lies in the vector.
     """
 
     def __init__(self, id: str, env: Any, flat: bool) -> None:
         super().__init__(env)
-        self._id, self._raw = id, env.observation_space
+        self._id, self._raw = id, numbers_of(env.observation_space) if flat else env.observation_space
         self._box = isinstance(self._raw, spaces.Box)
         self._flat, self._scale = flat and not self._box, None
         self.observation_parts: dict[str, ObservationPart] = {}
@@ -160,6 +161,22 @@ def _is_number(x: Any) -> bool:
     )
 
 
+def numbers_of(space: Any) -> Any:
+    """The space, a Dict without those of its parts that have no fixed size, as a sequence or graph."""
+    if not isinstance(space, spaces.Dict):
+        return space
+    parts = {name: numbers_of(part) for name, part in space.spaces.items()}
+    fixed = {name: part for name, part in parts.items() if _has_fixed_size(part)}
+    return spaces.Dict(fixed) if fixed else space  # which is refused
+
+
+def _has_fixed_size(space: Any) -> bool:
+    try:
+        return bool(space.is_np_flattenable and spaces.flatdim(space))
+    except NotImplementedError:  # a class of spaces that Gymnasium does not know
+        return False
+
+
 def parts_of(id: str, space: Any) -> dict[str, ObservationPart]:
     """Where the parts of a Dict or Tuple lie in the vector, by name; none of other spaces.
 
@@ -187,7 +204,7 @@ def parts_of(id: str, space: Any) -> dict[str, ObservationPart]:
 
 def flattened(id: str, space: spaces.Space[Any]) -> tuple[spaces.Box, Array | None]:
     """The Box that ``space`` is flattened to, and what its entries are multiplied with: None is 1."""
-    if not space.is_np_flattenable:
+    if not _has_fixed_size(space):
         raise BadEnvironment(f"{id}: observations {_short(space)} have no fixed size; wrap it to give a Box of numbers")
     flat: Any = spaces.flatten_space(space)
     scale = _scale(space)

@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec, registry
 
-from hpc_rl.envs.guard import flattened, parts_of
+from hpc_rl.envs.guard import flattened, numbers_of, parts_of
 from hpc_rl.envs.gym import axes_of, scaling_of, spec_of
 from hpc_rl.types import Actions, Array, Spec
 
@@ -82,6 +82,7 @@ class Observations:
     @staticmethod
     def of(id: str, observation: Any, action: Any) -> Observations:
         """Raises BadEnvironment where a run cannot hold such observations or actions."""
+        observation = numbers_of(observation)
         if isinstance(observation, spaces.Box):
             return Observations(spec_of(id, observation, action, {}), observation, None)
         box, scale = flattened(id, observation)

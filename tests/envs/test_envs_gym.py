@@ -300,6 +300,36 @@ def test_each_entry_of_a_box_has_its_own_scale(echo):
     assert seen[0].tolist() == [[0.5, 9]]
 
 
+class Mission(spaces.Space[str]):
+    """A class of spaces that Gymnasium does not know, as MiniGrid's."""
+
+    def sample(self, mask=None, probability=None):
+        return "reach the green square"
+
+
+def test_parts_without_a_fixed_size_are_left_out(echo):
+    inner = spaces.Dict(names=spaces.Sequence(spaces.Discrete(4)), place=spaces.Box(-1, 1, (2,)))
+    talk = spaces.Dict(only=spaces.Sequence(spaces.Discrete(2)))
+    space = spaces.Dict(inner=inner, mission=Mission(), ready=spaces.Discrete(2), talk=talk)
+    env, _ = echo(space, spaces.Discrete(2))
+    assert {name: (part.start, part.stop) for name, part in env.spec.parts.items()} == {
+        "inner/place": (0, 2),
+        "ready": (2, 4),
+    }
+    assert env.reset(np.arange(2)).shape == (2, 4)
+
+
+def test_minigrid_is_played():
+    pytest.importorskip("minigrid")
+    env = make("minigrid:MiniGrid-Empty-5x5-v0", {}, 2)
+    assert {name: part.shape for name, part in env.spec.parts.items()} == {"direction": (4,), "image": (7, 7, 3)}
+    first = env.reset(np.arange(2))
+    env.send(np.array([0, 1]))  # turn to the left, to the right
+    turned = env.recv().observation
+    assert first[:, :4].tolist() == [[1, 0, 0, 0]] * 2
+    assert turned[:, :4].tolist() == [[0, 0, 0, 1], [0, 1, 0, 0]] and 0 < turned[:, 4:].max() < 1
+
+
 def test_what_is_refused(echo):
     with pytest.raises(BadEnvironment, match=r"Sequence.*no fixed size"):
         echo(spaces.Dict(a=spaces.Sequence(spaces.Discrete(4))), spaces.Discrete(2))
