@@ -30,6 +30,7 @@ ORDER = (
     "actions",
     "returns",
     "coverage",
+    "bonuses",
     "goals",
     "options",
     "episode_films",
