@@ -54,7 +54,9 @@ def test_sizes_are_those_of_the_objects_with_numbers(name: str, kind: str, chang
     assert method.weights == learner.weights.data.numel()
     assert method.checkpoint_bytes == nbytes(learner_state(learner))
     assert method.uncounted == ()
-    assert method.act_bytes > 0 and (method.update_bytes > method.batch_bytes or not learner.optimizers)
+    longest = max(items.length for items in config.experience().items)  # of long items little may be read
+    least = method.batch_bytes if longest < 20 else method.batch_bytes // 2
+    assert method.act_bytes > 0 and (method.update_bytes > least or not learner.optimizers)
 
 
 def test_memory_grows_with_the_batch() -> None:

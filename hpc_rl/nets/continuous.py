@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from math import prod
 from typing import Generic, TypeVar
@@ -133,7 +134,7 @@ class ActorWithCritic(nn.Module):
         return action
 
 
-def slope_of(critics: Critics, observation: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+def slope_of(critics: Callable[[Tensor, Tensor], Tensor], observation: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
     """∂Q/∂a [n, *A] of the first critic at ``action``, and Q [n] there; no other gradient is taken."""
     action = action.detach().requires_grad_()
     q = critics(observation, action)[0]

@@ -34,7 +34,7 @@ from hpc_rl.types import Leaf, Schema, Spec, Step, Trajectory, Tree
 
 COLUMNS, MOST_FRAGMENTS = 4, 200
 BEFORE, AFTER = 2, 2  # updates before and after a state is taken: a counter may show at the second one only
-ENVIRONMENTS = ("toy/catch", "toy/counter", "Pendulum-v1")
+ENVIRONMENTS = ("toy/catch", "toy/counter", "Pendulum-v1", "toy/goal_pendulum")
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from hpc_rl import job as jobs
+from hpc_rl.envs.goals import goal_spec
 from hpc_rl.envs.make import describe, make
 from hpc_rl.experience import Unsuited
 from hpc_rl.fragments import allocate, trajectory, trajectory_schema
@@ -26,6 +27,7 @@ SPECS = {
     "discrete": Spec("discrete", (7,), "float32", Actions("discrete", (4,))),
     "multidiscrete": Spec("multidiscrete", (2, 3), "float32", Actions("multidiscrete", (3, 2))),
     "box": Spec("box", (5,), "float32", Actions("box", (2,), (-1.0, -1.0), (1.0, 1.0))),
+    "goal": goal_spec("goal", 3, 2, Actions("box", (2,), (-1.0, -1.0), (1.0, 1.0))),
     "pixel": Spec("pixel", (36, 36), "uint8", Actions("discrete", (6,)), stack=4),
 }
 ENVIRONMENTS = ("toy/catch", "toy/counter")
@@ -60,13 +62,21 @@ def suits(name: str, spec: Spec) -> bool:
     return True
 
 
-BOXES = {"toy/catch": "Pendulum-v1", "toy/counter": "toy/box_counter"}
-"""What stands for an environment of discrete choices where a method needs a box of actions."""
+STAND_INS = {
+    "toy/catch": "Pendulum-v1",
+    "Pendulum-v1": "toy/goal_pendulum",
+    "toy/counter": "toy/box_counter",
+    "toy/box_counter": "toy/goal_counter",
+}
+"""What stands for an environment of discrete choices where a method needs a box of actions, and for that one where it
+needs goals."""
 
 
 def environment_of(name: str, id: str) -> str:
-    """This environment, or the one of BOXES where the method does not suit it."""
-    return id if id not in BOXES or suits(name, describe(id, {})) else BOXES[id]
+    """This environment, or the first one of those that stand in for it that the method suits."""
+    while id in STAND_INS and not suits(name, describe(id, {})):
+        id = STAND_INS[id]
+    return id
 
 
 def step_of(spec: Spec, columns: int, seed: int = 0) -> Step:
