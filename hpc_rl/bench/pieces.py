@@ -13,13 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from hpc_rl import host_memory
 from hpc_rl import job as jobs
 from hpc_rl.agent import Agent, agent_of
 from hpc_rl.algorithms.base import Policy
 from hpc_rl.bench.batches import batch_shapes, items_schema, random_actions, random_tree
+from hpc_rl.bench.flops import Flops
 from hpc_rl.devices import to_device
 from hpc_rl.envs.base import Environment
 from hpc_rl.envs.make import make
@@ -72,9 +72,9 @@ def pieces(job: Job) -> Iterator[Pieces]:
         }
         for name in ("env", "infer", "peak"):
             work[name]()
-        with FlopCounterMode(display=False) as counter:
+        with Flops() as flops:
             moves = work["learn"]()
-        yield Pieces(work, agent.experience, counter.get_total_flops() / moves)
+        yield Pieces(work, agent.experience, flops.total / moves)
     finally:
         environment.close()
 
