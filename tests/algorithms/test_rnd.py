@@ -11,6 +11,7 @@ filter's rows taken by their place.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from hpc_rl.transport.ports import Ports
 from hpc_rl.transport.waiting import Waiting
 from hpc_rl.types import Spec, Trajectory
 from tests.contract.batches import config_of, learner_of, sampled, sampled_trees
+from tests.contract.seats import newest, run_job
 
 SMALL = {"embedding": (8,), "features": 6, "hidden": (16,), "warm_up": 1}
 GAMMA_E, GAMMA_I, LAMBDA = 0.97, 0.9, 0.8
@@ -286,3 +288,26 @@ def test_a_move_without_numbers_has_no_bonus_and_leaves_the_filter() -> None:
     metrics = learner.update({"items": batch}, 0.0).metrics
     assert all(np.isfinite(x) for x in metrics.values())
     assert learner.bonuses.sums.count == int(batch.valid.sum())
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_run_that_was_stopped_goes_on_as_if_it_had_not(ranks: int, tmp_path: Path) -> None:
+    """To the bit on one rank; two ranks share its columns, with the sums of their filters, out anew."""
+
+    def table(env_steps: int, ranks: int) -> dict[str, Any]:
+        return {
+            "algorithm": "rnd",
+            "topology": "allreduce",
+            "environment": {"id": "toy/deep_sea", "columns": 4, "arguments": {"size": 5}},
+            "budget": {"env_steps": env_steps},
+            "resources": {"ranks": ranks, "threads": 1},
+            "rnd": {"unroll": 12, "embedding": [8], "features": 6, "hidden": [16]},
+        }
+
+    whole = newest(run_job(table(320, 1), tmp_path / "whole"))[0]
+    half = run_job(table(160, 1), tmp_path / "half")
+    again = newest(run_job(table(320, ranks), tmp_path / "again", resume=half))[0]
+    assert again["columns"]["column"].tolist() == whole["columns"]["column"].tolist() == [0, 1, 2, 3]
+    parts = [(again["weights"], whole["weights"]), (again["columns"]["sum"], whole["columns"]["sum"])]
+    for part, expected in parts:
+        assert torch.equal(part, expected) if ranks == 1 else (part - expected).abs().max() <= 1e-5
