@@ -64,8 +64,13 @@ SEEDS = {
     "td3_pointmaze": THREE,  # the flat control of it
 }
 
-COMPARED = ("apex_grid", "hiro_pointmaze", "her_bitflip")  # jobs whose bar is a comparison with a control: on all seeds
-CONTROLS = {  # job -> control -> the settings that take something away
+# Jobs whose bar is a comparison with a control: on all seeds.
+COMPARED = ("apex_grid", "hiro_pointmaze", "her_bitflip", "rnd_deepsea", "ppo_deepsea")
+LARGER_SEA = ("environment.arguments.size=20", "budget.env_steps=1_000_000")
+CONTROLS = {  # job -> control -> the settings that take something away, or make the task harder
+    "rnd_deepsea": {"size_20": LARGER_SEA},
+    "ppo_deepsea": {"size_20": LARGER_SEA},
+    "rnd_four_rooms": {"no_bonus": ("rnd.intrinsic_weight=0.0",)},
     "dqn_cartpole": {
         "no_target_network": ("dqn.target_every=1",),  # θ⁻ = θ at every update
         "no_replay": ("dqn.capacity=64",),  # the least: 8 moves of each of 8 columns
