@@ -22,6 +22,7 @@ from hpc_rl.experience import Relabel, Unsuited
 from hpc_rl.methods import experience
 from hpc_rl.show import render
 from tests.contract.seats import run_job
+from tests.replay.test_resumed_replay import differing, last
 
 METHODS = ("dqn", "ddpg", "td3", "sac")
 
@@ -81,6 +82,21 @@ def test_goals_are_relabelled_wherever_the_ring_lies(topology: str, resources: A
         run_job(table_of(topology, **resources), tmp_path / "run")
     items, reached = np.sum(seen, 0)
     assert len(seen) > 10 and reached / items > 0.2
+
+
+@pytest.mark.parametrize("strategy", ["future", "episode"])
+def test_a_resumed_run_learns_from_the_same_goals(strategy: str, tmp_path: Path) -> None:
+    """N env steps and then N leave the bits of 2N: weights, optimiser and replay."""
+
+    def table(env_steps: int) -> dict[str, Any]:
+        plain = table_of("solo", ranks=1)
+        fixed = {"relabel": strategy, "epsilon_base": 0.3, "epsilon_exponent": 0.0}  # nothing is annealed
+        return {**plain, "budget": {"env_steps": env_steps}, "dqn": {**plain["dqn"], **fixed}}
+
+    half = run_job(table(250), tmp_path / "half")
+    two, two_meta = last(run_job(table(500), tmp_path / "two", resume=half))
+    one, one_meta = last(run_job(table(500), tmp_path / "one"))
+    assert one_meta["updates"] == two_meta["updates"] > 40 and differing(one, two) == []
 
 
 def test_an_environment_without_goals_is_refused_before_a_rank_starts() -> None:
