@@ -59,10 +59,17 @@ class Spans:
 
 
 class Relabelling:
-    """Relabels the items of one kind that a ring with these ``rows`` draws."""
+    """Relabels the items of one kind that a ring with these ``rows`` draws.
+
+    Raises:
+        ValueError: the policy has no such extras, or nobody says what another goal pays.
+    """
 
     def __init__(self, relabel: Relabel, rows: Rows, spec: Spec, goal_reward: GoalReward | None) -> None:
-        self.relabel, self.rows, self.goal_reward = relabel, rows, goal_reward
+        _check_extras(relabel, rows, spec)
+        self.relabel, self.rows, self.goal_reward = relabel, rows, None if relabel.goal else goal_reward
+        if goal_reward is None and not relabel.goal:
+            raise ValueError("items are relabelled with other goals of observations, and the ring has no goal_reward")
         self.spans = Spans(rows, relabel.within)
         self.achieved = slice(spec.parts[ACHIEVED].start, spec.parts[ACHIEVED].stop)
         desired = spec.parts.get(DESIRED)
@@ -77,14 +84,13 @@ class Relabelling:
         chosen = np.flatnonzero(whether < self.relabel.share)
         row, column = self._sources(row[chosen], column[chosen], low, which[chosen])
         goal = self.rows.flat["observation"][self.rows.at(row, column)][:, self.achieved]
-        if self.relabel.goal:
+        if self.goal_reward is None:
             for name in {f"extras/{self.relabel.goal}", f"carry/{self.relabel.goal}"} & tree.keys():
                 tree[name][..., chosen, :] = goal
             return
         observation = tree["observation"]
         observation[:, chosen, self.desired] = goal
         achieved = observation[1:, chosen, self.achieved]
-        assert self.goal_reward is not None
         reward, discount = self.goal_reward(achieved, np.broadcast_to(goal, achieved.shape))
         tree["reward"][:, chosen], tree["discount"][:, chosen] = reward, discount
 
@@ -97,6 +103,16 @@ class Relabelling:
         first, last = self.spans.of(row, column)
         begin = {"future": row + 1, "final": last, "episode": np.maximum(first, low)}[strategy]
         return begin + (u * (last + 1 - begin)).astype(np.int64), column
+
+
+def _check_extras(relabel: Relabel, rows: Rows, spec: Spec) -> None:
+    size = spec.parts[ACHIEVED].stop - spec.parts[ACHIEVED].start
+    for name, shape in ((relabel.goal, (size,)), (relabel.within, ())):
+        leaf = rows.flat.get(f"extras/{name}")
+        if name and (leaf is None or leaf.shape[1:] != shape):
+            raise ValueError(
+                f"Relabel names the extra {name!r}, which must be {list(shape)} of each move; see Policy.extras"
+            )
 
 
 def relabelling(items: Items, rows: Rows, spec: Spec, goal_reward: GoalReward | None) -> Relabelling | None:

@@ -252,6 +252,18 @@ def test_a_goal_among_the_extras_is_replaced_and_rewards_are_left() -> None:
             assert source in rows_allowed(columns, k, begin, (update + 1) * UNROLL, relabel)
 
 
+def test_extras_that_are_not_there_are_named() -> None:
+    for relabel, sentence in (
+        (Relabel("future", 1.0, goal="goals"), r"names the extra 'goals', which must be \[2\] of each move"),
+        (Relabel("future", 1.0, goal="opens"), r"names the extra 'opens', which must be \[2\] of each move"),
+        (Relabel("future", 1.0, within="goal"), r"names the extra 'goal', which must be \[\] of each move"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            ring_of(items_of(relabel))
+    with pytest.raises(ValueError, match="the ring has no goal_reward"):
+        Ring(SCHEMA, SPEC, range(10, 13), Experience(UNROLL, (items_of(Relabel("future", 1.0)),), 180), 1, 7)
+
+
 def test_fragments_that_were_lost_end_what_can_be_reached() -> None:
     relabel = Relabel("future", 1.0)
     columns, ring = columns_of(mean=1e9), ring_of(items_of(relabel, 1))
