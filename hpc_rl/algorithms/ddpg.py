@@ -68,9 +68,7 @@ class Config:
     min_size: Annotated[NonNegativeInt, "env steps before the first update"] = 5_000
     batch_size: Annotated[PositiveInt, "items per update, over all learners"] = 256
     samples_per_insert: Annotated[Positive, "items drawn per env step"] = 256.0
-    relabel: Annotated[Hindsight, "goals in hindsight for a share of the items; needs an environment with goals"] = (
-        "none"
-    )
+    relabel: Annotated[Hindsight, "where the goals of a share of the items come from in hindsight"] = "none"
     relabel_share: Annotated[Fraction, "of the items, k / (k + 1) for k relabelled beside each other one"] = 0.8
     priority_exponent: Annotated[Fraction, "α of priorities |δ|; 0 draws uniformly"] = 0.0
     importance_exponent: Annotated[Fraction, "β of importance weights, where α > 0"] = 0.4

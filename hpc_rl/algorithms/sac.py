@@ -60,9 +60,7 @@ class Config:
     min_size: Annotated[NonNegativeInt, "env steps before the first update"] = 5_000
     batch_size: Annotated[PositiveInt, "items per update, over all learners"] = 256
     samples_per_insert: Annotated[Positive, "items drawn per env step"] = 256.0
-    relabel: Annotated[Hindsight, "goals in hindsight for a share of the items; needs an environment with goals"] = (
-        "none"
-    )
+    relabel: Annotated[Hindsight, "where the goals of a share of the items come from in hindsight"] = "none"
     relabel_share: Annotated[Fraction, "of the items, k / (k + 1) for k relabelled beside each other one"] = 0.8
     tau: Annotated[float, Range(0, 1, open_low=True), "τ, how far the target networks go each update"] = 0.005
     actor_learning_rate: Annotated[Positive, "of the actor's Adam"] = 3e-4
