@@ -1,11 +1,13 @@
 """h-DQN's own numbers against slow twins, its options against whole episodes, its ε.
 
-Mutations seen to fail: ε inverted, at evaluation, or the same for all goals; the meta-controller's state that where the
-option ended, or a goal of another row; the controller's target cut by the environment's end alone, or by an option that
-reached its limit; a ReLU behind Q; options cut to the last ones; an item of the meta-controller for every move; γ^N for
-γ and γ for γ^N; the termination bootstrapped; a time limit taken for one; the target networks left
-out; goals chosen at LAST counted as attempts; options that time limits ended not counted; attempts of this rank
-alone; the meta-controller learning in the first phase; the controller's ε without its success, or without its time.
+Mutations seen to fail: ε inverted, unscaled by ``exploration``, the same for all goals, or that of the goal before; one
+pair of uniforms for both levels; the meta-controller's state that where the option ended, or a goal of another row; the
+controller's target cut by the environment's end alone, or not by it; the goal looked for in the state before; a ReLU
+behind Q; an item of the meta-controller for every move, or one that outlasts its option; γ^N for γ, γ for γ^N, or none;
+the termination bootstrapped; target networks left out; the meta-controller learning in the first phase, or in every
+update; goals chosen at LAST counted as attempts, or options that ended with their episode not; a goal kept over
+episodes, or its limit a move late; attempts of this rank alone, counted twice, or lost where a run is resumed; ε
+without success, without time, or not written to the weights.
 """
 
 from __future__ import annotations
@@ -280,6 +282,10 @@ def test_a_goal_is_explored_by_its_own_epsilon_and_actions_of_evaluation_are_gre
     act = actor.act(step_of(observation, True), actor.initial_carry(n), torch.ones(n), noise)
     share = float((act.extras["goal"] != best).float().mean())
     assert share == pytest.approx(0.3 * 3 / 4, abs=0.02), "the meta-controller's"
+    new = act.extras["goal"] == 1
+    greedy_there = int(actor.net.q1(observation[:1], torch.tensor([1])).argmax())
+    chosen = float((act.action[new] != greedy_there).float().mean())
+    assert new.sum() > 300 and chosen == pytest.approx(0.9 * 2 / 3, abs=0.06), "that of the goal just chosen"
     for goal, epsilon in enumerate((0.1, 0.9, 0.5, 0.0)):
         carry = {"pursued": torch.full((n,), goal), "moves": torch.ones(n, dtype=torch.int64)}
         greedy = int(actor.net.q1(observation[:1], torch.tensor([goal])).argmax())

@@ -1,7 +1,8 @@
 """Goals named in a job: what a network is shown of them, and which frames of Montezuma's first room reach a box.
 
-Mutations seen to fail: the mask of another goal, or of rows for columns; pixels that moved anywhere, or none that must;
-another scene taken for a touch; the frames before the two newest; the mark left out of what the controller is shown.
+Mutations seen to fail: the mask of another goal, or rows for columns; pixels that moved anywhere, or outside; one pixel
+enough; flicker taken for a move, or what darkens for none; another scene taken for a touch; a frame before the two
+newest; the mark left out of what the controller is shown; an entry taken for its goal's number.
 """
 
 from __future__ import annotations
