@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
+from hpc_rl.experience import Items
 from hpc_rl.fragments import fragment_bytes
 from hpc_rl.launchers.options import nodes_of
 from hpc_rl.memory import ATARI_RATIO, MIB, Figures, budget, gather
@@ -69,7 +70,7 @@ def _batch(figures: Figures) -> str:
             kinds.append(f"{plan.batch_columns} columns per update ({moves:,} samples)")
         elif items.length:
             batch = f"{items.batch_size} {items.name} of {items.length} move{'s' * (items.length > 1)} per update"
-            kinds.append(f"{batch}, {items.samples_per_insert:g} drawn for each env step")
+            kinds.append(f"{batch}, {items.samples_per_insert:g} drawn for each env step{_hindsight(items)}")
         else:
             kinds.append("an update takes whole episodes")
     passes = f", {experience.passes} passes" if experience.passes > 1 else ""
@@ -79,6 +80,12 @@ def _batch(figures: Figures) -> str:
     each = " in each worker" if plan.of("parameter_server") else ""
     replay = f"replay of {experience.capacity:,} env steps{each}, learning from {experience.min_size:,} on"
     return " and ".join(kinds) + passes + parts + f"\n{replay}"
+
+
+def _hindsight(items: Items) -> str:
+    """Of relabelled items, how many and from where."""
+    relabel = items.relabel
+    return f", {100 * relabel.share:g} % with goals in hindsight ({relabel.strategy})" if relabel else ""
 
 
 def _network(figures: Figures) -> str:

@@ -99,6 +99,12 @@ def test_a_resumed_run_learns_from_the_same_goals(strategy: str, tmp_path: Path)
     assert one_meta["updates"] == two_meta["updates"] > 40 and differing(one, two) == []
 
 
+def test_show_says_how_many_items_are_relabelled() -> None:
+    text = render(jobs.load("her_bitflip"))
+    assert "128 items of 1 move per update, 21 drawn for each env step, 80 % with goals in hindsight (future)" in text
+    assert "achieved_goal [15], desired_goal [15]" in text
+
+
 def test_an_environment_without_goals_is_refused_before_a_rank_starts() -> None:
     job = jobs.parse({**table_of("solo"), "environment": {"id": "toy/catch", "columns": 4}}, "test")
     sentence = r'looks for "achieved_goal" and "desired_goal" .* and toy/catch shows no parts; use an environment with'
