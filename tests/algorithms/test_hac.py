@@ -1,9 +1,11 @@
 """HAC against the recursion of its paper over whole trajectories, and its losses against a slow twin.
 
-Mutations seen to fail: a penalty that bootstraps, or without a whole run below; the goal left out of what a level sees;
-subgoals about 0 where their range is not; noise below a test, and tests in an evaluation; what is below a test not part
-of it; always the proposal for an action, or never; tests beside goals from hindsight; such a goal met at the end of an
-item alone; −1, or γ, where the goal is met.
+Mutations seen to fail: a penalty that bootstraps, without a whole run below, where a run of the level below that was
+cut short, or left out of the loss; the goal left out of what a level sees; subgoals about 0 where their range is not;
+noise below a test, and tests in an evaluation; what is below a test not part of it; always the proposal for an action,
+or never; tests beside goals from hindsight; such a goal met at the end of an item alone; the last state alone for it;
+−1, or γ, where the goal is met; s for s'; targets below −H; a first value near −H; attempts that go on over an opening
+row; an attempt that counts before it ends; goals of higher levels that end no run; actors that descend.
 """
 
 from __future__ import annotations

@@ -61,11 +61,13 @@ SEEDS = {
     "ppo_pong": THREE,
     "a2c_pong": THREE,
     "hiro_pointmaze": THREE,  # chosen with seed 11
+    "hac_mountaincar": FIVE,  # chosen with seed 11
+    "hac_pendulum": FIVE,
     "td3_pointmaze": THREE,  # the flat control of it
 }
 
 # Jobs whose bar is a comparison with a control: on all seeds.
-COMPARED = ("apex_grid", "hiro_pointmaze", "her_bitflip", "rnd_deepsea", "ppo_deepsea")
+COMPARED = ("apex_grid", "hac_mountaincar", "hiro_pointmaze", "her_bitflip", "rnd_deepsea", "ppo_deepsea")
 LARGER_SEA = ("environment.arguments.size=20", "budget.env_steps=1_000_000")
 CONTROLS = {  # job -> control -> the settings that take something away, or make the task harder
     "rnd_deepsea": {"size_20": LARGER_SEA},
@@ -118,6 +120,12 @@ CONTROLS = {  # job -> control -> the settings that take something away, or make
     },
     "hdqn_chain": {"untrained": ("hdqn.samples_per_insert=1e-9",)},  # ε stays 1; dqn_chain is its flat control
     "gorila_cartpole": {"untrained": ("dqn.samples_per_insert=1e-9",)},
+    "hac_mountaincar": {
+        "three_levels": ("hac.levels=3", "hac.horizon=5"),  # no control: the other setting of the paper
+        "flat": ("hac.levels=1",),  # DDPG with hindsight
+        "no_tests": ("hac.test_share=0.0",),
+    },
+    "hac_pendulum": {"flat": ("hac.levels=1",)},
     "hiro_pointmaze": {"no_relabelling": ("hiro.candidates=1",)},
     "cem_cartpole": {"no_selection": ("cem.elite=1.0",)},  # all candidates are the elite
 }

@@ -47,8 +47,13 @@ METHODS: dict[str, dict[str, Any]] = {  # nothing is annealed: the halves have a
     "cem": {"unroll": 3},
     "hiro": {"unroll": 4, "interval": 5, "capacity": 400, "min_size": 200, "batch_size": 8, "low_steps": 3,
              "samples_per_insert": 0.5, "candidates": 4, "hidden": [8], "noise_fraction": 0.0},
+    "hac": {"unroll": 4, "levels": 3, "horizon": 2, "capacity": 400, "min_size": 200, "batch_size": 8,
+            "samples_per_insert": 2.0, "hidden": [16]},
 }  # fmt: skip
-BOXES = {"hiro": {"id": "toy/point_maze", "arguments": {"steps": 13}}}  # of methods that toy/catch does not suit
+BOXES = {  # of methods that toy/catch does not suit
+    "hiro": {"id": "toy/point_maze", "arguments": {"steps": 13}},
+    "hac": {"id": "toy/goal_pendulum", "arguments": {"limit": 11}},
+}
 HALF = 300
 
 
@@ -83,7 +88,7 @@ def differing(one: Any, other: Any, key: str = "state") -> list[str]:
     return [] if one == other else [key]
 
 
-# Ranks are threads of one torch generator, from which critics are made once all have started: "hiro" is on one only.
+# Ranks are threads of one torch generator, from which critics are made once all have started: BOXES are on one only.
 CASES = [(name, ranks) for name in METHODS for ranks in (1, 2) if ranks == 1 or name not in BOXES]
 
 
