@@ -57,6 +57,9 @@ SEEDS = {
     "ppo_masked_cartpole": FIVE,
     "impala_masked_cartpole": FIVE,
     "impala_catch": FIVE,
+    "fun_maze": FIVE,  # chosen with seed 11
+    "a2c_maze": FIVE,  # the control of fun_maze, chosen with seed 11, too
+    "fun_keychest": (1,),  # not learned
     "impala_pong": THREE,
     "ppo_pong": THREE,
     "a2c_pong": THREE,
@@ -127,6 +130,7 @@ CONTROLS = {  # job -> control -> the settings that take something away, or make
     },
     "hac_pendulum": {"flat": ("hac.levels=1",)},
     "hiro_pointmaze": {"no_relabelling": ("hiro.candidates=1",)},
+    "fun_maze": {"few_random_goals": ("fun.random_goal=0.05",)},  # the worker learns the way itself
     "cem_cartpole": {"no_selection": ("cem.elite=1.0",)},  # all candidates are the elite
 }
 
