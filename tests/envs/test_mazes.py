@@ -129,6 +129,8 @@ def test_the_key_pays_once_and_opens_the_chest() -> None:
     assert reward[0] == 0 and discount[0] == 1 and not rules.success(state)[0], "no key"
     state, reward, discount, truncated = rules.move(at((2, 2), key=1, step=499), np.array([LEFT]), SURE)
     assert reward[0] == 5 and discount[0] == 0 and not truncated[0] and rules.success(state)[0]
+    _, reward, discount, truncated = rules.move(at((4, 5), key=1, step=499), np.array([LEFT]), SURE)
+    assert reward[0] == 0 and discount[0] == 1 and truncated[0], "a time limit is no termination"
 
 
 def test_episodes_begin_anywhere_but_at_key_and_chest() -> None:
