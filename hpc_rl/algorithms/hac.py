@@ -11,7 +11,8 @@ Every action of every level gives transitions (s, a, r, γ, s'; g), s' where the
                        without noise, and missed by a run of H actions                                  (section 4.4)
 
 Each level is DDPG (ddpg.py) with Q(s, a; g) = −H σ(f + c) within −H..0 and y = clip(r + γ Q(s', π(s'; g); g), −H, 0).
-Training acts by clip(π + σ z, −1, 1), or with probability ``random_actions`` by any action, all as likely.
+Training acts by clip(π + σ z, −1, 1), or with probability ``random_actions`` by any action, all as likely; subgoals
+have a σ for each entry.
 
 Published settings, in the fields of Config: the authors' code has batch_size 1024, γ 0.98, Adam 1e-3, hidden 64, 64,
 64, random_actions 0.2, noise 0.1, test_share 0.3, 3 hindsight goals, 40 updates an episode, no target networks.
@@ -73,7 +74,8 @@ class Config:
     hindsight_goals: Annotated[NonNegativeInt, "k, draws with another goal for each one without"] = 3
     test_share: Annotated[Fraction, "of subgoals that are tested"] = 0.3
     random_actions: Annotated[Fraction, "share of actions that are drawn uniformly"] = 0.2
-    noise: Annotated[NonNegative, "σ of all other actions, in the scale of −1..1"] = 0.1
+    noise: Annotated[NonNegative, "σ of all other moves, in the scale of −1..1"] = 0.1
+    subgoal_noise: Annotated[tuple[NonNegative, ...], "σ of all other subgoals, each entry"] = (0.02, 0.01)
     learning_rate: Annotated[Positive, "of Adam, of actors and critics"] = 1e-3
     discount: Annotated[Fraction, "γ"] = 0.98
     hidden: Annotated[tuple[PositiveInt, ...], "units per layer, of every actor and critic"] = (64, 64)
@@ -162,14 +164,15 @@ def policy(config: Config, spec: Spec, rules: Rules | None) -> SubgoalPolicy:
             f"has {spec.actions.kind} actions and shows {parts}; use an environment with goals, as Gymnasium's GoalEnv"
         )
     view = goal_view(spec, GoalSpace(config.low, config.high, config.thresholds))
-    sizes = {len(config.low), len(config.high), len(config.thresholds)}
+    sizes = {len(config.low), len(config.high), len(config.thresholds), len(config.subgoal_noise)}
     if sizes != {view.goal} or any(low >= high for low, high in zip(config.low, config.high, strict=True)):
         raise Unsuited(
             f"HAC's subgoals from low = {list(config.low)} to high = {list(config.high)} with thresholds = "
-            f"{list(config.thresholds)} do not fit the goals of {spec.id}; give {view.goal} numbers each, low < high"
+            f"{list(config.thresholds)} and subgoal_noise = {list(config.subgoal_noise)} do not fit the goals of "
+            f"{spec.id}; give {view.goal} numbers each, low < high"
         )
     specs = level_specs(spec, view, config.levels)
-    exploring = (config.noise, config.random_actions, config.test_share)
+    exploring = (config.noise, tuple(config.subgoal_noise), config.random_actions, config.test_share)
     return SubgoalPolicy(view, specs, tuple(config.hidden), config.horizon, exploring)
 
 

@@ -38,6 +38,10 @@ class GoalSpace:
         low, high = action.new_tensor(self.low), action.new_tensor(self.high)
         return low + (action + 1) / 2 * (high - low)
 
+    def spread(self, width: Tensor) -> Tensor:
+        """Widths [.., g] of goals in the scale of actions."""
+        return 2 * width / (width.new_tensor(self.high) - width.new_tensor(self.low))
+
 
 def bounded_value(x: Tensor, horizon: int) -> Tensor:
     """Q = −H σ(x + c), within −H..0, c such that x = 0 is FIRST_VALUE: no more than H moves of −1 are left of a run."""

@@ -25,8 +25,8 @@ def normal(noise: Tensor) -> Tensor:
 
 
 def noisy(action: Tensor, exploration: Tensor, noise: Tensor) -> Tensor:
-    """clip(a + σ z, −1, 1) of a [n, *A], σ = ``exploration`` [n], z from uniforms [n, K]."""
-    spread = (exploration[:, None] * normal(noise)).reshape(action.shape)
+    """clip(a + σ z, −1, 1) of a [n, *A], σ = ``exploration`` [n] or [n, K], z from uniforms [n, K]."""
+    spread = (exploration.reshape(len(action), -1) * normal(noise)).reshape(action.shape)
     return (action + spread).clamp(-1, 1)
 
 

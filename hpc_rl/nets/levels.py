@@ -65,8 +65,9 @@ class BoundedCritic(nn.Module):
         return bounded_value(self.critic(inputs, action), self.horizon)
 
 
-Exploring = tuple[float, float, float]
-"""σ of actions, the share of them that are drawn uniformly, and that of subgoals that are tested."""
+Exploring = tuple[float, tuple[float, ...], float, float]
+"""σ of actions in the scale of −1..1, σ of subgoals, each entry in its own unit, the share of both that are drawn
+uniformly, and that of subgoals that are tested."""
 
 
 class SubgoalPolicy:
@@ -108,7 +109,7 @@ class SubgoalPolicy:
 
     @torch.no_grad()
     def act(self, step: Step, carry: dict[str, Tensor], exploration: Tensor, noise: Tensor) -> ActOutput:
-        view, levels, observation, (_, _, test_share) = self.view, range(self.levels), step.observation, self.exploring
+        view, levels, observation, test_share = self.view, range(self.levels), step.observation, self.exploring[-1]
         goals, testing = list(carry["goals"].unbind(1)), list(carry["testing"].unbind(1))
         achieved, goals[-1] = observation[:, view.achieved], observation[:, view.desired]
         met = torch.stack([*(view.space.met(achieved, goal) for goal in goals[:-1]), step.reward >= 0], 1)
@@ -128,7 +129,10 @@ class SubgoalPolicy:
 
     def _action(self, level: int, observation: Tensor, goal: Tensor, scale: Tensor, noise: Tensor) -> Tensor:
         """[b, K] of a level; ``scale`` [b] of what explores."""
-        std, random_actions, _ = self.exploring
+        of_actions, of_subgoals, random_actions, _ = self.exploring
+        std = self.view.space.spread(goal.new_tensor(of_subgoals)) if level else goal.new_tensor(of_actions)
         proposal = self.net[level](self.view.inputs(observation, goal)).flatten(1)
         at_random = noise[:, 0] < scale * random_actions
-        return torch.where(at_random[:, None], 2 * noise[:, 2:] - 1, noisy(proposal, std * scale, noise[:, 2:]))
+        return torch.where(
+            at_random[:, None], 2 * noise[:, 2:] - 1, noisy(proposal, std * scale[:, None], noise[:, 2:])
+        )

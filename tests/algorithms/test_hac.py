@@ -35,7 +35,10 @@ from hpc_rl.types import Actions, Array, Rules, Spec, Step, Trajectory, Tree
 
 LOW, HIGH, NEAR = (-1.0, -0.5), (1.0, 1.5), (0.3, 0.4)
 SPEC = goal_spec("walk", 2, 2, Actions("box", (2,), (-1.0, -1.0), (1.0, 1.0)))
-BASE = {"low": LOW, "high": HIGH, "thresholds": NEAR, "min_size": 1, "batch_size": 8, "capacity": 4000, "unroll": 5}
+BASE = {
+    "low": LOW, "high": HIGH, "thresholds": NEAR, "subgoal_noise": (0.1, 0.1),
+    "min_size": 1, "batch_size": 8, "capacity": 4000, "unroll": 5,
+}  # fmt: skip
 CASES = [(2, 3), (3, 2)]  # levels, H
 COLUMNS = 3
 
@@ -306,10 +309,13 @@ def test_an_evaluation_has_no_noise_and_no_tests() -> None:
 
 def test_noise_and_random_actions_are_those_of_the_config() -> None:
     place = np.zeros((4000, 2))
-    noisy = acts(policy_of(config_of(noise=0.1, random_actions=0.0, test_share=0.0), 0.1), place, 1.0)
-    greedy = acts(policy_of(config_of(noise=0.1, random_actions=0.0, test_share=0.0), 0.1), place, 0.0)
+    config = config_of(noise=0.2, subgoal_noise=(0.1, 0.03), random_actions=0.0, test_share=0.0)
+    noisy, greedy = (acts(policy_of(config, 0.1), place, exploration) for exploration in (1.0, 0.0))
     subgoal = noisy.extras["goal_0"] - greedy.extras["goal_0"]
-    assert torch.allclose(subgoal.std(0), torch.tensor([0.1, 0.1]), atol=0.01)  # half of 2, of 2
+    assert torch.allclose(subgoal.std(0), torch.tensor([0.1, 0.03]), rtol=0.1)
+    tested = acts(policy_of(config_of(noise=0.2, subgoal_noise=(0.0, 0.0), random_actions=0.0, test_share=0.0), 0.1),
+                  place, 1.0)  # fmt: skip
+    assert torch.allclose((tested.action - greedy.action).std(0), torch.tensor([0.2, 0.2]), rtol=0.1)
     anything = acts(policy_of(config_of(random_actions=1.0, test_share=0.0)), place, 1.0)
     goals = anything.extras["goal_0"].numpy()
     assert np.allclose(goals.min(0), LOW, atol=0.01) and np.allclose(goals.max(0), HIGH, atol=0.01)
