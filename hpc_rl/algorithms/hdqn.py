@@ -163,9 +163,7 @@ class Learner(base.Learner):
             "meta": make_optimizer(meta, adam[0], config.meta_learning_rate, *adam[1:]),
         }
         self.success = torch.zeros(self.net.goals.count)
-        self.options: dict[
-            str, Tensor
-        ] = {}  # of each column since the last update, how many ended and how many reached
+        self.options: dict[str, Tensor] = {}  # since the last update, of each column: how many ended, how many reached
         self.rounds = 0
 
     def arrived(self, rows: Mapping[str, Tensor]) -> None:
