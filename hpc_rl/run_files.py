@@ -15,7 +15,7 @@ from hpc_rl.plan import RankSpec
 from hpc_rl.runtime.files import MetricsWriter, RunFiles, SegmentWriter
 from hpc_rl.settings import Job
 from hpc_rl.storage import checkpoint, replay_files
-from hpc_rl.storage.metrics import Metrics
+from hpc_rl.storage.metrics import CHIEFS, Metrics
 from hpc_rl.storage.run_dir import RunDir, write_json
 from hpc_rl.storage.trajectories import Recorder
 from hpc_rl.types import Array, Schema, Spec
@@ -58,7 +58,7 @@ def run_files(
         run.write_state(state=state, **{name: summary[name] for name in ("reason", "env_steps", "updates", "attempt")})
 
     def metrics(begin: int) -> MetricsWriter:
-        if rank_spec.rank == 0:
+        if rank_spec.rank == 0 and rank_spec.name in CHIEFS:  # not from the thread of inference beside a learner
             usage.ready(run, attempt)
         writer = Metrics(run.metrics, rank_spec.name, rank_spec.rank == 0, attempt, begin)
 

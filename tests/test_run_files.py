@@ -7,6 +7,7 @@ columns chosen by their place on a rank; a replay in best.h5.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from hpc_rl.run_files import Superseded, recorded_columns, run_files
 from hpc_rl.runtime.files import RunFiles
 from hpc_rl.storage import checkpoint
 from hpc_rl.storage.run_dir import RunDir, create
+from hpc_rl.types import Actions, Spec
 
 TABLE = {"algorithm": "a2c", "topology": "solo", "environment": {"id": "toy/catch", "columns": 2}}
 STATE = {"weights": torch.zeros(3)}
@@ -75,3 +77,16 @@ def test_the_recorded_columns_are_the_same_on_any_rank(fraction: float) -> None:
     mask = recorded_columns(np.arange(12), 12, fraction)
     parts = [recorded_columns(np.arange(low, low + 4), 12, fraction) for low in (0, 4, 8)]
     assert np.array_equal(np.concatenate(parts), mask) and mask.sum() == int(12 * fraction)
+
+
+def test_only_the_chief_role_of_rank_0_says_that_it_is_ready(
+    attempt: tuple[RunDir, RunFiles], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread of inference beside a learner is rank 0, too: both wrote usage.json at once, and one found no file."""
+    run, _ = attempt
+    job, spec, calls = jobs.load("seed_cartpole"), Spec("x", (4,), "float32", Actions("discrete", (2,))), []
+    monkeypatch.setattr("hpc_rl.usage.ready", lambda *arguments: calls.append(arguments))
+    learner = jobs.plan(job).ranks[0]
+    for seat in (learner, replace(learner, role="actor")):
+        run_files(run, job, spec, seat, 0).metrics(0).close()
+    assert learner.role == "learner" and len(calls) == 1
