@@ -31,7 +31,7 @@ from tests.contract.batches import SPECS, SUITED, WHOLE, cases, config_of, learn
 
 PLAN = Plan("solo", (RankSpec(0, "worker", 0, range(4), 1, True, peers=(0,)),), 6, 4, 4)
 VECTOR = SPECS["discrete"]
-ENDS_ONLY = ("hdqn", "hac")  # of items that may be long little more than both ends is learned from
+ENDS_ONLY = ("hdqn", "hac")  # of items that may be long little more than both end rows is learned from
 
 
 def agent_of(name: str, config: Any, spec: Spec) -> Agent:
@@ -55,7 +55,8 @@ def test_sizes_are_those_of_the_objects_with_numbers(name: str, kind: str, chang
     assert method.weights == learner.weights.data.numel()
     assert method.checkpoint_bytes == nbytes(learner_state(learner))
     assert method.uncounted == ()
-    least = 0 if name in ENDS_ONLY else method.batch_bytes
+    longest = max(items.length for items in config.experience().items)
+    least = method.batch_bytes * 2 // (longest + 1) if name in ENDS_ONLY else method.batch_bytes
     assert method.act_bytes > 0 and (method.update_bytes > least or not learner.optimizers)
 
 
