@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from hpc_rl.envs import chains, games, goals, grids, mazes, point_maze, toys
+from hpc_rl.envs import chains, games, goals, grids, mazes, point_maze, swing_up, toys
 from hpc_rl.envs.toy import Toy
 
 TOYS: dict[str, Callable[..., Toy]] = {
@@ -23,6 +23,8 @@ TOYS: dict[str, Callable[..., Toy]] = {
     "toy/tictactoe": games.tictactoe,
     "toy/connect_four": games.connect_four,
     "toy/faulty": toys.faulty,
+    "toy/pilco_pendulum": swing_up.pilco_pendulum,
+    "toy/pilco_cartpole": swing_up.pilco_cartpole,
     "toy/point_maze": point_maze.point_maze,
     "toy/bitflip": goals.bitflip,
     "toy/goal_counter": goals.goal_counter,

@@ -28,6 +28,8 @@ CASES = [
     ("toy/deep_sea", {"size": 3}),
     ("toy/four_rooms", {"size": 5, "limit": 9}),
     ("toy/point_maze", {"steps": 9}),
+    ("toy/pilco_pendulum", {"moves": 9}),
+    ("toy/pilco_cartpole", {"moves": 9}),
     ("toy/maze", {"steps": 9}),
     ("toy/keychest", {"steps": 9}),
     ("toy/six_states", {}),

@@ -42,6 +42,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("toy/deep_sea", {"size": 3}),
     ("toy/four_rooms", {"size": 5, "limit": 9}),
     ("toy/point_maze", {"steps": 9}),
+    ("toy/pilco_pendulum", {"moves": 9}),
+    ("toy/pilco_cartpole", {"moves": 9, "noise": [0.0, 0.1, 0.2, 0.3]}),
     ("toy/maze", {"steps": 20}),
     ("toy/keychest", {}),
     ("toy/six_states", {}),
