@@ -43,6 +43,7 @@ from hpc_rl.devices import to_device
 from hpc_rl.experience import Experience, Items
 from hpc_rl.optim.flat import StateDict, flatten
 from hpc_rl.optim.group import Group
+from hpc_rl.optim.tables import joined, rows_of_all
 from hpc_rl.types import ActOutput, Leaf, Rules, Schema, Spec, Step, Trajectory, UpdateResult
 
 TOPOLOGIES = ("solo", "allreduce")
@@ -138,10 +139,10 @@ class Learner(base.Learner):
         result = to_device((batch.reward * batch.valid).double().sum(0), "cpu")
         candidate = to_device(net.candidate(batch.noise, torch.ones_like(batch.noise[:, 0])), "cpu").double()
         keys = [to_device(x.double(), "cpu") for x in (batch.column, batch.start)]
-        table, rows = _table(self.group, torch.stack([result, *keys], 1))
+        table, rows = joined(self.group, torch.stack([result, *keys], 1))
         order = _ranking(table)
         elite = order[: ceil(config.elite * len(order))]
-        parameters = _rows(self.group, elite, rows, candidate)
+        parameters = rows_of_all(self.group, elite, rows, candidate)
         share = min(progress / config.extra_fraction, 1.0) if config.extra_fraction else 1.0
         extra = config.extra_std * (1.0 - share)
         net.mean.data.copy_(parameters.mean(0))
@@ -161,34 +162,12 @@ class Learner(base.Learner):
         """Nothing: μ and σ are the weights."""
 
 
-def _table(group: Group, own_rows: Tensor) -> tuple[Tensor, slice]:
-    """The rows [n, k] float64 of all learners one below the other, and which of them are this one's. Collective."""
-    counts = torch.zeros(group.size, dtype=torch.float64)
-    counts[group.rank] = len(own_rows)
-    counts = group.sum(counts)
-    low = int(counts[: group.rank].sum())
-    table, rows = (
-        torch.zeros(int(counts.sum()), own_rows.shape[1], dtype=torch.float64),
-        slice(low, low + len(own_rows)),
-    )
-    table[rows] = own_rows
-    return group.sum(table), rows
-
-
 def _ranking(table: Tensor) -> Tensor:
     """Row numbers of (return, column, start) [N, 3]: the largest return first, equal ones by column and start."""
     order = torch.arange(len(table))
     for key in (table[:, 2], table[:, 1], -table[:, 0]):
         order = order[key[order].argsort(stable=True)]
     return order
-
-
-def _rows(group: Group, places: Tensor, rows: slice, own_rows: Tensor) -> Tensor:
-    """The rows ``places`` [E] of all learners' table, of which ``own_rows`` [n, M] are ``rows``. Collective."""
-    out = torch.zeros(len(places), own_rows.shape[1], dtype=torch.float64)
-    of_member = (places >= rows.start) & (places < rows.stop)
-    out[of_member] = own_rows[places[of_member] - rows.start]
-    return group.sum(out)
 
 
 ALGORITHM = base.Algorithm(config=Config, policy=policy, learner=Learner)

@@ -1,0 +1,43 @@
+"""Rows and results of all learners as one table that each of them holds. Every function is collective."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from hpc_rl.optim.group import Group
+
+
+def joined(group: Group, own_rows: Tensor) -> tuple[Tensor, slice]:
+    """The rows [n, k] float64 of all learners one below the other, and which of them are this one's."""
+    counts = torch.zeros(group.size, dtype=torch.float64)
+    counts[group.rank] = len(own_rows)
+    counts = group.sum(counts)
+    low = int(counts[: group.rank].sum())
+    table, rows = (
+        torch.zeros(int(counts.sum()), own_rows.shape[1], dtype=torch.float64),
+        slice(low, low + len(own_rows)),
+    )
+    table[rows] = own_rows
+    return group.sum(table), rows
+
+
+def rows_of_all(group: Group, places: Tensor, rows: slice, own_rows: Tensor) -> Tensor:
+    """The rows ``places`` [E] of all learners' table, of which ``own_rows`` [n, M] are ``rows``."""
+    out = torch.zeros(len(places), own_rows.shape[1], dtype=torch.float64)
+    of_member = (places >= rows.start) & (places < rows.stop)
+    out[of_member] = own_rows[places[of_member] - rows.start]
+    return group.sum(out)
+
+
+def shared_out(group: Group, tasks: int, width: int, solve: Callable[[int], Tensor]) -> Tensor:
+    """[tasks, width] float64 of ``solve(task) -> [width]``; of W learners number r solves the tasks r, r + W, …
+
+    What a task gives must not depend on who solves it, nor on those before it.
+    """
+    table = torch.zeros(tasks, width, dtype=torch.float64)
+    for task in range(group.rank, tasks, group.size):
+        table[task] = solve(task)
+    return group.sum(table)
