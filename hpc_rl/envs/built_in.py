@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from hpc_rl.envs import chains, games, goals, grids, mazes, point_maze, swing_up, toys
+from hpc_rl.envs import chains, games, go, goals, grids, mazes, othello, point_maze, swing_up, toys
 from hpc_rl.envs.toy import Toy
 
 TOYS: dict[str, Callable[..., Toy]] = {
@@ -22,6 +22,8 @@ TOYS: dict[str, Callable[..., Toy]] = {
     "toy/six_states": chains.six_states,
     "toy/tictactoe": games.tictactoe,
     "toy/connect_four": games.connect_four,
+    "toy/othello": othello.othello,
+    "toy/go": go.go,
     "toy/faulty": toys.faulty,
     "toy/pilco_pendulum": swing_up.pilco_pendulum,
     "toy/pilco_cartpole": swing_up.pilco_cartpole,

@@ -3,7 +3,7 @@
 A state is seen by the player to move: "mine" and "theirs" are bit boards, int64 [n], whose bit (rows + 1) · column +
 row is one place, row 0 at the bottom; the bit above each column stays empty, so that no line runs on into the next. A
 win pays 1 and ends the game; a draw pays 0. Both show planes [2, rows, columns] of 0 and 1, the mover's stones first,
-the top row first, and look the same in a mirror.
+the top row first, and look the same in a mirror; a square tic-tac-toe also turned.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from types import ModuleType
 import numpy as np
 
 from hpc_rl.envs.base import BadEnvironment
+from hpc_rl.envs.board_symmetries import turns_and_mirrors
 from hpc_rl.envs.toy import Outcome, Toy, within, zeros
 from hpc_rl.types import Actions, Map, Numbers, Rules, RulesState, Spec
 
@@ -37,7 +38,7 @@ def tictactoe(xp: ModuleType, /, *, rows: int = 3, columns: int = 3, line: int =
     def mirrored(action: Numbers) -> Numbers:
         return action // columns * columns + columns - 1 - action % columns
 
-    return board.toy(rows * columns, legal, move, mirrored)
+    return board.toy(rows * columns, legal, move, mirrored, turns_and_mirrors(xp, rows) if rows == columns else ())
 
 
 def connect_four(xp: ModuleType, /, *, rows: int = 6, columns: int = 7, line: int = 4) -> Toy:
@@ -90,7 +91,10 @@ class _Board:
             found = found | (begins != 0)
         return found
 
-    def toy(self, actions: int, legal: Map, move: Move, mirrored: Map) -> Toy:
+    def toy(
+        self, actions: int, legal: Map, move: Move, mirrored: Map, symmetries: tuple[tuple[Map, Map], ...] = ()
+    ) -> Toy:
+        """``symmetries``: all there are, where these are more than the mirror."""
         xp, rows, columns = self.xp, self.rows, self.columns
         places = np.array([[self.bit(row, column) for column in range(columns)] for row in range(rows - 1, -1, -1)])
 
@@ -105,4 +109,4 @@ class _Board:
             return xp.flip(frames, (-1,))
 
         spec = Spec(self.id, (2, rows, columns), "float32", Actions("discrete", (actions,)))
-        return Toy(Rules(spec, begin, move, show, legal=legal, symmetries=((flipped, mirrored),)))
+        return Toy(Rules(spec, begin, move, show, legal=legal, symmetries=symmetries or ((flipped, mirrored),)))

@@ -1,8 +1,9 @@
 """Which code a job may name. A job file comes from anywhere, and ``module:name`` in it imports and calls.
 
 The module must not be Python's own, and the name must be meant to make environments: a class that is a gymnasium.Env, a
-function declared to return one (``-> gymnasium.Env``), or one whose module works with gymnasium. So ``os:system``,
-``shutil:rmtree`` and ``numpy:savetxt`` are refused and never called; `notice` tells what will be imported before it is.
+function declared to return one (``-> gymnasium.Env``) or Rules, or one whose module works with gymnasium. So
+``os:system``, ``shutil:rmtree`` and ``numpy:savetxt`` are refused and never called; `notice` tells what will be
+imported before it is.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from importlib.machinery import PathFinder
 from typing import Any, get_origin
 
 from hpc_rl.envs.base import BadEnvironment
+from hpc_rl.types import Rules
 
 
 def notice(id: str) -> str | None:
@@ -41,11 +43,22 @@ def check_module(id: str, module: str) -> None:
 
 def check_target(id: str, target: Any) -> None:
     """Raise BadEnvironment, before the call, where ``target`` is not meant to make an environment."""
-    if not _makes_environments(target):
+    if not makes_rules(target) and not _makes_environments(target):
         raise BadEnvironment(
             f"{id} is neither a gymnasium.Env nor a function that is known to make one, so it is not called;"
             " declare it: def make(…) -> gymnasium.Env"
         )
+
+
+def makes_rules(target: Any) -> bool:
+    """A function that is declared to return Rules of this package: ``def game(xp, …) -> Rules``."""
+    if not isinstance(target, types.FunctionType):
+        return False
+    returns = target.__annotations__.get("return")
+    if isinstance(returns, str):
+        returns = returns.strip("'\"").rpartition(".")[2]
+        returns = target.__globals__.get(returns, returns)
+    return returns is Rules or returns == "Rules"
 
 
 def _makes_environments(target: Any) -> bool:

@@ -45,6 +45,16 @@ class Position:
 Model = Callable[[RulesState, Array], Position]
 """(state {name: [n, …]}, action [n] int64) -> where these moves lead."""
 
+Score = Callable[[Array, Array, Array, float], Array]
+"""(Q, N, P [n, A], c) -> what a simulation follows the largest of, among moves whose P is above 0; `puct`."""
+
+
+def puct(q: Array, visits: Array, prior: Array, c_puct: float) -> Array:
+    summed = visits.sum(-1, keepdims=True)
+    c = c_puct + np.log((1 + summed + C_BASE) / C_BASE)
+    score: Array = q + c * prior * np.sqrt(np.maximum(1, summed)) / (1 + visits)
+    return score
+
 
 @dataclass
 class Trees:
@@ -106,6 +116,7 @@ def search(
     c_puct: float,
     root_prior: Array | None = None,
     first_play: float = 0.0,
+    score: Score = puct,
 ) -> None:
     """Simulate until each root has ``simulations`` [b] visits.
 
@@ -113,7 +124,7 @@ def search(
     """
     prior = trees.prior[:, 0] if root_prior is None else root_prior
     while len(rows := np.flatnonzero(trees.root_visits < simulations)):
-        node, action, known = _select(trees, rows, c_puct, prior[rows], first_play)
+        node, action, known = _select(trees, rows, c_puct, prior[rows], first_play, score)
         grows = known == NONE
         value = np.zeros(len(rows))  # of an end, whose discount 0 would leave nothing of another
         if grows.any():
@@ -130,7 +141,7 @@ def search(
 
 
 def _select(
-    trees: Trees, rows: Array, c_puct: float, root_prior: Array, first_play: float
+    trees: Trees, rows: Array, c_puct: float, root_prior: Array, first_play: float, score: Score
 ) -> tuple[Array, Array, Array]:
     """(node, action, its child or NONE), each [n]: where the simulation of each of ``rows`` [n] ends."""
     node, action, child = (np.zeros(len(rows), np.int64) for _ in range(3))
@@ -139,11 +150,8 @@ def _select(
     while len(going):
         tree, at = rows[going], node[going]
         visits = trees.visits[tree, at]
-        summed = visits.sum(-1, keepdims=True)
-        c = c_puct + np.log((1 + summed + C_BASE) / C_BASE)
         q = np.where(visits > 0, trees.total[tree, at] / np.maximum(visits, 1), first_play)
-        score = np.where(prior > 0, q + c * prior * np.sqrt(np.maximum(1, summed)) / (1 + visits), -np.inf)
-        best = score.argmax(-1)
+        best = np.where(prior > 0, score(q, visits, prior, c_puct), -np.inf).argmax(-1)
         onto = trees.child[tree, at, best]
         action[going], child[going] = best, onto
         on = (onto != NONE) & (trees.discount[tree, onto] != 0)

@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from hpc_rl.envs import mixture
 from hpc_rl.envs.base import BadEnvironment
 from hpc_rl.envs.generators import seed_shared, shared_kept
 from hpc_rl.envs.make import factory, make
-from hpc_rl.types import Actions, Array
+from hpc_rl.envs.of_rules import toy_of
+from hpc_rl.types import Actions, Array, Rules
 
 COMPARED = ("observation", "reward", "discount", "ended", "success")  # of two copies
 SLOW_S, SLOW_MOVES = 0.1, 20  # a reset is slow above both: seconds, and as many moves
@@ -44,7 +46,7 @@ def check_environment(id: str, arguments: dict[str, Any] | None = None, moves: i
             first = _play(id, arguments, moves, seed)
             second = _play(id, arguments, moves, seed)
             faults = [*_not_finite(first), *_differing(first, second, seed)]
-            if not id.startswith(("ALE/", "toy/")):  # the others are Python's
+            if not id.startswith("ALE/") and _rules(id, arguments) is None:  # the others are Python's
                 faults += [*_drew(first), *_slow(first), *_not_contained(id, arguments, moves, seed)]
             return [f"{id}: {sentence}" for sentence in faults]
     except BadEnvironment as error:
@@ -55,7 +57,7 @@ def _play(id: str, arguments: dict[str, Any], moves: int, seed: int) -> Played:
     played, generator = Played(), np.random.default_rng(seed)
     seed_shared(seed)
     before = _shared()
-    environment = make(id, arguments, 1)
+    environment, rules = make(id, arguments, 1), _rules(id, arguments)
     try:
         played.drew = _shared() != before
         seed_shared(seed)
@@ -65,7 +67,8 @@ def _play(id: str, arguments: dict[str, Any], moves: int, seed: int) -> Played:
         played.reset_s.append(time.perf_counter() - begin)
         played.rows.append({"observation": observation})
         for _ in range(moves):
-            action = _random(environment.spec.actions, generator)
+            legal = rules.legal(environment.rules_state) if rules and rules.legal and environment.rules_state else None
+            action = _random(environment.spec.actions, generator, legal)
             begin = time.perf_counter()
             environment.send(action)
             answer = environment.recv()
@@ -83,8 +86,15 @@ def _shared() -> tuple[Any, ...]:
     return bytes(np.asarray(words)), place, random.getstate()
 
 
-def _random(actions: Actions, generator: np.random.Generator) -> Array:
-    """One action [1, *A]; a box's leave −1..1 now and then, as those of a policy do."""
+def _rules(id: str, arguments: dict[str, Any]) -> Rules | None:
+    made = None if id == mixture.ID or id.startswith("ALE/") else toy_of(id, arguments, np)
+    return made[0].rules if made else None
+
+
+def _random(actions: Actions, generator: np.random.Generator, legal: Array | None = None) -> Array:
+    """One action [1, *A], of those that are legal [1, A]; a box's leave −1..1 now and then, as those of a policy do."""
+    if legal is not None and legal.any():
+        return generator.choice(np.flatnonzero(legal[0]), 1)
     if actions.kind == "box":
         return generator.normal(size=(1, *actions.shape)).astype(np.float32)
     choices = generator.integers(0, actions.sizes)[None]

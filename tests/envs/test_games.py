@@ -13,7 +13,7 @@ from hpc_rl.envs.base import BadEnvironment
 from hpc_rl.envs.built_in import TOYS
 from hpc_rl.envs.games import connect_four, tictactoe
 from hpc_rl.envs.make import make
-from hpc_rl.types import Array, Rules, RulesState
+from hpc_rl.types import Array, Map, Rules, RulesState
 
 NO_U = np.zeros((1, 0))
 
@@ -122,13 +122,18 @@ def test_connect_four_has_as_many_positions_as_are_known() -> None:
 @pytest.mark.parametrize(("id", "rows", "columns", "line"), SIZES)
 def test_a_mirrored_game_goes_on_as_it_would_have(id: str, rows: int, columns: int, line: int) -> None:
     rules = TOYS[id](np, rows=rows, columns=columns, line=line).rules
+    assert len(rules.symmetries) == (7 if id == "toy/tictactoe" and rows == columns else 1)
+    for symmetry in rules.symmetries:
+        goes_on(rules, *symmetry)
+
+
+def goes_on(rules: Rules, of_frames: Map, of_actions: Map) -> None:
     assert rules.legal is not None
-    ((of_frames, of_actions),) = rules.symmetries
     rng = np.random.default_rng(1)
     u = np.zeros((20, 0))
     state, other = rules.begin(u), rules.begin(u)
     over = np.zeros(20, bool)
-    for _ in range(rows * columns):
+    for _ in range(rules.spec.frame[1] * rules.spec.frame[2]):
         legal = rules.legal(state) & ~over[:, None]
         weights = np.where(legal.any(1)[:, None], legal, 1) * rng.random(legal.shape)
         action = weights.argmax(1)

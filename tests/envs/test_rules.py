@@ -53,6 +53,9 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("toy/goal_pendulum", {"limit": 20}),
     ("toy/tictactoe", {}),
     ("toy/connect_four", {}),
+    ("toy/othello", {"size": 4}),
+    ("toy/othello", {"size": 8}),
+    ("toy/go", {"limit": 9}),
 ]
 N, MOVES = 6, 25
 

@@ -1,0 +1,72 @@
+"""Environments made of Rules: those of this package, users' own, and matches of games of two players."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from hpc_rl.envs.base import BadEnvironment
+from hpc_rl.envs.built_in import TOYS
+from hpc_rl.envs.entries import check, nearest, users
+from hpc_rl.envs.matches import Terms, match, terms_of, two_players
+from hpc_rl.envs.opponents import player_of
+from hpc_rl.envs.rules import RulesEnvironment
+from hpc_rl.envs.targets import makes_rules
+from hpc_rl.envs.toy import Toy
+from hpc_rl.types import Rules
+
+
+def toy_of(id: str, arguments: dict[str, Any], xp: ModuleType) -> tuple[Toy, Terms | None] | None:
+    """What a `RulesEnvironment` is made of, and the terms of the match; None where the id is not that of Rules.
+
+    Raises:
+        BadEnvironment: no such environment, argument or player, or an opponent in a game of one.
+    """
+    maker = _maker(id)
+    if maker is None:
+        return None
+    own, terms = terms_of(id, arguments)
+    check(id, own, maker, given=1)
+    toy = maker(xp, **own)
+    if terms is not None and not two_players(toy.rules if xp is np else maker(np, **own).rules):
+        raise BadEnvironment(f"{id} is no game of two players, and takes no opponent; leave it out")
+    return toy, terms
+
+
+def environment_of(id: str, arguments: dict[str, Any], columns: int) -> RulesEnvironment | None:
+    """b columns; None where the id is not that of Rules. Raises BadEnvironment as `toy_of`."""
+    made = toy_of(id, arguments, np)
+    if made is None:
+        return None
+    toy, terms = made
+    rules = toy.rules
+    if terms is not None:
+        key = json.dumps([id, terms_of(id, arguments)[0]], sort_keys=True, default=repr)
+        player = player_of(terms.opponent, rules, key) if isinstance(terms.opponent, str) else terms.opponent
+        rules = match(rules, player, terms)
+    return RulesEnvironment(rules, columns, toy.follow, toy.effect)
+
+
+def _maker(id: str) -> Callable[..., Toy] | None:
+    """(array module, own arguments) -> Toy."""
+    if id.startswith("toy/"):
+        if id not in TOYS:
+            raise BadEnvironment(f"{id} is not a built-in toy environment; {nearest(id, TOYS)}")
+        return TOYS[id]
+    function = users(id)[0] if ":" in id else None
+    if function is None or not makes_rules(function):
+        return None
+    own = function
+
+    def users_toy(xp: ModuleType, /, **arguments: Any) -> Toy:
+        rules = own(xp, **arguments)
+        if not isinstance(rules, Rules):
+            raise BadEnvironment(f"{id} is declared to return Rules and returned a {type(rules).__name__}")
+        return Toy(rules)
+
+    users_toy.__wrapped__ = own  # type: ignore[attr-defined]  # whose arguments are looked at
+    return users_toy
