@@ -78,7 +78,7 @@ class Run:
         """
         from hpc_rl.acting import ActingPolicy
         from hpc_rl.agent import agent_of
-        from hpc_rl.evaluation import saved_policy
+        from hpc_rl.saved_policy import saved_policy
 
         job, file = self.job, Path(checkpoint) if checkpoint is not None else None
         agent = agent_of(job)
@@ -88,9 +88,10 @@ class Run:
     def environment(self, columns: int = 1) -> Environment:
         """``columns`` copies of the run's environment, in the form in which its policy was trained."""
         from hpc_rl.envs.make import make
+        from hpc_rl.opponents import with_opponent
 
-        job = self.job
-        return make(job.environment.id, job.environment.arguments, columns)
+        environment = self.job.environment
+        return make(environment.id, with_opponent(environment.id, environment.arguments), columns)
 
     def resume(self, overrides: Iterable[str] = ()) -> Run:
         """Go on from the newest checkpoint, with ``key=value`` changes of what a resumed run may change.
@@ -132,13 +133,20 @@ def evaluate(
 ) -> dict[str, Any]:
     """Greedy and sampled games of a run's policy, as `hpc-rl eval --json` gives them; evaluation.py lists the keys.
 
+    A game of two players is judged in matches, as `pool.play_pool` lists.
+
     Raises:
         BadRun, NoUsableCheckpoint, CorruptCheckpoint, IncompatibleCheckpoint: there is no policy to play.
     """
+    from hpc_rl import pool
+    from hpc_rl.envs.of_rules import game_of_two
     from hpc_rl.evaluation import evaluate_run
 
     path = run.path if isinstance(run, Run) else Path(run)
     file, film = (Path(x) if x is not None else None for x in (checkpoint, video))
+    environment = open_run(path).job.environment
+    if film is None and game_of_two(environment.id, environment.arguments) is not None:
+        return pool.play_pool(path, episodes, file, warn=_warn)
     return evaluate_run(path, episodes, file, film, _warn)
 
 

@@ -10,17 +10,15 @@ from typing import Any
 import numpy as np
 
 from hpc_rl import job as jobs
-from hpc_rl.agent import Agent, agent_of
-from hpc_rl.algorithms.base import Policy
+from hpc_rl.agent import agent_of
 from hpc_rl.envs.make import describe_sets, make
 from hpc_rl.gif import animated, shows
-from hpc_rl.optim.flat import StateDict, flatten
-from hpc_rl.runtime.fingerprint import fingerprint
+from hpc_rl.opponents import with_opponent
 from hpc_rl.runtime.games import Game, Games, MakeEnvironment
-from hpc_rl.runtime.restoring import Check, playable
+from hpc_rl.saved_policy import saved_policy
 from hpc_rl.settings import Job
 from hpc_rl.storage import checkpoint
-from hpc_rl.storage.run_dir import BadRun, RunDir, open_run
+from hpc_rl.storage.run_dir import BadRun, open_run
 from hpc_rl.types import Array, Spec
 
 LEVEL = 0.95  # of the intervals
@@ -62,29 +60,20 @@ def evaluate_run(
         sets: list[list[Game]] = []
         for changes in job.evaluate.arguments or ({},):
             watch = film.append if video and name == "greedy" and not sets else None
-            games = Games(_maker(job, changes), policy, job.seed, episodes, exploration, "report", watch)
+            games = Games(maker(job, changes), policy, job.seed, episodes, exploration, "report", watch)
             games.advance()
             sets.append(games.games)
         results[name] = _figures(sets, job.evaluate.arguments)
     if video:
         video.write_bytes(animated(film))
+    return {**about(path, file, meta), **results}
+
+
+def about(path: Path, file: Path | None, meta: Mapping[str, Any]) -> dict[str, Any]:
+    """The first keys of a result: which policy was judged, and why that one; ``file`` is the one that was named."""
     choice = "named" if file is not None else "best" if path.name == checkpoint.BEST else "newest"
-    about = {name: meta.get(name) for name in ("env_steps", "score", "scored_by")}
-    return {"checkpoint": str(path), "chosen": choice, **about, "level": LEVEL, **results}
-
-
-def saved_policy(
-    run: RunDir, job: Job, agent: Agent, file: Path | None, warn: Callable[[str], None]
-) -> tuple[Policy, Path, dict[str, Any]]:
-    """The policy of the best (else newest) checkpoint of a run, or of ``file``; that file, and what it says of itself.
-
-    Raises:
-        BadRun, NoUsableCheckpoint, CorruptCheckpoint, IncompatibleCheckpoint: as `evaluate_run`.
-    """
-    path, state, meta = _checkpoint(run, file, playable(agent, fingerprint(job, agent.spec)), warn)
-    policy = agent.make_policy()
-    flatten(policy.net).data.copy_(state["weights"])
-    return policy, path, meta
+    figures = {name: meta.get(name) for name in ("env_steps", "score", "scored_by")}
+    return {"checkpoint": str(path), "chosen": choice, **figures, "level": LEVEL}
 
 
 def mean_interval(values: Sequence[float], level: float) -> tuple[float, float | None, float | None]:
@@ -98,8 +87,9 @@ def mean_interval(values: Sequence[float], level: float) -> tuple[float, float |
     return mean, mean - half, mean + half
 
 
-def _maker(job: Job, changes: Mapping[str, Any]) -> MakeEnvironment:
-    arguments = {**job.environment.arguments, **changes}
+def maker(job: Job, changes: Mapping[str, Any]) -> MakeEnvironment:
+    """The job's environments, with these changes of its arguments."""
+    arguments = with_opponent(job.environment.id, {**job.environment.arguments, **changes})
     return lambda columns, threads: make(job.environment.id, arguments, columns, threads)
 
 
@@ -125,7 +115,7 @@ def _success(games: Sequence[Game]) -> float | None:
     return None if math.isnan(mean) else mean
 
 
-def told(result: dict[str, Any]) -> tuple[list[str], list[str]]:
+def told(result: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """(lines of data, remarks) on what `evaluate_run` found."""
     lines = [
         f"mean raw return and {100 * result['level']:.0f} % interval (Student's t) of {result['checkpoint']},"
@@ -156,23 +146,6 @@ def told(result: dict[str, Any]) -> tuple[list[str], list[str]]:
 
 def _reached(row: Mapping[str, Any]) -> str:
     return "" if row["success"] is None else f"; success {100 * row['success']:.0f} %"
-
-
-def _checkpoint(
-    run: RunDir, file: Path | None, check: Check, warn: Callable[[str], None]
-) -> tuple[Path, StateDict, dict[str, Any]]:
-    best = run.checkpoints / checkpoint.BEST
-    if file is not None:
-        return (file, *checkpoint.examined(file, check))
-    if best.exists():
-        try:
-            return (best, *checkpoint.examined(best, check))
-        except checkpoint.CorruptCheckpoint as error:
-            warn(f"{error}; falling back to the newest checkpoint")
-    newest = checkpoint.newest(run, warn, check=check)
-    if newest is None:
-        raise BadRun(f"{run.path} holds no checkpoint yet; let it train for a while first")
-    return newest
 
 
 def check_video(path: Path, spec: Spec) -> None:

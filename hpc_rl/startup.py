@@ -205,11 +205,12 @@ def _environment(
     """
     from hpc_rl.envs.column_shares import Processes
     from hpc_rl.envs.make import make
+    from hpc_rl.opponents import with_opponent
 
     config = job.environment
     # `_rank_context` has refused too many for training; an evaluation may well have fewer columns
     processes = Processes(min(config.processes, columns), job.resources.deadline_s / 2)
-    arguments = {**config.arguments, **(changes or {})}
+    arguments = with_opponent(config.id, {**config.arguments, **(changes or {})})
     kept.append(make(config.id, arguments, columns, threads, processes, config.state))
     return kept[-1]
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from hpc_rl.envs import mixture
 from hpc_rl.envs.base import BadEnvironment
 from hpc_rl.envs.built_in import TOYS
 from hpc_rl.envs.entries import check, nearest, users
@@ -35,6 +36,12 @@ def toy_of(id: str, arguments: dict[str, Any], xp: ModuleType) -> tuple[Toy, Ter
     if terms is not None and not two_players(toy.rules if xp is np else maker(np, **own).rules):
         raise BadEnvironment(f"{id} is no game of two players, and takes no opponent; leave it out")
     return toy, terms
+
+
+def game_of_two(id: str, arguments: dict[str, Any]) -> Rules | None:
+    """The game on NumPy, without the terms of a match; None where the id is not that of a game of two made of Rules."""
+    made = None if id == mixture.ID else toy_of(id, terms_of(id, arguments)[0], np)
+    return made[0].rules if made is not None and two_players(made[0].rules) else None
 
 
 def environment_of(id: str, arguments: dict[str, Any], columns: int) -> RulesEnvironment | None:

@@ -20,7 +20,7 @@ from hpc_rl import job as jobs
 from hpc_rl.agent import agent_of
 from hpc_rl.algorithms.base import Policy
 from hpc_rl.envs.chains import six_states
-from hpc_rl.evaluation import saved_policy
+from hpc_rl.saved_policy import saved_policy
 from hpc_rl.storage.run_dir import open_run
 from hpc_rl.types import Step
 

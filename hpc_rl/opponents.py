@@ -1,0 +1,72 @@
+"""Trained policies as players: ``opponent = "checkpoint:RUN"`` of a match, and what a policy says of a position."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from hpc_rl import job as jobs
+from hpc_rl.agent import agent_of
+from hpc_rl.algorithms.base import Policy
+from hpc_rl.devices import to_device, to_host
+from hpc_rl.envs.make import describe
+from hpc_rl.envs.matches import terms_of
+from hpc_rl.envs.opponents import CHECKPOINT, Player
+from hpc_rl.saved_policy import saved_policy
+from hpc_rl.search.seeds import seed_of, uniforms
+from hpc_rl.storage.run_dir import BadRun, open_run
+from hpc_rl.types import ActOutput, Array, Rules, RulesState, Step
+
+
+def with_opponent(id: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """An environment's arguments, in which ``checkpoint:RUN`` has become that player.
+
+    Raises:
+        BadRun, NoUsableCheckpoint, …: no run with a policy for this game is there.
+    """
+    name = arguments.get("opponent")
+    if not isinstance(name, str) or not name.startswith(f"{CHECKPOINT}:"):
+        return dict(arguments)
+    own = terms_of(id, arguments)[0]
+    return {**arguments, "opponent": player_of_run(Path(name.partition(":")[2]), id, own)}
+
+
+def player_of_run(path: Path, id: str, arguments: dict[str, Any]) -> Player:
+    """The greedy policy of a run, or of one of its checkpoints' files, in a game that is the run's own.
+
+    Raises:
+        BadRun, NoUsableCheckpoint, …: as `saved_policy`, or it plays another game.
+    """
+    file = path if path.is_file() else None
+    directory = open_run(path if file is None else path.parent.parent)
+    job = jobs.load(directory.job_file)
+    agent, spec = agent_of(job), describe(id, arguments)
+    if agent.rules is None or (agent.spec.observation, agent.spec.actions) != (spec.observation, spec.actions):
+        raise BadRun(f"opponent = 'checkpoint:{path}' plays {agent.spec.id}, which is another game than this {spec.id}")
+    policy = saved_policy(directory, job, agent, file, lambda text: print(f"warning: {text}", file=sys.stderr))[0]
+    rules = agent.rules
+
+    def player(state: RulesState, u: Array) -> Array:
+        return to_host(consulted(policy, rules, state, u).action)
+
+    return player
+
+
+def consulted(policy: Policy, rules: Rules, state: RulesState, u: Array) -> ActOutput:
+    """What a policy answers greedily in n positions {name: [n, …]} of its game, each as if nothing came before.
+
+    ``rules`` are on torch; all that is random is a function of u [n].
+    """
+    n = len(u)
+    device = next(policy.net.parameters()).device
+    there = {name: to_device(x, device) for name, x in state.items()}
+    first, none = torch.ones(n, dtype=torch.bool, device=device), torch.zeros(n, device=device)
+    draws = uniforms(seed_of(u), policy.fragment_noise + policy.noise).astype(np.float32)
+    with torch.no_grad():
+        step = Step(rules.show(there), first, none, there)
+        return policy.act(step, policy.initial_carry(n), none, to_device(draws, device))

@@ -1,0 +1,218 @@
+"""Matches of a run's policy in a game of two: against a pool, another checkpoint, and a person.
+
+Mutations seen to fail: both sides as the first; points of lost games; a draw that counts as lost; another number of
+games; lines of one side; the policy of the wrong run as an opponent; an illegal move taken; who won turned round.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from hpc_rl import cli, pool
+from hpc_rl import job as jobs
+from hpc_rl.envs.base import BadEnvironment
+from hpc_rl.envs.make import describe, rules
+from hpc_rl.opponents import player_of_run, with_opponent
+from hpc_rl.optim.alone import Alone
+from hpc_rl.runtime.checkpoints import learner_state
+from hpc_rl.runtime.counters import Counters
+from hpc_rl.runtime.fingerprint import fingerprint
+from hpc_rl.storage import checkpoint
+from hpc_rl.storage.run_dir import BadRun, create
+
+NIM = '''
+from hpc_rl.types import Actions, Rules, Spec
+
+def nim(xp, stones=7) -> Rules:
+    """Players take one or two stones in turn; who takes the last one wins 1. Every move is legal."""
+
+    def begin(u):
+        return {"left": xp.zeros(len(u), dtype=xp.int64, device=u.device) + stones}
+
+    def move(state, action, u):
+        left = state["left"] - 1 - action
+        over = left <= 0
+        return {"left": left}, xp.where(over, 1.0, 0.0), xp.where(over, 0.0, -1.0), xp.zeros_like(over)
+
+    def show(state):
+        return xp.asarray(state["left"][:, None], dtype=xp.float32)
+
+    return Rules(Spec("nim", (1,), "float32", Actions("discrete", (2,))), begin, move, show)
+'''
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A function that makes a run whose policy always takes ``action``, with one checkpoint."""
+    (tmp_path / "their_nim.py").write_text(NIM)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "their_nim", raising=False)
+    counter = iter(range(9))
+
+    def made(action: int, id: str = "their_nim:nim", sets: Any = (), **arguments: Any) -> Path:
+        environment = {"id": id, "arguments": arguments}
+        job = jobs.parse(
+            {"algorithm": "a2c", "topology": "solo", "environment": environment, "evaluate": {"arguments": sets}}
+        )
+        directory = create(tmp_path / f"run{next(counter)}", jobs.dumps(job))
+        spec = describe(id, arguments)
+        algorithm, config = jobs.algorithm("a2c"), jobs.method_config(job)
+        policy = algorithm.policy(config, spec, None)
+        learn = algorithm.learner(config, spec, None, policy, Alone())
+        learn.weights.data.zero_()
+        bias = next(x for x in policy.net.parameters() if x.shape == (spec.actions.sizes[0],))
+        with torch.no_grad():
+            bias[action] = 1
+        meta = {
+            "env_steps": 1234, "updates": 1, "episodes": 100, "recent": [], "best": 21.0, "score": 21.0,
+            "scored_by": Counters.scored_by(job), "steps": {str(k): 0 for k in range(8)}, "attempt": 0,
+            "fingerprint": fingerprint(job, spec), "evaluated": None, "judged_at": 0,
+        }  # fmt: skip
+        checkpoint.mark_best(directory, checkpoint.save(directory, 1, learner_state(learn), meta), 21.0)
+        return directory.path
+
+    return made
+
+
+def test_matches_are_those_of_the_rules(run: Any) -> None:
+    """Who leaves a multiple of three wins: a policy that takes one stone of seven does so once, and then by chance."""
+    folder = run(0)
+    result = pool.play_pool(folder, 30, None, ["perfect", "random"])
+    perfect, chance = result["opponents"]
+    assert perfect["arguments"] == {"opponent": "perfect"} and perfect["games"] == 60
+    assert perfect["second"] == {"won": 0, "drawn": 0, "lost": 30}
+    assert perfect["first"]["won"] + perfect["first"]["lost"] == 30
+    assert perfect["points"] == perfect["first"]["won"] / 60 < chance["points"]
+    assert sum(chance["first"].values()) == 30 and 0 < chance["points"] < 1
+    assert chance["low"] < chance["points"] < chance["high"]
+    assert chance["points"] == (chance["first"]["won"] + chance["second"]["won"]) / 60
+    assert result["elo"]["random"] == [0.0, 0.0]
+    assert result["elo"]["perfect"][0] > result["elo"]["this policy"][0]
+    # first: 7 → 6, then one or two stones are taken in turn: the player's are always one
+    assert result["lines"]["first"] == {**lines_of(6, mine=False), "positions": 7}
+    assert result["lines"]["second"] == {**lines_of(7, mine=False), "positions": 7}
+    text, remarks = pool.told(result)
+    assert text[1].startswith("perfect ") and text[1].endswith(" second 0/0/30")
+    lost = result["lines"]["first"]["lost"] + result["lines"]["second"]["lost"]
+    assert text[-1].startswith(f"losing lines: {lost} of ") and "against perfect differ" in remarks[0]
+
+
+def lines_of(left: int, mine: bool) -> dict[str, int]:
+    """Lines from so many stones, the policy taking one, the other player one or two."""
+    total = {"won": 0, "drawn": 0, "lost": 0}
+    for taken in (1,) if mine else (1, 2):
+        if left - taken <= 0:
+            total["won" if mine else "lost"] += 1
+        else:
+            total = {end: count + total[end] for end, count in lines_of(left - taken, not mine).items()}
+    return total
+
+
+def test_the_pool_is_that_of_the_command_or_the_job(run: Any) -> None:
+    sets = [{"opponent": "alphabeta:3", "opening_plies": 2, "side": "first"}, {"opponent": "random"}]
+    result = pool.play_pool(run(1, sets=sets), 4, None)
+    assert [row["arguments"] for row in result["opponents"]] == [
+        {"opponent": "alphabeta:3", "opening_plies": 2},
+        {"opponent": "random"},
+    ]
+    assert list(result["elo"]) == ["this policy", "alphabeta:3, opening_plies 2", "random"]
+    against = pool.play_pool(run(1, opponent="alphabeta:1"), 4, None)
+    assert [row["arguments"] for row in against["opponents"]] == [{"opponent": "alphabeta:1"}]
+    names = [row["arguments"]["opponent"] for row in pool.play_pool(run(1), 2, None)["opponents"]]
+    assert names == list(pool.POOL)
+
+
+def test_the_command_prints_what_json_has(run: Any) -> None:
+    folder = run(0)
+    arguments = ["eval", str(folder), "--episodes", "3", "--opponent", "random"]
+    text = CliRunner().invoke(cli.cli, arguments).stdout.splitlines()
+    assert [line.split()[0] for line in text] == ["matches", "random", "elo", "elo", "losing"]
+    result = json.loads(CliRunner().invoke(cli.cli, [*arguments, "--json"]).stdout)
+    assert all(key in (pool.play_pool.__doc__ or "") for key in [*result, *result["opponents"][0]])
+    with pytest.raises(BadRun, match="CartPole-v1 is no game of two players; leave --opponent and --lines out"):
+        pool.play_pool(run(0, id="CartPole-v1"), 3, None, ["random"])
+    refused = CliRunner().invoke(cli.cli, [*arguments, "--video", "x.gif"])
+    assert refused.exit_code == 2 and "`hpc-rl play` shows a game of two" in refused.output
+
+
+def test_a_checkpoint_plays(run: Any) -> None:
+    """Who takes two stones at each move against one who takes one, from seven: the former wins as first."""
+    one, two = run(0), run(1)
+    row = pool.play_pool(two, 2, None, [f"checkpoint:{one}"])["opponents"][0]
+    left, mover, winner = 7, 2, 0
+    while left > 0:
+        left, winner, mover = left - mover, mover, 3 - mover
+    assert row["first"]["won"] == (2 if winner == 2 else 0)
+    file = one / "checkpoints" / "000000001.h5"
+    player = with_opponent("their_nim:nim", {"opponent": f"checkpoint:{file}"})["opponent"]
+    assert player({"left": np.array([5, 3])}, np.array([0.5, 0.1])).tolist() == [0, 0]
+    with pytest.raises(BadRun, match="plays nim, which is another game than this toy/tictactoe"):
+        player_of_run(one, "toy/tictactoe", {})
+    with pytest.raises(BadRun):
+        with_opponent("their_nim:nim", {"opponent": "checkpoint:nowhere"})
+
+
+def test_a_policy_that_does_not_look_at_the_rules_is_named(run: Any) -> None:
+    folder = run(4, id="toy/tictactoe")
+    with pytest.raises(BadEnvironment, match="is not legal there"):
+        pool.play_pool(folder, 3, None, ["random"])
+    assert rules("toy/tictactoe", {}) is not None
+    result = CliRunner().invoke(cli.cli, ["play", str(folder)], input="b2\n")
+    assert "the policy plays b2, which is not legal; its method does not look at" in str(result.exception)
+
+
+# ---- a person -------------------------------------------------------------------------------------------------------
+
+
+def test_a_person_plays_and_wins(run: Any) -> None:
+    """Action 1 takes two stones: 7 5 4 2 1 … by a person against a policy that takes one."""
+    result = CliRunner().invoke(cli.cli, ["play", str(run(0))], input="?\n7\n\n0\n0\n1\n0\n1\n")
+    lines = result.stdout.splitlines()
+    assert "plays O, you play X" in lines[0] and "your move is one of 0, 1; ? shows" in lines[1]
+    assert "position: 7" in lines[2]
+    assert "'7' is no move; name one of 0, 1" in result.output and "'' is no move" in result.output
+    assert "it would play 0" in result.output and "O plays 0" in result.output
+    assert lines[-1] in ("you win", "O wins") and result.exit_code == 0
+    left, mover = 7, "you win"
+    for taken in (1, 1, 1, 1, 2, 1):  # the person's 0 0 1 between the policy's 0 0 0
+        left -= taken
+        if left <= 0:
+            break
+        mover = "O wins" if mover == "you win" else "you win"
+    assert lines[-1] == mover
+
+
+def test_a_person_may_leave_and_move_second(run: Any) -> None:
+    folder = run(1)
+    for text in ("q\n", ""):
+        result = CliRunner().invoke(cli.cli, ["play", str(folder), "--second"], input=text)
+        assert result.exit_code == 0 and "X plays 1" in result.output and "wins" not in result.output
+
+
+def test_a_game_in_a_terminal(run: Any) -> None:
+    """A pseudo-terminal, as a person has it."""
+    folder = run(0, id="toy/connect_four", rows=4, columns=4)
+    child, fd = pty.fork()
+    if not child:
+        os.execv(sys.executable, [sys.executable, "-m", "hpc_rl", "play", str(folder)])
+    screen = ""
+    for word in ("5", "2", "3", "q"):
+        while not screen.endswith("X> "):
+            screen += os.read(fd, 4096).decode()
+        os.write(fd, f"{word}\n".encode())
+        screen += os.read(fd, 4096).decode()
+    os.close(fd)
+    os.waitpid(child, 0)
+    assert "'5' is no move; name one of 1, 2, 3, 4" in screen
+    assert "O plays 1" in screen and "    O X . .\r\n    1 2 3 4" in screen
