@@ -22,11 +22,12 @@ from hpc_rl.plan import Plan, RankSpec, weight_routes
 from hpc_rl.replay.base import RemoteReplay, ReplayRank, Store
 from hpc_rl.replay.desk import Desk
 from hpc_rl.replay.items import replay_layouts
+from hpc_rl.replay.recorded import Share
 from hpc_rl.replay.remote import Remote, ReplayLayouts
 from hpc_rl.replay.rings import Rings, updates_allowed
 from hpc_rl.replay.room import needs_ring, prioritised
 from hpc_rl.replay.saving import Saver
-from hpc_rl.replay.stores import own_store
+from hpc_rl.replay.stores import own_store, recorded_store
 from hpc_rl.run_files import run_files
 from hpc_rl.runtime.context import Columns, Method, RankContext, Sampling
 from hpc_rl.runtime.counters import Counters, Limits
@@ -41,6 +42,7 @@ from hpc_rl.runtime.schedule import schedule
 from hpc_rl.runtime.stores import load_store, lost_at_save, saved_replay, shards
 from hpc_rl.samplers.base import EVALUATED_TOGETHER, Timings
 from hpc_rl.settings import Job
+from hpc_rl.sources import RecordedExperience
 from hpc_rl.storage import replay_files
 from hpc_rl.storage.packing import from_bytes, to_bytes
 from hpc_rl.storage.run_dir import RunDir
@@ -154,8 +156,16 @@ def _close(attempt: Attempt) -> None:
 
 
 def _store(attempt: Attempt, rank_spec: RankSpec, schema: Schema) -> Store:
-    """The store of this rank's own columns. Raises IncompatibleCheckpoint."""
+    """The store of this rank's own columns, or of its share of recorded moves.
+
+    Raises:
+        IncompatibleCheckpoint: what was saved of it does not fit.
+        BadSource, Unreplayable: the recorded moves cannot be learned from.
+    """
     agent, plan, columns, seed = attempt.agent, attempt.plan, rank_spec.columns, attempt.job.seed
+    if isinstance(agent.experience, RecordedExperience):
+        share = Share(plan.learners.index(rank_spec.rank), len(plan.learners), seed)
+        return recorded_store(agent.experience, schema, agent.spec, share)
     parts = (agent.annotate, attempt.saver, agent.make_goal_reward())
     store = own_store(agent.experience, schema, agent.spec, columns, shards(plan), seed, *parts)
     load_store(store.load, attempt.resume[0].get("stores", []) if attempt.resume else [])
@@ -256,9 +266,9 @@ def _evaluation(
 ) -> Evaluation:
     """Rank 0's evaluation: by the evaluator, or in slices between its updates."""
     job, plan = attempt.job, attempt.plan
-    evaluate = job.evaluate if rank_spec.rank == 0 else replace(job.evaluate, every_steps=0)
+    evaluate = job.evaluate if rank_spec.rank == 0 else replace(job.evaluate, every_steps=0, every_updates=0)
     evaluator = None
-    if evaluate.every_steps and plan.evaluator is not None:
+    if evaluate.periodic and plan.evaluator is not None:
         size, sets = count_trainable(policy.net), max(1, len(evaluate.arguments))
         evaluator = EvaluatorClient(ports.link, ports.waiting, plan.evaluator, size, sets).remote()
     rows = slice_rows(plan, attempt.agent.experience, evaluate.episodes)
@@ -281,5 +291,6 @@ def slice_rows(plan: Plan, experience: Experience, episodes: int) -> int:
     it stops has been trained further since it began. A replay has each move learned from several times.
     """
     reuse = max(1.0, sum(items.samples_per_insert for items in experience.items))
-    moves = int(plan.steps * plan.learning_columns * reuse)
+    drawn = sum(items.batch_size * items.length for items in experience.items) / len(plan.learners)
+    moves = int(plan.steps * plan.learning_columns * reuse if plan.acts else drawn)
     return max(1, min(SLICE_ROWS, moves // min(EVALUATED_TOGETHER, episodes)))

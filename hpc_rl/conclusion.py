@@ -40,7 +40,7 @@ def conclude(context: RankContext, outcome: Outcome) -> None:
     reports = [*outcome.reports, *(evaluator.release() if evaluator is not None else [])]
     summary = _summary(context, outcome, reports)
     context.files.write_summary(summary)
-    if budget_used and outcome.counters.episodes > 0:
+    if budget_used and (outcome.counters.episodes > 0 or not context.plan.acts):
         figures = _last_games(evaluation, outcome.state, limits, hold)
         context.files.write_summary(summary | {name: figures.get(name) for name in GREEDY})
 

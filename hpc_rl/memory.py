@@ -20,6 +20,7 @@ from hpc_rl.runtime.messages import weights_layout
 from hpc_rl.runtime.stores import shards
 from hpc_rl.samplers.base import EVALUATED_TOGETHER
 from hpc_rl.settings import Job
+from hpc_rl.sources import source_of
 from hpc_rl.transport.layout import Layout
 from hpc_rl.types import Schema, Spec
 
@@ -114,7 +115,7 @@ def gather(job: Job) -> Figures:
     """
     plan = jobs.plan(job)
     agent = agent_of(job)
-    columns = next(len(rank.columns) for rank in plan.ranks if rank.columns)
+    columns = next((len(rank.columns) for rank in plan.ranks if rank.columns), 1)
     check_shares(job.environment.id, job.environment.arguments, columns, job.environment.processes)
     method = footprint(agent, plan, columns)
     agent.make_goal_reward()  # raises where there is none to be relabelled by
@@ -135,6 +136,7 @@ def budget(figures: Figures, rank: RankSpec) -> dict[str, float]:
         parts["learning"] = method.batch_bytes + method.update_bytes
         parts["replay"] = figures.replay_bytes if plan.learned_columns(rank) and not keepers else 0
         parts["queue of fragments"] = method.queue_bytes
+        parts["recorded moves"] = source.memory_bytes if (source := source_of(figures.experience)) else 0
         parts["a checkpoint's copies"] = _copies_bytes(figures, rank) + _pieces_bytes(figures) * bool(parts["replay"])
         if keepers:
             parts["batches on their way"] = 2 * method.batch_bytes * len(keepers)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # login-node commands read jobs and must start without torch
 
 PACKAGE = Path(__file__).parent
 FOLDER = PACKAGE / "algorithms"
-FOR_CONFIG = ("dataclasses", "typing", "math", "hpc_rl.config", "hpc_rl.types", "hpc_rl.experience")
+FOR_CONFIG = ("dataclasses", "typing", "math", "hpc_rl.config", "hpc_rl.types", "hpc_rl.experience", "hpc_rl.sources")
 
 
 class BadMethod(BadJob):

@@ -42,6 +42,11 @@ class Plan:
     fragment_columns: int  # of one fragment
 
     @property
+    def acts(self) -> bool:
+        """Ranks step environments; else recorded moves are learned from."""
+        return any(rank.columns for rank in self.ranks)
+
+    @property
     def learning_columns(self) -> int:
         """Columns that one learning rank has in an update, where it has any."""
         return max(self.fragment_columns, self.batch_columns // len(self.learners))

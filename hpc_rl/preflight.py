@@ -8,6 +8,8 @@ from hpc_rl.envs.mixture import check_shares
 from hpc_rl.plan import Plan
 from hpc_rl.replay.relabel import check_goals, goals_of_observations
 from hpc_rl.settings import Job
+from hpc_rl.sources import source_of
+from hpc_rl.storage import archive
 
 
 def check(job: Job, plan: Plan) -> None:
@@ -19,6 +21,7 @@ def check(job: Job, plan: Plan) -> None:
     Raises:
         BadEnvironment: a ROM, package or argument is missing, or a rank's columns cannot be shared out.
         Unsuited: the environment has no goals to relabel.
+        BadSource: there are no recorded moves to learn from, or they are another environment's.
     """
     id, arguments, experience = job.environment.id, job.environment.arguments, jobs.experience(job)
     spec = describe(id, arguments)
@@ -26,6 +29,8 @@ def check(job: Job, plan: Plan) -> None:
     check_goals(experience, spec)
     if goals_of_observations(experience):
         goal_reward(id, arguments)
+    if (source := source_of(experience)) is not None:
+        archive.check(source, spec)
     for rank in plan.ranks:
         if rank.columns:
             check_shares(id, arguments, len(rank.columns), job.environment.processes)

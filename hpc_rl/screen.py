@@ -33,7 +33,7 @@ class Screen:
     def __init__(self, run: RunDir, job: Job, plan: Plan) -> None:
         self.run, self.job, self.plan = run, job, plan
         self.started, self.next = time.time(), 0.0
-        self.seen: deque[tuple[float, int]] = deque()  # (unix time, env steps) of the head's recent lines
+        self.seen: deque[tuple[float, int]] = deque()  # (unix time, progress) of the head's recent lines
         self.repeat = _action_repeat(job)
         self.live = _live() if sys.stderr.isatty() else None
 
@@ -69,22 +69,34 @@ class Screen:
             print(_sentence(self.job, self.plan, figures, sentence), file=sys.stderr, flush=True)
 
     def _figures(self, lines: dict[str, Line]) -> Line:
-        """Rank 0's newest line, and what follows from it: rate (env steps/s), frames, seconds elapsed and left."""
+        """Rank 0's newest line, and what follows from it: rate (/s) of `_done`, frames, seconds elapsed and left."""
         head = lines.get(self.plan.ranks[0].name, {})
         elapsed = time.time() - self.started
         if "env_steps" not in head:
             return {"elapsed_s": elapsed}
         if not self.seen or self.seen[-1][0] != head["time"]:
-            self.seen.append((head["time"], head["env_steps"]))
+            self.seen.append((head["time"], _done(self.plan, head)[0]))
         while self.seen[-1][0] - self.seen[0][0] > RATE_S:
             self.seen.popleft()
-        (then, before), (now, steps) = self.seen[0], self.seen[-1]
-        rate = (steps - before) / (now - then) if now > then else head.get("env_steps_per_s") or 0.0  # 0: not known yet
+        (then, before), (now, done) = self.seen[0], self.seen[-1]
+        rate = (done - before) / (now - then) if now > then else head.get("env_steps_per_s") or 0.0  # 0: not known yet
         budget = self.job.budget
-        left_s = budget.left(steps, int(head.get("updates") or 0)) / rate if rate else math.inf
+        left_s = _left(self.job, self.plan, head) / rate if rate else math.inf
         if budget.time_limit_s:
             left_s = min(left_s, max(0.0, budget.time_limit_s - elapsed))
-        return {**head, "rate": rate, "frames": steps * self.repeat, "elapsed_s": elapsed, "left_s": left_s}
+        return {**head, "rate": rate, "frames": head["env_steps"] * self.repeat, "elapsed_s": elapsed, "left_s": left_s}
+
+
+def _done(plan: Plan, figures: Line) -> tuple[int, str]:
+    """How far the run is, and in what: env steps, or updates where moves are recorded."""
+    unit = ("env_steps", "env steps") if plan.acts else ("updates", "updates")
+    return int(figures.get(unit[0]) or 0), unit[1]
+
+
+def _left(job: Job, plan: Plan, figures: Line) -> float:
+    """Of the same unit, to the end of the budget."""
+    updates = int(figures.get("updates") or 0)
+    return job.budget.left(figures["env_steps"], updates) if plan.acts else job.budget.updates - updates
 
 
 def _action_repeat(job: Job) -> int:
@@ -109,8 +121,9 @@ def _sentence(job: Job, plan: Plan, figures: Line, sentence: str) -> str:
     elapsed = _clock(figures["elapsed_s"])
     if "env_steps" not in figures:
         return f"{job.name}: {len(plan.ranks)} rank(s) starting, {elapsed} elapsed{ending}"
+    done, unit = _done(plan, figures)
     parts = [
-        f"{figures['env_steps']:,}/{job.budget.env_steps:,} env steps",
+        f"{done:,}/{job.budget.env_steps if plan.acts else job.budget.updates:,} {unit}",
         f"{figures['rate']:,.0f}/s" if figures["rate"] else "rate not known yet",
         f"return {_return(figures)}",
         f"lag {_number(figures.get('policy_lag'))} (max {_number(figures.get('policy_lag_max'))})",
@@ -141,13 +154,13 @@ def _progress(job: Job, plan: Plan, figures: Line) -> Any:
     row.add_column(no_wrap=True)
     row.add_column(ratio=1)
     row.add_column(no_wrap=True)
-    budget = job.budget.env_steps
-    steps = figures.get("env_steps")
-    if steps is None:
-        row.add_row(f"{len(plan.ranks)} rank(s) starting", ProgressBar(budget, 0), f"0 / {budget:,} env steps")
+    budget = job.budget.env_steps if plan.acts else job.budget.updates
+    done, unit = _done(plan, figures)
+    if "env_steps" not in figures:
+        row.add_row(f"{len(plan.ranks)} rank(s) starting", ProgressBar(budget, 0), f"0 / {budget:,} {unit}")
     else:
-        total = steps + job.budget.left(steps, int(figures.get("updates") or 0))
-        row.add_row(f"{steps:,} / {budget:,} env steps", ProgressBar(total, steps), f"{steps / max(1, total):.1%}")
+        total = done + _left(job, plan, figures)
+        row.add_row(f"{done:,} / {budget:,} {unit}", ProgressBar(total, done), f"{done / max(1, total):.1%}")
     return row
 
 
@@ -165,7 +178,7 @@ def _facts(run: RunDir, job: Job, figures: Line) -> Any:
     rate, frames = figures.get("rate", 0.0), figures.get("frames", 0)
     updates, episodes = figures.get("updates") or 0, figures.get("episodes") or 0
     grid.add_row("steps/s", f"{rate:,.0f}" if rate else "–", "frames", f"{frames:,}")
-    judged = bool(job.evaluate.every_steps)  # then the target is compared with greedy games
+    judged = job.evaluate.periodic  # then the target is compared with greedy games
     training = _number(figures.get("mean_return_100"), 2) + ("" if judged else goal)
     greedy = ("greedy return", _number(figures.get("greedy_return"), 2) + goal) if judged else ("", "")
     grid.add_row("return", training, "episodes", f"{episodes:,.0f}")

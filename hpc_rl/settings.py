@@ -86,6 +86,7 @@ class Checkpoint:
 @dataclass(frozen=True)
 class Evaluate:
     every_steps: Annotated[NonNegativeInt, "env steps between evaluations; 0 never evaluates"] = 0
+    every_updates: Annotated[NonNegativeInt, "updates between evaluations, whatever the env steps; 0 counts none"] = 0
     from_return: (
         Annotated[float, "no evaluation before the last 100 training games have this mean raw return"] | None
     ) = None
@@ -93,6 +94,11 @@ class Evaluate:
     arguments: Annotated[
         tuple[dict[str, Any], ...], "sets that override environment.arguments, each judged by itself"
     ] = ()
+
+    @property
+    def periodic(self) -> bool:
+        """Policies are evaluated while training goes on."""
+        return bool(self.every_steps or self.every_updates)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from hpc_rl.memory import ATARI_RATIO, MIB, Figures, budget, gather
 from hpc_rl.nets.precision import is_image
 from hpc_rl.replay.stores import keeps_episodes
 from hpc_rl.settings import Job
+from hpc_rl.sources import source_of
 from hpc_rl.transport.parameters import gradient_layout, parameter_layout
 
 _TOLERATED = "lost actors are tolerated, as long as each learner or replay rank that takes fragments has one left"
@@ -68,6 +69,8 @@ def _batch(figures: Figures) -> str:
         if items.fresh:
             moves = plan.steps * plan.batch_columns
             kinds.append(f"{plan.batch_columns} columns per update ({moves:,} samples)")
+        elif items.length and source_of(experience):
+            kinds.append(f"{items.batch_size} {items.name} of {items.length} move(s) per update")
         elif items.length:
             batch = f"{items.batch_size} {items.name} of {items.length} move{'s' * (items.length > 1)} per update"
             kinds.append(f"{batch}, {items.samples_per_insert:g} drawn for each env step{_hindsight(items)}")
@@ -75,6 +78,8 @@ def _batch(figures: Figures) -> str:
             kinds.append("an update takes whole episodes")
     passes = f", {experience.passes} passes" if experience.passes > 1 else ""
     parts = f" in {experience.minibatches} minibatches" if experience.minibatches > 1 else ""
+    if source := source_of(experience):
+        return " and ".join(kinds) + f"\nrecorded moves of {source.run or 'a run that is to be named'}"
     if not experience.capacity:
         return " and ".join(kinds) + passes + parts
     each = " in each worker" if plan.of("parameter_server") else ""
@@ -180,7 +185,7 @@ def _episodes(figures: Figures) -> list[str]:
 def _files(figures: Figures) -> str:
     job = figures.job
     output = job.output
-    recorded_bytes = figures.step_bytes * job.budget.env_steps * output.record
+    recorded_bytes = figures.step_bytes * job.budget.env_steps * output.record * figures.plan.acts
     atari = "ALE/" in figures.spec.id and output.compression != "none"
     size = _compressed(recorded_bytes, atari)
     recording = sum(1 for rank in figures.plan.ranks if rank.columns) if output.record else 0

@@ -20,6 +20,7 @@ from hpc_rl.agent import Agent, agent_of
 from hpc_rl.algorithms.base import Policy
 from hpc_rl.bench.batches import batch_shapes, items_schema, random_actions, random_tree
 from hpc_rl.bench.flops import Flops
+from hpc_rl.config import BadJob
 from hpc_rl.devices import to_device
 from hpc_rl.envs.base import Environment
 from hpc_rl.envs.make import make
@@ -58,6 +59,8 @@ def pieces(job: Job) -> Iterator[Pieces]:
     host_memory.keep_freed()  # as every rank does: a fifth of an update on images went into new pages otherwise
     flush_subnormals()
     plan, agent = jobs.plan(job), agent_of(job)
+    if not plan.acts:
+        raise BadJob(f"{job.algorithm} learns from recorded moves: there is no rate of env steps to compare with")
     columns = next(len(rank.columns) for rank in plan.ranks if rank.columns)
     torch.manual_seed(job.seed)
     environment = make(job.environment.id, job.environment.arguments, columns, 1)

@@ -103,7 +103,8 @@ def _roofline(directory: RunDir, summary: dict[str, Any], roofline: bool | None)
     """The share of what these cores could do, measured now that they are free; empty where it is not measured."""
     from hpc_rl.storage.run_dir import write_json
 
-    if not (roofline or (roofline is None and summary["wall_s"] >= ROOFLINE_FROM_S)):
+    wanted = roofline or (roofline is None and summary["wall_s"] >= ROOFLINE_FROM_S)
+    if not wanted or not summary["env_steps"]:  # recorded moves
         return ""
     from hpc_rl.bench.roofline import measure
 

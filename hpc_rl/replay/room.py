@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hpc_rl.config import BadJob
 from hpc_rl.experience import Experience, Items
+from hpc_rl.sources import source_of
 
 
 class Unreplayable(BadJob):
@@ -11,8 +12,8 @@ class Unreplayable(BadJob):
 
 
 def needs_ring(experience: Experience) -> bool:
-    """Items are drawn again, from a ring of moves; else all are fresh fragments, or whole episodes used once."""
-    fresh = all(items.fresh for items in experience.items)
+    """Items are drawn again, from a ring of moves; else all are fresh fragments, episodes used once, or recorded."""
+    fresh = all(items.fresh for items in experience.items) or source_of(experience) is not None
     return not fresh and (len(experience.items) > 1 or bool(experience.items[0].length))
 
 

@@ -271,6 +271,7 @@ class CheckpointScheduler:
         if judged is not None and score > counters.best:
             counters.best = score
             about = {"score": score, "best": score, "evaluated": score, "judged_at": judged.meta["env_steps"]}
+            about["judged_update"] = judged.meta["updates"]
             self.best = PendingCheckpoint(judged.state, {**judged.meta, **about}, judged.patience, judged.begun)
 
 

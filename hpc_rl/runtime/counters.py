@@ -68,6 +68,7 @@ class Counters:
     best: float = -np.inf  # score of the best checkpoint, written or under way
     evaluated: float | None = None  # mean return of the last evaluation
     judged_at: int = 0  # env steps behind the policy of the last evaluation
+    judged_update: int = 0  # and updates
     greedy: dict[str, float] = field(default_factory=dict)  # its figures
     reached: bool = False  # the last evaluation reached the budget's target; known to all learners alike
     steady: tuple[float, int] | None = None  # (time, env steps) once start-up is over
@@ -109,14 +110,14 @@ class Counters:
 
         A job that asks for evaluations is judged by them alone, each policy later than now: checkpoints.py.
         """
-        if job.evaluate.every_steps:
+        if job.evaluate.periodic:
             return None
         return self.mean_return if len(self.recent) == RECENT else None
 
     @staticmethod
     def scored_by(job: Job) -> str:
         """The games behind `score`."""
-        if job.evaluate.every_steps:
+        if job.evaluate.periodic:
             return f"the mean of {job.evaluate.episodes} greedy games during training"
         return "the mean of the last 100 training games, which sample actions"
 
@@ -132,6 +133,7 @@ class Counters:
             "scored_by": self.scored_by(job),
             "evaluated": self.evaluated,
             "judged_at": self.judged_at,
+            "judged_update": self.judged_update,
             "steps": {str(column): step for column, step in enumerate(self.through.tolist())},
             **attempt,
         }
@@ -143,6 +145,7 @@ class Counters:
         for column, step in meta["steps"].items():
             self.through[int(column)] = step
         self.evaluated, self.judged_at = meta.get("evaluated"), meta.get("judged_at", self.env_steps)
+        self.judged_update = meta.get("judged_update", self.updates)
 
     def mark_steady(self, started: float) -> None:
         """Mark this update: the steady rate is counted from the first after the warm-up to the last."""
@@ -179,7 +182,7 @@ def complete(job: Job, counters: Counters) -> str | None:
         return f"done: budget of {budget.updates} updates used"
     if budget.stop_at_return is None:
         return None
-    if job.evaluate.every_steps:
+    if job.evaluate.periodic:
         score = "" if counters.evaluated is None else f", with {counters.evaluated:.2f}"  # only rank 0 has it
         sentence = f"done: greedy games reached a mean return of {budget.stop_at_return:g}{score}"
         return sentence + counters.training() if counters.reached else None
@@ -239,7 +242,7 @@ def reduce_counters(
     reduced = to_host(group.sum(to_device(np.concatenate([heads.ravel(), games.ravel(), votes]), "cpu")))
     columns, moves, through, lags, closed = reduced[: heads.size].reshape(heads.shape)
     order = columns.astype(np.int64)
-    counters.count(int(moves.sum()), order, through.astype(np.int64), float(lags.mean()))
+    counters.count(int(moves.sum()), order, through.astype(np.int64), float(lags.mean()) if lags.size else 0.0)
     counters.ended(int(reduced[-7]), _in_order(reduced[heads.size : -7].reshape(-1, 3)))
     reached = np.zeros(counters.columns, np.int64)
     reached[order] = closed

@@ -18,6 +18,7 @@ from hpc_rl.runtime.counters import Counters
 from hpc_rl.runtime.messages import FinalReport
 from hpc_rl.settings import Evaluate
 from hpc_rl.transport.waiting import Done
+from hpc_rl.types import Clock
 
 SHARE = 2.0
 """Seconds of an evaluation for each second of training meanwhile. Its games cost training the same whenever they are
@@ -78,7 +79,7 @@ class Slice:
 
 
 class Evaluation:
-    """Of one learning rank; where ``evaluate`` has no ``every_steps``, as on all ranks but 0, none is ever due.
+    """Of one learning rank; where ``evaluate`` is not periodic, as on all ranks but 0, none is ever due.
 
     ``target`` is the mean return that ends the run, ``make_judge`` makes what plays the games on this rank, and
     ``stop`` gives a slice of them up. With an ``evaluator`` the games are played there.
@@ -97,14 +98,16 @@ class Evaluation:
         self.evaluate, self.target, self.counters, self.make_judge = evaluate, target, counters, make_judge
         self.piece, self.stop, self.evaluator = piece, stop, evaluator
         self.judge: Judge | None = None
-        self.begun: tuple[int, float] | None = None  # (env steps, time) of the evaluation under way
+        self.begun: tuple[Clock, float] | None = None  # (that of the policy, time) of the evaluation under way
         self.sliced = 0.0  # when its last slice ended
         self.reached = False  # the target of the budget, by the last evaluation
 
     def due(self) -> bool:
         """A policy is to be judged now. Does not depend on the clock."""
-        every = self.evaluate.every_steps
-        if not every or self.begun or self.counters.env_steps < self.counters.judged_at + every:
+        counters, evaluate = self.counters, self.evaluate
+        by_steps = evaluate.every_steps and counters.env_steps >= counters.judged_at + evaluate.every_steps
+        by_updates = evaluate.every_updates and counters.updates >= counters.judged_update + evaluate.every_updates
+        if self.begun or not (by_steps or by_updates):
             return False
         least = self.evaluate.from_return
         if least is not None and not self.counters.mean_return >= least:  # without games it is NaN
@@ -114,9 +117,9 @@ class Evaluation:
     def begin(self, weights: Tensor) -> None:
         """Judge ``weights``, which are copied, from now on."""
         self.sliced = time.monotonic()
-        self.begun = (self.counters.env_steps, self.sliced)
+        self.begun = (Clock(self.counters.updates, self.counters.env_steps), self.sliced)
         if self.evaluator is not None:
-            self.evaluator.begin(weights, self.begun[0])
+            self.evaluator.begin(weights, self.counters.env_steps)
         else:
             self.own_judge().begin(weights, self.evaluate.episodes, "evaluate")
 
@@ -129,12 +132,14 @@ class Evaluation:
         judgement = self.evaluator.poll() if self.evaluator is not None else self._slice() if self.begun else None
         if judgement is None or self.begun is None:
             return None
-        (env_steps, begin), self.begun = self.begun, None
+        (clock, begin), self.begun = self.begun, None
         counters = self.counters
-        counters.evaluated, counters.judged_at, counters.greedy = judgement.score, env_steps, judgement.figures()
+        counters.evaluated, counters.greedy = judgement.score, judgement.figures()
+        counters.judged_at, counters.judged_update = clock.env_steps, clock.version
         self.reached = self.target is not None and judgement.score >= self.target
         took = f"{self.evaluate.episodes * len(judgement.returns)} games, {time.monotonic() - begin:.1f} s"
-        print(f"evaluation at {env_steps} env steps: {judgement.score:.2f} in {took}{counters.training()}", flush=True)
+        at = f"{clock.env_steps} env steps" if clock.env_steps else f"{clock.version} updates"
+        print(f"evaluation at {at}: {judgement.score:.2f} in {took}{counters.training()}", flush=True)
         return judgement
 
     def own_judge(self) -> Judge:

@@ -15,9 +15,9 @@ _UNSAVED = "checkpoint.replay = false"
 
 
 def shards(plan: Plan) -> int:
-    """Parts that the experience of learners lies in, equally large: one of each that has columns to learn from. A
-    parameter server's workers learn alone."""
-    sharing = [spec for spec in plan.ranks if spec.learns and plan.learned_columns(spec)]
+    """Parts that the experience of learners lies in, equally large: one of each that has columns to learn from, or
+    its share of recorded moves. A parameter server's workers learn alone."""
+    sharing = [spec for spec in plan.ranks if spec.learns and (plan.learned_columns(spec) or not plan.acts)]
     return 1 if plan.of("parameter_server") else len(sharing)
 
 

@@ -10,7 +10,9 @@ from hpc_rl.devices import to_device
 
 
 def merged(parts: list[Any]) -> Any:
-    """Per-column states of several lanes or ranks as one: arrays and lists are joined along the columns."""
+    """Per-column states of several lanes or ranks as one: arrays and lists are joined along the columns; {} of none."""
+    if not parts:
+        return {}
     head = parts[0]
     if isinstance(head, dict):
         return {name: merged([part[name] for part in parts]) for name in head}

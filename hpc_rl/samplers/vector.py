@@ -63,7 +63,7 @@ class Vector:
 
     def load(self, state: dict[str, Any]) -> None:
         """Take up these columns' part of a state, whatever rank or lane each belonged to."""
-        row = {int(column): row for row, column in enumerate(state["columns"])}
+        row = {int(column): row for row, column in enumerate(state.get("columns", ()))}
         for lane in self.lanes:
             lane.load(chosen(state, [row[int(column)] for column in lane.columns]))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -57,6 +57,17 @@ class Episode:
     @property
     def whole(self) -> bool:
         return self.begun and self.end != "cut"
+
+    def part(self, begin: int, end: int) -> Episode:
+        """Its moves ``begin`` to ``end`` − 1, as `Leaves` reads them."""
+        pieces, passed = [], 0
+        for piece in self.pieces:
+            low, high = max(begin - passed, 0), min(end - passed, piece.end - piece.begin)
+            if low < high:
+                pieces.append(replace(piece, begin=piece.begin + low, end=piece.begin + high))
+            passed += piece.end - piece.begin
+        last: End = self.end if end == self.length else "cut"
+        return Episode(self.column, self.start + begin, tuple(pieces), self.begun and not begin, last)
 
 
 @dataclass(frozen=True)

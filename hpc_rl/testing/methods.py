@@ -21,7 +21,7 @@ from hpc_rl.agent import Agent, bind
 from hpc_rl.algorithms.base import Learner, Policy
 from hpc_rl.devices import to_device
 from hpc_rl.envs.make import goal_reward, make, rules
-from hpc_rl.experience import Unsuited
+from hpc_rl.experience import Experience, Unsuited
 from hpc_rl.fragments import allocate, trajectory, trajectory_schema
 from hpc_rl.optim.alone import Alone
 from hpc_rl.replay.base import Store
@@ -30,6 +30,7 @@ from hpc_rl.runtime.checkpoints import learner_state, load_columns, load_learner
 from hpc_rl.samplers.base import Timings, episode_seeds, streams
 from hpc_rl.samplers.lanes import Lane
 from hpc_rl.samplers.vector import Vector
+from hpc_rl.sources import source_of
 from hpc_rl.types import Leaf, Schema, Spec, Step, Trajectory, Tree
 
 COLUMNS, MOST_FRAGMENTS = 4, 200
@@ -261,6 +262,8 @@ def _store(trial: Trial, schema: Schema) -> Store:
     """As on `solo`, but for the env steps before the first update, which a check need not wait for."""
     own = trial.agent.experience
     experience = replace(own, min_size=min(own.min_size, 64))
+    if source_of(own):  # items of a ring are of the same form
+        experience = Experience(own.unroll, own.items, capacity=4096)
     agent = trial.agent
     return own_store(
         experience, schema, agent.spec, range(COLUMNS), 1, 1, agent.annotate, goal_reward=agent.make_goal_reward()

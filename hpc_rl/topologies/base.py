@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from hpc_rl.config import BadJob
 from hpc_rl.experience import Experience
 from hpc_rl.plan import RankSpec, WorldTooSmall
+from hpc_rl.replay.room import part
 from hpc_rl.settings import Job
 
 
@@ -80,6 +81,25 @@ def fresh_only(job: Job, experience: Experience) -> None:
         )
 
 
+def check_recorded(job: Job, experience: Experience, learners: int) -> None:
+    """Raise BadJob where a job that learns from recorded moves has no end, or counts env steps that nobody makes.
+
+    Unreplayable where a learner would have no item of a batch.
+    """
+    if not job.budget.updates:
+        raise BadJob(
+            f"{job.algorithm} learns from recorded moves and makes no env steps, so that budget.env_steps never ends "
+            "it; set budget.updates"
+        )
+    if job.evaluate.every_steps:
+        raise BadJob(
+            f"evaluate.every_steps = {job.evaluate.every_steps} never comes to an evaluation, for {job.algorithm} "
+            "makes no env steps; use evaluate.every_updates"
+        )
+    for items in experience.items:
+        part(items, learners, 0)
+
+
 def need(job: Job, minimum: int, roles: str) -> None:
     """Raise WorldTooSmall below ``minimum`` ranks, and one more for an evaluator."""
     minimum += job.resources.evaluators
@@ -99,7 +119,7 @@ def evaluators(job: Job) -> list[RankSpec]:
     """
     if not job.resources.evaluators:
         return []
-    if not job.evaluate.every_steps:
+    if not job.evaluate.periodic:
         raise BadJob(
             "resources.evaluators = 1 but evaluate.every_steps = 0: that rank would never play; "
             "set evaluate.every_steps to the env steps between evaluations, or leave evaluators out"

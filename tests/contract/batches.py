@@ -20,6 +20,7 @@ from hpc_rl.optim.group import Group
 from hpc_rl.samplers.base import Timings, episode_seeds, streams
 from hpc_rl.samplers.lanes import Lane
 from hpc_rl.samplers.vector import Vector
+from hpc_rl.sources import source_of
 from hpc_rl.types import Actions, Spec, Step, Trajectory, Tree
 
 NAMES = jobs.algorithms()
@@ -40,6 +41,10 @@ def config_of(name: str, **changes: Any) -> Any:
     """The method's defaults, with those of ``changes`` that it has."""
     kind = jobs.algorithm(name).config
     return kind(**{key: value for key, value in changes.items() if key in kind.__dataclass_fields__})
+
+
+ACTING = [name for name in NAMES if source_of(config_of(name).experience()) is None]
+"""Methods whose ranks step environments; test_recorded.py runs the others."""
 
 
 def policy_of(name: str, spec: Spec, config: Any = None) -> Any:
@@ -136,8 +141,8 @@ def ways() -> list[tuple[str, str]]:
 
     What ranks send each other does not depend on the loss; test_devices runs every method on every topology.
     """
-    topologies = {name: allowed_topologies(name) for name in NAMES}
-    pairs = [(name, topology) for name in NAMES for topology in topologies[name]]
+    topologies = {name: allowed_topologies(name) for name in ACTING}
+    pairs = [(name, topology) for name in ACTING for topology in topologies[name]]
     chosen = [(name, x) for name, x in pairs if name in ONE_OF_A_KIND or x == topologies[name][0]]
     assert {topology for _, topology in chosen} == {topology for _, topology in pairs}
     return chosen

@@ -25,6 +25,7 @@ from hpc_rl.transport.ports import Ports
 from hpc_rl.transport.waiting import Waiting
 from hpc_rl.types import Spec, Trajectory
 from tests.contract.batches import (
+    ACTING,
     COLUMNS,
     ENVIRONMENTS,
     NAMES,
@@ -187,7 +188,9 @@ def test_a_gradient_that_is_not_finite_drops_the_step(name: str) -> None:
     learner.update(fed(learner, batch), 0.0)
     assert learner.group.dropped == 0
     state = learner_state(learner)
-    learner.update(fed(learner, replace(batch, reward=torch.full_like(batch.reward, torch.nan))), 0.0)
+    leaf = "reward" if name in ACTING else "observation"  # recorded moves are learned from without rewards
+    nan = {leaf: torch.full_like(getattr(batch, leaf), torch.nan)}
+    learner.update(fed(learner, replace(batch, **nan)), 0.0)
     steps = {"ppo": 16, "rnd": 16, "impala": 4}.get(name, 1)  # 4 columns are in at most 4 minibatches
     assert learner.group.dropped == steps, "one bad batch of many steps is one bad update"
     assert torch.equal(learner.weights.data, state["weights"])

@@ -18,7 +18,7 @@ import torch
 from hpc_rl import job as jobs
 from hpc_rl import methods
 from hpc_rl.devices import to_device, to_host, write_back
-from tests.contract.batches import NAMES, ONE_OF_A_KIND, environment_of
+from tests.contract.batches import ACTING, ONE_OF_A_KIND, environment_of
 from tests.contract.fake_gpu import FakeGpu, lying_on
 from tests.contract.seats import newest, run_job
 
@@ -45,7 +45,7 @@ def ways() -> list[Any]:
         "burn_in": 2,
         "stride": 5,
     }
-    for name in NAMES:
+    for name in ACTING:
         fields = methods.config_class(name).__dataclass_fields__
         carried = {key: value for key, value in sections.items() if key in fields}
         for topology in methods.allowed_topologies(name):
@@ -125,7 +125,7 @@ def test_a_job_whose_learners_have_a_gpu_runs_and_is_resumed(
     assert meta["env_steps"] >= 2 * BUDGET and lying_on(state) == {"cpu"}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ACTING)
 def test_the_device_changes_no_bit(name: str, tmp_path: Path) -> None:
     """On one device a result does not depend on what was moved to it and from it."""
     table = job_of(name, "solo", 1, {}, {})

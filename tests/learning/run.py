@@ -27,6 +27,7 @@ SEEDS = {
     "impala_cartpole": FIVE,
     "impala_cartpole_two_learners": FIVE,
     "ppo_cartpole": FIVE,
+    "bc_cartpole": FIVE,
     "dqn_cartpole": (21, 22, 23, 24, 25),  # its settings were chosen with smaller ones
     "apex_cartpole": FIVE,  # chosen with seeds 11 to 13, as those of all jobs below that replay
     "apex_cartpole_two_learners": FIVE,
@@ -131,8 +132,16 @@ CONTROLS = {  # job -> control -> the settings that take something away, or make
     "hac_pendulum": {"flat": ("hac.levels=1",)},
     "hiro_pointmaze": {"no_relabelling": ("hiro.candidates=1",)},
     "fun_maze": {"few_random_goals": ("fun.random_goal=0.05",)},  # the worker learns the way itself
+    "bc_cartpole": {
+        "untrained": ("budget.updates=1",),
+        "all_games": ("bc.episodes=0",),  # those of the beginner, too
+        "ten_games": ("bc.episodes=10",),
+    },
     "cem_cartpole": {"no_selection": ("cem.elite=1.0",)},  # all candidates are the elite
 }
+
+SOURCES = {"bc_cartpole": ("bc.source", "ppo_cartpole")}
+"""Job -> the key that names a recorded run, and the job whose run of the same seed that is."""
 
 
 def trained(job: str, seed: int, out: Path, name: str = "", sets: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -140,6 +149,10 @@ def trained(job: str, seed: int, out: Path, name: str = "", sets: tuple[str, ...
     folder = out / (name or f"{job}-{seed}")
     if not (folder / "summary.json").exists():
         tool = Path(sys.executable).parent / "hpc-rl"
+        if job in SOURCES:
+            key, teacher = SOURCES[job]
+            trained(teacher, seed, out)
+            sets = (f"{key}={out.absolute() / f'{teacher}-{seed}'}", *sets)
         settings = [part for item in (f"seed={seed}", *sets) for part in ("--set", item)]
         subprocess.run([tool, "run", job, *settings, "--no-roofline", "--out", folder], check=True)
     figures: dict[str, Any] = json.loads((folder / "summary.json").read_text())
@@ -180,6 +193,8 @@ def table(
 
 def _steps(row: dict[str, Any]) -> str:
     steps = steps_to_target(row)
+    if not row["env_steps"]:
+        return f"{row['updates']:,} updates on recorded moves"
     return f"target not reached in {row['env_steps']:,} env steps" if math.isinf(steps) else f"{steps:,.0f} env steps"
 
 
