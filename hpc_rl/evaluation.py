@@ -25,12 +25,17 @@ LEVEL = 0.95  # of the intervals
 
 
 def evaluate_run(
-    run: Path, episodes: int, file: Path | None, video: Path | None, warn: Callable[[str], None] = lambda text: None
+    run: Path,
+    episodes: int,
+    file: Path | None,
+    video: Path | None,
+    warn: Callable[[str], None] = lambda text: None,
+    overrides: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Games of a run's best (else newest) checkpoint, or of ``file``: greedy ones, and as many that sample actions.
 
-    Their seeds are those of neither training nor evaluation, alike for both. ``video`` gets the first greedy game as a
-    GIF. What `hpc-rl eval --json` prints::
+    ``overrides`` change the job. Seeds are those of neither training nor evaluation, alike for both. ``video`` gets the
+    first greedy game as a GIF. What `hpc-rl eval --json` prints::
 
         checkpoint, env_steps     the file, and how long its policy had trained
         chosen                    "best", "newest" or "named"
@@ -48,7 +53,7 @@ def evaluate_run(
             or one of another job.
     """
     directory = open_run(run)
-    job = jobs.load(directory.job_file)
+    job = jobs.load(directory.job_file, overrides)
     agent = agent_of(job)
     describe_sets(job.environment.id, job.environment.arguments, job.evaluate.arguments, agent.spec)
     if video:

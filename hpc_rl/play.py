@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,14 +58,23 @@ class Table:
         return -1 if not reward[0] else mover if reward[0] > 0 else 1 - mover
 
 
-def play(run: Path, file: Path | None, first: bool, seed: int, ask: Ask, tell: Tell, warn: Tell) -> None:
-    """One game. Who answers nothing leaves; ``first``: the person moves first.
+def play(
+    run: Path,
+    file: Path | None,
+    overrides: Sequence[str],
+    first: bool,
+    seed: int,
+    ask: Ask,
+    tell: Tell,
+    warn: Tell,
+) -> None:
+    """One game. ``overrides`` change the job; ``first``: the person moves first; who answers nothing leaves.
 
     Raises:
         BadRun, NoUsableCheckpoint, …: no policy of a game of two is there, or it made an illegal move.
     """
     directory = open_run(run)
-    job = jobs.load(directory.job_file)
+    job = jobs.load(directory.job_file, overrides)
     rules = game_of_two(job.environment.id, job.environment.arguments)
     if rules is None:
         raise BadRun(f"{job.environment.id} is no game of two players made of Rules; nobody can play it here")

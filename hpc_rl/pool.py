@@ -36,11 +36,13 @@ def play_pool(
     file: Path | None,
     opponents: Sequence[str] = (),
     lines: bool = False,
+    overrides: Sequence[str] = (),
     warn: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Greedy matches of a run's best (else newest) policy, ``games`` from each side against each of the pool.
 
-    The pool is ``opponents``, else those of evaluate.arguments, else `POOL`. What `hpc-rl eval --json` prints::
+    The pool is ``opponents``, else those of evaluate.arguments, else `POOL`; ``overrides`` change the job, such as the
+    settings of its search. What `hpc-rl eval --json` prints::
 
         checkpoint, env_steps, chosen, score, scored_by, level    as `evaluate_run`
         opponents    of each: {arguments, points, low, high, games, distinct_games, first, second}; points are 1 for a
@@ -53,7 +55,7 @@ def play_pool(
         BadRun, NoUsableCheckpoint, …: no policy, no game of two, or one too large for ``lines``.
     """
     directory = open_run(run)
-    job = jobs.load(directory.job_file)
+    job = jobs.load(directory.job_file, overrides)
     rules = game_of_two(job.environment.id, job.environment.arguments)
     if rules is None:
         raise BadRun(f"{job.environment.id} is no game of two players; leave --opponent and --lines out")

@@ -62,7 +62,7 @@ class Solver:
             moves = forced
         moves &= ~(threats >> 1)  # below a threat
         if not moves:
-            return -1 if self._playable(every) else 0
+            return -1
         if (self.board ^ every).bit_count() <= 2:
             return 0
         key = mine + every

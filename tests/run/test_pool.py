@@ -1,7 +1,7 @@
 """Matches of a run's policy in a game of two: against a pool, another checkpoint, and a person.
 
-Mutations seen to fail: both sides as the first; points of lost games; a draw that counts as lost; another number of
-games; lines of one side; the policy of the wrong run as an opponent; an illegal move taken; who won turned round.
+Mutations seen to fail: both sides as the first; points of lost games; lines of one side; the job's own opponent left
+out; a checkpoint that does not decide; one of another game taken; an illegal move taken; who won turned round.
 """
 
 from __future__ import annotations
@@ -144,6 +144,15 @@ def test_the_command_prints_what_json_has(run: Any) -> None:
         pool.play_pool(run(0, id="CartPole-v1"), 3, None, ["random"])
     refused = CliRunner().invoke(cli.cli, [*arguments, "--video", "x.gif"])
     assert refused.exit_code == 2 and "`hpc-rl play` shows a game of two" in refused.output
+
+
+def test_the_job_may_be_changed(run: Any) -> None:
+    """Six stones are lost for the first player, against one who knows it."""
+    folder, changed = run(0), ("--set", "environment.arguments.stones=6")
+    text = CliRunner().invoke(cli.cli, ["eval", str(folder), "--opponent", "perfect", *changed]).stdout.splitlines()
+    assert "first 0/0/20" in text[1]
+    played = CliRunner().invoke(cli.cli, ["play", str(folder), *changed], input="q\n")
+    assert "position: 6" in played.stdout
 
 
 def test_a_checkpoint_plays(run: Any) -> None:

@@ -1,7 +1,7 @@
 """The solver against whole games solved by levels, and against itself in a mirror.
 
 Mutations seen to fail: a direction of fours forgotten; stones that run on into the next column; a threat above the own
-move not seen; two threats answered; a bound of the table taken for a value; a win at once not seen; a full board lost.
+move not seen; two threats answered; a bound of the table taken for a value; a win at once not seen.
 """
 
 from __future__ import annotations
