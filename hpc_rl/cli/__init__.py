@@ -12,7 +12,7 @@ import sys
 import click
 
 from hpc_rl.cli.analysis import analyze
-from hpc_rl.cli.data import export, import_
+from hpc_rl.cli.data import export, import_, record
 from hpc_rl.cli.diagnostics import flush_streams, note, open_closed_streams
 from hpc_rl.cli.evaluation import evaluate, play
 from hpc_rl.cli.jobs import list_jobs, show
@@ -31,7 +31,7 @@ def cli() -> None:
     """Deep reinforcement learning as MPI jobs: `hpc-rl list` shows jobs, `hpc-rl run JOB` trains one."""
 
 
-_QUEUE, _AFTERWARDS = (submit, status, logs, cancel, resume), (evaluate, play, analyze, export, import_)
+_QUEUE, _AFTERWARDS = (submit, status, logs, cancel, resume), (evaluate, play, analyze, export, import_, record)
 for _command in (run, list_jobs, show, *_QUEUE, *_AFTERWARDS, doctor, selftest, bench):
     cli.add_command(_command)
 

@@ -59,6 +59,32 @@ def import_(dataset: str, out: Path, algorithm: str | None) -> None:
     click.echo(out)
 
 
+@click.command()
+@click.argument("game")
+@click.argument("players", nargs=-1, required=True)
+@click.option("--games", type=click.IntRange(1), default=1000, show_default=True, help="How many.")
+@click.option("--opening", type=click.IntRange(0, 100), default=0, show_default=True, help="Random moves before each.")
+@click.option("--set", "arguments", metavar="KEY=VALUE", multiple=True, help="An argument of the game; repeatable.")
+@click.option("--seed", type=click.IntRange(0), default=1, show_default=True)
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Run directory.")
+def record(
+    game: str, players: tuple[str, ...], games: int, opening: int, arguments: tuple[str, ...], seed: int, out: Path
+) -> None:
+    """Have PLAYERS play GAME against each other, and write their games as a run directory to learn from.
+
+    GAME is an environment's id, a player alphabeta:4, uct:1000, perfect, random or checkpoint:RUN; one plays itself,
+    of several every pair plays, either of them first as often. Random moves of an opening are not recorded.
+    """
+    from hpc_rl.export.of_games import Fixture, record_games
+    from hpc_rl.opponents import player_of_run
+    from hpc_rl.toml import override
+
+    own = override({}, arguments)
+    result = record_games(Fixture(game, own, players, games, opening, seed), out, player_of_run)
+    note(f"{result.episodes} games, {result.env_steps} moves")
+    click.echo(out)
+
+
 def _left_out(cut: int, kept: bool) -> str:
     if not cut:
         return ""

@@ -56,7 +56,12 @@ def fragment(form: Form, episode: Any, start: int, tail: Array | None) -> tuple[
     lengths = {name: len(rows) for name, rows in steps.items()} | {"observation": len(frames) - 1}
     if set(lengths.values()) != {moves}:
         raise NotExported(f"an episode of data set {form.id} has {moves} rewards and other numbers of moves: {lengths}")
-    before = _padding(form.spec, frames) if tail is None else tail
+    return laid(form.spec, steps, frames, start, tail)
+
+
+def laid(spec: Spec, steps: Tree, frames: Array, start: int, tail: Array | None) -> tuple[Tree, Array]:
+    """`fragment` of leaves [T, …] and frames [T + 1, *frame]."""
+    moves, before = len(frames) - 1, _padding(spec, frames) if tail is None else tail
     first = np.arange(moves + 1) == 0
     if tail is not None:
         steps = {name: np.concatenate([np.full_like(rows[:1], _void(name)), rows]) for name, rows in steps.items()}
@@ -69,7 +74,7 @@ def fragment(form: Form, episode: Any, start: int, tail: Array | None) -> tuple[
         "start": np.full(1, start, np.int64),
         "attempt": np.zeros(1, np.int32),
     }
-    return tree, shown[-form.spec.stack :]
+    return tree, shown[-spec.stack :]
 
 
 def _rows(form: Form, episode: Any) -> tuple[Tree, Array]:
@@ -80,14 +85,21 @@ def _rows(form: Form, episode: Any) -> tuple[Tree, Array]:
         "reward": np.asarray(episode.rewards, np.float32),
         "discount": 1 - np.asarray(episode.terminations, np.float32),
         "version": _versions(episode.infos, moves),
-        "episode_return": _last(moves, np.sum(episode.rewards), np.nan, np.float32),
-        "episode_success": _last(moves, _success(episode.infos), np.nan, np.float32),
-        "episode_length": _last(moves, moves, 0, np.int32),
+        **ending(moves, np.sum(episode.rewards), _success(episode.infos)),
     }
     for name in form.schema:
         if name.startswith("extras/"):
             steps[name] = extras[name.removeprefix("extras/")].reshape(moves, *form.schema[name].shape)
     return steps, form.shown.rows(episode.observations)
+
+
+def ending(moves: int, score: float, success: float) -> Tree:
+    """The leaves [T] that say where an episode ends."""
+    return {
+        "episode_return": _last(moves, score, np.nan, np.float32),
+        "episode_success": _last(moves, success, np.nan, np.float32),
+        "episode_length": _last(moves, moves, 0, np.int32),
+    }
 
 
 def _void(name: str) -> float:

@@ -65,9 +65,14 @@ def import_data(name: str, out: Path, algorithm: str | None, warn: Callable[[str
         provenance.write(run, 0, provenance.collect(sys.argv, 0, job.seed, started))
         result = _record(run, dataset, metadata, shown, spec, job)
         reason = f"done: imported from data set {dataset.id}"
-        write_json(run.summary_file, _summary(job, result, reason))
-        run.write_state(state="done", env_steps=result.env_steps, reason=reason)
+        finish(run, job, result, reason)
     return result
+
+
+def finish(run: RunDir, job: Job, result: Imported, reason: str) -> None:
+    """Write what a run's end leaves."""
+    write_json(run.summary_file, _summary(job, result, reason))
+    run.write_state(state="done", env_steps=result.env_steps, reason=reason)
 
 
 def _opened(name: str) -> tuple[Any, Mapping[str, Any]]:
@@ -111,10 +116,15 @@ def _job(dataset: Any, metadata: Mapping[str, Any], id: str, algorithm: str | No
             return jobs.parse({**kept, **changes, "environment": environment}, name)
         except (BadJob, Unreadable) as error:
             warn(f"the job in the data set cannot be read, so {algorithms()[0]} stands in: {error}")
+    return stand_in({"id": id}, algorithm, total, name)
+
+
+def stand_in(environment: dict[str, Any], algorithm: str | None, total: int, name: str) -> Job:
+    """A job of one column for a run in which no method acted. Raises BadJob."""
     method = algorithm or algorithms()[0]
     topology = allowed_topologies(method)[0] if method in algorithms() else "solo"
-    environment = {"id": id, "columns": 1}
-    return jobs.parse({"algorithm": method, "topology": topology, "environment": environment, **changes}, name)
+    table = {"algorithm": method, "topology": topology, "environment": {**environment, "columns": 1}}
+    return jobs.parse({**table, "budget": {"env_steps": total}}, name)
 
 
 def _record(run: RunDir, dataset: Any, metadata: Mapping[str, Any], shown: Any, spec: Spec, job: Job) -> Imported:

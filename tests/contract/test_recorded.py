@@ -15,6 +15,8 @@ import torch
 
 from hpc_rl import job as jobs
 from hpc_rl import preflight
+from hpc_rl.replay.base import Batches
+from hpc_rl.replay.recorded import Recorded
 from hpc_rl.show import render
 from hpc_rl.storage.archive import BadSource
 from tests.contract.batches import ACTING, NAMES
@@ -66,6 +68,26 @@ def test_no_env_step_is_made(name: str, ranks: int, source: Path, tmp_path: Path
     assert summary["best"] is not None and (ran.run.checkpoints / "best.h5").exists()
     assert not list(ran.run.trajectories.glob("*")) if ran.run.trajectories.exists() else True
     assert all(torch.equal(x.weights.data, ran.learners[0].weights.data) for x in ran.learners.values())
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_ranks_draw_from_moves_of_their_own(
+    name: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: dict[int, set[tuple[int, int]]] = {}
+    sample = Recorded.sample
+
+    def seen(store: Recorded, update: int) -> Batches:
+        batches = sample(store, update)
+        (tree,) = batches["items"][0]
+        pairs = zip(tree["column"].tolist(), tree["start"].tolist(), strict=True)
+        drawn.setdefault(id(store), set()).update(pairs)
+        return batches
+
+    monkeypatch.setattr(Recorded, "sample", seen)
+    run_job(table_of(name, source, 2), tmp_path / "run")
+    one, other = drawn.values()
+    assert one and other and not one & other
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
