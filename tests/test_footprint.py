@@ -33,6 +33,8 @@ PLAN = Plan("solo", (RankSpec(0, "worker", 0, range(4), 1, True, peers=(0,)),), 
 VECTOR = SPECS["discrete"]
 ENDS_ONLY = ("hdqn", "hac")  # of items that may be long little more than both end rows is learned from
 
+GROWS = ("pilco",)  # a learner keeps all moves that it ever saw, those of the update that was rehearsed too
+
 
 def agent_of(name: str, config: Any, spec: Spec) -> Agent:
     return bind(jobs.algorithm(name), config, config.experience(), spec)
@@ -53,7 +55,8 @@ def test_sizes_are_those_of_the_objects_with_numbers(name: str, kind: str, chang
         optimizer.step()
     assert method.parameters == sum(p.numel() for p in learner.policy.net.parameters()) == method.layers[0].parameters
     assert method.weights == learner.weights.data.numel()
-    assert method.checkpoint_bytes == nbytes(learner_state(learner))
+    saved = nbytes(learner_state(learner))
+    assert method.checkpoint_bytes > saved if name in GROWS else method.checkpoint_bytes == saved
     assert method.uncounted == ()
     longest = max(items.length for items in config.experience().items)
     least = method.batch_bytes * 2 // (longest + 1) if name in ENDS_ONLY else method.batch_bytes

@@ -66,9 +66,8 @@ def process_moments(model: Processes, mean: Tensor, covariance: Tensor) -> tuple
 class _ProcessMoments(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, ...]:
-        m, s, x, beta, log_length = (to_host(x) for x in arguments[:-1])
-        model: Processes = arguments[-1]
-        ctx.passed = _Forward(m, s, x, beta, log_length, model, ctx.needs_input_grad[2])
+        arrays = [to_host(x) for x in arguments[:-1]]
+        ctx.passed = _Forward(arrays, arguments[-1], ctx.needs_input_grad[2])
         return tuple(to_device(x, "cpu") for x in ctx.passed.moments())
 
     @staticmethod
@@ -101,16 +100,8 @@ class _Pair:
 class _Forward:
     """Everything computed on the way to the moments; ``whole``: for gradients of inputs, β and log ℓ, too."""
 
-    def __init__(
-        self,
-        m: Array,
-        s: Array,
-        x: Array,
-        beta: Array,
-        log_length: Array,
-        model: Processes,
-        whole: bool,
-    ) -> None:
+    def __init__(self, arrays: list[Array], model: Processes, whole: bool) -> None:
+        m, s, x, beta, log_length = arrays
         self.s, self.beta, self.products, self.whole = s, beta, model.products, whole
         log_signal = to_host(model.log_signal)
         self.prior = 0 * log_signal if model.inverse is None else np.exp(2 * log_signal)

@@ -16,10 +16,8 @@ def joined(group: Group, own_rows: Tensor) -> tuple[Tensor, slice]:
     counts[group.rank] = len(own_rows)
     counts = group.sum(counts)
     low = int(counts[: group.rank].sum())
-    table, rows = (
-        torch.zeros(int(counts.sum()), own_rows.shape[1], dtype=torch.float64),
-        slice(low, low + len(own_rows)),
-    )
+    rows = slice(low, low + len(own_rows))
+    table = torch.zeros(int(counts.sum()), own_rows.shape[1], dtype=torch.float64)
     table[rows] = own_rows
     return group.sum(table), rows
 

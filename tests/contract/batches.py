@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,10 +37,20 @@ WHOLE: dict[str, Any] = {"lstm": 6, "normalize_observation": True, "normalize_re
 STEPS, COLUMNS = 24, 4
 
 
+QUICK: dict[str, Any] = {"horizon": 3, "evaluations": 3, "model_evaluations": 4, "exact": 60, "inducing": 8}
+"""What makes an update short where a model is fitted and planned with from anew in each."""
+
+
+def quick(fields: Collection[str]) -> dict[str, Any]:
+    """Of a Config with these fields: `QUICK` where it has all of it."""
+    return QUICK if QUICK.keys() <= set(fields) else {}
+
+
 def config_of(name: str, **changes: Any) -> Any:
-    """The method's defaults, with those of ``changes`` that it has."""
+    """The method's defaults, but for `quick`, with those of ``changes`` that it has."""
     kind = jobs.algorithm(name).config
-    return kind(**{key: value for key, value in changes.items() if key in kind.__dataclass_fields__})
+    fields = kind.__dataclass_fields__
+    return kind(**quick(fields), **{key: value for key, value in changes.items() if key in fields})
 
 
 ACTING = [name for name in NAMES if source_of(config_of(name).experience()) is None]
@@ -75,6 +85,9 @@ STAND_INS = {
 }
 """What stands for an environment of discrete choices where a method needs a box of actions, and for that one where it
 needs goals."""
+
+SHORT: dict[str, dict[str, Any]] = {"Pendulum-v1": {"max_episode_steps": 10}}
+"""Arguments with which an episode is over after few moves, as one of toy/catch is."""
 
 
 def environment_of(name: str, id: str) -> str:

@@ -18,7 +18,7 @@ import torch
 from hpc_rl import job as jobs
 from hpc_rl import methods
 from hpc_rl.devices import to_device, to_host, write_back
-from tests.contract.batches import ACTING, ONE_OF_A_KIND, environment_of
+from tests.contract.batches import ACTING, ONE_OF_A_KIND, SHORT, environment_of, quick
 from tests.contract.fake_gpu import FakeGpu, lying_on
 from tests.contract.seats import newest, run_job
 
@@ -31,6 +31,7 @@ def ways() -> list[Any]:
     """(method, topology, ranks, keys of the job, keys of the method), all that the folder has, by what they carry."""
     cases = []
     sections = {
+        "hidden": [8],
         "lstm": 4,
         "minibatches": 2,
         "normalize_observation": True,
@@ -92,14 +93,15 @@ def test_a_tensor_goes_to_the_host_and_back() -> None:
 
 
 def job_of(name: str, topology: str, ranks: int, keys: dict[str, Any], method: dict[str, Any]) -> dict[str, Any]:
+    id = environment_of(name, "toy/catch")
     return {
         "algorithm": name,
         "topology": topology,
-        "environment": {"id": environment_of(name, "toy/catch"), "columns": COLUMNS},
+        "environment": {"id": id, "columns": COLUMNS, "arguments": SHORT.get(id, {})},
         "budget": {"env_steps": BUDGET},
         "evaluate": {"every_steps": BUDGET // 2, "episodes": 2},
         "resources": {"ranks": ranks, "threads": 1},
-        name: {"unroll": 10, "hidden": [8], **method},
+        name: {"unroll": 10, **quick(methods.config_class(name).__dataclass_fields__), **method},
         **keys,
     }
 

@@ -24,28 +24,29 @@ from hpc_rl.experience import Unsuited
 from hpc_rl.methods import config_class
 from hpc_rl.optim.flat import flatten
 from hpc_rl.storage import checkpoint
-from tests.contract.batches import environment_of, ways
+from tests.contract.batches import SHORT, environment_of, quick, ways
 from tests.contract.greedy import greedy_returns
 from tests.contract.seats import Ran, left_over, run_job
 
 RANKS = {"solo": 1, "allreduce": 2}  # any other topology: 3
 METHOD = {"unroll": 5, "hidden": [8], "anneal": False, "min_size": 100, "capacity": 1000, "epochs": 1, "minibatches": 1}
 METHOD |= {"batch_size": 32, "samples_per_insert": 2.0, "length": 5, "burn_in": 2, "stride": 5, "horizon": 4}
-PENDULUM: dict[str, Any] = {"id": "Pendulum-v1", "columns": 4, "arguments": {"max_episode_steps": 10}}
+PENDULUM: dict[str, Any] = {"id": "Pendulum-v1", "columns": 4, "arguments": SHORT["Pendulum-v1"]}
 WAYS = ways()
 
 
 def table_of(name: str, topology: str, evaluators: int, **budget: Any) -> dict[str, Any]:
+    id, fields = environment_of(name, "toy/catch"), hints_of(config_class(name))
     return {
         "algorithm": name,
         "topology": topology,
-        "environment": {"id": environment_of(name, "toy/catch"), "columns": 4},
+        "environment": {"id": id, "columns": 4, "arguments": SHORT.get(id, {})},
         "budget": {"env_steps": 1200, **budget},
         "evaluate": {"every_steps": 300, "episodes": 12},
         "resources": {"ranks": RANKS.get(topology, 3) + evaluators, "threads": 1, "evaluators": evaluators},
         "checkpoint": {"keep": 1000},
         "output": {"record": 0.0},
-        name: {key: x for key, x in METHOD.items() if key in hints_of(config_class(name))},
+        name: {key: x for key, x in METHOD.items() if key in fields} | quick(fields),
     }
 
 

@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 import torch
 
+from hpc_rl.methods import config_class
 from hpc_rl.storage import checkpoint
 from hpc_rl.storage.segments import describe, read, segments
 from hpc_rl.types import Tree
-from tests.contract.batches import NAMES, environment_of, sampled, ways
+from tests.contract.batches import NAMES, environment_of, quick, sampled, ways
 from tests.contract.seats import left_over, run_job
 
 RANKS = {"solo": 1, "allreduce": 2}  # any other topology: 3
@@ -35,7 +36,7 @@ def table_of(name: str, topology: str, ranks: int, env_steps: int = 600, **metho
         "budget": {"env_steps": env_steps},
         "resources": {"ranks": ranks, "threads": 1},
         "output": {"record": 1.0, "compression": "none", "segment_s": 1e-6},
-        name: {"unroll": 12, **method},
+        name: {"unroll": 12, **quick(config_class(name).__dataclass_fields__), **method},
     }
 
 
