@@ -13,7 +13,7 @@ from typing import Any
 from hpc_rl import job as jobs
 from hpc_rl.algorithms.base import Algorithm, C, Learner, Policy
 from hpc_rl.envs.make import describe, goal_reward, rules
-from hpc_rl.experience import Experience
+from hpc_rl.experience import Experience, Unsuited
 from hpc_rl.optim.group import Group
 from hpc_rl.replay.relabel import check_goals, goals_of_observations
 from hpc_rl.settings import Job
@@ -60,6 +60,11 @@ def bind(
 
     def make_policy() -> Policy:
         check_goals(experience, spec)
+        if rules is not None and rules.legal is not None and not algorithm.legal:
+            raise Unsuited(
+                f"in {spec.id} not every move is legal, which this method does not look at; use alphazero, or an "
+                "environment in which every action is allowed"
+            )
         policy: Policy = algorithm.policy(config, spec, rules)
         return policy
 

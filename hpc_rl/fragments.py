@@ -47,7 +47,7 @@ def trajectory_schema(spec: Spec, extras: Schema, carry: Schema, fragment_noise:
         text = "uniforms that the policy drew once for this fragment"
         schema["noise"] = Leaf((fragment_noise,), "float32", "fragment", "", text)
     schema |= {f"extras/{name}": leaf for name, leaf in extras.items()}
-    schema |= {f"carry/{name}": leaf for name, leaf in carry.items()}
+    schema |= {f"carry/{name}": leaf for name, leaf in carry.items() if not leaf.local}
     return schema
 
 

@@ -55,6 +55,7 @@ class Leaf:
     rows: Rows = "step"
     unit: str = ""
     doc: str = ""
+    local: bool = False  # of a carry that stays with its columns and in their checkpoint, in no fragment: a search tree
 
     def array_shape(self, steps: int, columns: int, stack: int) -> tuple[int, ...]:
         """The full shape for ``steps`` = T moves of ``columns`` = b environments whose observations stack frames."""

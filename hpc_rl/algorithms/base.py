@@ -101,7 +101,8 @@ class Algorithm(Generic[C, P]):
     environment on torch, for what looks ahead or uses symmetries, and None where it is not made of Rules.
     ``exploration(config, columns [b], total, progress) -> [b]`` is what training passes to ``act`` in each column of
     ``total``. ``annotate(config, rows) -> {name: [n]} | None`` gives leaves that become known only when an item is
-    complete (a first priority, the outcome of a game) from its rows [L(+1), n] without observations.
+    complete (a first priority, the outcome of a game) from its rows [L(+1), n] without observations, or from those of
+    its episode to the end (`Items.annotated`).
     """
 
     config: type[C]
@@ -109,3 +110,4 @@ class Algorithm(Generic[C, P]):
     learner: Callable[[C, Spec, Rules | None, P, Group], Learner]
     exploration: Callable[[C, Array, int, float], Array] = sample_as_learned
     annotate: Callable[[C, Tree], dict[str, Array] | None] | None = None
+    legal: bool = False  # its policy makes no move that `Rules.legal` does not allow

@@ -59,6 +59,11 @@ def random_tree(schema: Schema, spec: Spec, steps: int, columns: int, generator:
     return tree
 
 
+def random_legal(legal: Array, generator: np.random.Generator) -> Array:
+    """One of the legal [b, A] bool moves of each column, all as likely; any where none is."""
+    return np.asarray((legal + generator.random(legal.shape)).argmax(-1))
+
+
 def random_actions(actions: Actions, lead: tuple[int, ...], generator: np.random.Generator) -> Array:
     """Uniform actions [*lead, *A]; of a box between -1 and 1."""
     if actions.kind == "box":

@@ -18,10 +18,10 @@ from hpc_rl import host_memory
 from hpc_rl import job as jobs
 from hpc_rl.agent import Agent, agent_of
 from hpc_rl.algorithms.base import Policy
-from hpc_rl.bench.batches import batch_shapes, items_schema, random_actions, random_tree
+from hpc_rl.bench.batches import batch_shapes, items_schema, random_actions, random_legal, random_tree
 from hpc_rl.bench.flops import Flops
 from hpc_rl.config import BadJob
-from hpc_rl.devices import to_device
+from hpc_rl.devices import to_device, to_host
 from hpc_rl.envs.base import Environment
 from hpc_rl.envs.make import make
 from hpc_rl.experience import Experience
@@ -32,7 +32,7 @@ from hpc_rl.optim.alone import Alone
 from hpc_rl.optim.flat import Optimizer
 from hpc_rl.plan import Plan
 from hpc_rl.settings import Job
-from hpc_rl.types import Array, RulesState, Spec, Step
+from hpc_rl.types import Array, Rules, RulesState, Spec, Step
 
 PEAK_SIZE = 1024  # rows and columns of the matrices whose product is the peak
 
@@ -68,7 +68,7 @@ def pieces(job: Job) -> Iterator[Pieces]:
         precision = _precision(job, agent.spec)
         observation = environment.reset(np.arange(columns))
         work = {
-            "env": _step(environment, job.seed),
+            "env": _step(environment, agent.rules, job.seed),
             "infer": _infer(_policy(agent, precision), observation, environment.rules_state),
             "learn": _learn(job, plan, agent, _policy(agent, precision)),
             "peak": _peak(precision),
@@ -82,11 +82,15 @@ def pieces(job: Job) -> Iterator[Pieces]:
         environment.close()
 
 
-def _step(environment: Environment, seed: int) -> Work:
-    generator = np.random.default_rng(seed)
+def _step(environment: Environment, rules: Rules | None, seed: int) -> Work:
+    generator, legal = np.random.default_rng(seed), rules.legal if rules else None
 
     def work() -> float:
-        environment.send(random_actions(environment.spec.actions, (environment.columns,), generator))
+        if legal and (state := environment.rules_state) is not None:
+            action = random_legal(to_host(legal({name: to_device(x, "cpu") for name, x in state.items()})), generator)
+        else:
+            action = random_actions(environment.spec.actions, (environment.columns,), generator)
+        environment.send(action)
         return float((~environment.recv().first).sum())
 
     return work

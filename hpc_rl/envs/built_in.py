@@ -30,6 +30,7 @@ TOYS: dict[str, Callable[..., Toy]] = {
     "toy/point_maze": point_maze.point_maze,
     "toy/bitflip": goals.bitflip,
     "toy/goal_counter": goals.goal_counter,
+    "toy/game_counter": games.game_counter,
     "toy/goal_mountaincar": goals.goal_mountaincar,
     "toy/goal_pendulum": goals.goal_pendulum,
 }

@@ -9,6 +9,7 @@ the top row first, and look the same in a mirror; a square tic-tac-toe also turn
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from types import ModuleType
 
 import numpy as np
@@ -16,6 +17,7 @@ import numpy as np
 from hpc_rl.envs.base import BadEnvironment
 from hpc_rl.envs.board_symmetries import turns_and_mirrors
 from hpc_rl.envs.toy import Outcome, Toy, within, zeros
+from hpc_rl.envs.toys import counter
 from hpc_rl.types import Actions, Map, Numbers, Rules, RulesState, Spec
 
 BITS = 62  # of an int64 whose sign stays out of it
@@ -58,6 +60,17 @@ def connect_four(xp: ModuleType, /, *, rows: int = 6, columns: int = 7, line: in
         return board.after(state, ((taken & whole) + lowest) & ~taken)
 
     return board.toy(columns, legal, move, lambda action: columns - 1 - action)
+
+
+def game_counter(xp: ModuleType, /) -> Toy:
+    """The witness (`toys.counter`) for methods that need the legal moves of a game: its two, of which each is legal."""
+    sound = counter(xp)
+
+    def legal(state: RulesState) -> Numbers:
+        return xp.stack([state["step"] >= 0, state["step"] >= 0], 1)
+
+    spec = replace(sound.rules.spec, id="toy/game_counter")
+    return replace(sound, rules=replace(sound.rules, spec=spec, legal=legal))
 
 
 class _Board:

@@ -39,9 +39,10 @@ class Ring:
         columns: this rank's; all shards have as many.
         shards: ranks that learn together, each with a ring of its own.
         seed: of the job; update n draws from the stream (seed, "replay", n, first column).
-        annotate: rows [L(+1), n] without observations of items just completed -> {name: [n]}, returned with the items
-            as extras that are constant over their rows; "priority" becomes the item's where it has one. Items that have
-            priorities wait for one row more, whose extras these need: [L+1, n].
+        annotate: rows [L(+1), n] without observations of items just completed, or of their episodes to the end
+            (`Items.annotated`) -> {name: [n]}, returned with the items as extras that are constant over their rows;
+            "priority" becomes the item's where it has one. Items that have priorities wait for one row more, whose
+            extras these need: [L+1, n].
         saver: keeps it from one attempt to the next; without one every attempt begins with an empty ring.
         goal_reward: of the environment, where items are relabelled with other goals of observations.
 
@@ -225,16 +226,18 @@ class Ring:
         kind.checked = low + int(undecided.argmax()) if undecided.any() else rows.end
         if (self.annotate or kind.priorities) and completed.any():
             row, column = np.nonzero(completed)
-            self._begin(kind, row + low, column)
+            self._begin(kind, row + low, column, end[row, column])
 
-    def _begin(self, kind: Kind, row: Array, column: Array) -> None:
-        """Store what ``annotate`` returns for the items that begin at ``row`` [n] of ``column`` [n]."""
+    def _begin(self, kind: Kind, row: Array, column: Array, end: Array) -> None:
+        """Store what ``annotate`` returns for the items that begin at ``row`` [n] of ``column`` [n].
+
+        ``end`` [n] is the row where the episode ends, or where items run on over that the first gap.
+        """
         at = self.rows.at(row, column)
         notes: Tree = {}
         if self.annotate:
             length = kind.lengths.reshape(-1)[at]
-            behind = kind.priorities is not None
-            notes = dict(self.annotate(self.rows.completed(row, column, length, kind.items.length, behind)) or {})
+            notes = dict(self.annotate(self.rows.completed(row, column, length, end, kind.items)) or {})
         priorities = notes.pop("priority", None)
         for name, x in notes.items():
             kind.notes.setdefault(name, np.zeros(kind.lengths.shape, x.dtype)).reshape(-1)[at] = x

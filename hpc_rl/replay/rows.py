@@ -53,6 +53,8 @@ def _carried(schema: Schema) -> list[str]:
 def blank_items(schema: Schema, items: Items, steps: int, columns: int, stack: int) -> Tree:
     """Items of zeros as `Rows.completed` gives them: ``annotate`` adds the same leaves to these as to any others."""
     leaves = {name: leaf for name, leaf in schema.items() if name != "observation"}
+    if items.annotated == "episode":
+        leaves = {name: leaf for name, leaf in leaves.items() if not name.startswith("extras/")}
     longer = {name: leaf for name, leaf in leaves.items() if name.startswith("extras/") and items.alpha}
     return {**allocate(leaves, steps, columns, stack), **allocate(longer, steps + 1, columns, stack)}
 
@@ -136,31 +138,35 @@ class Rows:
             frames: [stack - 1 + longest + 1, n, *frame] to write observations to, contiguous but for the first axis;
                 else they get new memory.
         """
-        tree = self._moves_of(row, column, length, longest)
+        tree = self._moves_of(row, column, length, longest, self.moves)
         tree["observation"] = self._frames(row, column, length, longest, frames)
         return tree
 
-    def _moves_of(self, row: Array, column: Array, length: Array, longest: int) -> Tree:
-        """What `gather` gives, without observations."""
+    def _moves_of(self, row: Array, column: Array, length: Array, longest: int, names: Sequence[str]) -> Tree:
+        """What `gather` gives of the leaves ``names`` of moves, without observations."""
         offset = np.arange(longest + 1)[:, None]
         edge = self.at(row + np.minimum(offset, length), column)
         move = self.at(row + np.minimum(offset[:-1], length - 1), column)
         carried = {f"extras/{name}": f"carry/{name}" for name in self.carried}
-        tree = {name: self.flat[name].take(move, 0) for name in self.moves if name not in carried}
-        tree |= {carry: self.flat[name].take(move[0], 0) for name, carry in carried.items()}
+        tree = {name: self.flat[name].take(move, 0) for name in names if name not in carried}
+        tree |= {carry: self.flat[name].take(move[0], 0) for name, carry in carried.items() if name in names}
         tree["first"] = self.flat["first"].take(edge)
         tree["first"] |= offset > length
         tree["start"] = self.flat["start"].take(edge[0])
         tree["column"] = self.column.take(column)
         return tree
 
-    def completed(self, row: Array, column: Array, length: Array, longest: int, behind: bool) -> Tree:
-        """The same items as ``annotate`` gets them: without observations. With ``behind`` extras are [longest + 1, n],
-        also those of the row behind the last move, where the policy acted on what that move led to.
+    def completed(self, row: Array, column: Array, length: Array, end: Array, items: Items) -> Tree:
+        """Items of ``length`` [n] moves as ``annotate`` gets them, without observations; ``end`` [n]: see
+        `Items.annotated`. Where they have priorities extras are [longest + 1, n], also those of the row behind the last
+        move, where the policy acted on what that move led to.
         """
-        tree = self._moves_of(row, column, length, longest)
-        if behind:
-            edge = self.at(row + np.minimum(np.arange(longest + 1)[:, None], length), column)
+        if items.annotated == "episode":
+            length = end - row
+            return self._moves_of(row, column, length, int(length.max()), MOVES)
+        tree = self._moves_of(row, column, length, items.length, self.moves)
+        if items.alpha:
+            edge = self.at(row + np.minimum(np.arange(items.length + 1)[:, None], length), column)
             tree |= {name: self.flat[name].take(edge, 0) for name in tree if name.startswith("extras/")}
         return tree
 

@@ -9,7 +9,7 @@ what came of it to all moves on the way: G = r + d G′, from the model's value 
 `Trajectory`: −1 where the other player moves next, so that W belongs to who moves, 0 where the episode ends.
 
 The positions that b simulations ask about are one batch of the model; a tree whose root has enough visits asks no more.
-Where nobody was yet, Q is ``first_play``. The tree of what follows a move is kept (`advance`), its visits count.
+Where nobody was yet, Q is ``first_play``. What a tree knows of the position that follows is kept (`find`, `advance`).
 
 What differs: √ΣN is at least 1, so that the first move is that of the largest prior.
 """
@@ -181,15 +181,22 @@ def _back_up(trees: Trees, rows: Array, node: Array, value: Array) -> None:
         rows, node, value = rows[on], parent[on], value[on]
 
 
-def advance(trees: Trees, action: Array) -> Array:
-    """Make the position behind ``action`` [b] the root, with what is known of it. Returns [b] bool, where it is known.
+def find(trees: Trees, state: RulesState) -> Array:
+    """[b] the oldest node of each tree whose state is ``state`` {name: [b, …]}; NONE where there is none."""
+    b, nodes = trees.parent.shape
+    same = np.arange(nodes) < trees.size[:, None]
+    for name, x in trees.state.items():
+        same = same & (x == np.asarray(state[name])[:, None]).reshape(b, nodes, -1).all(-1)
+    return np.where(same.any(1), same.argmax(1), NONE)
 
-    Where it is not, or the episode is over there, the tree is to be planted anew (`replant`).
+
+def advance(trees: Trees, root: Array) -> None:
+    """Make node ``root`` [b] the root of each tree, with what is known from there on; the other nodes are forgotten.
+
+    Where it is NONE the tree is to be planted anew (`replant`).
     """
     b, nodes = trees.parent.shape
-    every = np.arange(b)
-    root = trees.child[every, 0, action]
-    known: Array = (root != NONE) & (trees.discount[every, root] != 0)
+    every, known = np.arange(b), root != NONE
     keep = np.zeros((b, nodes), bool)
     keep[every, np.maximum(root, 0)] = known
     for node in range(1, int(trees.size.max())):
@@ -209,7 +216,6 @@ def advance(trees: Trees, action: Array) -> Array:
     trees.parent = np.zeros_like(trees.parent)
     trees.parent[row, new] = parent
     trees.size = np.maximum(keep.sum(1), 1)
-    return known
 
 
 def replant(trees: Trees, rows: Array, root: Position) -> None:

@@ -16,7 +16,7 @@ def dirichlet(u: Array, alpha: float, legal: Array) -> Array:
 
     gamma = np.where(legal, gammaincinv(alpha, u), 0.0)
     summed = gamma.sum(-1, keepdims=True)
-    even = legal / legal.sum(-1, keepdims=True)
+    even = legal / np.maximum(legal.sum(-1, keepdims=True), 1)
     return np.where(summed > 0, gamma / np.where(summed > 0, summed, 1.0), even)
 
 

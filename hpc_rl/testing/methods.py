@@ -35,7 +35,7 @@ from hpc_rl.types import Leaf, Schema, Spec, Step, Trajectory, Tree
 
 COLUMNS, MOST_FRAGMENTS = 4, 200
 BEFORE, AFTER = 2, 2  # updates before and after a state is taken: a counter may show at the second one only
-ENVIRONMENTS = ("toy/catch", "toy/counter", "Pendulum-v1", "toy/goal_pendulum")
+ENVIRONMENTS = ("toy/catch", "toy/counter", "Pendulum-v1", "toy/goal_pendulum", "toy/tictactoe")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 
 from hpc_rl import job as jobs
 from hpc_rl.envs.goals import goal_spec
-from hpc_rl.envs.make import describe, make
+from hpc_rl.envs.make import describe, make, rules
 from hpc_rl.experience import Unsuited
 from hpc_rl.fragments import allocate, trajectory, trajectory_schema
 from hpc_rl.methods import allowed_topologies
@@ -21,7 +21,7 @@ from hpc_rl.samplers.base import Timings, episode_seeds, streams
 from hpc_rl.samplers.lanes import Lane
 from hpc_rl.samplers.vector import Vector
 from hpc_rl.sources import source_of
-from hpc_rl.types import Actions, Spec, Step, Trajectory, Tree
+from hpc_rl.types import Actions, Rules, Spec, Step, Trajectory, Tree
 
 NAMES = jobs.algorithms()
 SPECS = {
@@ -30,6 +30,7 @@ SPECS = {
     "box": Spec("box", (5,), "float32", Actions("box", (2,), (-1.0, -1.0), (1.0, 1.0))),
     "goal": goal_spec("goal", 3, 2, Actions("box", (2,), (-1.0, -1.0), (1.0, 1.0))),
     "pixel": Spec("pixel", (36, 36), "uint8", Actions("discrete", (6,)), stack=4),
+    "game": describe("toy/tictactoe", {}),
 }
 ENVIRONMENTS = ("toy/catch", "toy/counter")
 WHOLE: dict[str, Any] = {"lstm": 6, "normalize_observation": True, "normalize_reward": True}
@@ -47,10 +48,15 @@ def quick(fields: Collection[str]) -> dict[str, Any]:
 
 
 def config_of(name: str, **changes: Any) -> Any:
-    """The method's defaults, but for `quick`, with those of ``changes`` that it has."""
+    """The method's defaults, but for `quick`, with those of ``changes`` that it has, and searches that cost little."""
     kind = jobs.algorithm(name).config
     fields = kind.__dataclass_fields__
+    changes = {"simulations": 6, **changes}
     return kind(**quick(fields), **{key: value for key, value in changes.items() if key in fields})
+
+
+def rules_of(spec: Spec) -> Rules | None:
+    return rules(spec.id, {})
 
 
 ACTING = [name for name in NAMES if source_of(config_of(name).experience()) is None]
@@ -59,12 +65,13 @@ ACTING = [name for name in NAMES if source_of(config_of(name).experience()) is N
 
 def policy_of(name: str, spec: Spec, config: Any = None) -> Any:
     torch.manual_seed(0)
-    return jobs.algorithm(name).policy(config or config_of(name), spec, None)
+    return jobs.algorithm(name).policy(config or config_of(name), spec, rules_of(spec))
 
 
 def learner_of(name: str, spec: Spec, config: Any = None, group: Group | None = None) -> Any:
     config = config or config_of(name)
-    return jobs.algorithm(name).learner(config, spec, None, policy_of(name, spec, config), group or Alone())
+    policy = policy_of(name, spec, config)
+    return jobs.algorithm(name).learner(config, spec, rules_of(spec), policy, group or Alone())
 
 
 def suits(name: str, spec: Spec) -> bool:
@@ -80,11 +87,13 @@ def suits(name: str, spec: Spec) -> bool:
 STAND_INS = {
     "toy/catch": "Pendulum-v1",
     "Pendulum-v1": "toy/goal_pendulum",
+    "toy/goal_pendulum": "toy/tictactoe",
     "toy/counter": "toy/box_counter",
     "toy/box_counter": "toy/goal_counter",
+    "toy/goal_counter": "toy/game_counter",
 }
-"""What stands for an environment of discrete choices where a method needs a box of actions, and for that one where it
-needs goals."""
+"""What stands for an environment of discrete choices where a method needs a box of actions, for that one where it needs
+goals, and for that one where it needs a game's legal moves."""
 
 SHORT: dict[str, dict[str, Any]] = {"Pendulum-v1": {"max_episode_steps": 10}}
 """Arguments with which an episode is over after few moves, as one of toy/catch is."""
@@ -102,7 +111,10 @@ def step_of(spec: Spec, columns: int, seed: int = 0) -> Step:
     x = rng.integers(0, 256, (columns, *spec.observation)) if spec.dtype == "uint8" else rng.normal(size=(columns, 6))
     x = np.resize(x, (columns, *spec.observation)).astype(spec.dtype)
     first = torch.tensor(rng.random(columns) < 0.5)
-    return Step(torch.from_numpy(x), first, torch.tensor(rng.normal(size=columns), dtype=torch.float32))
+    state = None
+    if (known := rules_of(spec)) is not None:
+        state = known.begin(torch.rand(columns, known.begin_uniforms, dtype=torch.float64))
+    return Step(torch.from_numpy(x), first, torch.tensor(rng.normal(size=columns), dtype=torch.float32), state)
 
 
 def fed(learner: Any, batch: Trajectory) -> dict[str, Trajectory]:
@@ -130,8 +142,19 @@ def sampled_trees(name: str, id: str, rounds: int, steps: int = STEPS, config: A
             trajectory_schema(spec, policy.extras, policy.carry, policy.fragment_noise), steps, COLUMNS, spec.stack
         )
         vector.collect(tree, lambda: version)  # noqa: B023  # called before the next round
-        trees.append(tree)
+        trees.append({**tree, **noted(name, config or config_of(name), tree)})
     return spec, trees
+
+
+def noted(name: str, config: Any, tree: Tree) -> Tree:
+    """What the method's ``annotate`` adds in a store, as if each column of a fragment were an item."""
+    algorithm = jobs.algorithm(name)
+    annotate = algorithm.annotate
+    if all(items.annotated == "item" for items in algorithm.config.experience(config).items):
+        return {}
+    rows = {leaf: x for leaf, x in tree.items() if leaf != "observation"}
+    notes = (annotate(config, rows) if annotate else None) or {}
+    return {f"extras/{leaf}": np.tile(x, (len(tree["reward"]), 1)) for leaf, x in notes.items() if leaf != "priority"}
 
 
 SUITED = [(name, kind) for name in NAMES for kind in SPECS if suits(name, SPECS[kind])]

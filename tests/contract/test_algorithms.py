@@ -188,9 +188,12 @@ def test_a_gradient_that_is_not_finite_drops_the_step(name: str) -> None:
     learner.update(fed(learner, batch), 0.0)
     assert learner.group.dropped == 0
     state = learner_state(learner)
-    leaf = "reward" if name in ACTING else "observation"  # recorded moves are learned from without rewards
-    nan = {leaf: torch.full_like(getattr(batch, leaf), torch.nan)}
-    learner.update(fed(learner, replace(batch, **nan)), 0.0)
+    missing = {"reward": torch.full_like(batch.reward, torch.nan)}
+    if "outcome" in batch.extras:  # which stands for the rewards of a game
+        missing = {"extras": {**batch.extras, "outcome": missing["reward"]}}
+    elif name not in ACTING:  # recorded moves are learned from without rewards
+        missing = {"observation": torch.full_like(batch.observation, torch.nan)}
+    learner.update(fed(learner, replace(batch, **missing)), 0.0)
     steps = {"ppo": 16, "rnd": 16, "impala": 4}.get(name, 1)  # 4 columns are in at most 4 minibatches
     assert learner.group.dropped == steps, "one bad batch of many steps is one bad update"
     assert torch.equal(learner.weights.data, state["weights"])

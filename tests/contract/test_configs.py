@@ -17,7 +17,7 @@ from hpc_rl import job as jobs
 from hpc_rl.checking import hints_of
 from hpc_rl.methods import config_class
 from hpc_rl.optim.alone import Alone
-from tests.contract.batches import NAMES, config_of, sampled
+from tests.contract.batches import NAMES, config_of, rules_of, sampled
 
 
 class Recording:
@@ -57,7 +57,8 @@ def test_every_config_field_is_read(name: str) -> None:
         config, algorithm = Recording(values, read), jobs.algorithm(name)
         experience = algorithm.config.experience(config)
         algorithm.exploration(config, np.arange(2), 2, 0.5)
-        learner = algorithm.learner(config, spec, None, algorithm.policy(config, spec, None), Alone())
+        rules = rules_of(spec)
+        learner = algorithm.learner(config, spec, rules, algorithm.policy(config, spec, rules), Alone())
         for batch in sampled(name, "toy/catch", 2, config=config)[1]:
             learner.update({items.name: batch for items in experience.items}, 0.5)
     assert read == {item.name for item in fields(config_of(name))}

@@ -61,6 +61,7 @@ SEEDS = {
     "fun_maze": FIVE,  # chosen with seed 11
     "a2c_maze": FIVE,  # the control of fun_maze, chosen with seed 11, too
     "fun_keychest": (1,),  # not learned
+    "alphazero_tictactoe": THREE,
     "impala_pong": THREE,
     "ppo_pong": THREE,
     "a2c_pong": THREE,

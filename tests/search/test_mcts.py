@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from hpc_rl.envs.games import connect_four, tictactoe
-from hpc_rl.search.mcts import C_BASE, NONE, Model, Position, Trees, advance, planted, replant, search
+from hpc_rl.search.mcts import C_BASE, NONE, Model, Position, Trees, advance, find, planted, replant, search
 from hpc_rl.search.roots import dirichlet, drawn, noisy, sharpened
 from hpc_rl.types import Array, Rules, RulesState
 
@@ -146,7 +146,10 @@ def test_what_follows_a_move_is_kept() -> None:
             check(trees, k, 0, twin)
             twin.prior = own
         action = trees.visits[:, 0].argmax(1)
-        known = advance(trees, action)
+        onto = [twin.children.get(a) for twin, a in zip(twins, action.tolist(), strict=True)]
+        root = find(trees, {"hash": np.array([node.state if node else 1 for node in onto], np.uint64)})
+        known = (root != NONE) & (trees.discount[np.arange(b), root] != 0)
+        advance(trees, np.where(known, root, NONE))
         fresh = np.flatnonzero(~known)
         anew = roots(len(fresh), int(rng.integers(1000))) if len(fresh) else None
         if anew is not None:

@@ -1,0 +1,141 @@
+"""A policy that searches: before every move a tree search from the position on the board, guided by a network."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hpc_rl.devices import to_device, to_host
+from hpc_rl.experience import Unsuited
+from hpc_rl.formulas.legal import legal_log_probs
+from hpc_rl.search.kept import carry_of, empty, leaves, trees_of
+from hpc_rl.search.mcts import NONE, Position, Trees, advance, find, replant, search
+from hpc_rl.search.roots import drawn, noisy, sharpened
+from hpc_rl.types import ActOutput, Array, Leaf, Rules, RulesState, Schema, Spec, Step
+
+
+class Settings(Protocol):
+    """Fields of a Config that say how to search; `algorithms/alphazero.py` says what they mean."""
+
+    @property
+    def simulations(self) -> int: ...
+
+    @property
+    def c_puct(self) -> float: ...
+
+    @property
+    def first_play(self) -> float: ...
+
+    @property
+    def alpha(self) -> float: ...
+
+    @property
+    def noise(self) -> float: ...
+
+    @property
+    def temperature_moves(self) -> int: ...
+
+    @property
+    def decided(self) -> float: ...
+
+    @property
+    def decided_simulations(self) -> int: ...
+
+
+class Searcher:
+    """Chooses moves by tree search. Carries each column's tree, and the moves made in its game.
+
+    ``net`` gives logits [n, A] and values [n] for frames [n, *O] of the Rules.
+    """
+
+    fragment_noise = 0
+
+    def __init__(self, config: Settings, spec: Spec, rules: Rules, net: nn.Module) -> None:
+        assert rules.legal is not None
+        self.config, self.rules, self.legal, self.actions = config, rules, rules.legal, spec.actions.sizes[0]
+        self.net = net
+        self.noise = self.actions + 1  # α's at the root, and one that draws the move
+        start = rules.begin(torch.zeros(1, rules.begin_uniforms, dtype=torch.float64, device="cpu"))
+        self.state: RulesState = {name: to_host(x) for name, x in start.items()}
+        ply = Leaf((), "int64", "step", "", "moves made in this game", local=True)
+        self.carry: Schema = {"ply": ply, **leaves(self.state, self.actions, config.simulations + 1)}
+        self.extras: Schema = {
+            "visits": Leaf((self.actions,), "float32", "step", "", "shares of the root's visits"),
+            "legal": Leaf((self.actions,), "bool", "step", "", "moves that the rules allow"),
+            "root_value": Leaf((), "float32", "step", "", "what the search expects for who moves"),
+        }
+
+    def initial_carry(self, columns: int) -> dict[str, Tensor]:
+        trees = empty(self.state, self.actions, self.config.simulations + 1, columns)
+        return {"ply": torch.zeros(columns, dtype=torch.int64, device="cpu"), **trees}
+
+    @torch.no_grad()
+    def act(self, step: Step, carry: dict[str, Tensor], exploration: Tensor, noise: Tensor) -> ActOutput:
+        """exploration > 0 adds noise at the root and draws early moves; 0 takes the most visited one.
+
+        Raises Unsuited where the sampler does not give it the state of the Rules.
+        """
+        if step.state is None:
+            raise Unsuited('the search begins from the state of the game; use sampler = "vector", which gives it')
+        explores, u = to_host(exploration) > 0, to_host(noise)
+        ply = np.where(to_host(step.first), 0, to_host(carry["ply"]))
+        trees = trees_of(carry)
+        open_ = self._rooted(trees, step)
+        self._search(trees, open_, explores, u[:, :-1])
+        visits = self._visits(trees)
+        drawn_at = explores & (ply < self.config.temperature_moves)
+        action = drawn(sharpened(visits, drawn_at.astype(float)), u[:, -1])
+        shares = visits / visits.sum(-1, keepdims=True)
+        extras = {
+            "visits": torch.as_tensor(shares, dtype=torch.float32),
+            "legal": to_device(trees.prior[:, 0] > 0, "cpu"),
+            "root_value": torch.as_tensor(trees.root_value(), dtype=torch.float32),
+        }
+        return ActOutput(to_device(action, "cpu"), {"ply": to_device(ply + 1, "cpu"), **carry_of(trees)}, extras)
+
+    def _rooted(self, trees: Trees, step: Step) -> Array:
+        """Make the positions on the boards the roots. Returns [b] bool, False where the game is known to be over."""
+        assert step.state is not None
+        state = {name: to_host(x) for name, x in step.state.items()}
+        root = find(trees, state)
+        open_: Array = (root == NONE) | (trees.discount[np.arange(len(root)), root] != 0)
+        advance(trees, root)
+        unknown = np.flatnonzero(root == NONE)
+        if len(unknown):
+            at = {name: x[unknown] for name, x in state.items()}
+            replant(trees, unknown, self._position(at, np.zeros(len(unknown)), np.ones(len(unknown))))
+        return open_
+
+    def _search(self, trees: Trees, open_: Array, explores: Array, u: Array) -> None:
+        config, prior = self.config, trees.prior[:, 0]
+        decided = explores & (np.abs(trees.root_value()) > config.decided)
+        few = min(config.simulations, config.decided_simulations)
+        simulations = np.where(open_, np.where(decided, few, config.simulations), 0)
+        noise = noisy(prior, u, config.alpha, config.noise) if explores.any() and config.noise else prior
+        search(
+            trees, self._after, simulations, config.c_puct, np.where(explores[:, None], noise, prior), config.first_play
+        )
+
+    def _visits(self, trees: Trees) -> Array:
+        """[b, A] of the roots; where the game is over some move, which nobody will make."""
+        visits = trees.visits[:, 0].astype(float)
+        visits[:, 0] += visits.sum(-1) == 0
+        return visits
+
+    def _after(self, state: RulesState, action: Array) -> Position:
+        """Where moves [n] lead, and what the network expects there."""
+        device = next(self.net.parameters()).device
+        before = {name: to_device(x, device) for name, x in state.items()}
+        nothing = torch.zeros(len(action), 0, dtype=torch.float64, device=device)
+        after, reward, discount, _ = self.rules.move(before, to_device(action, device), nothing)
+        return self._position({name: to_host(x) for name, x in after.items()}, to_host(reward), to_host(discount))
+
+    def _position(self, state: RulesState, reward: Array, discount: Array) -> Position:
+        device = next(self.net.parameters()).device
+        there = {name: to_device(x, device) for name, x in state.items()}
+        legal, (logits, value) = self.legal(there), self.net(self.rules.show(there))
+        prior = legal * legal_log_probs(logits, legal).exp()
+        return Position(state, to_host(prior), to_host(value), reward, discount)
