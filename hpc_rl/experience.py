@@ -48,9 +48,7 @@ class Items:
     samples_per_insert: float = 1.0  # items drawn per env step inserted
     alpha: float = 0.0  # α: where replayed, drawn by priority^α (replay/priorities.py); 0 draws uniformly
     relabel: Relabel | None = None  # where replayed
-    annotated: Literal["item", "episode"] = "item"
-    """What the method's ``annotate`` gets: the item's rows, or, where complete = "episode", its moves and all others up
-    to the end of the episode, without extras (the outcome of a game)."""
+    annotated: Literal["item", "episode"] = "item"  # rows that ``annotate`` gets: its own; or to the end, no extras
 
     @property
     def fresh(self) -> bool:

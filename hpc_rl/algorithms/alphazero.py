@@ -36,7 +36,6 @@ from hpc_rl.algorithms import base
 from hpc_rl.config import Fraction, NonNegative, NonNegativeInt, Positive, PositiveInt
 from hpc_rl.devices import to_device, to_host
 from hpc_rl.experience import Experience, Items, Unsuited
-from hpc_rl.formulas.legal import legal_log_probs
 from hpc_rl.formulas.returns import cut_scan
 from hpc_rl.nets.boards import BoardNetwork
 from hpc_rl.optim.flat import StateDict, flatten
@@ -79,9 +78,8 @@ class Config:
         return Experience(self.unroll, (items,), self.capacity, self.min_size)
 
 
-def loss(logits: Tensor, value: Tensor, target: Tensor, legal: Tensor, outcome: Tensor, weight: Tensor) -> list[Tensor]:
-    """The sums that FIGURES names over positions [n] of weight 0 or 1: logits, target π and legal [n, A]."""
-    log_p = legal_log_probs(logits, legal)
+def loss(log_p: Tensor, value: Tensor, target: Tensor, outcome: Tensor, weight: Tensor) -> list[Tensor]:
+    """The sums that FIGURES names over positions [n] of weight 0 or 1: log p and π = ``target`` [n, A]."""
     policy_loss = -(weight * torch.where(target > 0, target * log_p, 0.0).sum(-1)).sum()
     value_loss = (weight * (outcome - value).square()).sum()
     entropy = (weight * torch.special.entr(target).sum(-1)).sum()
@@ -122,8 +120,8 @@ class Learner(base.Learner):
         self.optimizer.learning_rate = annealed(config.learning_rate, progress, config.anneal)
         observation, target, legal = self._shown(batch)
         weight = batch.valid[0].float()
-        logits, value = self.policy.net(observation)
-        sums = loss(logits, value, target, legal, batch.extras["outcome"][0], weight)
+        log_p, value = self.policy.net(observation, legal)
+        sums = loss(log_p, value, target, batch.extras["outcome"][0], weight)
         count = int(weight.sum())
         decay = config.weight_decay * sum(p.square().sum() for p in self.policy.net.parameters())
         norm = self.group.apply_gradients(

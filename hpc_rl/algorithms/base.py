@@ -101,8 +101,7 @@ class Algorithm(Generic[C, P]):
     environment on torch, for what looks ahead or uses symmetries, and None where it is not made of Rules.
     ``exploration(config, columns [b], total, progress) -> [b]`` is what training passes to ``act`` in each column of
     ``total``. ``annotate(config, rows) -> {name: [n]} | None`` gives leaves that become known only when an item is
-    complete (a first priority, the outcome of a game) from its rows [L(+1), n] without observations, or from those of
-    its episode to the end (`Items.annotated`).
+    complete (a first priority, a game's outcome) from its rows [L(+1), n] without observations; see `Items.annotated`.
     """
 
     config: type[C]

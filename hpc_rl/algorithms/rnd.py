@@ -14,14 +14,12 @@ and over episodes; no mean is subtracted (section 2.4). Two values V_E and V_I s
 and f̂ descends Σ m i / Σ m, m = 1 for a random share of the moves, so that more columns do not train it faster.
 
 Published settings (Atari, 128 columns): unroll 128, 4 epochs × 4 minibatches, lr 1e-4, clip 0.1, γ_E 0.999, γ_I 0.99,
-λ 0.95, c_E 2, c_I 1, c_e 0.001, predictor_share 0.25, warm_up 50, reward_clip 1, features 512; of the environment,
-sticky actions and whole games.
+λ 0.95, c_E 2, c_I 1, c_e 0.001, predictor_share 0.25, warm_up 50, reward_clip 1, features 512; sticky, whole games.
 
 What differs: gradients are clipped (`max_grad_norm`); f̂ has an optimiser of its own; minibatches are moves of all
 columns, not whole columns. In the rounds of `warm_up`, whose moves only set the moments, bonuses are 0 and f̂ rests,
 while the policy learns from rewards; OpenAI's acts at random there. Moments are frozen during an update. The policy is
-`network`, without the paper's second dense layers, and has no recurrent layer. `ends_at_goal` cuts Â_I at terminations,
-too: else an agent may loiter beside a goal that ends the novelty. `normalize_advantage` is off, as in the paper.
+`network` without second dense layers or recurrence. `ends_at_goal` cuts Â_I at terminations, lest agents loiter there.
 
 Needs in extras: log_prob, and both values of the acting policy. Topologies: solo, allreduce.
 """
@@ -197,8 +195,7 @@ class Learner(base.Learner):
         frame = self.novelty.newest(batch.observation[1:]).flatten(0, 1)
         parts = [(x, self.novelty.features(x)) for x in torch.tensor_split(frame, config.minibatches)]
         bonus = torch.cat([self.novelty.error(*part) for part in parts]).reshape(weight.shape)
-        scaled = (bonus, weight, batch.column, self.group.sum)
-        intrinsic = torch.zeros_like(bonus) if warming else self.bonuses.scaled(*scaled)
+        intrinsic = 0 * bonus if warming else self.bonuses.scaled(bonus, weight, batch.column, self.group.sum)
         reward = self.normalizers.reward(batch, config.reward_clip)
         acting = torch.stack([batch.extras[name] for name in VALUES], -1)
         value = torch.cat([acting, self.policy.net(batch.observation[-1:])[1]])  # [T+1, b, 2]

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from hpc_rl.devices import to_device, to_host
 from hpc_rl.experience import Unsuited
-from hpc_rl.formulas.legal import legal_log_probs
 from hpc_rl.search.kept import carry_of, empty, leaves, trees_of
 from hpc_rl.search.mcts import NONE, Position, Trees, advance, find, replant, search
 from hpc_rl.search.roots import drawn, noisy, sharpened
@@ -48,7 +47,7 @@ class Settings(Protocol):
 class Searcher:
     """Chooses moves by tree search. Carries each column's tree, and the moves made in its game.
 
-    ``net`` gives logits [n, A] and values [n] for frames [n, *O] of the Rules.
+    ``net`` gives log p [n, A] and values [n] for frames [n, *O] of the Rules and legal moves [n, A].
     """
 
     fragment_noise = 0
@@ -136,6 +135,6 @@ class Searcher:
     def _position(self, state: RulesState, reward: Array, discount: Array) -> Position:
         device = next(self.net.parameters()).device
         there = {name: to_device(x, device) for name, x in state.items()}
-        legal, (logits, value) = self.legal(there), self.net(self.rules.show(there))
-        prior = legal * legal_log_probs(logits, legal).exp()
-        return Position(state, to_host(prior), to_host(value), reward, discount)
+        legal = self.legal(there)
+        log_p, value = self.net(self.rules.show(there), legal)
+        return Position(state, to_host(legal * log_p.exp()), to_host(value), reward, discount)

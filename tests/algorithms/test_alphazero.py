@@ -15,19 +15,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from hpc_rl.algorithms.alphazero import Config, Learner, annotate, loss, policy
 from hpc_rl.envs.games import connect_four, tictactoe
 from hpc_rl.envs.make import make
 from hpc_rl.experience import Unsuited
 from hpc_rl.fragments import allocate, trajectory, trajectory_schema
+from hpc_rl.nets.boards import BoardNetwork
 from hpc_rl.optim.alone import Alone
 from hpc_rl.replay.ring import Ring
 from hpc_rl.samplers.base import Timings, episode_seeds, streams
 from hpc_rl.samplers.lanes import Lane
 from hpc_rl.samplers.vector import Vector
 from hpc_rl.search.kept import trees_of
-from hpc_rl.types import Rules, Step, Trajectory, Tree
+from hpc_rl.types import Actions, Rules, Spec, Step, Trajectory, Tree
 
 COLUMNS = 6
 SMALL = Config(simulations=12, unroll=4, hidden=(16,), blocks=1, channels=4, capacity=4_000, batch_size=64)
@@ -130,7 +132,10 @@ def test_the_loss_is_that_of_the_paper() -> None:
     pi = rng.random((n, actions)) * legal
     pi /= pi.sum(1, keepdims=True)
     weight = (np.arange(n) != 3).astype(float)
-    sums = loss(*(torch.tensor(x) for x in (logits, value, pi, legal, z, weight)))
+    net = BoardNetwork(Spec("", (3,), "float32", Actions("discrete", (actions,))), 1, 0, ())
+    net.torso, net.policy, net.value = nn.Identity(), nn.Identity(), nn.Identity()
+    log_p, _ = net(torch.tensor(logits), torch.tensor(legal))
+    sums = loss(log_p, *(torch.tensor(x) for x in (value, pi, z, weight)))
     cross = squared = 0.0
     for i in range(n):
         if i == 3:
