@@ -18,8 +18,7 @@ Published settings (released code, pendulum · cart-pole): H 40, 1 random episod
 
 What differs from the paper: L-BFGS-B of SciPy counts evaluations; hyper-parameters begin where they were, a further
 restart from the data's deviations; above ``exact`` points they are fitted to ``inducing`` of them, and FITC's inducing
-points are chosen among the data, not moved; m_0 is the mean of the first observations, if ``start`` is not given.
-Terminations are not modelled.
+points are chosen among the data, not moved; m_0 is the mean first observation without ``start``; no terminations.
 
 Extras: what was predicted for a move before its episode. Topologies: solo, allreduce.
 """

@@ -89,9 +89,9 @@ class Searcher:
         action = drawn(sharpened(visits, drawn_at.astype(float)), u[:, -1])
         shares = visits / visits.sum(-1, keepdims=True)
         extras = {
-            "visits": torch.as_tensor(shares, dtype=torch.float32),
+            "visits": to_device(shares.astype(np.float32), "cpu"),
             "legal": to_device(trees.prior[:, 0] > 0, "cpu"),
-            "root_value": torch.as_tensor(trees.root_value(), dtype=torch.float32),
+            "root_value": to_device(trees.root_value().astype(np.float32), "cpu"),
         }
         return ActOutput(to_device(action, "cpu"), {"ply": to_device(ply + 1, "cpu"), **carry_of(trees)}, extras)
 
