@@ -33,6 +33,7 @@ ORDER = (
     "bonuses",
     "goals",
     "options",
+    "forecasts",
     "episode_films",
 )  # fmt: skip
 """Programs whose ``analyze`` a report runs, in this order."""
