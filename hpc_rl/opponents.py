@@ -16,7 +16,8 @@ from hpc_rl.algorithms.base import Policy
 from hpc_rl.devices import to_device, to_host
 from hpc_rl.envs.make import describe
 from hpc_rl.envs.matches import terms_of
-from hpc_rl.envs.opponents import CHECKPOINT, Player
+from hpc_rl.envs.opponents import Player, path_of, run_of
+from hpc_rl.envs.targets import notice
 from hpc_rl.saved_policy import saved_policy
 from hpc_rl.search.seeds import seed_of, uniforms
 from hpc_rl.storage.run_dir import BadRun, open_run
@@ -29,11 +30,9 @@ def with_opponent(id: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         BadRun, NoUsableCheckpoint, …: no run with a policy for this game is there.
     """
-    name = arguments.get("opponent")
-    if not isinstance(name, str) or not name.startswith(f"{CHECKPOINT}:"):
+    if (path := path_of(arguments.get("opponent"))) is None:
         return dict(arguments)
-    own = terms_of(id, arguments)[0]
-    return {**arguments, "opponent": player_of_run(Path(name.partition(":")[2]), id, own)}
+    return {**arguments, "opponent": player_of_run(path, id, terms_of(id, arguments)[0])}
 
 
 def player_of_run(path: Path, id: str, arguments: dict[str, Any]) -> Player:
@@ -43,8 +42,10 @@ def player_of_run(path: Path, id: str, arguments: dict[str, Any]) -> Player:
         BadRun, NoUsableCheckpoint, …: as `saved_policy`, or it plays another game.
     """
     file = path if path.is_file() else None
-    directory = open_run(path if file is None else path.parent.parent)
+    directory = open_run(run_of(path))
     job = jobs.load(directory.job_file)
+    if sentence := notice(job.environment.id):  # what is imported for it is named before it is
+        print(sentence, file=sys.stderr)
     agent, spec = agent_of(job), describe(id, arguments)
     if agent.rules is None or (agent.spec.observation, agent.spec.actions) != (spec.observation, spec.actions):
         raise BadRun(f"opponent = 'checkpoint:{path}' plays {agent.spec.id}, which is another game than this {spec.id}")

@@ -5,11 +5,13 @@ from __future__ import annotations
 from hpc_rl import job as jobs
 from hpc_rl.envs.make import describe, describe_sets, goal_reward
 from hpc_rl.envs.mixture import check_shares
+from hpc_rl.envs.opponents import path_of, run_of
 from hpc_rl.plan import Plan
 from hpc_rl.replay.relabel import check_goals, goals_of_observations
 from hpc_rl.settings import Job
 from hpc_rl.sources import source_of
 from hpc_rl.storage import archive
+from hpc_rl.storage.run_dir import open_run
 
 
 def check(job: Job, plan: Plan) -> None:
@@ -21,11 +23,15 @@ def check(job: Job, plan: Plan) -> None:
     Raises:
         BadEnvironment: a ROM, package or argument is missing, or a rank's columns cannot be shared out.
         Unsuited: the environment has no goals to relabel.
+        BadRun: an opponent's checkpoint belongs to no run.
         BadSource: there are no recorded moves to learn from, or they are another environment's.
     """
     id, arguments, experience = job.environment.id, job.environment.arguments, jobs.experience(job)
     spec = describe(id, arguments)
     describe_sets(id, arguments, job.evaluate.arguments, spec)
+    for changes in ({}, *job.evaluate.arguments):
+        if (path := path_of({**arguments, **changes}.get("opponent"))) is not None:
+            open_run(run_of(path))
     check_goals(experience, spec)
     if goals_of_observations(experience):
         goal_reward(id, arguments)

@@ -208,9 +208,10 @@ def _environment(
     from hpc_rl.opponents import with_opponent
 
     config = job.environment
-    # `_rank_context` has refused too many for training; an evaluation may well have fewer columns
-    processes = Processes(min(config.processes, columns), job.resources.deadline_s / 2)
     arguments = with_opponent(config.id, {**config.arguments, **(changes or {})})
+    # `_rank_context` has refused too many for training; an evaluation may well have fewer columns. A policy plays here.
+    count = 0 if callable(arguments.get("opponent")) else min(config.processes, columns)
+    processes = Processes(count, job.resources.deadline_s / 2)
     kept.append(make(config.id, arguments, columns, threads, processes, config.state))
     return kept[-1]
 

@@ -34,6 +34,7 @@ ORDER = (
     "goals",
     "options",
     "forecasts",
+    "matches",
     "episode_films",
 )  # fmt: skip
 """Programs whose ``analyze`` a report runs, in this order."""

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from hpc_rl.envs.base import BadEnvironment
 from hpc_rl.search.levels import MOST, Solution, TooManyPositions, legal_moves, move_values, solved
@@ -38,6 +39,18 @@ def check_name(id: str, name: str) -> tuple[str, int]:
             raise BadEnvironment(f"{id}: opponent = {name!r} is refused; the number is from {low} to {high}")
         return kind, int(number)
     raise BadEnvironment(f"{id}: opponent = {name!r} is no player; name {_NAMES}")
+
+
+def path_of(opponent: object) -> Path | None:
+    """Where the run or the file of ``checkpoint:RUN`` lies; None of other players."""
+    if not isinstance(opponent, str) or not opponent.startswith(f"{CHECKPOINT}:"):
+        return None
+    return Path(opponent.partition(":")[2])
+
+
+def run_of(path: Path) -> Path:
+    """The run that a path belongs to which is its folder, or a file in its ``checkpoints/``."""
+    return path.parent.parent if path.is_file() else path
 
 
 def player_of(name: str, rules: Rules, key: str) -> Player:

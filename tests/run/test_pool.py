@@ -18,7 +18,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from hpc_rl import cli, pool
+from hpc_rl import cli, pool, preflight
 from hpc_rl import job as jobs
 from hpc_rl.envs.base import BadEnvironment
 from hpc_rl.envs.make import describe, rules
@@ -170,6 +170,18 @@ def test_a_checkpoint_plays(run: Any) -> None:
         player_of_run(one, "toy/tictactoe", {})
     with pytest.raises(BadRun):
         with_opponent("their_nim:nim", {"opponent": "checkpoint:nowhere"})
+
+
+def test_an_opponent_that_is_not_there_is_found_before_a_run(run: Any) -> None:
+    one = run(0)
+    table = {"algorithm": "a2c", "topology": "solo", "environment": {"id": "their_nim:nim"}}
+    for opponent in (one, one / "checkpoints" / "best.h5", "nowhere"):
+        job = jobs.parse({**table, "evaluate": {"arguments": [{"opponent": f"checkpoint:{opponent}"}]}})
+        if opponent == "nowhere":
+            with pytest.raises(BadRun, match="nowhere"):
+                preflight.check(job, jobs.plan(job))
+        else:
+            preflight.check(job, jobs.plan(job))
 
 
 def test_a_policy_that_does_not_look_at_the_rules_is_named(run: Any) -> None:
