@@ -11,7 +11,8 @@ hands the turn over and 0 ends the game.
 In training the priors at the root are (1 − ε) P + ε Dir(α) over the legal moves, drawn once for each search, and the
 first ``temperature_moves`` moves of a game are drawn from π; later ones, and all at exploration 0, are the most visited
 one, without noise. What a search found out about the position that follows is kept: its visits count towards
-``simulations``. A position whose root value is beyond ± ``decided`` is searched with ``decided_simulations`` only.
+``simulations``. With ``gumbel_moves`` the root's moves are chosen by sequential halving (`search/gumbel.py`): π is the
+improved policy, and nothing is kept. A position whose root value is beyond ± ``decided`` gets ``decided_simulations``.
 
 Published settings, in the fields of Config: simulations 800, alpha 0.3 (chess), 0.15 (shogi), 0.03 (Go), noise 0.25,
 temperature_moves 30 or all, batch_size 4096, capacity 1e6 games, SGD; small games: docs/methods/alphazero.md.
@@ -57,6 +58,7 @@ class Config:
     alpha: Annotated[Positive, "α of the Dirichlet noise on the root's priors"] = 1.0
     noise: Annotated[Fraction, "ε, share of the noise"] = 0.25
     temperature_moves: Annotated[NonNegativeInt, "plies of a game that are drawn from the visits"] = 10
+    gumbel_moves: Annotated[NonNegativeInt, "m, moves that halving at the root begins with; 0 searches by PUCT"] = 0
     decided: Annotated[Fraction, "root value beyond which a game counts as decided; 1 for none"] = 1.0
     decided_simulations: Annotated[PositiveInt, "visits of the root there, at most simulations"] = 16
     capacity: Annotated[PositiveInt, "of the window, positions over all columns"] = 50_000

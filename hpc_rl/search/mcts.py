@@ -42,6 +42,9 @@ class Position:
     discount: Array  # [n]
 
 
+RootMove = Callable[["Trees", Array], Array]
+"""(trees, rows [n]) -> the move [n] that the next simulation of each of these trees takes at its root."""
+
 Model = Callable[[RulesState, Array], Position]
 """(state {name: [n, …]}, action [n] int64) -> where these moves lead."""
 
@@ -117,14 +120,16 @@ def search(
     root_prior: Array | None = None,
     first_play: float = 0.0,
     score: Score = puct,
+    root_move: RootMove | None = None,
 ) -> None:
     """Simulate until each root has ``simulations`` [b] visits.
 
-    ``root_prior`` [b, A] takes the place of the model's at the roots (`noisy`).
+    ``root_prior`` [b, A] takes the place of the model's at the roots (`noisy`), ``root_move`` that of the whole rule.
     """
     prior = trees.prior[:, 0] if root_prior is None else root_prior
     while len(rows := np.flatnonzero(trees.root_visits < simulations)):
-        node, action, known = _select(trees, rows, c_puct, prior[rows], first_play, score)
+        given = root_move(trees, rows) if root_move else None
+        node, action, known = _select(trees, rows, c_puct, prior[rows], first_play, score, given)
         grows = known == NONE
         value = np.zeros(len(rows))  # of an end, whose discount 0 would leave nothing of another
         if grows.any():
@@ -141,17 +146,23 @@ def search(
 
 
 def _select(
-    trees: Trees, rows: Array, c_puct: float, root_prior: Array, first_play: float, score: Score
+    trees: Trees, rows: Array, c_puct: float, root_prior: Array, first_play: float, score: Score, given: Array | None
 ) -> tuple[Array, Array, Array]:
-    """(node, action, its child or NONE), each [n]: where the simulation of each of ``rows`` [n] ends."""
+    """(node, action, its child or NONE), each [n]: where the simulation of each of ``rows`` [n] ends.
+
+    ``given`` [n] are the moves that they take at the roots.
+    """
     node, action, child = (np.zeros(len(rows), np.int64) for _ in range(3))
     going = np.arange(len(rows))
     prior = root_prior
     while len(going):
         tree, at = rows[going], node[going]
-        visits = trees.visits[tree, at]
-        q = np.where(visits > 0, trees.total[tree, at] / np.maximum(visits, 1), first_play)
-        best = np.where(prior > 0, score(q, visits, prior, c_puct), -np.inf).argmax(-1)
+        if given is not None:
+            best, given = given, None
+        else:
+            visits = trees.visits[tree, at]
+            q = np.where(visits > 0, trees.total[tree, at] / np.maximum(visits, 1), first_play)
+            best = np.where(prior > 0, score(q, visits, prior, c_puct), -np.inf).argmax(-1)
         onto = trees.child[tree, at, best]
         action[going], child[going] = best, onto
         on = (onto != NONE) & (trees.discount[tree, onto] != 0)

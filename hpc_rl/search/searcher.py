@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from hpc_rl.devices import to_device, to_host
 from hpc_rl.experience import Unsuited
+from hpc_rl.search.gumbel import halving, improved_policy
 from hpc_rl.search.kept import carry_of, empty, leaves, trees_of
 from hpc_rl.search.mcts import NONE, Position, Trees, advance, find, replant, search
 from hpc_rl.search.roots import drawn, noisy, sharpened
@@ -36,6 +37,9 @@ class Settings(Protocol):
 
     @property
     def temperature_moves(self) -> int: ...
+
+    @property
+    def gumbel_moves(self) -> int: ...
 
     @property
     def decided(self) -> float: ...
@@ -83,11 +87,9 @@ class Searcher:
         ply = np.where(to_host(step.first), 0, to_host(carry["ply"]))
         trees = trees_of(carry)
         open_ = self._rooted(trees, step)
-        self._search(trees, open_, explores, u[:, :-1])
-        visits = self._visits(trees)
-        drawn_at = explores & (ply < self.config.temperature_moves)
-        action = drawn(sharpened(visits, drawn_at.astype(float)), u[:, -1])
-        shares = visits / visits.sum(-1, keepdims=True)
+        draws = explores & (ply < self.config.temperature_moves)
+        look = self._halved if self.config.gumbel_moves else self._searched
+        shares, action = look(trees, open_, explores, draws, u)
         extras = {
             "visits": to_device(shares.astype(np.float32), "cpu"),
             "legal": to_device(trees.prior[:, 0] > 0, "cpu"),
@@ -101,6 +103,8 @@ class Searcher:
         state = {name: to_host(x) for name, x in step.state.items()}
         root = find(trees, state)
         open_: Array = (root == NONE) | (trees.discount[np.arange(len(root)), root] != 0)
+        if self.config.gumbel_moves:  # halving counts on roots without visits
+            root = np.where(open_, NONE, root)
         advance(trees, root)
         unknown = np.flatnonzero(root == NONE)
         if len(unknown):
@@ -108,29 +112,38 @@ class Searcher:
             replant(trees, unknown, self._position(at, np.zeros(len(unknown)), np.ones(len(unknown))))
         return open_
 
-    def _search(self, trees: Trees, open_: Array, explores: Array, u: Array) -> None:
+    def _searched(self, trees: Trees, open_: Array, explores: Array, draws: Array, u: Array) -> tuple[Array, Array]:
+        """Shares of visits [b, A], and moves [b]: drawn from them where it ``draws``, else the most visited."""
         config, prior = self.config, trees.prior[:, 0]
+        noise = noisy(prior, u[:, :-1], config.alpha, config.noise) if explores.any() and config.noise else prior
+        mixed, simulations = np.where(explores[:, None], noise, prior), self._simulations(trees, open_, explores)
+        search(trees, self._after, simulations, config.c_puct, mixed, config.first_play)
+        visits = trees.visits[:, 0].astype(float)
+        visits[:, 0] += visits.sum(-1) == 0  # where the game is over some move, which nobody will make
+        return visits / visits.sum(-1, keepdims=True), drawn(sharpened(visits, draws.astype(float)), u[:, -1])
+
+    def _halved(self, trees: Trees, open_: Array, explores: Array, draws: Array, u: Array) -> tuple[Array, Array]:
+        """The improved policy [b, A], and moves [b], from Gumbel draws where it ``draws``."""
+        config, prior, simulations = self.config, trees.prior[:, 0].copy(), self._simulations(trees, open_, explores)
+        plan = halving(prior, np.where(draws[:, None], u[:, :-1], 0.5), simulations, config.gumbel_moves)
+        search(trees, self._after, simulations, config.c_puct, prior, config.first_play, root_move=plan.move)
+        return improved_policy(prior, trees), plan.best(trees)
+
+    def _simulations(self, trees: Trees, open_: Array, explores: Array) -> Array:
+        """[b]: none where the game is over, few where it is decided."""
+        config = self.config
         decided = explores & (np.abs(trees.root_value()) > config.decided)
         few = min(config.simulations, config.decided_simulations)
-        simulations = np.where(open_, np.where(decided, few, config.simulations), 0)
-        noise = noisy(prior, u, config.alpha, config.noise) if explores.any() and config.noise else prior
-        search(
-            trees, self._after, simulations, config.c_puct, np.where(explores[:, None], noise, prior), config.first_play
-        )
-
-    def _visits(self, trees: Trees) -> Array:
-        """[b, A] of the roots; where the game is over some move, which nobody will make."""
-        visits = trees.visits[:, 0].astype(float)
-        visits[:, 0] += visits.sum(-1) == 0
-        return visits
+        return np.where(open_, np.where(decided, few, config.simulations), 0)
 
     def _after(self, state: RulesState, action: Array) -> Position:
         """Where moves [n] lead, and what the network expects there."""
         device = next(self.net.parameters()).device
         before = {name: to_device(x, device) for name, x in state.items()}
         nothing = torch.zeros(len(action), 0, dtype=torch.float64, device=device)
-        after, reward, discount, _ = self.rules.move(before, to_device(action, device), nothing)
-        return self._position({name: to_host(x) for name, x in after.items()}, to_host(reward), to_host(discount))
+        after, reward, discount, truncated = self.rules.move(before, to_device(action, device), nothing)
+        ends = np.where(to_host(truncated), 0, to_host(discount))  # cut off: drawn, as `annotate` counts it
+        return self._position({name: to_host(x) for name, x in after.items()}, to_host(reward), ends)
 
     def _position(self, state: RulesState, reward: Array, discount: Array) -> Position:
         device = next(self.net.parameters()).device

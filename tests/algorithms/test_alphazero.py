@@ -279,6 +279,19 @@ def test_decided_games_are_searched_with_few_simulations_in_training_only() -> N
         assert output.action.tolist() == [2, 2, 2]
 
 
+def test_halving_at_the_root_finds_a_win_with_few_simulations() -> None:
+    """π is the improved policy: moves without visits have a share, too; early moves differ, evaluations do not."""
+    player = searcher(replace(SMALL, simulations=16, gumbel_moves=8, temperature_moves=2))
+    noise = torch.rand(50, player.noise, generator=torch.Generator().manual_seed(1))
+    step, carry = step_of(player.rules, [], 50), player.initial_carry(50)
+    drawn, judged = (player.act(step, carry, torch.full((50,), x), noise) for x in (1.0, 0.0))
+    assert len(set(drawn.action.tolist())) > 4 and len(set(judged.action.tolist())) == 1
+    assert (judged.extras["visits"] > 0).all() and torch.allclose(judged.extras["visits"].sum(-1), torch.ones(50))
+    won = player.act(step_of(player.rules, [0, 3, 1, 4], 50), judged.carry, torch.zeros(50), noise)
+    assert (won.action == 2).all() and (won.extras["visits"].argmax(-1) == 2).all()
+    assert (trees_of(won.carry).root_visits == 16).all()
+
+
 def test_only_legal_moves_are_made_for_whole_games() -> None:
     """Connect Four to the end of many games: RulesEnvironment refuses any other move."""
     _, trees, _ = played(replace(SMALL, simulations=8), 24, "toy/connect_four")

@@ -38,21 +38,23 @@ WHOLE: dict[str, Any] = {"lstm": 6, "normalize_observation": True, "normalize_re
 STEPS, COLUMNS = 24, 4
 
 
-QUICK: dict[str, Any] = {"horizon": 3, "evaluations": 3, "model_evaluations": 4, "exact": 60, "inducing": 8}
-"""What makes an update short where a model is fitted and planned with from anew in each."""
+QUICK: tuple[dict[str, Any], ...] = (
+    {"horizon": 3, "evaluations": 3, "model_evaluations": 4, "exact": 60, "inducing": 8},
+    {"simulations": 6},
+)
+"""What makes an update short where a model is fitted and planned with from anew in each, and a search of a move."""
 
 
 def quick(fields: Collection[str]) -> dict[str, Any]:
-    """Of a Config with these fields: `QUICK` where it has all of it."""
-    return QUICK if QUICK.keys() <= set(fields) else {}
+    """Of a Config with these fields: all of `QUICK` that it has as a whole."""
+    return {key: x for part in QUICK if part.keys() <= set(fields) for key, x in part.items()}
 
 
 def config_of(name: str, **changes: Any) -> Any:
-    """The method's defaults, but for `quick`, with those of ``changes`` that it has, and searches that cost little."""
+    """The method's defaults, but for `quick`, with those of ``changes`` that it has."""
     kind = jobs.algorithm(name).config
     fields = kind.__dataclass_fields__
-    changes = {"simulations": 6, **changes}
-    return kind(**quick(fields), **{key: value for key, value in changes.items() if key in fields})
+    return kind(**{**quick(fields), **{key: value for key, value in changes.items() if key in fields}})
 
 
 def rules_of(spec: Spec) -> Rules | None:

@@ -18,7 +18,7 @@ import torch
 from hpc_rl import job as jobs
 from hpc_rl import methods
 from hpc_rl.devices import to_device, to_host, write_back
-from tests.contract.batches import ACTING, ONE_OF_A_KIND, SHORT, environment_of, quick
+from tests.contract.batches import ACTING, ONE_OF_A_KIND, SHORT, environment_of, quick, rules_of
 from tests.contract.fake_gpu import FakeGpu, lying_on
 from tests.contract.seats import newest, run_job
 
@@ -117,7 +117,11 @@ def test_a_job_whose_learners_have_a_gpu_runs_and_is_resumed(
     learners = [rank for rank in job_run.plan.ranks if rank.learns]
     assert learners
     torch.manual_seed(job_run.job.seed)
-    before = list(jobs.algorithm(name).policy(jobs.method_config(job_run.job), job_run.spec, None).net.parameters())
+    before = list(
+        jobs.algorithm(name)
+        .policy(jobs.method_config(job_run.job), job_run.spec, rules_of(job_run.spec))
+        .net.parameters()
+    )
     for rank in learners:
         acting = list(job_run.policies[rank.rank][-1].net.parameters())
         with FakeGpu():

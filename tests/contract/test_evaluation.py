@@ -24,7 +24,7 @@ from hpc_rl.experience import Unsuited
 from hpc_rl.methods import config_class
 from hpc_rl.optim.flat import flatten
 from hpc_rl.storage import checkpoint
-from tests.contract.batches import SHORT, environment_of, quick, ways
+from tests.contract.batches import SHORT, environment_of, quick, rules_of, ways
 from tests.contract.greedy import greedy_returns
 from tests.contract.seats import Ran, left_over, run_job
 
@@ -68,7 +68,7 @@ def summary(job_run: Ran) -> dict[str, Any]:
 def judged_again(job_run: Ran) -> float:
     """The mean return of best.h5 in the games that chose it."""
     algorithm = jobs.algorithm(job_run.job.algorithm)
-    policy = algorithm.policy(jobs.method_config(job_run.job), job_run.spec, None)
+    policy = algorithm.policy(jobs.method_config(job_run.job), job_run.spec, rules_of(job_run.spec))
     flatten(policy.net).data.copy_(checkpoint.load(job_run.run.checkpoints / "best.h5")[0]["weights"])
     environment = job_run.job.environment
     returns = greedy_returns(
