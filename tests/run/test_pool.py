@@ -20,15 +20,18 @@ from click.testing import CliRunner
 
 from hpc_rl import cli, pool, preflight
 from hpc_rl import job as jobs
-from hpc_rl.envs.base import BadEnvironment
-from hpc_rl.envs.make import describe, rules
+from hpc_rl.agent import agent_of
+from hpc_rl.envs.games import tictactoe
 from hpc_rl.opponents import player_of_run, with_opponent
 from hpc_rl.optim.alone import Alone
 from hpc_rl.runtime.checkpoints import learner_state
 from hpc_rl.runtime.counters import Counters
 from hpc_rl.runtime.fingerprint import fingerprint
+from hpc_rl.search.levels import legal_moves
+from hpc_rl.search.replies import all_replies
 from hpc_rl.storage import checkpoint
 from hpc_rl.storage.run_dir import BadRun, create
+from hpc_rl.types import ActOutput, Array, RulesState
 
 NIM = '''
 from hpc_rl.types import Actions, Rules, Spec
@@ -51,29 +54,31 @@ def nim(xp, stones=7) -> Rules:
 '''
 
 
+SEARCH = {"algorithm": "alphazero", "alphazero": {"simulations": 1, "blocks": 0, "hidden": [8]}}
+"""With weights of 0 it takes the first legal action."""
+
+
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A function that makes a run whose policy always takes ``action``, with one checkpoint."""
+    """A function that makes a run with one checkpoint, whose policy always takes ``action``; None: of `SEARCH`."""
     (tmp_path / "their_nim.py").write_text(NIM)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.delitem(sys.modules, "their_nim", raising=False)
     counter = iter(range(9))
 
-    def made(action: int, id: str = "their_nim:nim", sets: Any = (), **arguments: Any) -> Path:
-        environment = {"id": id, "arguments": arguments}
-        job = jobs.parse(
-            {"algorithm": "a2c", "topology": "solo", "environment": environment, "evaluate": {"arguments": sets}}
-        )
+    def made(action: int | None, id: str = "their_nim:nim", sets: Any = (), **arguments: Any) -> Path:
+        table = {"environment": {"id": id, "arguments": arguments}, "evaluate": {"arguments": sets}}
+        job = jobs.parse({**(SEARCH if action is None else {"algorithm": "a2c"}), "topology": "solo", **table})
         directory = create(tmp_path / f"run{next(counter)}", jobs.dumps(job))
-        spec = describe(id, arguments)
-        algorithm, config = jobs.algorithm("a2c"), jobs.method_config(job)
-        policy = algorithm.policy(config, spec, None)
-        learn = algorithm.learner(config, spec, None, policy, Alone())
+        agent = agent_of(job)
+        policy, spec = agent.make_policy(), agent.spec
+        learn = agent.make_learner(policy, Alone())
         learn.weights.data.zero_()
-        bias = next(x for x in policy.net.parameters() if x.shape == (spec.actions.sizes[0],))
-        with torch.no_grad():
-            bias[action] = 1
+        if action is not None:
+            bias = next(x for x in policy.net.parameters() if x.shape == (spec.actions.sizes[0],))
+            with torch.no_grad():
+                bias[action] = 1
         meta = {
             "env_steps": 1234, "updates": 1, "episodes": 100, "recent": [], "best": 21.0, "score": 21.0,
             "scored_by": Counters.scored_by(job), "steps": {str(k): 0 for k in range(8)}, "attempt": 0,
@@ -184,13 +189,21 @@ def test_an_opponent_that_is_not_there_is_found_before_a_run(run: Any) -> None:
             preflight.check(job, jobs.plan(job))
 
 
-def test_a_policy_that_does_not_look_at_the_rules_is_named(run: Any) -> None:
-    folder = run(4, id="toy/tictactoe")
-    with pytest.raises(BadEnvironment, match="is not legal there"):
+def test_a_policy_that_does_not_look_at_the_rules_is_named(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = run(None, id="toy/tictactoe")
+    result = pool.play_pool(folder, 3, None, ["random"])
+    assert result["lines"]["first"]["lost"] == all_replies(tictactoe(np).rules, first_legal, True, 9999).lost
+    output = ActOutput(torch.tensor([4]), {}, {})
+    for module in ("pool", "play"):
+        monkeypatch.setattr(f"hpc_rl.{module}.consulted", lambda policy, rules, state, u: output)
+    with pytest.raises(BadRun, match="the policy's move is not legal; it does not look at"):
         pool.play_pool(folder, 3, None, ["random"])
-    assert rules("toy/tictactoe", {}) is not None
-    result = CliRunner().invoke(cli.cli, ["play", str(folder)], input="b2\n")
-    assert "the policy plays b2, which is not legal; its method does not look at" in str(result.exception)
+    played = CliRunner().invoke(cli.cli, ["play", str(folder)], input="b2\n")
+    assert "the policy plays b2, which is not legal; its method does not look at" in str(played.exception)
+
+
+def first_legal(state: RulesState) -> Array:
+    return legal_moves(tictactoe(np).rules, state).argmax(1)
 
 
 # ---- a person -------------------------------------------------------------------------------------------------------
@@ -223,7 +236,7 @@ def test_a_person_may_leave_and_move_second(run: Any) -> None:
 
 def test_a_game_in_a_terminal(run: Any) -> None:
     """A pseudo-terminal, as a person has it."""
-    folder = run(0, id="toy/connect_four", rows=4, columns=4)
+    folder = run(None, id="toy/connect_four", rows=4, columns=4)
     child, fd = pty.fork()
     if not child:
         os.execv(sys.executable, [sys.executable, "-m", "hpc_rl", "play", str(folder)])
