@@ -49,10 +49,13 @@ METHODS: dict[str, dict[str, Any]] = {  # nothing is annealed: the halves have a
              "samples_per_insert": 0.5, "candidates": 4, "hidden": [8], "noise_fraction": 0.0},
     "hac": {"unroll": 4, "levels": 3, "horizon": 2, "capacity": 400, "min_size": 200, "batch_size": 8,
             "samples_per_insert": 2.0, "hidden": [16]},
+    "alphazero": {"unroll": 4, "simulations": 8, "temperature_moves": 3, "capacity": 400, "min_size": 100,
+                  "batch_size": 16, "samples_per_insert": 2.0, "blocks": 0, "hidden": [16]},
 }  # fmt: skip
 BOXES = {  # of methods that toy/catch does not suit
     "hiro": {"id": "toy/point_maze", "arguments": {"steps": 13}},
     "hac": {"id": "toy/goal_pendulum", "arguments": {"limit": 11}},
+    "alphazero": {"id": "toy/tictactoe"},
 }
 HALF = 300
 
