@@ -17,6 +17,9 @@ moves are what tells a policy that has learned from one that has learned by hear
 
 Published settings (DarkForest): k = 3, 12 convolutions of 384 filters, SGD with a rate of 0.05, batches of 256.
 
+With `patterns` the policy is a linear softmax on local patterns of a board (nets/patterns.py): AlphaGo's
+fast rollout policy (Silver et al. 2016, Nature 529), by the same loss.
+
 What differs from the papers: Adam; plain networks, which take images, vectors or the rows of a board.
 
 Needs nothing in extras. Topologies: solo, allreduce.
@@ -35,9 +38,10 @@ from torch import Tensor
 from hpc_rl.algorithms import base
 from hpc_rl.config import NonNegative, NonNegativeInt, Positive, PositiveInt, Range
 from hpc_rl.devices import to_device
-from hpc_rl.experience import Items
+from hpc_rl.experience import Items, Unsuited
 from hpc_rl.formulas.losses import weighted
 from hpc_rl.nets.actions import ActionDistribution
+from hpc_rl.nets.patterns import PatternPolicy, suits
 from hpc_rl.nets.q import QNetwork
 from hpc_rl.optim.flat import StateDict, flatten
 from hpc_rl.optim.group import Group, means
@@ -66,6 +70,7 @@ class Config:
     max_grad_norm: Annotated[Positive, "gradients are clipped to this norm"] = 10.0
     std: Annotated[NonNegative, "σ of a box's actions, in the scale of −1..1; 0 learns it"] = 0.0
     network: Annotated[Literal["nature", "shallow"], "convolutions, for images"] = "nature"
+    patterns: Annotated[bool, "a linear policy on local patterns of a board, in place of a network"] = False
     hidden: Annotated[tuple[PositiveInt, ...], "units per layer for vector observations"] = (64, 64)
 
     def experience(self) -> RecordedExperience:
@@ -82,7 +87,7 @@ class Imitator:
     fragment_noise = 0
     extras, carry = EXTRAS, EXTRAS
 
-    def __init__(self, net: QNetwork, spec: Spec, rules: Rules | None, std: float) -> None:
+    def __init__(self, net: QNetwork | PatternPolicy, spec: Spec, rules: Rules | None, std: float) -> None:
         self.net, self.head, self.std = net, ActionDistribution(spec.actions), std
         self.noise, self.legal = self.head.noise, rules.legal if rules is not None else None
 
@@ -108,6 +113,14 @@ class Imitator:
 
 
 def policy(config: Config, spec: Spec, rules: Rules | None) -> Imitator:
+    """Raises Unsuited where a network of patterns has no board."""
+    if config.patterns:
+        if not suits(spec):
+            raise Unsuited(
+                f"bc.patterns needs planes of a board with a place for each move, and {spec.id} shows "
+                f"{list(spec.observation)} for {list(spec.actions.sizes)} moves; set it to false"
+            )
+        return Imitator(PatternPolicy(spec, config.moves), spec, rules, config.std)
     outputs = config.moves * ActionDistribution(spec.actions).outputs
     several = replace(spec, actions=Actions("discrete", (outputs,)))
     return Imitator(QNetwork(several, tuple(config.hidden), config.network), spec, rules, config.std)

@@ -65,6 +65,7 @@ def test_no_env_step_is_made(name: str, ranks: int, source: Path, tmp_path: Path
     assert summary["reason"] == f"done: budget of {UPDATES} updates used"
     assert (summary["env_steps"], summary["updates"], summary["episodes"]) == (0, UPDATES, 0)
     assert summary["evaluated_return"] is not None and summary["greedy_return"] is not None
+    assert summary["policy_lag"] == 0.0
     assert summary["best"] is not None and (ran.run.checkpoints / "best.h5").exists()
     assert not list(ran.run.trajectories.glob("*")) if ran.run.trajectories.exists() else True
     assert all(torch.equal(x.weights.data, ran.learners[0].weights.data) for x in ran.learners.values())

@@ -190,6 +190,8 @@ def table(
         lines.append(
             f"{name} seed {seed}: {_steps(row)}, {row['wall_s'] / 60:.1f} min; greedy {greedy}, sampled {sampled}"
         )
+    if not any(row["env_steps"] for row in rows):
+        return [*lines, f"{name}: median {statistics.median(row['wall_s'] for row in rows) / 60:.1f} min"]
     middle = statistics.median(steps_to_target(row) for row in rows)
     reached = "target not reached by most" if math.isinf(middle) else f"median {middle:,.0f} env steps to the target"
     return [*lines, f"{name}: {reached}, median {statistics.median(row['wall_s'] for row in rows) / 60:.1f} min"]
