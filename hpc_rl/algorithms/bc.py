@@ -17,7 +17,7 @@ moves are what tells a policy that has learned from one that has learned by hear
 
 Published settings (DarkForest): k = 3, 12 convolutions of 384 filters, SGD with a rate of 0.05, batches of 256.
 
-With `patterns` the policy is a linear softmax on local patterns of a board (nets/patterns.py): AlphaGo's
+With `patterns` the policy is a linear softmax on local patterns of a board (nets/board_moves.py): AlphaGo's
 fast rollout policy (Silver et al. 2016, Nature 529), by the same loss.
 
 What differs from the papers: Adam; plain networks, which take images, vectors or the rows of a board.
@@ -33,7 +33,7 @@ from math import log, prod
 from typing import Annotated, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hpc_rl.algorithms import base
 from hpc_rl.config import NonNegative, NonNegativeInt, Positive, PositiveInt, Range
@@ -41,7 +41,7 @@ from hpc_rl.devices import to_device
 from hpc_rl.experience import Items, Unsuited
 from hpc_rl.formulas.losses import weighted
 from hpc_rl.nets.actions import ActionDistribution
-from hpc_rl.nets.patterns import PatternPolicy, suits
+from hpc_rl.nets.board_moves import BoardHeads, PatternPolicy, suits
 from hpc_rl.nets.q import QNetwork
 from hpc_rl.optim.flat import StateDict, flatten
 from hpc_rl.optim.group import Group, means
@@ -71,6 +71,8 @@ class Config:
     std: Annotated[NonNegative, "σ of a box's actions, in the scale of −1..1; 0 learns it"] = 0.0
     network: Annotated[Literal["nature", "shallow"], "convolutions, for images"] = "nature"
     patterns: Annotated[bool, "a linear policy on local patterns of a board, in place of a network"] = False
+    channels: Annotated[PositiveInt, "of the convolutions, for boards"] = 32
+    blocks: Annotated[NonNegativeInt, "residual blocks for the planes of a board; 0 has plain layers"] = 0
     hidden: Annotated[tuple[PositiveInt, ...], "units per layer for vector observations"] = (64, 64)
 
     def experience(self) -> RecordedExperience:
@@ -87,7 +89,7 @@ class Imitator:
     fragment_noise = 0
     extras, carry = EXTRAS, EXTRAS
 
-    def __init__(self, net: QNetwork | PatternPolicy, spec: Spec, rules: Rules | None, std: float) -> None:
+    def __init__(self, net: nn.Module, spec: Spec, rules: Rules | None, std: float) -> None:
         self.net, self.head, self.std = net, ActionDistribution(spec.actions), std
         self.noise, self.legal = self.head.noise, rules.legal if rules is not None else None
 
@@ -113,17 +115,26 @@ class Imitator:
 
 
 def policy(config: Config, spec: Spec, rules: Rules | None) -> Imitator:
-    """Raises Unsuited where a network of patterns has no board."""
+    """Raises Unsuited where ``patterns`` or ``blocks`` ask for a board, and there is none."""
+    return Imitator(_network(config, spec), spec, rules, config.std)
+
+
+def _network(config: Config, spec: Spec) -> nn.Module:
+    """Observations [n, *O] -> the parameters of k distributions side by side, [n, k · P]."""
+    blocks, channels = config.blocks, config.channels
+    if (config.patterns or blocks) and not suits(spec):
+        asked = "bc.patterns" if config.patterns else f"bc.blocks = {blocks}"
+        raise Unsuited(
+            f"{asked} needs planes of a board with a place for each move, and {spec.id} shows "
+            f"{list(spec.observation)} for {list(spec.actions.sizes)} moves; leave it out"
+        )
     if config.patterns:
-        if not suits(spec):
-            raise Unsuited(
-                f"bc.patterns needs planes of a board with a place for each move, and {spec.id} shows "
-                f"{list(spec.observation)} for {list(spec.actions.sizes)} moves; set it to false"
-            )
-        return Imitator(PatternPolicy(spec, config.moves), spec, rules, config.std)
+        return PatternPolicy(spec, config.moves)
+    if blocks:
+        return BoardHeads(spec, config.moves, channels, blocks)
     outputs = config.moves * ActionDistribution(spec.actions).outputs
     several = replace(spec, actions=Actions("discrete", (outputs,)))
-    return Imitator(QNetwork(several, tuple(config.hidden), config.network), spec, rules, config.std)
+    return QNetwork(several, tuple(config.hidden), config.network)
 
 
 def likelihoods(head: ActionDistribution, output: Tensor, batch: Trajectory) -> tuple[Tensor, Tensor]:
@@ -195,4 +206,4 @@ class Learner(base.Learner):
         self.apart, self.looks = state["apart"].clone(), int(state["looks"])
 
 
-ALGORITHM = base.Algorithm(config=Config, policy=policy, learner=Learner)
+ALGORITHM = base.Algorithm(config=Config, policy=policy, learner=Learner, legal=True)

@@ -19,6 +19,7 @@ from torch import Tensor
 from hpc_rl.algorithms import bc
 from hpc_rl.algorithms.bc import Config, Learner, likelihoods, policy
 from hpc_rl.envs.make import rules as rules_of
+from hpc_rl.experience import Unsuited
 from hpc_rl.nets.actions import ActionDistribution
 from hpc_rl.optim.alone import Alone
 from hpc_rl.types import Actions, Spec, Step, Trajectory
@@ -146,7 +147,7 @@ def test_a_given_spread_is_a_squared_error() -> None:
 def test_a_learned_spread_has_a_floor() -> None:
     learner = learner_of(SPECS["box"])
     with torch.no_grad():
-        learner.policy.net.advantage.bias.fill_(-100.0)
+        list(learner.policy.net.parameters())[-1].fill_(-100.0)
     log_std = learner.policy.heads(torch.zeros(1, 5))[0, 0, 2:]
     assert log_std.tolist() == [bc.LOG_STD[0]] * 2
 
@@ -164,6 +165,28 @@ def test_only_legal_moves_are_made() -> None:
         action = acting.act(shown, {}, torch.tensor([0.0, 1.0]).repeat(8), noise).action
         assert rules.legal(state).gather(1, action[:, None]).all()
         state = rules.move(state, action, torch.zeros(16, rules.move_uniforms, dtype=torch.float64))[0]
+
+
+def test_networks_of_a_board_have_their_heads_side_by_side() -> None:
+    rules = rules_of("toy/connect_four", {})
+    assert rules is not None
+    planes = (torch.rand(5, *rules.spec.observation) < 0.3).float()
+    for changes in ({"patterns": True}, {"blocks": 2, "channels": 8}):
+        acting = policy(Config(moves=3, **changes), rules.spec, rules)  # type: ignore[arg-type]
+        assert acting.heads(planes).shape == (5, 3, 7) and (acting.heads(planes) == 0).all()
+        optimizer = torch.optim.Adam(acting.net.parameters(), 0.05)
+        for _ in range(30):
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(acting.heads(planes)[:, 1], torch.arange(5)).backward()
+            optimizer.step()
+        output = acting.heads(planes)
+        assert (output[:, 1].argmax(-1) == torch.arange(5)).all(), changes
+
+
+@pytest.mark.parametrize("changes", [{"patterns": True}, {"blocks": 1}])
+def test_no_board_is_a_sentence(changes: dict[str, Any]) -> None:
+    with pytest.raises(Unsuited, match=r"bc\..* needs planes of a board .* and discrete shows"):
+        policy(Config(**changes), SPECS["discrete"], None)
 
 
 def test_it_learns_a_function_of_the_observation() -> None:

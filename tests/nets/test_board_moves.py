@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from hpc_rl.nets.patterns import PatternPolicy, suits
+from hpc_rl.nets.board_moves import PatternPolicy, suits
 from hpc_rl.types import Actions, Array, Spec
 
 

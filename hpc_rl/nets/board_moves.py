@@ -1,4 +1,8 @@
-"""A linear softmax on local patterns of a board: AlphaGo's fast rollout policy (Silver et al. 2016, Nature 529)."""
+"""Logits of the moves on a board: of k softmaxes over a residual torso, or of a linear one on local patterns.
+
+The first are DarkForest's next k moves (Tian and Zhu 2016, arXiv 1511.06410), the second AlphaGo's fast rollout policy
+(Silver et al. 2016, Nature 529).
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hpc_rl.nets.boards import ResidualTorso
 from hpc_rl.types import Spec
 
 REACH = 3  # places that a line of patterns goes on to either side
@@ -15,6 +20,7 @@ OFF = 3  # the symbol of a place that is not on the board: 0 is empty, 1 the mov
 _LINES = ((0, 1), (1, 0), (1, 1), (1, -1))
 _RING = tuple((r, c) for r in (-1, 0, 1) for c in (-1, 0, 1) if (r, c) != (0, 0))
 _GROUPS = (_RING, *(tuple((k * r, k * c) for k in range(-REACH, REACH + 1) if k) for r, c in _LINES))
+PLANES = 4  # of the 1 × 1 convolution before the last layer of a torso's heads
 SIZES = tuple(4 ** len(group) for group in _GROUPS)
 
 
@@ -74,6 +80,24 @@ class PatternPolicy(nn.Module):
         height = (symbols != 0).sum(1)
         row = (self.rows - 1 - height).clamp(min=0)
         return row * self.columns + torch.arange(self.columns, device=symbols.device)
+
+
+class BoardHeads(nn.Module):
+    """observation [n, C, rows, columns] -> logits [n, heads · A]; all begin at 0."""
+
+    def __init__(self, spec: Spec, heads: int, channels: int, blocks: int) -> None:
+        super().__init__()
+        shape, moves = spec.observation, spec.actions.sizes[0]
+        self.torso = ResidualTorso(shape[0], channels, blocks)
+        self.narrow = nn.Conv2d(channels, PLANES, 1)
+        self.last = nn.Linear(PLANES * prod(shape[1:]), heads * moves)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+
+    def forward(self, observation: Tensor) -> Tensor:
+        planes = torch.relu(self.narrow(self.torso(observation.float())))
+        logits: Tensor = self.last(planes.flatten(1))
+        return logits
 
 
 def suits(spec: Spec) -> bool:
