@@ -20,6 +20,7 @@ import numpy as np
 from hpc_rl.types import Array, Rules, RulesState
 
 MOST = 4_000_000  # moves of a level
+TOGETHER = 200_000  # moves of a level of several positions: more do not stay in a core's cache
 
 OVER = -1  # no position follows
 
@@ -61,7 +62,7 @@ def spread(rules: Rules, state: RulesState) -> tuple[Moves, RulesState]:
         ValueError: somebody has no move, though the game goes on.
     """
     row, action = np.nonzero(legal_moves(rules, state))
-    if len(row) == 0 or len(np.unique(row)) < len(next(iter(state.values()))):
+    if np.count_nonzero(np.diff(row, prepend=-1)) < len(next(iter(state.values()))):
         raise ValueError(f"{rules.spec.id}: a position has no legal move and is no end; let a pass be one")
     following, reward, discount, truncated = rules.move(at(state, row), action, np.zeros((len(row), 0)))
     child = np.where((discount == 0) | truncated, OVER, 0).astype(np.int32)
@@ -148,7 +149,7 @@ def move_values(rules: Rules, state: RulesState, depth: int, most: int = MOST) -
     once, place = distinct(state)
     n = len(next(iter(once.values())))
     try:
-        found = levels(rules, once, depth, most)
+        found = levels(rules, once, depth, most if n == 1 else min(most, TOGETHER))
     except TooManyPositions:
         if n == 1:
             raise
