@@ -33,7 +33,7 @@ PLAN = Plan("solo", (RankSpec(0, "worker", 0, range(4), 1, True, peers=(0,)),), 
 VECTOR = SPECS["discrete"]
 ENDS_ONLY = ("hdqn", "hac")  # of items that may be long little more than both end rows is learned from
 
-GROWS = ("pilco",)  # a learner keeps all moves that it ever saw, those of the update that was rehearsed too
+GROWS = ("pilco", "pilco_nn")  # a learner keeps all moves that it ever saw, those of the update that was rehearsed too
 
 
 def agent_of(name: str, config: Any, spec: Spec) -> Agent:

@@ -38,7 +38,7 @@ from hpc_rl.devices import to_device
 from hpc_rl.experience import Experience, Items, Unsuited
 from hpc_rl.formulas import gaussian_process as gp
 from hpc_rl.formulas.moment_matching import features
-from hpc_rl.formulas.rollouts import Dynamics, Goal, State, mean_cost, predicted
+from hpc_rl.formulas.rollouts import Dynamics, Goal, State, goal_of, mean_cost, predicted
 from hpc_rl.nets.controllers import Controlled, Linear, Pilot, RadialBasis
 from hpc_rl.optim.flat import StateDict, flatten
 from hpc_rl.optim.group import Group, shared_seed
@@ -78,21 +78,13 @@ class Config:
 def goal(config: Config, spec: Spec) -> Goal:
     """Of the Config. Raises Unsuited where it does not fit the observations."""
     entries = spec.observation[0]
-    if any(i >= entries for i in config.angles) or len(set(config.angles)) < len(config.angles):
-        raise Unsuited(
-            f"angles = {list(config.angles)}, and {spec.id} shows entries 0 to {entries - 1}; name each once"
-        )
-    for name, row in (("target", config.target), ("start", config.start)):
-        if len(row) not in (0, entries):
-            raise Unsuited(f"{name} has {len(row)} numbers, and {spec.id} shows {entries}; give one for each entry")
-    if len(config.start_std) not in (1, entries):
-        raise Unsuited(f"start_std has {len(config.start_std)} numbers; {spec.id} shows {entries}: give these, or one")
-    width = entries + len(config.angles)
-    if any(len(row) != width for row in config.distance):
-        raise Unsuited(f"each row of distance needs {width} numbers for the features of {spec.id}; give as many")
-    at = torch.tensor(config.target or [0.0] * entries, dtype=torch.float64)
-    rows = torch.tensor(config.distance, dtype=torch.float64) if config.distance else torch.eye(width).double()
-    return Goal(config.angles, features(at, config.angles), rows / config.width)
+    try:
+        for name, row, few in (("start", config.start, 0), ("start_std", config.start_std, 1)):
+            if len(row) not in (few, entries):
+                raise ValueError(f"{name} has {len(row)} numbers, and {entries} are shown; give {few} or {entries}")
+        return goal_of(entries, config.angles, config.target, config.distance, config.width)
+    except ValueError as error:
+        raise Unsuited(f"{spec.id}: {error}") from None
 
 
 def policy(config: Config, spec: Spec, rules: Rules | None) -> Pilot:
@@ -169,8 +161,8 @@ class Learner(base.Learner):
 
     def _model(self) -> tuple[Dynamics, dict[str, float]]:
         """The model of all moves, and figures of it. Collective."""
-        config, data = self.config, self.data
-        x, y = torch.cat([features(data.before, config.angles), data.action], 1), data.after - data.before
+        config, (before, action, after) = self.config, self.data.parts()
+        x, y = torch.cat([features(before, config.angles), action], 1), after - before
         few, sparse = torch.arange(len(x)), len(x) > config.exact
         if sparse:
             guess = gp.first_guess(x, y[:, 0]) if self.theta is None else self.theta[0, :-1]
@@ -191,7 +183,7 @@ class Learner(base.Learner):
         mean = torch.tensor(config.start).double() if config.start else self.data.first.mean(0)
         start = dynamics.state(mean, torch.diag(std.square()))
         present = to_device(net.coefficients.detach().double(), "cpu")
-        rows = features(self.data.before, config.angles)
+        rows = features(self.data.parts()[0], config.angles)
 
         def states(row: Tensor) -> list[State]:
             return predicted(dynamics, net.controller.control(row), start, config.horizon)

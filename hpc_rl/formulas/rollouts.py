@@ -6,7 +6,7 @@ and action. D entries of a state, F features, U choices.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -51,6 +51,22 @@ class Goal:
         """Of features with these moments."""
         wide = self.distance @ shown.covariance @ self.distance.T
         return saturating_mean(self.distance @ (shown.mean - self.target), wide)
+
+
+def goal_of(
+    entries: int, angles: tuple[int, ...], target: Sequence[float], distance: Sequence[Sequence[float]], width: float
+) -> Goal:
+    """Of a job: no target is 0 everywhere, no distance each feature by itself. Raises ValueError, a sentence."""
+    if any(i >= entries for i in angles) or len(set(angles)) < len(angles):
+        raise ValueError(f"angles = {list(angles)}, and entries 0 to {entries - 1} are shown; name each once")
+    if len(target) not in (0, entries):
+        raise ValueError(f"target has {len(target)} numbers, and {entries} are shown; give one for each entry")
+    size = entries + len(angles)
+    if any(len(row) != size for row in distance):
+        raise ValueError(f"each row of distance needs {size} numbers, one for each feature")
+    at = torch.tensor(target or [0.0] * entries, dtype=torch.float64)
+    rows = torch.tensor(distance, dtype=torch.float64) if distance else torch.eye(size).double()
+    return Goal(angles, features(at, angles), rows / width)
 
 
 @dataclass(frozen=True)

@@ -43,17 +43,9 @@ class Transitions:
     def __len__(self) -> int:
         return len(self.rows)
 
-    @property
-    def before(self) -> Tensor:
-        return self.rows[:, : self.widths[0]]
-
-    @property
-    def action(self) -> Tensor:
-        return self.rows[:, self.widths[0] : -self.widths[2]]
-
-    @property
-    def after(self) -> Tensor:
-        return self.rows[:, -self.widths[2] :]
+    def parts(self) -> tuple[Tensor, ...]:
+        """``before``, ``action`` and ``after``."""
+        return torch.split(self.rows, list(self.widths), 1)
 
     @property
     def episodes(self) -> int:

@@ -208,8 +208,8 @@ def test_the_plan_is_what_the_model_predicts() -> None:
 
 
 REFUSED = [
-    ({"angles": (2,)}, r"angles = \[2\], and rows shows entries 0 to 1"),
-    ({"target": (1.0,)}, "target has 1 numbers, and rows shows 2"),
+    ({"angles": (2,)}, r"rows: angles = \[2\], and entries 0 to 1 are shown"),
+    ({"target": (1.0,)}, "rows: target has 1 numbers, and 2 are shown"),
     ({"start": (1.0, 2.0, 3.0)}, "start has 3 numbers"),
     ({"start_std": (1.0, 2.0, 3.0)}, "start_std has 3 numbers"),
     ({"distance": ((1.0, 0.0),)}, "each row of distance needs 3 numbers"),

@@ -40,6 +40,7 @@ STEPS, COLUMNS = 24, 4
 
 QUICK: tuple[dict[str, Any], ...] = (
     {"horizon": 3, "evaluations": 3, "model_evaluations": 4, "exact": 60, "inducing": 8},
+    {"horizon": 3, "evaluations": 3, "model_steps": 5, "particles": 6},
     {"simulations": 6},
 )
 """What makes an update short where a model is fitted and planned with from anew in each, and a search of a move."""

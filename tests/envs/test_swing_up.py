@@ -88,10 +88,12 @@ def test_the_last_second_decides() -> None:
             state, _, _, truncated = rules.move(state, np.zeros((1, 1)), np.full((1, 4), 0.25))
             assert truncated[0] == (k == 11)
         assert rules.success(state)[0] == up
-    falls = state_of(rules, [4.0, np.pi])  # passes upright and hangs at the end
+    last = []
+    late = state_of(rules, [0.0, 2.4])  # pushed up over the whole second
     for _ in range(12):
-        falls = rules.move(falls, np.zeros((1, 1)), np.full((1, 4), 0.25))[0]
-    assert not rules.success(falls)[0]
+        late, reward, _, _ = rules.move(late, np.full((1, 1), 1.0), np.full((1, 4), 0.25))
+        last.append(1 - float(reward[0]))
+    assert float(late["late"][0]) == pytest.approx(np.mean(last[-10:])) and last[-1] != pytest.approx(last[0])
 
 
 def test_what_is_refused() -> None:
