@@ -2,9 +2,9 @@
 
 python -m tests.search.speed [--columns 128] [--rounds 5] [--rows 6]
 
-Self-play is `Searcher.act` from position to position of Connect Four with the network of its job (32 channels × 3 blocks)
-and 100 simulations, trees kept; the network alone is asked about batches of as many positions. Evaluations are counted
-where the network is called. Prints both rates of each round, and the median of their ratios.
+Self-play is `Searcher.act` from position to position of Connect Four with 32 channels × 3 blocks and 100 simulations,
+trees kept; the network alone is asked about batches of as many positions. Evaluations are counted where the network is
+called. Prints both rates of each round, and the median of their ratios.
 """
 
 from __future__ import annotations
