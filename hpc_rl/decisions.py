@@ -47,7 +47,7 @@ def decide(job: Job, plan: Plan, run: RunDir, agent: Agent, rows: Sequence[Row])
     from hpc_rl.storage import checkpoint, provenance, replay_files
     from hpc_rl.storage.run_dir import write_text
 
-    columns = job.environment.columns if plan.ranks[0].role == "worker" else None
+    columns = job.environment.columns if plan.acts and plan.ranks[0].role == "worker" else None
     learnable = usable(agent, fingerprint(job, agent.spec), columns)
 
     def takes(state: StateDict, meta: Mapping[str, Any]) -> None:

@@ -1,7 +1,8 @@
 """Whole jobs that learn from recorded moves: no env step, the same bits when resumed, one sentence where they cannot.
 
 Mutations seen to fail: counters that divide by no columns; a sampler's state joined from no rank; an evaluation that
-waits for env steps; last games that wait for a training game; ranks that draw the same items.
+waits for env steps; a checkpoint that must hold what columns did; last games that wait for a training game; ranks that
+draw the same items.
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ import pytest
 import torch
 
 from hpc_rl import job as jobs
-from hpc_rl import preflight
+from hpc_rl import preflight, startup
+from hpc_rl.conclusion import conclude
 from hpc_rl.replay.base import Batches
 from hpc_rl.replay.recorded import Recorded
 from hpc_rl.show import render
+from hpc_rl.storage import checkpoint, run_dir
 from hpc_rl.storage.archive import BadSource
+from hpc_rl.transport.local import alone
 from tests.contract.batches import ACTING, NAMES
 from tests.contract.seats import Ran, newest, run_job
 
@@ -102,6 +106,37 @@ def test_a_resumed_run_has_the_bits_of_a_whole_one(name: str, ranks: int, source
     assert torch.equal(weights(whole), weights(resumed))
     other = run_job({**table_of(name, source, ranks), "seed": 2}, tmp_path / "other")
     assert not torch.equal(weights(whole), weights(other))
+
+
+class NeverStopped:
+    file: Path | None = None
+
+    def __call__(self) -> bool:
+        return False
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_a_started_rank_takes_up_the_newest_checkpoint(name: str, source: Path, tmp_path: Path) -> None:
+    """Through the checks of a started rank, which `run_job` leaves out."""
+    whole = run_job(table_of(name, source), tmp_path / "whole")
+    folder = tmp_path / "run"
+    threads = torch.get_num_threads()
+    try:
+        for updates in (UPDATES // 2, UPDATES):
+            job = jobs.parse(table_of(name, source, updates=updates, resources={"threads": 1, "precision": "fp32"}))
+            if folder.exists():
+                run_dir.write_text(run_dir.RunDir(folder).job_file, jobs.dumps(job))
+            else:
+                run_dir.create(folder, jobs.dumps(job))
+            context = startup.make_context(folder, alone(), NeverStopped())  # type: ignore[arg-type]
+            outcome = jobs.topology("solo").run(context)
+            conclude(context, outcome)
+    finally:
+        torch.set_num_threads(threads)
+    newest_file = sorted(run_dir.RunDir(folder).checkpoints.glob("0*.h5"))[-1]
+    state, meta = checkpoint.load(newest_file)
+    assert meta["updates"] == UPDATES and meta["attempt"] == 1
+    assert torch.equal(state["weights"], weights(whole))
 
 
 @pytest.mark.parametrize("name", RECORDED)
