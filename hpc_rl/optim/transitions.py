@@ -55,12 +55,10 @@ class Transitions:
         """Take the moves of all learners' batches, in an order that does not depend on who has which. Collective."""
         valid = batch.valid
         number = batch.start + valid.cumsum(0) - valid.long()
-        column = batch.column.expand_as(number)
-        keys = torch.stack([column, number, batch.first[:-1].long()], -1).double()
+        keys = torch.stack([batch.column.expand_as(number), number, batch.first[:-1].long()], -1)
         extras = [batch.extras[name] for name in ("predicted_mean", "predicted_std")]
         leaves = [keys, batch.observation[:-1], batch.action.clamp(-1, 1), batch.observation[1:], *extras]
-        own = torch.cat([x.double() for x in leaves], -1)[valid]
-        table = joined(group, to_device(own, "cpu"))[0]
+        table = joined(group, to_device(torch.cat([x.double() for x in leaves], -1)[valid], "cpu"))[0]
         for key in (1, 0):
             table = table[table[:, key].argsort(stable=True)]
         size = sum(self.widths)
@@ -70,7 +68,9 @@ class Transitions:
         return Moves(moves[:, -self.widths[2] :], moves[:, : self.widths[0]], mean, std)
 
     def state(self) -> StateDict:
-        return {"rows": self.rows.clone(), "first": self.first.clone()}
+        """{} before the first move: shapes of a checkpoint are compared with those of a learner that has seen none."""
+        return {"rows": self.rows.clone(), "first": self.first.clone()} if len(self) else {}
 
     def load(self, state: StateDict) -> None:
-        self.rows, self.first = state["rows"].clone(), state["first"].clone()
+        if state:
+            self.rows, self.first = (torch.cat([getattr(self, name)[:0], state[name]]) for name in ("rows", "first"))

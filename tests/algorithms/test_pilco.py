@@ -54,19 +54,21 @@ def dynamics(noise: float = 0.01) -> Dynamics:
 
 
 CONTROLLER = RadialBasis(3, 1, 5)
-ROW = 3 * CONTROLLER.start(pendulum_data()[0][:, :3], torch.zeros(3).double(), torch.Generator().manual_seed(3))
+FIRST_ROW = CONTROLLER.start(pendulum_data()[0][:, :3], torch.zeros(3).double(), torch.Generator().manual_seed(3))
+ROW = 3 * FIRST_ROW
 
 
 def test_a_move_of_a_gaussian_is_that_of_particles() -> None:
     mean = torch.tensor([0.3, -0.4]).double()
     covariance = torch.tensor([[0.04, 0.01], [0.01, 0.03]]).double()
     model = dynamics(noise=0.05)
-    state = model.after(model.state(mean, covariance), CONTROLLER.control(ROW))
+    row = torch.cat([FIRST_ROW[:15], 10 * FIRST_ROW[15:20], FIRST_ROW[20:]])  # its weights: noise has to matter
+    state = model.after(model.state(mean, covariance), CONTROLLER.control(row))
     generator, n = torch.Generator().manual_seed(1), 200_000
     normal = torch.randn(n, 4, generator=generator, dtype=torch.float64)
     x = mean + normal[:, :2] @ torch.linalg.cholesky(covariance).T
     seen = x + 0.05**0.5 * normal[:, 2:]
-    u = squashed(CONTROLLER.output(ROW, features(seen, (1,))))
+    u = squashed(CONTROLLER.output(row, features(seen, (1,))))
     inputs = torch.cat([features(x, (1,)), u], 1)
     mean_change = torch.cat([prediction(model.model, part) for part in inputs.split(10_000)])
     own = []
@@ -76,8 +78,8 @@ def test_a_move_of_a_gaussian_is_that_of_particles() -> None:
         assert model.model.inverse is not None
         own.append(((2 * row[-2]).exp() - ((k @ model.model.inverse[e]) * k).sum(1)).mean())
     after = x + mean_change
-    assert torch.allclose(state.mean, after.mean(0), atol=0.005)
-    assert torch.allclose(state.covariance, torch.cov(after.T) + torch.diag(torch.stack(own)), rtol=0.03, atol=0.001)
+    assert torch.allclose(state.mean, after.mean(0), atol=0.002)
+    assert torch.allclose(state.covariance, torch.cov(after.T) + torch.diag(torch.stack(own)), rtol=0.04, atol=0.002)
 
 
 def test_the_gradient_through_the_horizon_is_that_of_differences() -> None:
