@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hpc_rl import job as jobs
-from hpc_rl.envs.make import describe, describe_sets, goal_reward
+from hpc_rl.envs.make import describe, describe_sets, goal_reward, make
 from hpc_rl.envs.mixture import check_shares
 from hpc_rl.envs.opponents import path_of, run_of
 from hpc_rl.plan import Plan
@@ -30,8 +30,11 @@ def check(job: Job, plan: Plan) -> None:
     spec = describe(id, arguments)
     describe_sets(id, arguments, job.evaluate.arguments, spec)
     for changes in ({}, *job.evaluate.arguments):
-        if (path := path_of({**arguments, **changes}.get("opponent"))) is not None:
+        opponent = {**arguments, **changes}.get("opponent")
+        if (path := path_of(opponent)) is not None:
             open_run(run_of(path))
+        elif opponent == "perfect":
+            make(id, {**arguments, **changes}, 1).close()  # a game too large for it would end the first evaluation
     check_goals(experience, spec)
     if goals_of_observations(experience):
         goal_reward(id, arguments)

@@ -21,6 +21,7 @@ from click.testing import CliRunner
 from hpc_rl import cli, pool, preflight
 from hpc_rl import job as jobs
 from hpc_rl.agent import agent_of
+from hpc_rl.envs.base import BadEnvironment
 from hpc_rl.envs.games import tictactoe
 from hpc_rl.opponents import player_of_run, with_opponent
 from hpc_rl.optim.alone import Alone
@@ -175,6 +176,14 @@ def test_a_checkpoint_plays(run: Any) -> None:
         player_of_run(one, "toy/tictactoe", {})
     with pytest.raises(BadRun):
         with_opponent("their_nim:nim", {"opponent": "checkpoint:nowhere"})
+
+
+def test_a_game_too_large_for_perfect_play_is_found_before_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hpc_rl.envs.opponents.MOST", 2000)
+    table = {"algorithm": "a2c", "topology": "solo", "environment": {"id": "toy/connect_four"}}
+    job = jobs.parse({**table, "evaluate": {"arguments": [{"opponent": "perfect"}]}})
+    with pytest.raises(BadEnvironment, match="toy/connect_four is too large for opponent = 'perfect'"):
+        preflight.check(job, jobs.plan(job))
 
 
 def test_an_opponent_that_is_not_there_is_found_before_a_run(run: Any) -> None:
