@@ -1,8 +1,8 @@
 """PILCO's roll-out against particles and differences, its data and plan; one result on every layout, to the bit.
 
-Mutations seen to fail: the noise of observations left out of what the controller sees, or put into the model's input;
-the cross-covariance added once; σ_n² for σ_n²/2; rows in the order of ranks; the move after an episode's end as data;
-the first episode planned for; a plan that goes on behind its horizon; a restart drawn by rank.
+Mutations seen to fail: the noise of observations left out of what the controller sees; the cross-covariance added once;
+σ_n² for σ_n²/2; rows in the order of ranks; the move after an episode's end as data; actions not cut; the first episode
+planned for; a plan that goes on behind its horizon; a restart drawn by rank; a loss that is no number taken.
 """
 
 from __future__ import annotations

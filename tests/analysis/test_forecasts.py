@@ -1,6 +1,6 @@
 """forecasts: shares and episodes against loops over the history that was recorded.
 
-Mutations seen to fail: one deviation for two; moves without a prediction counted; an episode cut at a segment's end.
+Mutations seen to fail: one deviation for two; moves without a prediction counted.
 """
 
 from __future__ import annotations

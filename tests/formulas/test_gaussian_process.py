@@ -1,7 +1,7 @@
 """The likelihood, its penalties, the posterior and its sparse form against loops, differences and gpytorch.
 
-Mutations seen to fail: the trace left out of the gradient; ℓ for ℓ² in it; the penalty's 29 as 30; its deviations those
-of the outputs; the noise left out of β; Λ of FITC without the noise; K_uu⁻¹ alone as the sparse inverse.
+Mutations seen to fail: the trace left out of the noise's gradient; the penalty's 29 as 30; its unit the outputs' size;
+the noise left out of β; Λ of FITC without the noise; K_uu⁻¹ alone as the sparse inverse.
 """
 
 from __future__ import annotations

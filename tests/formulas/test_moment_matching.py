@@ -2,9 +2,9 @@
 
 Samples are good to about 1 part in 100 here; the loops to rounding.
 
-Mutations seen to fail: cos(m_i + m_j) and cos(m_i − m_j) exchanged; the gain of cos that of sin; 3 sin x of the squash;
-½ left out of log Q; R of Λ_a twice; the determinant of R left out; σ² added off the diagonal; tr(P Q) left out; P kept
-in a controller; the gradient of ``v`` that of ``u``.
+Mutations seen to fail: cos(m_i + m_j) and cos(m_i − m_j) exchanged; the gain of cos that of sin; 2 x for 3 x in the
+squash; 1 for ½ in log Q; R of Λ_a twice; the determinant of R left out; σ² added off the diagonal; tr(P Q) left out; a
+factor in the gradient of |R|; the gradient of one output's length-scales, or of β through the mean, left out.
 """
 
 from __future__ import annotations
