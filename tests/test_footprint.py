@@ -27,7 +27,7 @@ from hpc_rl.plan import Plan, RankSpec
 from hpc_rl.rehearsal import LiveBytes, most_at_once
 from hpc_rl.runtime.checkpoints import learner_state
 from hpc_rl.types import Actions, ActOutput, Rules, Schema, Spec, Step, Trajectory, UpdateResult
-from tests.contract.batches import SPECS, SUITED, WHOLE, cases, config_of, learner_of, sampled
+from tests.contract.batches import SPECS, SUITED, WHOLE, cases, config_of, learner_of, rules_of, sampled
 
 PLAN = Plan("solo", (RankSpec(0, "worker", 0, range(4), 1, True, peers=(0,)),), 6, 4, 4)
 VECTOR = SPECS["discrete"]
@@ -37,7 +37,8 @@ GROWS = ("pilco", "pilco_nn")  # a learner keeps all moves that it ever saw, tho
 
 
 def agent_of(name: str, config: Any, spec: Spec) -> Agent:
-    return bind(jobs.algorithm(name), config, config.experience(), spec)
+    algorithm = jobs.algorithm(name)
+    return bind(algorithm, config, config.experience(), spec, rules_of(spec) if algorithm.legal else None)
 
 
 def counted(name: str, spec: Spec, config: Any) -> Footprint:
