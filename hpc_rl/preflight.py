@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from hpc_rl import job as jobs
+from hpc_rl.envs.base import BadEnvironment
 from hpc_rl.envs.make import describe, describe_sets, goal_reward, make
 from hpc_rl.envs.mixture import check_shares
+from hpc_rl.envs.of_rules import game_of_two
 from hpc_rl.envs.opponents import path_of, run_of
 from hpc_rl.plan import Plan
 from hpc_rl.replay.relabel import check_goals, goals_of_observations
@@ -35,6 +37,7 @@ def check(job: Job, plan: Plan) -> None:
             open_run(run_of(path))
         elif opponent == "perfect":
             make(id, {**arguments, **changes}, 1).close()  # a game too large for it would end the first evaluation
+    _check_self_play(job)
     check_goals(experience, spec)
     if goals_of_observations(experience):
         goal_reward(id, arguments)
@@ -43,3 +46,16 @@ def check(job: Job, plan: Plan) -> None:
     for rank in plan.ranks:
         if rank.columns:
             check_shares(id, arguments, len(rank.columns), job.environment.processes)
+
+
+def _check_self_play(job: Job) -> None:
+    """Refuse to judge a policy by games that it plays against itself: their returns are the sum of both sides'."""
+    id, arguments, evaluate = job.environment.id, job.environment.arguments, job.evaluate
+    if "opponent" in arguments or game_of_two(id, arguments) is None:
+        return
+    alone = [changes for changes in evaluate.arguments or ({},) if "opponent" not in changes]
+    if (evaluate.periodic and alone) or (job.budget.stop_at_return is not None and not evaluate.periodic):
+        raise BadEnvironment(
+            f"in {id} the policy plays both sides, and the return of such a game judges neither; let it play others: "
+            'evaluate.every_steps, and evaluate.arguments = [{ opponent = "random" }], an opponent in each set'
+        )

@@ -186,6 +186,27 @@ def test_a_game_too_large_for_perfect_play_is_found_before_a_run(monkeypatch: py
         preflight.check(job, jobs.plan(job))
 
 
+@pytest.mark.parametrize(
+    ("changes", "refused"),
+    [
+        ({"evaluate": {"every_steps": 100}}, True),
+        ({"evaluate": {"every_steps": 100, "arguments": [{"opponent": "random"}, {"line": 3}]}}, True),
+        ({"budget": {"stop_at_return": 0.5}}, True),
+        ({"evaluate": {"every_steps": 100, "arguments": [{"opponent": "random"}]}}, False),
+        ({"budget": {"stop_at_return": 0.5}, "environment": {"id": "toy/catch"}}, False),
+        ({}, False),
+    ],
+)
+def test_games_against_itself_judge_no_policy(changes: dict[str, Any], refused: bool) -> None:
+    table = {"algorithm": "a2c", "topology": "solo", "environment": {"id": "toy/tictactoe"}, **changes}
+    job = jobs.parse(table)
+    if refused:
+        with pytest.raises(BadEnvironment, match="plays both sides, and the return of such a game judges neither"):
+            preflight.check(job, jobs.plan(job))
+    else:
+        preflight.check(job, jobs.plan(job))
+
+
 def test_an_opponent_that_is_not_there_is_found_before_a_run(run: Any) -> None:
     one = run(0)
     table = {"algorithm": "a2c", "topology": "solo", "environment": {"id": "their_nim:nim"}}
