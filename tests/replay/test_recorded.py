@@ -6,7 +6,7 @@ one, and steps that a second attempt made again; storage/ writes and reads them.
 Mutations seen to fail: the older frames of a stack one row off; padding with zeros where the first frame repeats; an
 item that goes on into the next episode; a block's last items cut at its end; pools put together alike in every round;
 the pass of one pool drawn with replacement; a held-out episode that is learned from; a split by the order of episodes;
-ranks that hold the same blocks; an item of a step that was made again; a stream keyed without the rank.
+ranks that hold the same blocks.
 """
 
 from __future__ import annotations
