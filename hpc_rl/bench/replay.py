@@ -23,6 +23,7 @@ from hpc_rl.bench.cores import pinned
 from hpc_rl.experience import Experience, Items
 from hpc_rl.formulas.q_learning import importance_weights
 from hpc_rl.fragments import allocate, trajectory, trajectory_schema
+from hpc_rl.host_memory import return_freed
 from hpc_rl.replay.items import replay_layouts
 from hpc_rl.replay.rings import Rings
 from hpc_rl.types import Actions, Array, Spec, Trajectory
@@ -123,6 +124,7 @@ def _ways(transitions: int, whole: bool) -> list[Way]:
 def _filled(fill: Callable[[int], Any], transitions: int) -> tuple[Any, float]:
     """What ``fill`` makes of so many transitions, and the bytes of one; a small one before imports what it needs."""
     fill(2 * EPISODE)
+    return_freed()
     before = _resident_bytes()
     buffer = fill(transitions)
     return buffer, (_resident_bytes() - before) / transitions

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from hpc_rl.bench import counters, mpi, replay, samplers
+from hpc_rl.host_memory import keep_freed
 
 
 def test_the_exchange_is_measured_by_two_ranks() -> None:
@@ -42,6 +43,15 @@ def test_counting_an_update_is_measured(monkeypatch: pytest.MonkeyPatch) -> None
     ]
     assert all(row["us"] > 0 for row in rows)
     assert counters.render(rows).count("\n") == 1 + len(counters.COLUMNS)
+
+
+def test_memory_that_was_freed_hides_nothing() -> None:
+    """What a process had freed and kept is no longer taken for what a replay holds."""
+    keep_freed()
+    blocks = [np.ones(20_000_000 // 8) for _ in range(10)]
+    del blocks
+    _, held = replay._filled(lambda count: np.ones(count * 1_000), 10_000)
+    assert held > 7_900
 
 
 def test_a_replay_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
