@@ -96,13 +96,14 @@ class _Board:
 
     def has_line(self, stones: Numbers) -> Numbers:
         """[n] bool: ``line`` of them lie side by side in one of the four directions."""
-        found = stones < 0  # nowhere: no sign is ever set
+        found = 0 * stones
         for step in (1, self.rows, self.rows + 1, self.rows + 2):
-            begins = stones
-            for k in range(1, self.line):
-                begins = begins & (stones >> (k * step))
-            found = found | (begins != 0)
-        return found
+            begins, length = stones, 1  # bits at which so many stones begin, which doubles in each turn
+            while length < self.line:
+                more = min(length, self.line - length)
+                begins, length = begins & (begins >> (more * step)), length + more
+            found = found | begins
+        return found != 0
 
     def toy(
         self, actions: int, legal: Map, move: Move, mirrored: Map, symmetries: tuple[tuple[Map, Map], ...] = ()

@@ -3,8 +3,8 @@
 python -m tests.search.speed [--columns 128] [--rounds 5] [--rows 6]
 
 Self-play is `Searcher.act` from position to position of Connect Four with 32 channels × 3 blocks and 100 simulations,
-trees kept; the network alone is asked about batches of as many positions. Evaluations are counted where the network is
-called. Prints both rates of each round, and the median of their ratios.
+trees kept; the network alone is asked about batches of the same sizes, which shrink where a tree has enough visits.
+Prints both rates of each round, and the median of their ratios.
 """
 
 from __future__ import annotations
@@ -18,27 +18,28 @@ import torch
 
 from hpc_rl.algorithms.alphazero import Config, policy
 from hpc_rl.envs.games import connect_four
+from hpc_rl.host_memory import keep_freed
 from hpc_rl.types import Rules, Step
 
 MOVES = 6  # of each round
 
 
-def alone(net: Any, rules: Rules, columns: int, seconds: float) -> float:
-    state = rules.begin(torch.zeros(columns, 0))
+def alone(net: Any, rules: Rules, sizes: list[int]) -> float:
+    """Evaluations a second of such batches."""
+    state = rules.begin(torch.zeros(max(sizes), 0))
     assert rules.legal is not None
     frames, legal = rules.show(state), rules.legal(state)
-    count, start = 0, time.perf_counter()
+    start = time.perf_counter()
     with torch.no_grad():
-        while time.perf_counter() - start < seconds:
-            net(frames, legal)
-            count += columns
-    return count / (time.perf_counter() - start)
+        for size in sizes:
+            net(frames[:size], legal[:size])
+    return sum(sizes) / (time.perf_counter() - start)
 
 
-def self_play(player: Any, columns: int, seed: int) -> tuple[float, float]:
-    """(evaluations a second, seconds) of `MOVES` moves from the start."""
-    rules, generator, counted = player.rules, torch.Generator().manual_seed(seed), [0]
-    handle = player.net.register_forward_pre_hook(lambda _, inputs: counted.append(len(inputs[0])))
+def self_play(player: Any, columns: int, seed: int) -> tuple[float, list[int]]:
+    """(evaluations a second, sizes of the network's batches) of `MOVES` moves from the start."""
+    rules, generator, sizes = player.rules, torch.Generator().manual_seed(seed), list[int]()
+    handle = player.net.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
     state, carry = rules.begin(torch.zeros(columns, 0)), player.initial_carry(columns)
     start = time.perf_counter()
     for move in range(MOVES):
@@ -47,7 +48,7 @@ def self_play(player: Any, columns: int, seed: int) -> tuple[float, float]:
         state, carry = rules.move(state, output.action, torch.zeros(columns, 0))[0], output.carry
     took = time.perf_counter() - start
     handle.remove()
-    return sum(counted) / took, took
+    return sum(sizes) / took, sizes
 
 
 def main() -> None:
@@ -57,14 +58,14 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=6)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    keep_freed()  # as ranks do: new pages for every activation would cost as much as computing it
     torch.manual_seed(0)
     rules = connect_four(torch, rows=arguments.rows).rules
     player = policy(Config(), rules.spec, rules)
-    alone(player.net, rules, arguments.columns, 1.0)
     ratios = []
     for k in range(arguments.rounds):
-        rate, took = self_play(player, arguments.columns, k)
-        bare = alone(player.net, rules, arguments.columns, took)
+        rate, sizes = self_play(player, arguments.columns, k)
+        bare = alone(player.net, rules, sizes)
         ratios.append(rate / bare)
         print(f"self-play {rate:,.0f}, network alone {bare:,.0f} evaluations/s: {ratios[-1]:.2f}", flush=True)
     print(f"median {statistics.median(ratios):.2f}")
