@@ -49,8 +49,14 @@ def check(job: Job, plan: Plan) -> None:
 
 
 def _check_self_play(job: Job) -> None:
-    """Refuse to judge a policy by games that it plays against itself: their returns are the sum of both sides'."""
+    """Refuse to judge a policy by games that it plays against itself, whose returns are the sum of both sides', and
+    to learn from matches what needs such games."""
     id, arguments, evaluate = job.environment.id, job.environment.arguments, job.evaluate
+    if "opponent" in arguments and any(items.annotated == "episode" for items in jobs.experience(job).items):
+        raise BadEnvironment(
+            f"{job.algorithm} learns from both sides of the games that it plays against itself, and a match shows it "
+            f"one of them; name opponent = {arguments['opponent']!r} in evaluate.arguments instead"
+        )
     if "opponent" in arguments or game_of_two(id, arguments) is None:
         return
     alone = [changes for changes in evaluate.arguments or ({},) if "opponent" not in changes]

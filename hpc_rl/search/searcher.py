@@ -82,7 +82,10 @@ class Searcher:
         Raises Unsuited where the sampler does not give it the state of the Rules.
         """
         if step.state is None:
-            raise Unsuited('the search begins from the state of the game; use sampler = "vector", which gives it')
+            raise Unsuited(
+                "a search begins from the state of the game, which is only at hand where the ranks that act step it "
+                'themselves; use sampler = "vector" and environment.processes = 0'
+            )
         explores, u = to_host(exploration) > 0, to_host(noise)
         ply = np.where(to_host(step.first), 0, to_host(carry["ply"]))
         trees = trees_of(carry)

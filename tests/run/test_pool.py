@@ -207,6 +207,13 @@ def test_games_against_itself_judge_no_policy(changes: dict[str, Any], refused: 
         preflight.check(job, jobs.plan(job))
 
 
+def test_self_play_does_not_learn_in_matches() -> None:
+    game = {"id": "toy/tictactoe", "arguments": {"opponent": "random"}}
+    job = jobs.parse({"algorithm": "alphazero", "topology": "solo", "environment": game})
+    with pytest.raises(BadEnvironment, match="name opponent = 'random' in evaluate.arguments instead"):
+        preflight.check(job, jobs.plan(job))
+
+
 def test_an_opponent_that_is_not_there_is_found_before_a_run(run: Any) -> None:
     one = run(0)
     table = {"algorithm": "a2c", "topology": "solo", "environment": {"id": "their_nim:nim"}}
