@@ -210,7 +210,7 @@ def test_games_against_itself_judge_no_policy(changes: dict[str, Any], refused: 
 def test_self_play_does_not_learn_in_matches() -> None:
     game = {"id": "toy/tictactoe", "arguments": {"opponent": "random"}}
     job = jobs.parse({"algorithm": "alphazero", "topology": "solo", "environment": game})
-    with pytest.raises(BadEnvironment, match="name opponent = 'random' in evaluate.arguments instead"):
+    with pytest.raises(BadEnvironment, match=r"name opponent = 'random' in evaluate\.arguments instead"):
         preflight.check(job, jobs.plan(job))
 
 
