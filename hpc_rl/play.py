@@ -77,7 +77,7 @@ def play(
     job = jobs.load(directory.job_file, overrides)
     rules = game_of_two(job.environment.id, job.environment.arguments)
     if rules is None:
-        raise BadRun(f"{job.environment.id} is no game of two players made of Rules; nobody can play it here")
+        raise BadRun(f"{job.environment.id} is no game of two players made of Rules; hpc-rl eval judges it")
     agent = agent_of(job)
     policy, path, meta = saved_policy(directory, job, agent, file, warn)
     draw = np.random.default_rng(seed)

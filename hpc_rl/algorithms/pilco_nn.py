@@ -85,7 +85,8 @@ def policy(config: Config, spec: Spec, rules: Rules | None) -> Pilot:
     """Raises Unsuited where observations are no row of numbers or actions no box, or the goal does not fit."""
     if spec.actions.kind != "box" or len(spec.observation) != 1 or spec.dtype == "uint8":
         raise Unsuited(
-            f"a model of moves needs rows of numbers and a box of actions; {spec.id} has other ones; use PPO"
+            f"a model of moves needs rows of numbers and a box of actions, and {spec.id} shows {spec.dtype} "
+            f"{list(spec.observation)} and has {spec.actions.kind} actions; use PPO"
         )
     goal(config, spec)
     entries, actions = spec.observation[0], spec.actions.sizes[0]

@@ -57,7 +57,7 @@ def terms_of(id: str, arguments: Mapping[str, Any]) -> tuple[dict[str, Any], Ter
     if isinstance(opponent, str):
         check_name(id, opponent)
     elif not callable(opponent):
-        raise BadEnvironment(f"{id}: opponent = {opponent!r} is no name of a player")
+        raise BadEnvironment(f'{id}: opponent = {opponent!r} is no name of a player; give a text as "alphabeta:4"')
     if side not in _SIDES:
         raise BadEnvironment(f"{id}: side = {side!r} is refused; it is first, second or both")
     plies, depth = named.get("opening_plies", 0), named.get("opening_depth", 0)

@@ -72,7 +72,9 @@ def _maker(id: str) -> Callable[..., Toy] | None:
     def users_toy(xp: ModuleType, /, **arguments: Any) -> Toy:
         rules = own(xp, **arguments)
         if not isinstance(rules, Rules):
-            raise BadEnvironment(f"{id} is declared to return Rules and returned a {type(rules).__name__}")
+            raise BadEnvironment(
+                f"{id} is declared to return Rules and returned a {type(rules).__name__}; return Rules"
+            )
         return Toy(rules)
 
     users_toy.__wrapped__ = own  # type: ignore[attr-defined]  # whose arguments are looked at

@@ -39,8 +39,8 @@ def leaves(state: RulesState, actions: int, nodes: int) -> Schema:
 
 
 def trees_of(carry: dict[str, Tensor]) -> Trees:
-    """The trees of a carry, in memory of their own."""
-    arrays = {name.removeprefix(PREFIX): to_host(x).copy() for name, x in carry.items() if name.startswith(PREFIX)}
+    """The trees of a carry, in its own memory: `advance` makes them anew before anything is written."""
+    arrays = {name.removeprefix(PREFIX): to_host(x) for name, x in carry.items() if name.startswith(PREFIX)}
     state = {name.removeprefix("state/"): arrays.pop(name) for name in list(arrays) if name.startswith("state/")}
     return Trees(state=state, **arrays)
 
