@@ -17,6 +17,7 @@ from hpc_rl.experience import Experience, Unsuited
 from hpc_rl.optim.group import Group
 from hpc_rl.replay.relabel import check_goals, goals_of_observations
 from hpc_rl.settings import Job
+from hpc_rl.sources import Start
 from hpc_rl.types import Array, GoalReward, Rules, Spec, Tree
 
 
@@ -31,6 +32,7 @@ class Agent:
     make_learner: Callable[[Policy, Group], Learner]  # on its policy's device
     exploration: Callable[[Array, int, float], Array]  # (columns [b], of so many, progress) -> [b]
     annotate: Callable[[Tree], dict[str, Array] | None] | None
+    starts: tuple[Start, ...]  # what a new run's networks begin as
     make_goal_reward: Callable[[], GoalReward | None]  # on NumPy, for the rank that relabels; None where nobody does
 
 
@@ -45,7 +47,7 @@ def agent_of(job: Job) -> Agent:
     spec = describe(id, arguments)  # first, since a method imports torch
     algorithm, config = jobs.algorithm(job.algorithm), jobs.method_config(job)
     judge = partial(goal_reward, id, arguments)
-    return bind(algorithm, config, jobs.experience(job), spec, rules(id, arguments), judge)
+    return bind(algorithm, config, jobs.experience(job), spec, rules(id, arguments), judge, jobs.starts(job))
 
 
 def bind(
@@ -55,6 +57,7 @@ def bind(
     spec: Spec,
     rules: Rules | None = None,
     make_goal_reward: Callable[[], GoalReward | None] = lambda: None,
+    starts: tuple[Start, ...] = (),
 ) -> Agent:
     """A method with its Config, in an environment of this Spec, these Rules and what it pays for other goals."""
 
@@ -76,5 +79,6 @@ def bind(
         make_learner=partial(algorithm.learner, config, spec, rules),
         exploration=partial(algorithm.exploration, config),
         annotate=partial(algorithm.annotate, config) if algorithm.annotate else None,
+        starts=starts,
         make_goal_reward=make_goal_reward if goals_of_observations(experience) else lambda: None,
     )

@@ -43,6 +43,7 @@ from hpc_rl.runtime.stores import load_store, lost_at_save, saved_replay, shards
 from hpc_rl.samplers.base import EVALUATED_TOGETHER, Timings
 from hpc_rl.settings import Job
 from hpc_rl.sources import RecordedExperience
+from hpc_rl.starts import begin
 from hpc_rl.storage import replay_files
 from hpc_rl.storage.packing import from_bytes, to_bytes
 from hpc_rl.storage.run_dir import RunDir
@@ -112,6 +113,7 @@ def assemble(attempt: Attempt, rank_spec: RankSpec, ports: Ports) -> RankContext
             items=agent.experience.items[0].name,
             prioritised=prioritised(agent.experience),
             make_policy=agent.make_policy,
+            begin=partial(begin, starts=agent.starts, spec=spec),
             make_learner=agent.make_learner,
             progress=annealing.progress,
             exploration=exploration,

@@ -34,8 +34,7 @@ class Items:
 
     An item begins where the bool extra ``opens`` is true (any valid move if empty), ends after ``length`` moves or
     before the next row whose ``closes`` is true, and may be drawn once complete. Only there does a policy see what a
-    move led to: an option ends before the row where the next is chosen. Short items are padded with rows that are not
-    valid.
+    move led to: an option ends before the row where the next is chosen. Short items are padded with void rows.
     Length 0 is a whole fragment, used once while fresh; with complete = "episode" a whole episode, or its items.
     """
 
@@ -74,6 +73,7 @@ class Experience:
     min_size: int = 0  # env steps over all columns before the first update
     arrivals: tuple[str, ...] = ()  # leaves that Learner.arrived takes
     queue: int = 0  # columns of one fragment each that every learner keeps for itself, to mix them in again
+    self_play: bool = False  # its policy makes the moves of all players: there is nothing to learn from matches
     columnless: bool = False  # a learner without columns has work, too: allreduce allows more ranks than columns
     passes: int = 1  # times that an update learns from each sample
     minibatches: int = 1  # optimiser steps per pass, each on its share of the batch

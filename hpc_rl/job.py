@@ -25,6 +25,7 @@ from hpc_rl.methods import (
 )
 from hpc_rl.plan import Plan
 from hpc_rl.settings import Budget, Checkpoint, EnvironmentConfig, Evaluate, Job, Output, Resources
+from hpc_rl.sources import Start
 from hpc_rl.storage.untrusted import MOST_TOML_BYTES, Unreadable, parse_toml, read_toml
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
     "PACKAGE", "BadJob", "BadMethod", "Budget", "Checkpoint", "EnvironmentConfig", "Evaluate", "Job", "Output",
     "Resources", "algorithm", "algorithms", "check_reduction", "data_folder", "dumps", "experience", "find", "load",
-    "method_config", "parse", "plan", "shipped_jobs", "topologies", "topology", "with_resources",
+    "method_config", "parse", "plan", "shipped_jobs", "starts", "topologies", "topology", "with_resources",
 ]  # fmt: skip
 
 SENDING = ("actor_learner", "actor_replay_learner")  # topologies whose actors send to other ranks
@@ -259,3 +260,8 @@ def plan(job: Job) -> Plan:
 def experience(job: Job) -> Experience:
     """What the job's method learns from. Imports nothing heavy. Raises BadMethod."""
     return methods.experience(job.algorithm, job.method)
+
+
+def starts(job: Job) -> tuple[Start, ...]:
+    """The runs whose networks the job's method begins with. Imports nothing heavy. Raises BadMethod."""
+    return methods.starts(job.algorithm, job.method)

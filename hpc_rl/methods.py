@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from hpc_rl.checking import check_defaults, shown
 from hpc_rl.config import BadJob
 from hpc_rl.experience import Experience
+from hpc_rl.sources import Start
 
 if TYPE_CHECKING:  # login-node commands read jobs and must start without torch
     from _typeshed import DataclassInstance
@@ -119,6 +120,17 @@ def _experience(path: Path, kind: type[DataclassInstance], values: Mapping[str, 
             f"algorithms/{path.name}: experience() of Config returns {shown(answer)}; return an Experience with items"
         )
     return answer
+
+
+def starts(name: str, values: Mapping[str, object]) -> tuple[Start, ...]:
+    """What parts of a method's networks begin as where its Config has these values, without importing its file.
+
+    Its ``starts()`` names for each part the field with the directory of a run, which may be empty.
+    """
+    config = config_class(name)(**values)
+    parts: dict[str, str] = getattr(config, "starts", dict)()
+    named = [(part, f"{name}.{key}", getattr(config, key)) for part, key in parts.items()]
+    return tuple(Start(*start) for start in named if start[-1])
 
 
 def config_class(name: str) -> type[DataclassInstance]:

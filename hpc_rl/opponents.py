@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,17 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from hpc_rl import job as jobs
-from hpc_rl.agent import agent_of
 from hpc_rl.algorithms.base import Policy
 from hpc_rl.devices import to_device, to_host
 from hpc_rl.envs.make import describe
 from hpc_rl.envs.matches import terms_of
-from hpc_rl.envs.opponents import Player, path_of, run_of
-from hpc_rl.envs.targets import notice
-from hpc_rl.saved_policy import saved_policy
+from hpc_rl.envs.opponents import Player, path_of
+from hpc_rl.saved_policy import policy_of_run
 from hpc_rl.search.seeds import seed_of, uniforms
-from hpc_rl.storage.run_dir import BadRun, open_run
+from hpc_rl.storage.run_dir import BadRun
 from hpc_rl.types import ActOutput, Array, Rules, RulesState, Step
 
 
@@ -41,16 +37,9 @@ def player_of_run(path: Path, id: str, arguments: dict[str, Any]) -> Player:
     Raises:
         BadRun, NoUsableCheckpoint, …: as `saved_policy`, or it plays another game.
     """
-    file = path if path.is_file() else None
-    directory = open_run(run_of(path))
-    job = jobs.load(directory.job_file)
-    if sentence := notice(job.environment.id):  # what is imported for it is named before it is
-        print(sentence, file=sys.stderr)
-    agent, spec = agent_of(job), describe(id, arguments)
-    if agent.rules is None or (agent.spec.observation, agent.spec.actions) != (spec.observation, spec.actions):
-        raise BadRun(f"opponent = 'checkpoint:{path}' plays {agent.spec.id}, which is another game than this {spec.id}")
-    policy = saved_policy(directory, job, agent, file, lambda text: print(f"warning: {text}", file=sys.stderr))[0]
-    rules = agent.rules
+    policy, agent = policy_of_run(path, f"opponent = 'checkpoint:{path}'", describe(id, arguments))
+    if (rules := agent.rules) is None:
+        raise BadRun(f"opponent = 'checkpoint:{path}' was trained in {agent.spec.id}, which is not made of Rules")
 
     def player(state: RulesState, u: Array) -> Array:
         return to_host(consulted(policy, rules, state, u).action)

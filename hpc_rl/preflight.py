@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from hpc_rl import job as jobs
 from hpc_rl.envs.base import BadEnvironment
 from hpc_rl.envs.make import describe, describe_sets, goal_reward, make
@@ -13,7 +15,7 @@ from hpc_rl.replay.relabel import check_goals, goals_of_observations
 from hpc_rl.settings import Job
 from hpc_rl.sources import source_of
 from hpc_rl.storage import archive
-from hpc_rl.storage.run_dir import open_run
+from hpc_rl.storage.run_dir import BadRun, open_run
 
 
 def check(job: Job, plan: Plan) -> None:
@@ -25,7 +27,7 @@ def check(job: Job, plan: Plan) -> None:
     Raises:
         BadEnvironment: a ROM, package or argument is missing, or a rank's columns cannot be shared out.
         Unsuited: the environment has no goals to relabel.
-        BadRun: an opponent's checkpoint belongs to no run.
+        BadRun: an opponent's checkpoint belongs to no run, or networks are to begin as those of none.
         BadSource: there are no recorded moves to learn from, or they are another environment's.
     """
     id, arguments, experience = job.environment.id, job.environment.arguments, jobs.experience(job)
@@ -43,6 +45,9 @@ def check(job: Job, plan: Plan) -> None:
         goal_reward(id, arguments)
     if (source := source_of(experience)) is not None:
         archive.check(source, spec)
+    for start in jobs.starts(job):
+        if not any(open_run(Path(start.run)).checkpoints.glob("*.h5")):
+            raise BadRun(f"{start.key} = {start.run!r} holds no checkpoint yet; let that run end first")
     for rank in plan.ranks:
         if rank.columns:
             check_shares(id, arguments, len(rank.columns), job.environment.processes)
@@ -52,7 +57,7 @@ def _check_self_play(job: Job) -> None:
     """Refuse to judge a policy by games that it plays against itself, whose returns are the sum of both sides', and
     to learn from matches what needs such games."""
     id, arguments, evaluate = job.environment.id, job.environment.arguments, job.evaluate
-    if "opponent" in arguments and any(items.annotated == "episode" for items in jobs.experience(job).items):
+    if "opponent" in arguments and jobs.experience(job).self_play:
         raise BadEnvironment(
             f"{job.algorithm} learns from both sides of the games that it plays against itself, and a match shows it "
             f"one of them; name opponent = {arguments['opponent']!r} in evaluate.arguments instead"

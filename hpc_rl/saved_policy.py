@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hpc_rl.agent import Agent
+from hpc_rl import job as jobs
+from hpc_rl.agent import Agent, agent_of
 from hpc_rl.algorithms.base import Policy
+from hpc_rl.envs.targets import notice
 from hpc_rl.optim.flat import StateDict, flatten
 from hpc_rl.runtime.fingerprint import fingerprint
 from hpc_rl.runtime.restoring import Check, playable
 from hpc_rl.settings import Job
 from hpc_rl.storage import checkpoint
-from hpc_rl.storage.run_dir import BadRun, RunDir
+from hpc_rl.storage.run_dir import BadRun, RunDir, open_run
+from hpc_rl.types import Spec
 
 
 def saved_policy(
@@ -31,6 +35,22 @@ def saved_policy(
     policy = agent.make_policy()
     flatten(policy.net).data.copy_(state["weights"])
     return policy, path, meta
+
+
+def policy_of_run(path: Path, named: str, spec: Spec) -> tuple[Policy, Agent]:
+    """The policy of a run, or of one of its checkpoints' files, that sees and does what ``spec`` says; its own agent.
+
+    ``named`` is how the job calls it. Raises BadRun, NoUsableCheckpoint, …: as `saved_policy`, or of another task.
+    """
+    file = path if path.is_file() else None
+    run = open_run(path.parent.parent if file else path)
+    job = jobs.load(run.job_file)
+    if sentence := notice(job.environment.id):  # what is imported for it is named before it is
+        print(sentence, file=sys.stderr)
+    agent = agent_of(job)
+    if (agent.spec.observation, agent.spec.actions) != (spec.observation, spec.actions):
+        raise BadRun(f"{named} was trained in {agent.spec.id}, which is another game than this {spec.id}")
+    return saved_policy(run, job, agent, file, lambda text: print(f"warning: {text}", file=sys.stderr))[0], agent
 
 
 def _checkpoint(

@@ -19,6 +19,18 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Start:
+    """What a part of the networks that act begins as: the network of another run's policy, of its best checkpoint.
+
+    A Config whose method begins so has ``starts() -> {part: key}``. A resumed run does not read them again.
+    """
+
+    part: str  # a module of the policy's net, as `get_submodule` finds it
+    key: str  # that names the run in a job
+    run: str  # its directory
+
+
+@dataclass(frozen=True)
 class RecordedExperience(Experience):
     """Items are drawn from a `Source`, and no rank steps an environment."""
 

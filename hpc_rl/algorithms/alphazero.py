@@ -77,7 +77,7 @@ class Config:
     def experience(self) -> Experience:
         rate = self.samples_per_insert
         items = Items("items", self.batch_size, 1, complete="episode", samples_per_insert=rate, annotated="episode")
-        return Experience(self.unroll, (items,), self.capacity, self.min_size)
+        return Experience(self.unroll, (items,), self.capacity, self.min_size, self_play=True)
 
 
 def loss(log_p: Tensor, value: Tensor, target: Tensor, outcome: Tensor, weight: Tensor) -> list[Tensor]:

@@ -63,14 +63,20 @@ def connect_four(xp: ModuleType, /, *, rows: int = 6, columns: int = 7, line: in
 
 
 def game_counter(xp: ModuleType, /) -> Toy:
-    """The witness (`toys.counter`) for methods that need the legal moves of a game: its two, of which each is legal."""
+    """The witness (`toys.counter`) for methods that need the legal moves of a game: its two, of which each is legal.
+
+    Its three numbers are planes [3, 1, 1] of a board of one place, and the second move is a pass.
+    """
     sound = counter(xp)
 
     def legal(state: RulesState) -> Numbers:
         return xp.stack([state["step"] >= 0, state["step"] >= 0], 1)
 
-    spec = replace(sound.rules.spec, id="toy/game_counter")
-    return replace(sound, rules=replace(sound.rules, spec=spec, legal=legal))
+    def show(state: RulesState) -> Numbers:
+        return sound.rules.show(state)[:, :, None, None]
+
+    spec = replace(sound.rules.spec, id="toy/game_counter", frame=(3, 1, 1))
+    return replace(sound, rules=replace(sound.rules, spec=spec, show=show, legal=legal))
 
 
 class _Board:

@@ -2,6 +2,7 @@
 
 ``random``        any legal move
 ``alphabeta:4``   sees so many moves ahead; only ends of games count, and all best moves are equally likely
+``alphabeta:4:middle``  the same, but of equally good moves it makes the one nearest to the middle of all
 ``uct:1000``      so many simulations with random games (search/uct.py); the move most of them took
 ``perfect``       as alphabeta, to the end of the game; for games small enough to be solved
 ``checkpoint:RUN``  the best, else the newest policy of a run, or of a checkpoint's file (hpc_rl/opponents.py makes it)
@@ -11,6 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+
+import numpy as np
 
 from hpc_rl.envs.base import BadEnvironment
 from hpc_rl.search.levels import MOST, Solution, TooManyPositions, legal_moves, move_values, solved
@@ -23,21 +26,23 @@ Player = Callable[[RulesState, Array], Array]
 
 CHECKPOINT = "checkpoint"
 _NUMBERED = {"alphabeta": (1, 20), "uct": (2, 100_000)}
+MIDDLE, _MIDDLED = ":middle", "alphabeta:"  # how ties are broken, and where that may be said
 _NAMES = "random, alphabeta:4, uct:1000, perfect or checkpoint:RUN"
 
 _solutions: dict[str, Solution] = {}  # an evaluation makes its environments anew
 
 
-def check_name(id: str, name: str) -> tuple[str, int]:
-    """(kind, its number or 0) of a player's name. Raises BadEnvironment."""
-    kind, colon, number = name.partition(":")
+def check_name(id: str, name: str) -> tuple[str, int, bool]:
+    """(kind, its number or 0, whether it ends in MIDDLE) of a player's name. Raises BadEnvironment."""
+    middle = name.startswith(_MIDDLED) and name.endswith(MIDDLE)
+    kind, colon, number = name.removesuffix(MIDDLE if middle else "").partition(":")
     if (kind in ("random", "perfect") and not colon) or (kind == CHECKPOINT and number):
-        return kind, 0
+        return kind, 0, False
     if kind in _NUMBERED and number.isdecimal():
         low, high = _NUMBERED[kind]
         if not low <= int(number) <= high:
             raise BadEnvironment(f"{id}: opponent = {name!r} is refused; the number is from {low} to {high}")
-        return kind, int(number)
+        return kind, int(number), middle
     raise BadEnvironment(f"{id}: opponent = {name!r} is no player; name {_NAMES}")
 
 
@@ -59,7 +64,7 @@ def player_of(name: str, rules: Rules, key: str) -> Player:
     Raises:
         BadEnvironment: no such player, or one that this game is too large for or too much left to chance.
     """
-    kind, number = check_name(rules.spec.id, name)
+    kind, number, middle = check_name(rules.spec.id, name)
     if kind == "random":
         return lambda state, u: drawn(legal_moves(rules, state).astype(float), u)
     if kind == CHECKPOINT:
@@ -73,12 +78,21 @@ def player_of(name: str, rules: Rules, key: str) -> Player:
     if kind == "perfect":
         values = _solution(rules, key).move_values
         return lambda state, u: any_best(values(state), u)
-    return lambda state, u: any_best(seen(rules, state, number), u)
+    choose = middle_best if middle else any_best
+    return lambda state, u: choose(seen(rules, state, number), u)
 
 
 def any_best(values: Array, u: Array) -> Array:
     """A move [n] of the largest value [n, A], all of them equally likely."""
     return drawn((values == values.max(-1, keepdims=True)).astype(float), u)
+
+
+def middle_best(values: Array, u: Array) -> Array:
+    """Of the moves [n] of the largest value [n, A] the one nearest to the middle of A, the lower of two."""
+    size = values.shape[1]
+    order = np.argsort(np.abs(np.arange(size) - (size - 1) / 2), kind="stable")
+    move: Array = order[values[:, order].argmax(-1)]
+    return move
 
 
 def seen(rules: Rules, state: RulesState, depth: int) -> Array:

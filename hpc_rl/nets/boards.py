@@ -32,9 +32,7 @@ class BoardNetwork(nn.Module):
             self.policy = nn.Sequential(
                 narrow, nn.ReLU(), nn.Flatten(), _zero(nn.Linear(POLICY_PLANES * places, actions))
             )
-            narrow, units = nn.Conv2d(channels, VALUE_PLANES, 1), nn.Linear(VALUE_PLANES * places, VALUE_UNITS)
-            last = _zero(nn.Linear(VALUE_UNITS, 1))
-            self.value = nn.Sequential(narrow, nn.ReLU(), nn.Flatten(), units, nn.ReLU(), last)
+            self.value = _value_head(channels, places)
         else:
             widths = [prod(shape), *hidden]
             layers = [x for pair in zip(widths, hidden, strict=False) for x in (nn.Linear(*pair), nn.ReLU())]
@@ -47,6 +45,18 @@ class BoardNetwork(nn.Module):
         allowed = legal | ~legal.any(-1, keepdim=True)  # where the game is over there may be none
         log_p = self.policy(features).masked_fill(~allowed, -torch.inf).log_softmax(-1)
         return log_p, torch.tanh(self.value(features)).squeeze(-1)
+
+
+class BoardValue(nn.Module):
+    """observation [n, C, rows, columns] -> what is expected for who moves [n], in −1..1; begins at 0."""
+
+    def __init__(self, spec: Spec, channels: int, blocks: int) -> None:
+        super().__init__()
+        self.torso = ResidualTorso(spec.observation[0], channels, blocks)
+        self.value = _value_head(channels, prod(spec.observation[1:]))
+
+    def forward(self, observation: Tensor) -> Tensor:
+        return torch.tanh(self.value(self.torso(observation.float()))).squeeze(-1)
 
 
 class ResidualTorso(nn.Module):
@@ -63,6 +73,11 @@ class ResidualTorso(nn.Module):
         for inner, outer in zip(self.inner, self.outer, strict=True):
             x = x + outer(F.relu(inner(F.relu(x))))
         return F.relu(x)
+
+
+def _value_head(channels: int, places: int) -> nn.Sequential:
+    narrow, units = nn.Conv2d(channels, VALUE_PLANES, 1), nn.Linear(VALUE_PLANES * places, VALUE_UNITS)
+    return nn.Sequential(narrow, nn.ReLU(), nn.Flatten(), units, nn.ReLU(), _zero(nn.Linear(VALUE_UNITS, 1)))
 
 
 def _zero(layer: nn.Linear | nn.Conv2d) -> nn.Module:

@@ -61,7 +61,10 @@ def restored(
 
     ``columns`` are those that it learns from.
     """
-    learner, counters = method.make_learner(method.make_policy(), group), Counters(total)
+    policy = method.make_policy()
+    if not resume:
+        method.begin(policy)
+    learner, counters = method.make_learner(policy, group), Counters(total)
     if resume:
         state, meta = resume
         load_learner(learner, state)

@@ -34,6 +34,7 @@ class Method:
     items: str  # the name under which it learns from fresh fragments
     prioritised: str  # the items that its learner returns priorities of, "" for none
     make_policy: Callable[[], Policy]  # its networks on the device
+    begin: Callable[[Policy], None]  # gives a new run's networks what other runs' have learned
     make_learner: Callable[[Policy, Group], Learner]
     progress: Callable[[int, int], float]  # (env steps, updates of the job) -> [0, 1]
     exploration: Callable[[Array, int, int], Array]  # (columns [b], env steps, updates of the job) -> [b]

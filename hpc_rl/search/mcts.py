@@ -18,10 +18,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hpc_rl.types import Array, RulesState
+from hpc_rl.devices import to_device, to_host
+from hpc_rl.types import Array, Rules, RulesState
+
+if TYPE_CHECKING:  # players of NumPy alone start without torch
+    import torch
 
 NONE = -1  # no child
 
@@ -44,6 +49,9 @@ class Position:
 
 RootMove = Callable[["Trees", Array], Array]
 """(trees, rows [n]) -> the move [n] that the next simulation of each of these trees takes at its root."""
+
+Move = Callable[[RulesState, Array, Array], tuple[RulesState, Array, Array, Array]]
+"""As `Rules.move`, of arrays."""
 
 Model = Callable[[RulesState, Array], Position]
 """(state {name: [n, …]}, action [n] int64) -> where these moves lead."""
@@ -190,6 +198,21 @@ def _back_up(trees: Trees, rows: Array, node: Array, value: Array) -> None:
         trees.total[rows, parent, move] += value
         on = parent > 0
         rows, node, value = rows[on], parent[on], value[on]
+
+
+def move_of(rules: Rules, device: torch.device | str) -> Move:
+    """The moves of Rules on torch, of a game without chance, as a function of arrays."""
+
+    import torch
+
+    def move(state: RulesState, action: Array, u: Array) -> tuple[RulesState, Array, Array, Array]:
+        nothing = torch.zeros(len(action), 0, dtype=torch.float64, device=device)
+        before = {name: to_device(x, device) for name, x in state.items()}
+        after, *paid = rules.move(before, to_device(action, device), nothing)
+        reward, discount, truncated = (to_host(x) for x in paid)
+        return {name: to_host(x) for name, x in after.items()}, reward, discount, truncated
+
+    return move
 
 
 def find(trees: Trees, state: RulesState) -> Array:

@@ -12,7 +12,7 @@ from hpc_rl.devices import to_device, to_host
 from hpc_rl.experience import Unsuited
 from hpc_rl.search.gumbel import halving, improved_policy
 from hpc_rl.search.kept import carry_of, empty, leaves, trees_of
-from hpc_rl.search.mcts import NONE, Position, Trees, advance, find, replant, search
+from hpc_rl.search.mcts import NONE, Position, Trees, advance, find, move_of, replant, search
 from hpc_rl.search.roots import drawn, noisy, sharpened
 from hpc_rl.types import ActOutput, Array, Leaf, Rules, RulesState, Schema, Spec, Step
 
@@ -141,12 +141,9 @@ class Searcher:
 
     def _after(self, state: RulesState, action: Array) -> Position:
         """Where moves [n] lead, and what the network expects there."""
-        device = next(self.net.parameters()).device
-        before = {name: to_device(x, device) for name, x in state.items()}
-        nothing = torch.zeros(len(action), 0, dtype=torch.float64, device=device)
-        after, reward, discount, truncated = self.rules.move(before, to_device(action, device), nothing)
-        ends = np.where(to_host(truncated), 0, to_host(discount))  # cut off: drawn, as `annotate` counts it
-        return self._position({name: to_host(x) for name, x in after.items()}, to_host(reward), ends)
+        move = move_of(self.rules, next(self.net.parameters()).device)
+        after, reward, discount, truncated = move(state, action, np.zeros((len(action), 0)))
+        return self._position(after, reward, np.where(truncated, 0, discount))  # cut off: drawn, as in `annotate`
 
     def _position(self, state: RulesState, reward: Array, discount: Array) -> Position:
         device = next(self.net.parameters()).device

@@ -13,6 +13,7 @@ import numpy as np
 
 from hpc_rl.search.levels import at, legal_moves
 from hpc_rl.search.mcts import Position, Trees, planted, search
+from hpc_rl.search.playouts import played_out
 from hpc_rl.search.roots import drawn
 from hpc_rl.search.seeds import mixed, seed_of, uniforms
 from hpc_rl.types import Array, Rules, RulesState
@@ -34,17 +35,8 @@ def ucb(q: Array, visits: Array, prior: Array, c: float) -> Array:
 
 def random_result(rules: Rules, state: RulesState, seed: Array) -> Array:
     """What random moves from n open positions come to [n], for who moves there."""
-    n = len(seed)
-    result, sign, rows, ply = np.zeros(n), np.ones(n), np.arange(n), 0
-    while len(rows):
-        u = uniforms(mixed(seed[rows], ply), 1 + rules.move_uniforms)
-        action = drawn(legal_moves(rules, state).astype(float), u[:, 0])
-        state, reward, discount, truncated = rules.move(state, action, u[:, 1:])
-        result[rows] += sign[rows] * reward
-        sign[rows] *= discount
-        on = np.flatnonzero((discount != 0) & ~truncated)
-        state, rows, ply = at(state, on), rows[on], ply + 1
-    return result
+    random = lambda there, u: drawn(legal_moves(rules, there).astype(float), u)  # noqa: E731
+    return played_out(state, seed, random, rules.move, rules.move_uniforms)
 
 
 def uct(rules: Rules, state: RulesState, simulations: int, u: Array, c: float = C) -> Trees:

@@ -198,7 +198,7 @@ def test_a_gradient_that_is_not_finite_drops_the_step(name: str) -> None:
     elif name not in ACTING:  # recorded moves are learned from without rewards
         missing = {"observation": torch.full_like(batch.observation, torch.nan)}
     learner.update(fed(learner, replace(batch, **missing)), 0.0)
-    steps = {"ppo": 16, "rnd": 16, "impala": 4}.get(name, 1)  # 4 columns are in at most 4 minibatches
+    steps = {"ppo": 16, "rnd": 16, "impala": 4, "alphago": 2}.get(name, 1)  # 4 columns are in at most 4 minibatches
     assert learner.group.dropped == steps, "one bad batch of many steps is one bad update"
     assert torch.equal(learner.weights.data, state["weights"])
     learner.update(fed(learner, batch), 0.0)

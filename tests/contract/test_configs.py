@@ -12,12 +12,13 @@ from typing import Any, Literal, get_args, get_origin
 
 import numpy as np
 import pytest
+import torch
 
 from hpc_rl import job as jobs
 from hpc_rl.checking import hints_of
 from hpc_rl.methods import config_class
 from hpc_rl.optim.alone import Alone
-from tests.contract.batches import NAMES, config_of, rules_of, sampled
+from tests.contract.batches import NAMES, config_of, rules_of, sampled, step_of
 
 
 class Recording:
@@ -61,6 +62,11 @@ def test_every_config_field_is_read(name: str) -> None:
         learner = algorithm.learner(config, spec, rules, algorithm.policy(config, spec, rules), Alone())
         for batch in sampled(name, "toy/catch", 2, config=config)[1]:
             learner.update({items.name: batch for items in experience.items}, 0.5)
+        policy = algorithm.policy(config, spec, rules)
+        noise, greedy = torch.zeros(2, policy.fragment_noise + policy.noise), torch.zeros(2)
+        policy.act(step_of(spec, 2), policy.initial_carry(2), greedy, noise)
+        for key in starts(config).values() if (starts := getattr(algorithm.config, "starts", None)) else ():
+            assert isinstance(getattr(config, key), str), "the directory of a run, which methods.py reads"
     assert read == {item.name for item in fields(config_of(name))}
 
 

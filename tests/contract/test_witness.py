@@ -69,7 +69,7 @@ def check_column(rows: Tree) -> int:
     valid, moves = rows["valid"], int(rows["valid"].sum())
     assert rows["reward"][valid].tolist() == list(range(1, moves + 1))
     assert (rows["reward"][~valid] == 0).all()
-    episode, step, total = rows["observation"][:, :3].T
+    episode, step, total = rows["observation"].reshape(len(valid), -1)[:, :3].T
     assert np.array_equal(total, np.cumsum(valid) - valid), "an observation is not the one before its move"
     opens = np.flatnonzero(step == 0)
     assert episode[opens].tolist() == list(range(len(opens))), "an episode is missing"

@@ -3,7 +3,8 @@
 Mutations seen to fail: the answer's reward not turned round; the answer given where the game is over; discount −1 kept;
 sides exchanged; an opening that ends the game; one ply of an opening too many; openings that are decided kept; the
 opponent's numbers from its neighbours; a game that the other player has won before the learner moves; a player that
-may not move twice; a player that makes the worst move.
+may not move twice; a player that makes the worst move;
+ties of ":middle" drawn, or broken away from the middle.
 """
 
 from __future__ import annotations
@@ -162,6 +163,9 @@ def test_players_win_at_once_and_prevent_it() -> None:
         for u in np.arange(0.01, 1, 0.05)
     }
     assert moves == set(range(7))  # equal moves are equally likely
+    middle = player_of("alphabeta:4:middle", rules, "c4")
+    assert {int(middle(rules.begin(NO_U), np.array([u]))[0]) for u in (0.01, 0.5, 0.99)} == {3}
+    assert middle({"mine": np.array([0]), "theirs": np.array([three])}, np.array([0.9])).tolist() == [0]  # not a tie
 
 
 def test_a_player_may_move_twice() -> None:
@@ -200,6 +204,7 @@ def test_a_player_may_move_twice() -> None:
         ("toy/connect_four", {"opponent": "alfabeta:4"}, "is no player; name random, alphabeta:4, uct:1000, perfect"),
         ("toy/connect_four", {"opponent": "alphabeta"}, "is no player"),
         ("toy/connect_four", {"opponent": "alphabeta:0"}, "the number is from 1 to 20"),
+        ("toy/connect_four", {"opponent": "uct:9:middle"}, "is no player"),
         ("toy/connect_four", {"opponent": 3}, "opponent = 3 is no name"),
         ("toy/connect_four", {"side": "first"}, "side needs an opponent"),
         ("toy/connect_four", {"opponent": "random", "side": "left"}, "it is first, second or both"),
