@@ -14,6 +14,7 @@ from pathlib import Path
 
 from hpc_rl.experience import Items
 from hpc_rl.fragments import fragment_bytes
+from hpc_rl.job import starts
 from hpc_rl.launchers.options import nodes_of
 from hpc_rl.memory import ATARI_RATIO, MIB, Figures, budget, gather
 from hpc_rl.nets.precision import is_image
@@ -100,7 +101,8 @@ def _network(figures: Figures) -> str:
     rows += [(layer.name or "all that act", layer.text, f"{layer.parameters:,}") for layer in method.layers]
     rows += [(f"optimizer {name}", kind, f"{size:,}") for name, (kind, size) in method.optimizers.items()]
     rows += [(f"learner's {name}", "", f"{size:,}") for name, size in method.own.items()]
-    return _table(rows)
+    begins = [f"\n{start.part} begins as the network of {start.run} ({start.key})" for start in starts(figures.job)]
+    return _table(rows) + "".join(begins)
 
 
 def _ranks(figures: Figures, nodes: int) -> str:

@@ -55,6 +55,7 @@ from hpc_rl.types import ActOutput, Array, Leaf, Rules, RulesState, Schema, Spec
 
 FIGURES = ("policy_loss", "entropy", "score")
 TOPOLOGIES = ("solo", "allreduce")
+STEP = 128
 SEED = "seed"  # the leaf beside those of the game, from which the rollout from a position is drawn
 
 
@@ -104,11 +105,9 @@ class Contender:
         assert rules.legal is not None
         self.config, self.rules, self.legal, self.net = config, rules, rules.legal, Networks(config, spec)
         self.head = ActionDistribution(spec.actions)
-        text = "of this game"
         self.carry: Schema = {
-            "ply": Leaf((), "int64", "step", "", f"moves made {text}", local=True),
-            "rival": Leaf((), "int64", "step", "", f"place in the pool of the opponent {text}", local=True),
-            "begins": Leaf((), "bool", "step", "", f"the learning policy made the first move {text}", local=True),
+            "turn": Leaf((), "bool", "step", "", "the learning policy made the last move of this game", local=True),
+            "rival": Leaf((), "int64", "step", "", "place in the pool of the opponent of this game", local=True),
         }
         self.extras: Schema = {
             "mine": Leaf((), "bool", "step", "", "the learning policy made the move"),
@@ -117,8 +116,8 @@ class Contender:
 
     def initial_carry(self, columns: int) -> dict[str, Tensor]:
         device = next(self.net.parameters()).device
-        ply = torch.zeros(columns, dtype=torch.int64, device=device)
-        return {"ply": ply, "rival": ply.clone(), "begins": ply.bool()}
+        rival = torch.zeros(columns, dtype=torch.int64, device=device)
+        return {"turn": rival.bool(), "rival": rival}
 
     @torch.no_grad()
     def act(self, step: Step, carry: dict[str, Tensor], exploration: Tensor, noise: Tensor) -> ActOutput:
@@ -129,10 +128,9 @@ class Contender:
                 'act step it themselves; use sampler = "vector" and environment.processes = 0'
             )
         legal, drawn = self.legal(step.state), (noise[:, 1] * self.config.pool).long()
-        ply = torch.where(step.first, 0, carry["ply"])
         rival = torch.where(step.first, drawn.clamp(max=self.config.pool - 1), carry["rival"])
-        begins = torch.where(step.first, noise[:, 2] < 0.5, carry["begins"])
-        mine = (exploration == 0) | ((ply % 2 == 0) == begins)
+        turn = torch.where(step.first, noise[:, 2] < 0.5, ~carry["turn"])
+        mine = turn | (exploration == 0)
         logits = torch.empty(legal.shape, device=legal.device)
         for k, net in enumerate([self.net.policy, *self.net.pool]):
             rows = (mine if k == 0 else ~mine & (rival == k - 1)).nonzero()[:, 0]
@@ -143,7 +141,7 @@ class Contender:
             state = {name: to_host(x[rows]) for name, x in step.state.items()}
             action[rows] = to_device(self._searched(state), action.device)
         extras = {"mine": mine, "legal": legal}
-        return ActOutput(action, {"ply": ply + 1, "rival": rival, "begins": begins}, extras)
+        return ActOutput(action, {"turn": turn, "rival": rival}, extras)
 
     def _searched(self, state: RulesState) -> Array:
         """The most visited moves [n] of searches from n positions, from which all that is drawn follows."""
@@ -187,6 +185,12 @@ def _masked(logits: Tensor, legal: Tensor) -> Tensor:
     return logits.masked_fill(~legal & legal.any(-1, keepdim=True), -1e9)
 
 
+def _in_steps(net: nn.Module, rows: Tensor) -> Tensor:
+    """net(rows) [n, …], of rows padded to a multiple of STEP: a convolution on the CPU keeps memory for every n."""
+    output: Tensor = net(nn.functional.pad(rows, (*[0] * (2 * rows.ndim - 1), -len(rows) % STEP)))
+    return output[: len(rows)]
+
+
 def policy(config: Config, spec: Spec, rules: Rules | None) -> Contender:
     """Raises Unsuited where there is no game of two on a board."""
     if rules is None or rules.legal is None or not suits(spec):
@@ -216,9 +220,9 @@ class Learner(base.Learner):
         valid = batch.valid
         outcome = cut_scan(batch.reward, batch.discount, valid.float())[valid]
         observation, legal = batch.observation[:-1][valid], batch.extras["legal"][valid]
-        value = net.value(observation)
+        value = _in_steps(net.value, observation)
         mine, ahead = batch.extras["mine"][valid], outcome - value.detach()
-        logits = _masked(net.policy(observation[mine]), legal[mine])
+        logits = _masked(_in_steps(net.policy, observation[mine]), legal[mine])
         log_prob, entropy = self.policy.head.log_prob_entropy(logits, batch.action[valid][mine])
         policy_loss, value_loss = -(ahead[mine] * log_prob).sum(), (outcome - value).square().sum()
         norms = {
