@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from hpc_rl.envs import chains, games, go, goals, grids, mazes, othello, point_maze, swing_up, toys
+from hpc_rl.envs import chains, classic, games, go, goals, grids, mazes, othello, point_maze, swing_up, toys
 from hpc_rl.envs.toy import Toy
 
 TOYS: dict[str, Callable[..., Toy]] = {
@@ -27,6 +27,10 @@ TOYS: dict[str, Callable[..., Toy]] = {
     "toy/faulty": toys.faulty,
     "toy/pilco_pendulum": swing_up.pilco_pendulum,
     "toy/pilco_cartpole": swing_up.pilco_cartpole,
+    "toy/cartpole": classic.cartpole,
+    "toy/pendulum": classic.pendulum,
+    "toy/mountaincar": classic.mountaincar,
+    "toy/acrobot": classic.acrobot,
     "toy/point_maze": point_maze.point_maze,
     "toy/bitflip": goals.bitflip,
     "toy/goal_counter": goals.goal_counter,

@@ -7,6 +7,7 @@ import math
 from types import ModuleType
 
 from hpc_rl.envs.base import BadEnvironment
+from hpc_rl.envs.mechanics import car_after, pendulum_after, upright
 from hpc_rl.envs.toy import Outcome, Toy, one_hot, within, zeros
 from hpc_rl.envs.toys import box_counter
 from hpc_rl.types import Actions, Numbers, ObservationPart, Rules, RulesState, Spec
@@ -109,11 +110,7 @@ def goal_mountaincar(
         return {"position": position, "velocity": xp.zeros_like(position), "step": zeros(xp, u)}
 
     def move(state: RulesState, action: Numbers, u: Numbers) -> Outcome:
-        force = xp.clip(action[:, 0], -1.0, 1.0)
-        velocity = state["velocity"] + 0.0015 * force - 0.0025 * xp.cos(3 * state["position"])
-        velocity = xp.clip(velocity, -0.07, 0.07)
-        position = xp.clip(state["position"] + velocity, -1.2, 0.6)
-        velocity = xp.where((position == -1.2) & (velocity < 0), 0.0, velocity)  # the left wall
+        position, velocity = car_after(xp, state["position"], state["velocity"], action[:, 0])
         following = {"position": position, "velocity": velocity, "step": state["step"] + 1}
         reward, discount = goal_reward(*goals(following))
         return following, reward, discount, (discount > 0) & (following["step"] == limit)
@@ -164,16 +161,15 @@ def goal_pendulum(
         return start | {f"desired_{name}": x for name, x in desired.items()}
 
     def move(state: RulesState, action: Numbers, u: Numbers) -> Outcome:
-        torque = 2 * xp.clip(action[:, 0], -1.0, 1.0)
-        speed = state["speed"] + (15.0 * xp.sin(state["angle"]) + 3.0 * torque) * 0.05  # 3 g / 2 l, 3 / m l²
-        speed = xp.clip(speed, -8.0, 8.0)
-        following = {**state, "angle": state["angle"] + 0.05 * speed, "speed": speed, "step": state["step"] + 1}
+        angle, speed = pendulum_after(xp, state["angle"], state["speed"], action[:, 0])
+        following = {**state, "angle": angle, "speed": speed, "step": state["step"] + 1}
         reward, discount = goal_reward(*goals(following))
         return following, reward, discount, (discount > 0) & (following["step"] == limit)
 
     def goals(state: RulesState) -> tuple[Numbers, Numbers]:
-        angle = (state["angle"] + math.pi) % (2 * math.pi) - math.pi
-        return _float32(xp, angle, state["speed"]), _float32(xp, state["desired_angle"], state["desired_speed"])
+        return _float32(xp, upright(state["angle"]), state["speed"]), _float32(
+            xp, state["desired_angle"], state["desired_speed"]
+        )
 
     def goal_reward(achieved: Numbers, desired: Numbers) -> tuple[Numbers, Numbers]:
         return met_within(xp, achieved, desired, thresholds)

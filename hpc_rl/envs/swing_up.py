@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 
 from hpc_rl.envs.base import BadEnvironment
+from hpc_rl.envs.mechanics import runge_kutta
 from hpc_rl.envs.toy import LARGEST, Outcome, Toy, within, zeros
 from hpc_rl.types import Actions, Numbers, Rules, RulesState, Spec
 
@@ -135,12 +136,7 @@ def _normal(xp: ModuleType, u: Numbers) -> Numbers:
 
 
 def _moved(derivative: Derivative, state: Numbers, force: Numbers) -> Numbers:
-    """The state [n, D] after a move with this force [n]: classical Runge–Kutta."""
-    h = STEP_S / PARTS
+    """The state [n, D] after a move with this force [n]."""
     for _ in range(PARTS):
-        k1 = derivative(state, force)
-        k2 = derivative(state + h / 2 * k1, force)
-        k3 = derivative(state + h / 2 * k2, force)
-        k4 = derivative(state + h * k3, force)
-        state = state + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+        state = runge_kutta(lambda x: derivative(x, force), state, STEP_S / PARTS)
     return state
