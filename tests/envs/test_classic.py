@@ -88,6 +88,19 @@ def test_the_limit_of_moves_is_gymnasiums(id: str, limit: int) -> None:
         assert (moves.discount == 1).all() and moves.ended.all() == (move == limit)
 
 
+def test_fast_rods_are_slowed_and_their_angles_wrapped() -> None:
+    rules, task = TOYS["toy/acrobot"](np).rules, gymnasium.make("Acrobot-v1").unwrapped
+    names = TASKS["toy/acrobot"][1]
+    for values in ((3.1, -3.1, 12.0, -28.0), (-3.0, 3.1, -12.5, 28.2), (0.3, 3.0, 12.5, 28.0)):
+        state = rules.begin(np.zeros((1, 4))) | {name: np.array([x]) for name, x in zip(names, values, strict=True)}
+        following = rules.move(state, np.array([2]), np.zeros((1, 0)))[0]
+        task.reset()
+        task.state = np.array(values)  # type: ignore[attr-defined]
+        task.step(2)
+        ours = [float(following[name][0]) for name in names]
+        assert np.allclose(ours, task.state, atol=1e-9), values  # type: ignore[attr-defined]
+
+
 def test_a_pole_that_falls_with_the_last_move_has_fallen() -> None:
     rules = TOYS["toy/cartpole"](np, limit=7).rules
     state = rules.begin(np.full((2, 4), 0.5)) | {"step": np.array([6, 6]), "angle": np.array([0.0, 0.25])}
