@@ -169,7 +169,7 @@ def test_functions_are_short(name: str) -> None:
 # down lowers its number; one that brings it within the house deletes the line.
 OVER: dict[tuple[str, str], int] = {
     ("files", "algorithms/rnd.py"): 17,  # PPO and two networks more
-    ("lines of closure", "algorithms/rnd.py"): 1872,
+    ("lines of closure", "algorithms/rnd.py"): 1841,
 }
 ROLES = [
     "actor", "env_worker", "evaluator", "gradient_worker", "learner", "parameter_server", "replay_learner",

@@ -43,7 +43,7 @@ from hpc_rl.devices import to_device
 from hpc_rl.experience import Experience, Items
 from hpc_rl.optim.flat import StateDict, flatten
 from hpc_rl.optim.group import Group
-from hpc_rl.optim.tables import joined, rows_of_all
+from hpc_rl.optim.tables import joined
 from hpc_rl.types import ActOutput, Leaf, Rules, Schema, Spec, Step, Trajectory, UpdateResult
 
 TOPOLOGIES = ("solo", "allreduce")
@@ -122,6 +122,14 @@ class Player:
 
 def policy(config: Config, spec: Spec, rules: Rules | None) -> Player:
     return Player(Candidates(spec, tuple(config.hidden), config.initial_std), spec)
+
+
+def rows_of_all(group: Group, places: Tensor, rows: slice, own_rows: Tensor) -> Tensor:
+    """The rows ``places`` [E] of all learners' table, of which ``own_rows`` [n, M] are ``rows``."""
+    out = torch.zeros(len(places), own_rows.shape[1], dtype=torch.float64)
+    of_member = (places >= rows.start) & (places < rows.stop)
+    out[of_member] = own_rows[places[of_member] - rows.start]
+    return group.sum(out)
 
 
 class Learner(base.Learner):

@@ -5,14 +5,12 @@ And what steps such a buffer, with its state: `Optimizer`. The rules by which it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-from hpc_rl.devices import to_device
 
 StateDict = dict[str, Any]
 """Nested dicts whose leaves are tensors, numbers, strings or None: what a checkpoint can hold without a pickle."""
@@ -116,32 +114,3 @@ class Optimizer:
         """One step down the gradient in ``flat.reduction``."""
         self.rule(self.flat.data, self.flat.reduction[:-2], self.state, self.learning_rate)
         torch.autograd.graph.increment_version(self.flat.data)  # fused kernels do not
-
-
-def optimizer_state(optimizer: Optimizer) -> StateDict:
-    """A copy of the moments and counters; empty before the first step."""
-    return {name: x.clone() for name, x in optimizer.state.items()}
-
-
-def load_optimizer(optimizer: Optimizer, state: StateDict) -> None:
-    """The inverse of ``optimizer_state``, of copies; an empty state is that of an optimiser which never stepped."""
-    device = optimizer.flat.data.device
-    optimizer.state = {name: to_device(x.clone(), device) for name, x in state.items()}
-
-
-def states(weights: Flat, optimizers: Mapping[str, Optimizer]) -> dict[str, StateDict]:
-    """Each optimiser's ``optimizer_state`` under its name, with its "parameters" where ``weights`` do not hold them."""
-    return {name: optimizer_state(x) | _own(weights, x) for name, x in optimizers.items()}
-
-
-def load_states(weights: Flat, optimizers: Mapping[str, Optimizer], saved: Mapping[str, StateDict]) -> None:
-    """The inverse of ``states``. Raises KeyError where an optimiser or its parameters are missing."""
-    for name, optimizer in optimizers.items():
-        moments = dict(saved[name])
-        if not optimizer.flat.inside(weights):
-            optimizer.flat.data.copy_(moments.pop("parameters"))
-        load_optimizer(optimizer, moments)
-
-
-def _own(weights: Flat, optimizer: Optimizer) -> StateDict:
-    return {} if optimizer.flat.inside(weights) else {"parameters": optimizer.flat.data.clone()}

@@ -22,14 +22,6 @@ def joined(group: Group, own_rows: Tensor) -> tuple[Tensor, slice]:
     return group.sum(table), rows
 
 
-def rows_of_all(group: Group, places: Tensor, rows: slice, own_rows: Tensor) -> Tensor:
-    """The rows ``places`` [E] of all learners' table, of which ``own_rows`` [n, M] are ``rows``."""
-    out = torch.zeros(len(places), own_rows.shape[1], dtype=torch.float64)
-    of_member = (places >= rows.start) & (places < rows.stop)
-    out[of_member] = own_rows[places[of_member] - rows.start]
-    return group.sum(out)
-
-
 def shared_out(group: Group, tasks: int, width: int, solve: Callable[[int], Tensor]) -> Tensor:
     """[tasks, width] float64 of ``solve(task) -> [width]``; of W learners number r solves the tasks r, r + W, …
 

@@ -17,7 +17,6 @@ from hpc_rl.runtime.checkpoints import (
     CheckpointScheduler,
     CheckpointWriter,
     Outcome,
-    check_identical,
     joined_columns,
     learner_state,
     restored,
@@ -25,6 +24,7 @@ from hpc_rl.runtime.checkpoints import (
 from hpc_rl.runtime.context import RankContext
 from hpc_rl.runtime.counters import complete
 from hpc_rl.runtime.counting import count_arrivals
+from hpc_rl.runtime.divergence import check_identical
 from hpc_rl.runtime.messages import ControlServer, FinalReport, schemas
 from hpc_rl.runtime.reporter import Reporter
 from hpc_rl.runtime.training import CHECK_EVERY, Metrics, Training, train

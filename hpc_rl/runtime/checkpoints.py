@@ -19,7 +19,7 @@ from torch import Tensor
 
 from hpc_rl.algorithms.base import Learner
 from hpc_rl.devices import to_device
-from hpc_rl.optim.flat import StateDict, load_states, optimizer_state, states
+from hpc_rl.optim.flat import Optimizer, StateDict
 from hpc_rl.optim.group import Group
 from hpc_rl.patience import Patience
 from hpc_rl.plan import Plan
@@ -33,16 +33,37 @@ from hpc_rl.transport.waiting import Deadline
 from hpc_rl.types import Array, NonFinite
 
 
+def optimizer_state(optimizer: Optimizer) -> StateDict:
+    """A copy of the moments and counters; empty before the first step."""
+    return {name: x.clone() for name, x in optimizer.state.items()}
+
+
+def load_optimizer(optimizer: Optimizer, state: StateDict) -> None:
+    """The inverse of ``optimizer_state``, of copies; an empty state is that of an optimiser which never stepped."""
+    device = optimizer.flat.data.device
+    optimizer.state = {name: to_device(x.clone(), device) for name, x in state.items()}
+
+
 def learner_state(learner: Learner) -> StateDict:
-    """{"weights": [parameters], "learner": {"optimizers": …, "own": …}}: copies, alike on all learners of a group."""
-    optimizers = states(learner.weights, learner.optimizers)
+    """{"weights": [parameters], "learner": {"optimizers": …, "own": …}}: copies, alike on all learners of a group.
+
+    Each optimiser has its moments, and its "parameters" where ``weights`` do not hold them.
+    """
+    optimizers = {name: optimizer_state(x) for name, x in learner.optimizers.items()}
+    for name, x in learner.optimizers.items():
+        if not x.flat.inside(learner.weights):
+            optimizers[name]["parameters"] = x.flat.data.clone()
     return {"weights": learner.weights.data.clone(), "learner": {"optimizers": optimizers, "own": learner.state()}}
 
 
 def load_learner(learner: Learner, state: StateDict) -> None:
     """The inverse of `learner_state`. Raises KeyError, ValueError, RuntimeError where the state is another method's."""
     learner.weights.data.copy_(state["weights"])
-    load_states(learner.weights, learner.optimizers, state["learner"]["optimizers"])
+    for name, optimizer in learner.optimizers.items():
+        moments = dict(state["learner"]["optimizers"][name])
+        if not optimizer.flat.inside(learner.weights):
+            optimizer.flat.data.copy_(moments.pop("parameters"))
+        load_optimizer(optimizer, moments)
     learner.load(state["learner"]["own"])
 
 
@@ -77,16 +98,6 @@ def joined_columns(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     """The rows of several learners as one set; those without any are passed over."""
     some = [part for part in parts if part]
     return {name: torch.cat([part[name] for part in some]) for name in some[0]} if some else {}
-
-
-def check_identical(learner: Learner) -> None:
-    """Raise RuntimeError where a member's weights, parameters or moments are not the first's to the bit. Collective."""
-    tensors = [learner.weights.data]
-    for optimizer in learner.optimizers.values():
-        if not optimizer.flat.inside(learner.weights):
-            tensors.append(optimizer.flat.data)
-        tensors += [x for x in optimizer_state(optimizer).values() if isinstance(x, Tensor)]
-    learner.group.check_identical(tensors)
 
 
 @dataclass

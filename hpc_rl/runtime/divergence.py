@@ -1,4 +1,4 @@
-"""Divergence: how many bad updates in a row end a run, and what their likely cause is."""
+"""Divergence: how many bad updates in a row end a run, what their likely cause is; members that are no longer alike."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from hpc_rl.algorithms.base import Learner
 from hpc_rl.optim.group import Diverged, Group
 from hpc_rl.types import Trajectory
 
@@ -52,6 +53,16 @@ def cause_of(group: Group, batch: Trajectory) -> str:
         f"{_LIKELY}the learning rate, for the data of columns {low}-{high} are small (largest reward "
         f"{reward[0]:.3g}, largest observation {observation[0]:.3g}); lower it, or raise epsilon"
     )
+
+
+def check_identical(learner: Learner) -> None:
+    """Raise RuntimeError where a member's weights, parameters or moments are not the first's to the bit. Collective."""
+    tensors = [learner.weights.data]
+    for optimizer in learner.optimizers.values():
+        if not optimizer.flat.inside(learner.weights):
+            tensors.append(optimizer.flat.data)
+        tensors += [x for x in optimizer.state.values() if isinstance(x, Tensor)]
+    learner.group.check_identical(tensors)
 
 
 def _largest(batch: Trajectory, x: Tensor) -> tuple[float, float, float]:

@@ -11,7 +11,8 @@ import torch
 from hpc_rl.algorithms.base import Learner
 from hpc_rl.devices import to_device, to_host
 from hpc_rl.optim.alone import divide, step
-from hpc_rl.optim.flat import Flat, Optimizer, StateDict, load_optimizer, optimizer_state
+from hpc_rl.optim.flat import Flat, Optimizer, StateDict
+from hpc_rl.runtime.checkpoints import load_optimizer, optimizer_state
 from hpc_rl.runtime.divergence import in_a_row
 from hpc_rl.transport.base import Inbox, Message, Outbox
 from hpc_rl.transport.parameters import GRADIENTS, PARAMETERS, gradient_layout, parameter_layout

@@ -17,10 +17,9 @@ from hpc_rl.fragments import trajectory
 from hpc_rl.plan import Plan
 from hpc_rl.replay.base import Store
 from hpc_rl.replay.fresh import Fresh
-from hpc_rl.runtime.checkpoints import check_identical
 from hpc_rl.runtime.context import Method
 from hpc_rl.runtime.counters import Counters, Due, Limits, Votes, reduce_counters
-from hpc_rl.runtime.divergence import cause_of, in_a_row
+from hpc_rl.runtime.divergence import cause_of, check_identical, in_a_row
 from hpc_rl.samplers.base import Timings
 from hpc_rl.types import Clock, Trajectory, UpdateResult
 

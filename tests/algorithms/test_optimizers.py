@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import torch
 
-from hpc_rl.optim.flat import Flat, Optimizer, load_optimizer, optimizer_state
+from hpc_rl.optim.flat import Flat, Optimizer
 from hpc_rl.optim.optimizers import make_optimizer
+from hpc_rl.runtime.checkpoints import load_optimizer, optimizer_state
 from hpc_rl.runtime.shards import ParameterShard, concatenate_shards
 from hpc_rl.transport.parameters import shard_slices
 from tests.contract.batches import config_of, learner_of, sampled
@@ -50,7 +51,8 @@ def test_no_rank_imports_the_compiler_for_its_optimizer() -> None:
     """Which costs 1.5 s of computing and 70 MiB."""
     code = """
 import sys, torch
-from hpc_rl.optim.flat import Flat
+from hpc_rl.optim.flat import Flat, Optimizer
+from hpc_rl.runtime.checkpoints import load_optimizer, optimizer_state
 from hpc_rl.optim.optimizers import make_optimizer
 for kind in ("adam", "rmsprop", "rmsprop_inside"):
     make_optimizer(Flat(torch.ones(3)), kind, 0.1, 1e-8, 0.9).step()

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from hpc_rl.fragments import trajectory
 from hpc_rl.optim.flat import StateDict
-from hpc_rl.runtime.checkpoints import check_identical, learner_state, load_columns, load_learner
+from hpc_rl.runtime.checkpoints import learner_state, load_columns, load_learner
+from hpc_rl.runtime.divergence import check_identical
 from hpc_rl.runtime.restoring import _alike
 from hpc_rl.transport.group import AllReduce
 from hpc_rl.transport.local import LocalLink, run_threads

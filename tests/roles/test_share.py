@@ -17,9 +17,9 @@ import torch
 
 from hpc_rl import job as jobs
 from hpc_rl.optim.alone import Alone
-from hpc_rl.optim.flat import Optimizer, StateDict, optimizer_state
+from hpc_rl.optim.flat import Optimizer, StateDict
 from hpc_rl.optim.group import Diverged
-from hpc_rl.runtime.checkpoints import learner_state, load_learner
+from hpc_rl.runtime.checkpoints import learner_state, load_learner, optimizer_state
 from hpc_rl.runtime.shards import ParameterShard, ShardServer, concatenate_shards
 from hpc_rl.transport.local import LocalLink, run_threads
 from hpc_rl.transport.parameters import ParameterClient, shard_slices
