@@ -10,15 +10,19 @@ After every episode all moves so far are learned from anew:
 Reward is not read: the goal x* (``target``), C (``distance``) and w (``width``) are. Columns of C are features: entries
 that are no angles in their order, then sin and cos of each angle. The first ``random_episodes`` are played at random.
 
+``filtered`` (McAllister and Rasmussen 2017, NIPS): u = π of the mean of a Gaussian belief, which is filtered from noisy
+observations; planned are beliefs, with means that are random and covariances that are not (formulas/rollouts.py).
+
 Outputs × restarts of the models' fits and restarts of the controller are shared out over learners: each is solved by
 one of them alone, so results depend on no layout, to the bit. Of the controllers the lowest J wins.
 
 Published settings (released code, pendulum · cart-pole): H 40, 1 random episode, 20 · 10 centres, w 0.5 · 0.25, S_0
 0.1² I, 75 · 150 line searches, SNR 1000, 300 inducing points.
 
-What differs from the paper: L-BFGS-B of SciPy counts evaluations; hyper-parameters begin where they were, a further
-restart from the data's deviations; above ``exact`` points they are fitted to ``inducing`` of them, and FITC's inducing
-points are chosen among the data, not moved; m_0 is the mean first observation without ``start``; no terminations.
+What differs from the papers: L-BFGS-B of SciPy counts evaluations; fits begin where they were, and anew at the data's
+deviations; above ``exact`` points they are to ``inducing`` of them, and FITC's inducing points are chosen among the
+data, not moved; m_0 is the mean first observation without ``start``; no terminations; a belief moves as the plan's
+joint Gaussian of belief and next state says, with the plan's covariances.
 
 Extras: what was predicted for a move before its episode. Topologies: solo, allreduce.
 """
@@ -59,6 +63,7 @@ class Config:
     target: Annotated[tuple[float, ...], "x*, each entry; none: all 0"] = ()
     distance: Annotated[tuple[tuple[float, ...], ...], "C, rows over features; none: each feature by itself"] = ()
     width: Annotated[Positive, "w, where the cost is 0.39"] = 0.5
+    filtered: Annotated[bool, "the controller acts on beliefs, filtered from noisy observations"] = False
     start: Annotated[tuple[float, ...], "m_0; none: the mean of the first observations"] = ()
     start_std: Annotated[tuple[NonNegative, ...], "of S_0, one for all entries or each its own"] = (0.1,)
     controller: Annotated[Literal["rbf", "linear"], "radial basis functions, or linear"] = "rbf"
@@ -99,7 +104,7 @@ def policy(config: Config, spec: Spec, rules: Rules | None) -> Pilot:
     inputs = entries + len(config.angles)
     rbf = config.controller == "rbf"
     controller = RadialBasis(inputs, actions, config.centres) if rbf else Linear(inputs, actions)
-    return Pilot(Controlled(controller, config.horizon, entries), config.angles, actions)
+    return Pilot(Controlled(controller, config.horizon, entries, config.filtered), config.angles, actions)
 
 
 def fitted(config: Config, group: Group, x: Tensor, y: Tensor, guesses: Tensor | None, seed: int) -> Tensor:
@@ -156,6 +161,8 @@ class Learner(base.Learner):
         net = self.policy.net
         deviation = [(x.covariance.diagonal() + dynamics.noise).clamp(min=0).sqrt() for x in states]
         net.plan.data.copy_(torch.stack([torch.stack([x.mean for x in states]), torch.stack(deviation)], 1))
+        if net.filter is not None:
+            net.filter.data.copy_(torch.stack([torch.stack([dynamics.gain(x), x.led]) for x in states]))
         net.ready.data.fill_(1.0)
         return UpdateResult({**figures, **model, **planned})
 
@@ -174,14 +181,14 @@ class Learner(base.Learner):
         noise = (2 * self.theta[:, -2]).exp() / 2  # a difference holds the noise of both observations
         ratio = (self.theta[:, -3] - self.theta[:, -2]).exp()
         figures = {"signal_to_noise": float(ratio.mean()), "model_loss": float(self.theta[:, -1].mean())}
-        return Dynamics(model, config.angles, noise), figures
+        return Dynamics(model, config.angles, noise, config.filtered), figures
 
     def _improve(self, dynamics: Dynamics) -> tuple[list[State], dict[str, float]]:
         """Put the best controller in place; what it is predicted to do, and figures of that. Collective."""
         config, net = self.config, self.policy.net
         std = torch.tensor(config.start_std, dtype=torch.float64).expand(len(self.data.first[0]))
         mean = torch.tensor(config.start).double() if config.start else self.data.first.mean(0)
-        start = dynamics.state(mean, torch.diag(std.square()))
+        start = dynamics.start(mean, torch.diag(std.square()))
         present = to_device(net.coefficients.detach().double(), "cpu")
         rows = features(self.data.parts()[0], config.angles)
 

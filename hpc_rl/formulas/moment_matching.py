@@ -22,16 +22,8 @@ class Moments(NamedTuple):
     gain: Tensor
 
 
-class Sines(NamedTuple):
-    """Mean [D], covariance [D, D] and the diagonal [D] of the gain."""
-
-    mean: Tensor
-    covariance: Tensor
-    gain: Tensor
-
-
-def sine(mean: Tensor, covariance: Tensor) -> Sines:
-    """sin of each entry of x. With e_ij = ½ exp(−(S_ii + S_jj)/2):
+def sine(mean: Tensor, covariance: Tensor) -> Moments:
+    """sin of each entry of x; of its gain, which is diagonal, the diagonal [D]. With e_ij = ½ exp(−(S_ii + S_jj)/2):
 
     E sin x_i = exp(−S_ii/2) sin m_i,   Cov(x, sin x_j) = S_:j exp(−S_jj/2) cos m_j,
     Cov(sin x_i, sin x_j) = e_ij [(exp(S_ij) − 1) cos(m_i − m_j) − (exp(−S_ij) − 1) cos(m_i + m_j)]
@@ -43,7 +35,7 @@ def sine(mean: Tensor, covariance: Tensor) -> Sines:
     near = (covariance - half).exp() - (-half).exp()
     far = (-covariance - half).exp() - (-half).exp()
     both = near * (mean[:, None] - mean).cos() - far * (mean[:, None] + mean).cos()
-    return Sines(shrunk * mean.sin(), both / 2, shrunk * mean.cos())
+    return Moments(shrunk * mean.sin(), both / 2, shrunk * mean.cos())
 
 
 def features(x: Tensor, angles: tuple[int, ...]) -> Tensor:
@@ -76,6 +68,12 @@ def feature_moments(mean: Tensor, covariance: Tensor, angles: tuple[int, ...]) -
         torch.where(both, sines.covariance, spread * slope[:, None] * slope),
         chosen * slope,
     )
+
+
+def fading(covariance: Tensor, angles: tuple[int, ...]) -> Tensor:
+    """E `features`(x) over `features`(E x), [F]: exp(−S_ii/2) for sin and cos of angle i, 1 for an entry."""
+    chosen, _, waves = _selection(len(covariance), angles)
+    return torch.where(waves, (-0.5 * covariance.diagonal() @ chosen).exp(), 1.0)
 
 
 def squashed(x: Tensor) -> Tensor:

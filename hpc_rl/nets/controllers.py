@@ -87,15 +87,17 @@ Controller = RadialBasis | Linear
 
 class Controlled(nn.Module):
     """A controller's parameters, whether they were optimised yet, and what was predicted of them: mean and deviation of
-    the observations of H moves, [H + 1, 2, D]. None is stepped by a gradient."""
+    the observations of H moves, [H + 1, 2, D]. With a filter K of each and H of the move that led there, too,
+    [H + 1, 2, D, D] (formulas/rollouts.py). None is stepped by a gradient."""
 
-    def __init__(self, controller: Controller, horizon: int, entries: int) -> None:
+    def __init__(self, controller: Controller, horizon: int, entries: int, filtered: bool = False) -> None:
         super().__init__()
         self.controller = controller
         size = sum(prod(shape) for shape in controller.shapes.values())
         self.coefficients = nn.Parameter(torch.zeros(size))
         self.ready = nn.Parameter(torch.zeros(1))
         self.plan = nn.Parameter(torch.zeros(horizon + 1, 2, entries))
+        self.filter = nn.Parameter(torch.zeros(horizon + 1, 2, entries, entries)) if filtered else None
 
     def forward(self, rows: Tensor) -> Tensor:
         """Outputs [b, U] float64 of features [b, F], before they are squashed."""
@@ -104,7 +106,8 @@ class Controlled(nn.Module):
 
 class Pilot:
     """Acts by the controller once it is optimised; until then each entry of an action is uniform in −1..1, and the
-    untrained controller's where exploration is 0. Nothing else explores."""
+    untrained controller's where exploration is 0. Nothing else explores. With a filter, a belief's mean [D] before the
+    observation is carried; moves beyond the plan are chosen by their observations."""
 
     fragment_noise = 0
 
@@ -116,17 +119,26 @@ class Pilot:
             "predicted_std": Leaf((entries,), "float32", "step", "", "0 where nothing was predicted"),
         }
         self.carry: Schema = {"move": Leaf((), "float32", "fragment", "", "number in its episode of the row before")}
+        if net.filter is not None:
+            self.carry = {**self.carry, "belief": Leaf((entries,), "float32", "fragment", "", "mean before the row")}
 
     def initial_carry(self, columns: int) -> dict[str, Tensor]:
-        return {"move": torch.zeros(columns, device=self.net.plan.device)}
+        return {k: torch.zeros(columns, *leaf.shape, device=self.net.plan.device) for k, leaf in self.carry.items()}
 
     @torch.no_grad()
     def act(self, step: Step, carry: dict[str, Tensor], exploration: Tensor, noise: Tensor) -> ActOutput:
-        move = torch.where(step.first, 0.0, carry["move"] + 1)
-        action = squashed(self.net(features(step.observation.double(), self.angles))).float()
+        following = {"move": torch.where(step.first, 0.0, carry["move"] + 1)}
+        move, last, seen = following["move"].long(), len(self.net.plan) - 1, step.observation
+        inside, at = move <= last, move.clamp(max=last)
+        if self.net.filter is not None:
+            means, filtered, onward = self.net.plan[:, 0], self.net.filter[at, 0], (at + 1).clamp(max=last)
+            before = torch.where(step.first[:, None], means[0], carry["belief"])
+            belief = before + (filtered @ (seen - before)[..., None])[..., 0]
+            seen = torch.where(inside[:, None], belief, seen)
+            turned = self.net.filter[onward, 1].mT @ (seen - means[at])[..., None]
+            following["belief"] = means[onward] + turned[..., 0]
+        action = squashed(self.net(features(seen.double(), self.angles))).float()
         random = (exploration > 0) & (self.net.ready.detach() == 0)
         action = torch.where(random[:, None], 2 * noise - 1, action)
-        last = len(self.net.plan) - 1
-        plan = self.net.plan.detach()[move.long().clamp(max=last)]
-        plan = torch.where((move <= last)[:, None, None], plan, 0.0)
-        return ActOutput(action, {"move": move}, {"predicted_mean": plan[:, 0], "predicted_std": plan[:, 1]})
+        plan = torch.where(inside[:, None, None], self.net.plan.detach()[at], 0.0)
+        return ActOutput(action, following, {"predicted_mean": plan[:, 0], "predicted_std": plan[:, 1]})

@@ -63,7 +63,7 @@ def test_a_move_of_a_gaussian_is_that_of_particles() -> None:
     covariance = torch.tensor([[0.04, 0.01], [0.01, 0.03]]).double()
     model = dynamics(noise=0.05)
     row = torch.cat([FIRST_ROW[:15], 10 * FIRST_ROW[15:20], FIRST_ROW[20:]])  # its weights: noise has to matter
-    state = model.after(model.state(mean, covariance), CONTROLLER.control(row))
+    state = model.after(model.start(mean, covariance), CONTROLLER.control(row))
     generator, n = torch.Generator().manual_seed(1), 200_000
     normal = torch.randn(n, 4, generator=generator, dtype=torch.float64)
     x = mean + normal[:, :2] @ torch.linalg.cholesky(covariance).T
@@ -84,7 +84,7 @@ def test_a_move_of_a_gaussian_is_that_of_particles() -> None:
 
 def test_the_gradient_through_the_horizon_is_that_of_differences() -> None:
     model, aim = dynamics(), goal(CONFIG, SPEC)
-    start = model.state(torch.zeros(2).double(), 0.01 * torch.eye(2).double())
+    start = model.start(torch.zeros(2).double(), 0.01 * torch.eye(2).double())
 
     def loss(row: Tensor) -> Tensor:
         return mean_cost(aim, predicted(model, CONTROLLER.control(row), start, 6))
@@ -157,7 +157,9 @@ def test_the_share_within_two_deviations() -> None:
     assert learner.update({"items": batch}, 0.0).metrics["within_two_std"] == 0.5
 
 
-@pytest.mark.parametrize("changes", [{"restarts": 3}, {"exact": 10, "inducing": 6}, {"controller": "linear"}])
+@pytest.mark.parametrize(
+    "changes", [{"restarts": 3}, {"exact": 10, "inducing": 6}, {"controller": "linear"}, {"filtered": True}]
+)
 def test_every_layout_has_the_same_controller_to_the_bit(changes: dict[str, Any]) -> None:
     config = replace(CONFIG, **changes)
 

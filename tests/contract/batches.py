@@ -33,7 +33,7 @@ SPECS = {
     "game": describe("toy/tictactoe", {}),
 }
 ENVIRONMENTS = ("toy/catch", "toy/counter")
-WHOLE: dict[str, Any] = {"lstm": 6, "normalize_observation": True, "normalize_reward": True}
+WHOLE: dict[str, Any] = {"lstm": 6, "filtered": True, "normalize_observation": True, "normalize_reward": True}
 """Everything that carries a state from row to row or from update to update; a method takes what it has."""
 STEPS, COLUMNS = 24, 4
 
