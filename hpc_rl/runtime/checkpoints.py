@@ -40,8 +40,7 @@ def optimizer_state(optimizer: Optimizer) -> StateDict:
 
 def load_optimizer(optimizer: Optimizer, state: StateDict) -> None:
     """The inverse of ``optimizer_state``, of copies; an empty state is that of an optimiser which never stepped."""
-    device = optimizer.flat.data.device
-    optimizer.state = {name: to_device(x.clone(), device) for name, x in state.items()}
+    optimizer.state = {name: to_device(x.clone(), optimizer.flat.data.device) for name, x in state.items()}
 
 
 def learner_state(learner: Learner) -> StateDict:
