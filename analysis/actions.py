@@ -158,11 +158,8 @@ def finding(name: str, rows: pd.DataFrame, actions: Actions) -> str:
 def draw_actions(figure: Any, parts: dict[str, Sums], kinds: dict[str, Actions]) -> None:
     """Shares of actions by stage, stacked; of a box the density of each entry, darker where it chose more often."""
     panels = [(n, k) for n, p in parts.items() for k in range(6) if f"choices {k}" in p][:MOST]
-    wide = min(len(panels), 3)
-    axes = figure.subplots(-(-len(panels) // wide), wide, squeeze=False, sharey=False).ravel()
-    for axis in axes[len(panels) :]:
-        axis.set_visible(False)
-    for axis, (name, k) in zip(axes, panels, strict=False):
+    axes = figures.axes(figure, len(panels), 3)
+    for axis, (name, k) in zip(axes, panels, strict=True):
         counts, kind = parts[name][f"choices {k}"], kinds[name]
         share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
         if kind.kind == "box":
@@ -184,7 +181,7 @@ def draw_actions(figure: Any, parts: dict[str, Sums], kinds: dict[str, Actions])
 
 def draw_rewards(figure: Any, parts: dict[str, Sums]) -> None:
     """How often each reward came where there are few; else their median and the middle half and 90 %."""
-    axes = figure.subplots(1, len(parts), squeeze=False, sharey=False)[0]
+    axes = figures.axes(figure, len(parts))
     centre = (np.arange(STAGES) + 0.5) * 100 / STAGES
     for axis, (name, part) in zip(axes, parts.items(), strict=True):
         tally: Tally = part["rewards"]

@@ -93,7 +93,7 @@ def finding(name: object, rows: pd.DataFrame) -> str:
 def draw(figure: Any, table: pd.DataFrame) -> None:
     """Success by stage, a line for each goal; a panel for each run."""
     groups = list(table.groupby("run", sort=False))[:MOST_RUNS]
-    axes = figure.subplots(1, len(groups), squeeze=False, sharey=True)[0]
+    axes = figures.axes(figure, len(groups))
     for axis, (name, rows) in zip(axes, groups, strict=True):
         for place, (goal, own) in enumerate(rows.groupby("goal", sort=False)):
             at = [(NAMES.index(stage) + 0.5) * 100 / STAGES for stage in own["stage"]]

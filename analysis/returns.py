@@ -177,11 +177,7 @@ def value_finding(name: str, rows: pd.DataFrame) -> str:
 def draw_times(figure: Any, times: pd.DataFrame) -> None:
     """Gains above, losses below the axis, of the first and of the last stage."""
     names = list(dict.fromkeys(times["run"]))[:MOST]
-    wide = min(len(names), 4)
-    axes = figure.subplots(-(-len(names) // wide), wide, squeeze=False).ravel()
-    for axis in axes[len(names) :]:
-        axis.set_visible(False)
-    for axis, name in zip(axes, names, strict=False):
+    for axis, name in zip(figures.axes(figure, len(names)), names, strict=True):
         rows = times[times["run"] == name]
         stages = list(dict.fromkeys([rows["stage"].iloc[0], rows["stage"].iloc[-1]]))
         for place, stage in enumerate(stages):
@@ -192,17 +188,13 @@ def draw_times(figure: Any, times: pd.DataFrame) -> None:
             axis.bar(at, own["lost"], 3.8, color=colour, alpha=0.5)
         axis.axhline(0, color="grey", linewidth=1)
         axis.set(xlabel="% of the episode", ylabel="gained and lost in an episode", title=name)
-        axis.legend()
+    figures.legend(figure)
 
 
 def draw_values(figure: Any, parts: Mapping[str, Sums], predicted: Mapping[str, Prediction]) -> None:
     """Realised over predicted values, early and late; on the grey line predictions came true."""
     names = [name for name, part in parts.items() if "n" in part][:MOST]
-    wide = min(len(names), 4)
-    axes = figure.subplots(-(-len(names) // wide), wide, squeeze=False).ravel()
-    for axis in axes[len(names) :]:
-        axis.set_visible(False)
-    for axis, name in zip(axes, names, strict=False):
+    for axis, name in zip(figures.axes(figure, len(names)), names, strict=True):
         ends = []
         for label, stages in (("first third", slice(0, 3)), ("last third", slice(STAGES - 3, STAGES))):
             n, v, g = (parts[name][key][stages].sum(0) for key in ("n", "v", "g"))
@@ -214,7 +206,7 @@ def draw_values(figure: Any, parts: Mapping[str, Sums], predicted: Mapping[str, 
         if ends:
             axis.plot([min(ends), max(ends)], [min(ends), max(ends)], color="grey", linewidth=1, label="as predicted")
         axis.set(xlabel=f"predicted {predicted[name].name}", ylabel="mean discounted return that followed", title=name)
-        axis.legend()
+    figures.legend(figure)
 
 
 if __name__ == "__main__":

@@ -10,14 +10,19 @@ from hpc_rl.settings import Job
 
 _MACHINE = ("threads", "device", "deadline_s", "precision", "precisions", "reduction", "tolerate_lost_actors")
 
+_ENDS = (
+    "stop_at_return",
+    "time_limit_s",
+)  # of a budget: when a run ends, whereas env steps are what values anneal over
+
 
 def settings(job: Job) -> dict[str, object]:
-    """Key of the job file -> value, of all that decides how a run learns: not its name, seed, output or checkpoints."""
+    """Key of the job file -> value, of all that decides how a run learns: not its name, seed, output or target."""
     head = {key: getattr(job, key) for key in ("algorithm", "topology", "sampler", "schedule")}
     tables = {
         "environment": asdict(job.environment),
         job.algorithm: dict(job.method),
-        "budget": asdict(job.budget),
+        "budget": {key: x for key, x in asdict(job.budget).items() if key not in _ENDS},
         "resources": {x.name: getattr(job.resources, x.name) for x in fields(job.resources) if x.name not in _MACHINE},
     }
     return head | {f"{table}.{key}": value for table, own in tables.items() for key, value in own.items()}
