@@ -11,9 +11,10 @@ exploration 0 p_ρ plays both sides, its most likely move; with ``simulations`` 
 
     a = argmax Q + c p_σ √ΣN / (1 + N),      V(s_L) = (1 − λ) v_θ(s_L) + λ z_L                   equations 5, 6
 
-where z_L is the result of one game played on from the leaf s_L by the moves of a fast policy p_π (``rollouts``), and
-the move with the most visits is made. p_σ and p_π are the networks of runs of behaviour cloning (bc.py, p_π with its
-`patterns`), and never trained here; without them p_σ is the policy that training began with, p_π draws any legal move.
+where z_L is the result of one game played on from the leaf s_L by the moves of a fast policy p_π (``rollouts``). The
+most visited move is made; ``prior`` may put p_ρ for p_σ. p_σ and p_π are the networks of runs of behaviour cloning
+(bc.py, p_π with its `patterns`), and never trained here; without them p_σ is the policy that training began with, p_π
+draws any legal move.
 
 Published settings, in the fields of Config: pool_every 500, simulations as many as 5 s allow on 48 cores, c_puct 5,
 mix 0.5, 192 channels in 12 layers; 128 games an update.
