@@ -109,7 +109,7 @@ class Summed(Alone):
         self, optimizer: Optimizer, loss_sum: Tensor | None, count: int, max_norm: float, scale: float = 1.0
     ) -> float:
         assert loss_sum is not None
-        self.losses.append((float(loss_sum), count))
+        self.losses.append((float(loss_sum.detach()), count))
         return super().apply_gradients(optimizer, loss_sum, count, max_norm, scale)
 
 

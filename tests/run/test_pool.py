@@ -172,7 +172,7 @@ def test_a_checkpoint_plays(run: Any) -> None:
     file = one / "checkpoints" / "000000001.h5"
     player = with_opponent("their_nim:nim", {"opponent": f"checkpoint:{file}"})["opponent"]
     assert player({"left": np.array([5, 3])}, np.array([0.5, 0.1])).tolist() == [0, 0]
-    with pytest.raises(BadRun, match="plays nim, which is another game than this toy/tictactoe"):
+    with pytest.raises(BadRun, match="was trained in nim, which is another game than this toy/tictactoe"):
         player_of_run(one, "toy/tictactoe", {})
     with pytest.raises(BadRun):
         with_opponent("their_nim:nim", {"opponent": "checkpoint:nowhere"})
