@@ -39,7 +39,10 @@ def player_of_run(path: Path, id: str, arguments: dict[str, Any]) -> Player:
     """
     policy, agent = policy_of_run(path, f"opponent = 'checkpoint:{path}'", describe(id, arguments))
     if (rules := agent.rules) is None:
-        raise BadRun(f"opponent = 'checkpoint:{path}' was trained in {agent.spec.id}, which is not made of Rules")
+        raise BadRun(
+            f"opponent = 'checkpoint:{path}' was trained in {agent.spec.id}, which is not made of Rules; "
+            "name a run of this game"
+        )
 
     def player(state: RulesState, u: Array) -> Array:
         return to_host(consulted(policy, rules, state, u).action)

@@ -49,7 +49,9 @@ def policy_of_run(path: Path, named: str, spec: Spec) -> tuple[Policy, Agent]:
         print(sentence, file=sys.stderr)
     agent = agent_of(job)
     if (agent.spec.observation, agent.spec.actions) != (spec.observation, spec.actions):
-        raise BadRun(f"{named} was trained in {agent.spec.id}, which is another game than this {spec.id}")
+        raise BadRun(
+            f"{named} was trained in {agent.spec.id}, which is another game than this {spec.id}; name a run of this one"
+        )
     return saved_policy(run, job, agent, file, lambda text: print(f"warning: {text}", file=sys.stderr))[0], agent
 
 

@@ -56,7 +56,7 @@ from hpc_rl.types import ActOutput, Array, Leaf, Rules, RulesState, Schema, Spec
 
 FIGURES = ("policy_loss", "entropy", "score")
 TOPOLOGIES = ("solo", "allreduce")
-STEP = 128
+STEP = 128  # rows that those of an update are padded to a multiple of
 SEED = "seed"  # the leaf beside those of the game, from which the rollout from a position is drawn
 
 

@@ -10,10 +10,8 @@ from hpc_rl.settings import Job
 
 _MACHINE = ("threads", "device", "deadline_s", "precision", "precisions", "reduction", "tolerate_lost_actors")
 
-_ENDS = (
-    "stop_at_return",
-    "time_limit_s",
-)  # of a budget: when a run ends, whereas env steps are what values anneal over
+# When a run ends: of a budget only env steps and updates are what values anneal over.
+_ENDS = ("stop_at_return", "time_limit_s")
 
 
 def settings(job: Job) -> dict[str, object]:

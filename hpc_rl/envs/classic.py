@@ -11,7 +11,7 @@ import math
 from types import ModuleType
 
 from hpc_rl.envs.mechanics import car_after, pendulum_after, runge_kutta, upright
-from hpc_rl.envs.toy import Outcome, Toy, toy_spec, within, zeros
+from hpc_rl.envs.toy import Outcome, Toy, float32_rows, toy_spec, within, zeros
 from hpc_rl.types import Actions, Numbers, Rules, RulesState, Spec
 
 MOST_MOVES = 100_000
@@ -49,7 +49,7 @@ def cartpole(xp: ModuleType, /, *, limit: int = 500) -> Toy:
         return following, reward, xp.where(over, 0.0, reward), ~over & (following["step"] == limit)
 
     def show(state: RulesState) -> Numbers:
-        return shown(xp, state["place"], state["speed"], state["angle"], state["spin"])
+        return float32_rows(xp, state["place"], state["speed"], state["angle"], state["spin"])
 
     return Toy(Rules(toy_spec("toy/cartpole", (4,), 2), begin, move, show, 4))
 
@@ -69,7 +69,7 @@ def pendulum(xp: ModuleType, /, *, limit: int = 200) -> Toy:
         return following, reward, xp.ones_like(reward), following["step"] == limit
 
     def show(state: RulesState) -> Numbers:
-        return shown(xp, xp.cos(state["angle"]), xp.sin(state["angle"]), state["speed"])
+        return float32_rows(xp, xp.cos(state["angle"]), xp.sin(state["angle"]), state["speed"])
 
     return Toy(Rules(Spec("toy/pendulum", (3,), "float32", ONE), begin, move, show, 2))
 
@@ -90,7 +90,7 @@ def mountaincar(xp: ModuleType, /, *, limit: int = 999) -> Toy:
         return following, reward, xp.where(there, 0.0, 1.0), ~there & (following["step"] == limit)
 
     def show(state: RulesState) -> Numbers:
-        return shown(xp, state["position"], state["velocity"])
+        return float32_rows(xp, state["position"], state["velocity"])
 
     return Toy(Rules(Spec("toy/mountaincar", (2,), "float32", ONE), begin, move, show, 1))
 
@@ -125,11 +125,6 @@ def acrobot(xp: ModuleType, /, *, limit: int = 500) -> Toy:
 
     def show(state: RulesState) -> Numbers:
         angles = [f(state[name]) for name in ("upper", "lower") for f in (xp.cos, xp.sin)]
-        return shown(xp, *angles, state["upper_speed"], state["lower_speed"])
+        return float32_rows(xp, *angles, state["upper_speed"], state["lower_speed"])
 
     return Toy(Rules(toy_spec("toy/acrobot", (6,), 3), begin, move, show, 4))
-
-
-def shown(xp: ModuleType, *columns: Numbers) -> Numbers:
-    """float32 [n, k] of k rows [n]."""
-    return xp.stack([xp.asarray(x, dtype=xp.float32) for x in columns], 1)

@@ -8,7 +8,7 @@ from types import ModuleType
 
 from hpc_rl.envs.base import BadEnvironment
 from hpc_rl.envs.mechanics import car_after, pendulum_after, upright
-from hpc_rl.envs.toy import Outcome, Toy, one_hot, within, zeros
+from hpc_rl.envs.toy import Outcome, Toy, float32_rows, one_hot, within, zeros
 from hpc_rl.envs.toys import box_counter
 from hpc_rl.types import Actions, Numbers, ObservationPart, Rules, RulesState, Spec
 
@@ -80,11 +80,6 @@ def _pair(id: str, **arguments: tuple[float, ...]) -> None:
             raise BadEnvironment(f"{id}: {name} = {list(pair)!r} is refused; it must be two numbers")
 
 
-def _float32(xp: ModuleType, *columns: Numbers) -> Numbers:
-    """[n, columns]: goals are compared as they are shown, so that a relabelled reward is what the move would pay."""
-    return xp.asarray(xp.stack(columns, 1), dtype=xp.float32)
-
-
 def goal_mountaincar(
     xp: ModuleType,
     /,
@@ -116,7 +111,7 @@ def goal_mountaincar(
         return following, reward, discount, (discount > 0) & (following["step"] == limit)
 
     def goals(state: RulesState) -> tuple[Numbers, Numbers]:
-        achieved = _float32(xp, state["position"], state["velocity"])
+        achieved = float32_rows(xp, state["position"], state["velocity"])
         return achieved, xp.zeros_like(achieved) + xp.asarray(goal, dtype=xp.float32, device=achieved.device)
 
     def goal_reward(achieved: Numbers, desired: Numbers) -> tuple[Numbers, Numbers]:
@@ -167,7 +162,7 @@ def goal_pendulum(
         return following, reward, discount, (discount > 0) & (following["step"] == limit)
 
     def goals(state: RulesState) -> tuple[Numbers, Numbers]:
-        return _float32(xp, upright(state["angle"]), state["speed"]), _float32(
+        return float32_rows(xp, upright(state["angle"]), state["speed"]), float32_rows(
             xp, state["desired_angle"], state["desired_speed"]
         )
 
@@ -176,7 +171,7 @@ def goal_pendulum(
 
     def show(state: RulesState) -> Numbers:
         angle = state["angle"]
-        return xp.concat([_float32(xp, xp.cos(angle), xp.sin(angle), state["speed"]), *goals(state)], 1)
+        return xp.concat([float32_rows(xp, xp.cos(angle), xp.sin(angle), state["speed"]), *goals(state)], 1)
 
     def success(state: RulesState) -> Numbers:
         return goal_reward(*goals(state))[1] == 0
@@ -194,8 +189,8 @@ def goal_counter(xp: ModuleType, /) -> Toy:
     rules = sound.rules
 
     def show(state: RulesState) -> Numbers:
-        achieved = _float32(xp, (state["step"] - 5) / 8, (state["episode"] % 3) / 128)
-        desired = _float32(xp, 0.25 + 0.0 * state["step"], 0.0 * state["step"])
+        achieved = float32_rows(xp, (state["step"] - 5) / 8, (state["episode"] % 3) / 128)
+        desired = float32_rows(xp, 0.25 + 0.0 * state["step"], 0.0 * state["step"])
         return xp.concat([rules.show(state), achieved, desired], 1)
 
     def goal_reward(achieved: Numbers, desired: Numbers) -> tuple[Numbers, Numbers]:

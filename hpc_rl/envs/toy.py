@@ -42,6 +42,11 @@ def one_hot(xp: ModuleType, index: Numbers, size: int) -> Numbers:
     return xp.asarray(index[:, None] == xp.arange(size, device=index.device), dtype=xp.float32)
 
 
+def float32_rows(xp: ModuleType, *columns: Numbers) -> Numbers:
+    """[n, k] of k columns [n]: goals are compared as they are shown, so that a relabelled reward is the move's own."""
+    return xp.stack([xp.asarray(x, dtype=xp.float32) for x in columns], 1)
+
+
 def within(id: str, **limits: tuple[float, float, float]) -> None:
     """Raise BadEnvironment for the first argument whose (value, lowest, highest) is out of order."""
     for name, (value, low, high) in limits.items():
