@@ -37,6 +37,8 @@ def replay_server(context: RankContext) -> None:
     reporter = Reporter(context.files, timings, context.limits.started)
 
     def send_state() -> None:
+        while in_turn and (replay.answer() or intake.take()):
+            pass  # what has come by now belongs to the state, however late this rank looks
         context.gather({"stores": replay.state()}, [chief, *plan.of("replay_server")])
 
     while not control.stopping():
