@@ -249,13 +249,12 @@ def _sampling(
         central = central_sampler(lanes, policy, rank_spec, plan, ports, spec, timings, pulse)
         names = [plan.ranks[remote.peer].name for remote in central.remotes]
         return Sampling(central, Recording(files, recorded, [lane.columns for lane in central.lanes], names), dict)
-    count = 2 if job.sampler == "alternating" else 1
-    vector = own_sampler(lanes, policy, rank_spec, count, attempt.make_environment, timings, pulse_and_beat)
+    own = own_sampler(lanes, policy, rank_spec, job, attempt.make_environment, timings, pulse_and_beat)
     if rank_spec.role == "actor":
         ports.waiting.pulse = attempt.beat
     if resume and "sampler" in resume[0]:
-        vector.load(resume[0]["sampler"])
-    return Sampling(vector, Recording(files, recorded, [vector.columns], [rank_spec.name]), vector.state)
+        own.load(resume[0]["sampler"])
+    return Sampling(own, Recording(files, recorded, [own.columns], [rank_spec.name]), own.state)
 
 
 def _evaluation(

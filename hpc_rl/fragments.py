@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -13,6 +14,8 @@ from hpc_rl.types import ENDS, Actions, Leaf, Rows, Schema, Spec, Trajectory, Tr
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+X = TypeVar("X")
 
 _DISCOUNT = "0 where the move terminated the episode, -1 where the other player moves next, else 1"
 
@@ -65,7 +68,7 @@ def allocate(schema: Schema, steps: int, columns: int, stack: int) -> Tree:
     return {name: np.zeros(leaf.array_shape(steps, columns, stack), leaf.dtype) for name, leaf in schema.items()}
 
 
-def part(tree: Tree, prefix: str) -> Tree:
+def part(tree: Mapping[str, X], prefix: str) -> dict[str, X]:
     """The leaves below ``prefix/`` under their short names."""
     return {name.removeprefix(prefix + "/"): x for name, x in tree.items() if name.startswith(prefix + "/")}
 

@@ -116,6 +116,8 @@ def parse(table: Mapping[str, Any], name: str = "job") -> Job:
     _check_names(table)
     method = table["algorithm"]
     _check_keys(table, method)
+    if table.get("sampler") == "device" and isinstance(output := table.get("output", {}), Mapping):
+        table["output"] = {"record": 0.0, **output}
     hints = hints_of(Job)
     head: dict[str, Any] = {key: convert(key, table[key], hints[key]) for key in HEAD if key in table}
     sections: dict[str, Any] = {key: build(kind, table.get(key, {}), key) for key, kind in SECTIONS.items()}
@@ -197,6 +199,11 @@ def _check_meant(job: Job) -> None:
         raise BadJob(
             'schedule = "deterministic" needs actors that step their own columns; '
             'use sampler = "vector" or "alternating"'
+        )
+    if job.sampler == "device" and (processes := job.environment.processes):
+        raise BadJob(
+            f'environment.processes = {processes} does not go with sampler = "device", whose environments are tensors '
+            'of the rank itself; use 0, or sampler = "vector"'
         )
     if resources.tolerate_lost_actors:
         _check_tolerance(job)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from hpc_rl import job as jobs
 from hpc_rl.envs.base import BadEnvironment
 from hpc_rl.envs.make import describe, describe_sets, goal_reward, make
 from hpc_rl.envs.mixture import check_shares
-from hpc_rl.envs.of_rules import game_of_two
+from hpc_rl.envs.of_rules import game_of_two, on_device
 from hpc_rl.envs.opponents import path_of, run_of
 from hpc_rl.plan import Plan
 from hpc_rl.replay.relabel import check_goals, goals_of_observations
@@ -33,6 +35,8 @@ def check(job: Job, plan: Plan) -> None:
     id, arguments, experience = job.environment.id, job.environment.arguments, jobs.experience(job)
     spec = describe(id, arguments)
     describe_sets(id, arguments, job.evaluate.arguments, spec)
+    if job.sampler == "device":
+        on_device(id, arguments, np)
     for changes in ({}, *job.evaluate.arguments):
         opponent = {**arguments, **changes}.get("opponent")
         if (path := path_of(opponent)) is not None:

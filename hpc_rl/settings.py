@@ -69,7 +69,7 @@ class Resources:
 
 @dataclass(frozen=True)
 class Output:
-    record: Annotated[Fraction, "share of the columns whose every step is written"] = 1.0
+    record: Annotated[Fraction, "share of the columns whose every step is written; 0 with the device sampler"] = 1.0
     compression: Annotated[Literal["zstd", "gzip", "none"], "of the recorded segments"] = "zstd"
     segment_bytes: Annotated[PositiveInt, "bytes at which a segment is closed"] = 268_435_456
     segment_s: Annotated[Positive, "s, the age at which a segment is closed"] = 600.0
@@ -106,7 +106,9 @@ class Job:
     name: Annotated[str, "of the run; by default that of the file"]
     algorithm: Annotated[str, "the method: a file of hpc_rl/algorithms"]
     topology: Annotated[str, "which ranks there are and what they send each other"]
-    sampler: Annotated[Literal["vector", "alternating", "central"], "who steps the columns and who acts"] = "vector"
+    sampler: Annotated[Literal["vector", "alternating", "central", "device"], "who steps the columns and who acts"] = (
+        "vector"
+    )
     schedule: Annotated[
         Literal["free", "deterministic"], "of ranks that send experience; deterministic: repeats bitwise"
     ] = "free"

@@ -99,6 +99,35 @@ def samplers(as_json: bool) -> None:
 
 
 @bench.command()
+@job_options
+@click.option("--columns", multiple=True, type=click.IntRange(min=1), help="Numbers of columns; repeat it.")
+@click.option("--seconds", default=0.5, callback=positive_seconds, show_default=True, help="Of each measurement.")
+@click.option("--stepping-only", is_flag=True, help="Without training.")
+@click.option("--plot", "picture", type=click.Path(path_type=Path), help="Also draw it, as PNG, PDF or SVG.")
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
+def env(
+    job: str,
+    ranks: int | None,
+    overrides: tuple[str, ...],
+    columns: tuple[int, ...],
+    seconds: float,
+    stepping_only: bool,
+    picture: Path | None,
+    as_json: bool,
+) -> None:
+    """Moves per second of JOB's device sampler against its columns: stepping, with inference, with training."""
+    from dataclasses import asdict
+
+    from hpc_rl.bench.env import WIDTHS, measure, plot, render
+
+    settings = load_job(job, ranks, overrides)
+    rows = measure(settings, columns or WIDTHS, seconds, not stepping_only)
+    click.echo(json.dumps([asdict(row) for row in rows]) if as_json else render(rows))
+    if picture is not None:
+        plot(rows, f"{settings.environment.id}, one core", picture)
+
+
+@bench.command()
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 def counters(as_json: bool) -> None:
     """What counting one update costs, by columns and moves per fragment."""

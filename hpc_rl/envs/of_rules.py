@@ -58,6 +58,27 @@ def environment_of(id: str, arguments: dict[str, Any], columns: int) -> RulesEnv
     return RulesEnvironment(rules, columns, toy.follow, toy.effect)
 
 
+def on_device(id: str, arguments: dict[str, Any], xp: ModuleType) -> Toy:
+    """What the device sampler steps, with torch; NumPy will do to see whether it can.
+
+    Raises:
+        BadEnvironment: as `toy_of`, and where the environment is not made of Rules, or something of it needs the host.
+    """
+    made = None if id == mixture.ID else toy_of(id, arguments, xp)
+    if made is None:
+        reason = f"{id} is not made of Rules"
+    elif made[1] is not None:
+        reason = f"the opponent of {id} moves on the host"
+    elif made[0].effect is not None:
+        reason = f"{id} does more than move, and does it on the host"
+    else:
+        return made[0]
+    raise BadEnvironment(
+        f'sampler = "device" steps an environment as tensors, and {reason}; use sampler = "vector", or an environment '
+        "made of Rules (docs/write-an-environment.md), as toy/cartpole is"
+    )
+
+
 def _maker(id: str) -> Callable[..., Toy] | None:
     """(array module, own arguments) -> Toy."""
     if id.startswith("toy/"):

@@ -112,15 +112,16 @@ def _alike(expected: Any, saved: Any, key: str) -> None:
 
 
 def _lanes(state: Mapping[str, Any], policy: Policy, columns: int) -> None:
-    """Every column has its stream, its steps and, where environments were saved, what its policy saw last."""
+    """Every column has its stream or key, its steps and, where environments were saved, what its policy saw last."""
     if sorted(int(column) for column in state["columns"]) != list(range(columns)):
         raise ValueError(f"sampler does not hold the columns 0 to {columns - 1}")
     for name in ("steps", "first", "reward", "running_return", "running_length", "bad_rows"):
         if tuple(state[name].shape) != (columns,):
             raise ValueError(f"sampler/{name} is {tuple(state[name].shape)}, this job needs ({columns},)")
-    if len(state["streams"]) != columns:
-        raise ValueError(f"sampler holds {len(state['streams'])} streams of {columns}")
-    for saved in state["streams"]:
+    draws = state["keys" if "keys" in state else "streams"]
+    if len(draws) != columns:
+        raise ValueError(f"sampler holds {len(draws)} random streams of {columns}")
+    for saved in draws if "streams" in state else ():
         np.random.PCG64(0).state = saved
     if state["environment"] is not None:
         if absent := policy.carry.keys() - state["carry"].keys():

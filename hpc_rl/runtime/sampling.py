@@ -6,16 +6,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from hpc_rl.algorithms.base import Policy
 from hpc_rl.envs.base import Environment
+from hpc_rl.envs.of_rules import on_device
+from hpc_rl.envs.toy import Toy
 from hpc_rl.fragments import allocate
 from hpc_rl.plan import Plan, RankSpec
 from hpc_rl.runtime.messages import schemas
 from hpc_rl.samplers.base import Timings, episode_seeds, streams
 from hpc_rl.samplers.central import Central, Remote
+from hpc_rl.samplers.device import Device, keys_of
 from hpc_rl.samplers.lanes import Lane
 from hpc_rl.samplers.vector import Vector
+from hpc_rl.settings import Job
 from hpc_rl.transport.ports import Ports
 from hpc_rl.types import Array, Spec, Tree
 
@@ -29,31 +34,47 @@ class Lanes:
     steps: Mapping[str, int]  # column -> env steps up to the checkpoint; empty where the run begins
 
     def start(self, policy: Policy, environment: Environment, columns: Array) -> Lane:
-        """Columns with their own streams; resumed, steps are counted from where the checkpoint ends.
-
-        An attempt without a checkpoint repeats the first one.
-        """
-        numbers, key = columns.tolist(), self.attempt if self.steps else 0
+        """Columns with their own streams; resumed, steps are counted from where the checkpoint ends."""
+        numbers, key = columns.tolist(), self.key
         lane = Lane(environment, policy, columns, streams(self.seed, "act", numbers, key))
         lane.attempt = self.attempt
         lane.start(episode_seeds(self.seed, "episode", numbers, key))
-        if self.steps:
-            lane.steps = np.array([self.steps.get(str(column), 0) for column in numbers], np.int64)
+        lane.steps = self.before(columns)
         return lane
+
+    def tensors(self, toy: Toy, policy: Policy, columns: Array, timings: Timings, pulse: Callable[[], None]) -> Device:
+        """The same columns as tensors, with keys for their streams."""
+        keys = keys_of(self.seed, "act", columns, self.key)
+        return Device(toy, policy, columns, keys, self.before(columns), self.attempt, timings, pulse)
+
+    @property
+    def key(self) -> int:
+        """Of the attempt's random streams: without a checkpoint it repeats the first one."""
+        return self.attempt if self.steps else 0
+
+    def before(self, columns: Array) -> Array:
+        """Env steps int64 [b] that these columns made up to the checkpoint."""
+        return np.array([self.steps.get(str(column), 0) for column in columns], np.int64)
 
 
 def own_sampler(
     lanes: Lanes,
     policy: Policy,
     rank_spec: RankSpec,
-    count: int,
+    job: Job,
     make_environment: Callable[[int, int], Environment],
     timings: Timings,
     pulse: Callable[[], None],
-) -> Vector:
-    """This rank's columns in ``count`` lanes: two are the alternating sampler. Without columns there is no lane."""
-    threads = max(1, rank_spec.threads)
-    parts = np.array_split(np.array(rank_spec.columns, np.int32), count) if rank_spec.columns else []
+) -> Vector | Device:
+    """This rank's columns: tensors on its policy's device, or lanes, of which the alternating sampler has two. Without
+    columns there is nothing to fill."""
+    if not rank_spec.columns:
+        return Vector([], timings, pulse)
+    columns = np.array(rank_spec.columns, np.int32)
+    if job.sampler == "device":
+        toy = on_device(job.environment.id, job.environment.arguments, torch)
+        return lanes.tensors(toy, policy, columns, timings, pulse)
+    threads, parts = max(1, rank_spec.threads), np.array_split(columns, 2 if job.sampler == "alternating" else 1)
     return Vector([lanes.start(policy, make_environment(len(x), threads), x) for x in parts], timings, pulse)
 
 
