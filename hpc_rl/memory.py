@@ -34,6 +34,7 @@ SERVER_BYTES = 46 * MIB  # the fork server of environment processes, and Python'
 CHILD_BYTES = 7 * MIB  # what one of those processes does not share with the server
 ATARI_RATIO = 100  # frames of Atari games with zstd; measured on Pong
 GAME_BYTES = int(1.7 * MIB)  # one emulator with its frames
+TENSOR_COLUMN_BYTES = 1 << 10  # a column of the device sampler, with what a move computes on the way
 PIECES = 4  # of a replay, copied and compressed at a time while they are written
 BUFFER_BYTES = 32 * MIB  # the most that a recorder holds back of one leaf
 
@@ -160,7 +161,8 @@ def budget(figures: Figures, rank: RankSpec) -> dict[str, float]:
         games = min(EVALUATED_TOGETHER, max(figures.job.evaluate.episodes, 0 if judging else REPORT_GAMES))
         parts["games that judge"] = games * ((GAME_BYTES if atari else 16 << 10) + method.act_bytes)
     if width and (rank.role != "actor" or not plan.of("env_worker")):
-        parts["environments"] = width * (GAME_BYTES if atari else 16 << 10)
+        of_one = TENSOR_COLUMN_BYTES if figures.job.sampler == "device" else GAME_BYTES if atari else 16 << 10
+        parts["environments"] = width * of_one
         if processes := figures.job.environment.processes:
             parts["environment processes"] = SERVER_BYTES + processes * CHILD_BYTES
     return parts

@@ -27,7 +27,8 @@ from hpc_rl.fragments import allocate, trajectory, trajectory_schema
 from hpc_rl.optim.alone import Alone
 from hpc_rl.plan import Plan
 from hpc_rl.samplers.base import Timings
-from hpc_rl.samplers.device import Device, keys_of
+from hpc_rl.samplers.device import Device
+from hpc_rl.samplers.uniforms import keys_of
 from hpc_rl.settings import Job
 from hpc_rl.types import ActOutput, Schema, Spec, Step, Tree
 
@@ -49,10 +50,10 @@ class Row:
 class Drawn:
     """A policy of random actions that were drawn before, whose network is only there to say the device."""
 
-    def __init__(self, spec: Spec, columns: int, device: torch.device) -> None:
-        generator = np.random.default_rng(1)
+    def __init__(self, spec: Spec, columns: int) -> None:
+        generator, self.net = np.random.default_rng(1), nn.Linear(1, 1)
+        device = self.net.weight.device
         self.actions = to_device(random_actions(spec.actions, (DRAWN, columns), generator), device)
-        self.net: nn.Module = nn.Linear(1, 1).to(device=device)
         self.noise, self.fragment_noise, self.turn = 0, 0, 0
         self.extras: Schema = {}
         self.carry: Schema = {}
@@ -84,37 +85,36 @@ def _wide(job: Job, columns: int) -> Job:
 
 def _row(job: Job, seconds: float, training: bool) -> Row:
     agent, plan, columns = agent_of(job), jobs.plan(job), job.environment.columns
-    device = torch.get_default_device()
     torch.manual_seed(job.seed)
     policy = agent.make_policy()
-    kinds = {"step": _collect(job, plan, Drawn(agent.spec, columns, device)), "infer": _collect(job, plan, policy)}
+    alone, short = tensors(job, plan, Drawn(agent.spec, columns), columns)
+    sampler, tree = tensors(job, plan, policy, columns)
+    work = {"step": lambda: alone.collect(short, lambda: 0), "infer": lambda: sampler.collect(tree, lambda: 0)}
     if training:
-        collect, tree = kinds["infer"]
         learner, items = agent.make_learner(policy, Alone()), agent.experience.items[0].name
 
         def train() -> None:
-            collect()
-            learner.update({items: trajectory([tree], agent.spec, str(device))}, 0.0)
+            sampler.collect(tree, lambda: 0)
+            learner.update({items: trajectory([tree], agent.spec, str(sampler.device))}, 0.0)
 
-        kinds["train"] = train, tree
+        work["train"] = train
     rates: dict[str, list[float]] = {name: [] for name in ("step", "infer", "train")}
     for block in range(BLOCKS + 1):
-        for name, (work, tree) in kinds.items():
-            rate = _rate(work, tree["reward"].size, seconds)
+        for name, collect in work.items():
+            rate = _rate(collect, tree["reward"].size, seconds)
             if block:  # the first one warms up
                 rates[name].append(rate)
     return Row(columns, **{name: median(x) if x else 0.0 for name, x in rates.items()})
 
 
-def _collect(job: Job, plan: Plan, policy: Policy) -> tuple[Callable[[], None], Tree]:
-    """What fills a fragment by this policy, and the fragment."""
+def tensors(job: Job, plan: Plan, policy: Policy, width: int) -> tuple[Device, Tree]:
+    """A sampler of ``width`` columns that act by this policy, and a fragment for it. Raises BadEnvironment."""
     toy = on_device(job.environment.id, job.environment.arguments, torch)
-    columns = np.arange(job.environment.columns, dtype=np.int32)
+    columns = np.arange(width, dtype=np.int32)
     spec, keys = toy.rules.spec, keys_of(job.seed, "act", columns, 0)
-    sampler = Device(toy, policy, columns, keys, np.zeros(len(columns), np.int64), 0, Timings())
+    sampler = Device(toy, policy, columns, keys, np.zeros(width, np.int64), 0, Timings())
     schema = trajectory_schema(spec, policy.extras, policy.carry, policy.fragment_noise)
-    tree = allocate(schema, plan.steps, len(columns), spec.stack)
-    return lambda: sampler.collect(tree, lambda: 0), tree
+    return sampler, allocate(schema, plan.steps, width, spec.stack)
 
 
 def _rate(work: Callable[[], None], size: int, seconds: float) -> float:

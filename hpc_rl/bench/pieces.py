@@ -19,6 +19,7 @@ from hpc_rl import job as jobs
 from hpc_rl.agent import Agent, agent_of
 from hpc_rl.algorithms.base import Policy
 from hpc_rl.bench.batches import batch_shapes, items_schema, random_actions, random_legal, random_tree
+from hpc_rl.bench.env import Drawn, tensors
 from hpc_rl.bench.flops import Flops
 from hpc_rl.config import BadJob
 from hpc_rl.devices import to_device, to_host
@@ -63,13 +64,12 @@ def pieces(job: Job) -> Iterator[Pieces]:
         raise BadJob(f"{job.algorithm} learns from recorded moves: there is no rate of env steps to compare with")
     columns = next(len(rank.columns) for rank in plan.ranks if rank.columns)
     torch.manual_seed(job.seed)
-    environment = make(job.environment.id, job.environment.arguments, columns, 1)
+    step, observation, rules_state, close = _stepping(job, plan, agent, columns)
     try:
         precision = _precision(job, agent.spec)
-        observation = environment.reset(np.arange(columns))
         work = {
-            "env": _step(environment, agent.rules, job.seed),
-            "infer": _infer(_policy(agent, precision), observation, environment.rules_state),
+            "env": step,
+            "infer": _infer(_policy(agent, precision), observation, rules_state),
             "learn": _learn(job, plan, agent, _policy(agent, precision)),
             "peak": _peak(precision),
         }
@@ -79,7 +79,25 @@ def pieces(job: Job) -> Iterator[Pieces]:
             moves = work["learn"]()
         yield Pieces(work, agent.experience, flops.total / moves)
     finally:
-        environment.close()
+        close()
+
+
+def _stepping(
+    job: Job, plan: Plan, agent: Agent, columns: int
+) -> tuple[Work, Array, RulesState | None, Callable[[], None]]:
+    """Moves by random actions, what is seen first, the state of the Rules, and what ends it."""
+    if job.sampler == "device":
+        sampler, tree = tensors(job, plan, Drawn(agent.spec, columns), columns)
+        observation, state = to_host(sampler.shown), {name: to_host(x) for name, x in sampler.memory.items()}
+
+        def work() -> float:
+            sampler.collect(tree, lambda: 0)
+            return float((~tree["first"][1:]).sum())
+
+        return work, observation, state, sampler.close
+    environment = make(job.environment.id, job.environment.arguments, columns, 1)
+    observation = environment.reset(np.arange(columns))
+    return _step(environment, agent.rules, job.seed), observation, environment.rules_state, environment.close
 
 
 def _step(environment: Environment, rules: Rules | None, seed: int) -> Work:

@@ -18,6 +18,7 @@ MOST_MOVES = 100_000
 ONE = Actions("box", (1,), (-1.0,), (1.0,))
 GRAVITY = 9.8  # m/s²
 
+POLE = ("place", "speed", "angle", "spin")
 NAMES = ("upper", "lower", "upper_speed", "lower_speed")  # of Acrobot's rods
 MOST_SPEED = {"upper_speed": 4 * math.pi, "lower_speed": 9 * math.pi}  # rad/s
 TILT, TRACK = 12 * 2 * math.pi / 360, 2.4  # CartPole ends beyond: rad, m
@@ -29,8 +30,8 @@ def cartpole(xp: ModuleType, /, *, limit: int = 500) -> Toy:
     whole, half, lever = 1.1, 0.5, 0.05  # kg, m to the pole's middle, kg m
 
     def begin(u: Numbers) -> RulesState:
-        names = ("place", "speed", "angle", "spin")
-        return {name: 0.1 * u[:, k] - 0.05 for k, name in enumerate(names)} | {"step": zeros(xp, u)}
+        start = 0.1 * u - 0.05
+        return {name: start[:, k] for k, name in enumerate(POLE)} | {"step": zeros(xp, u)}
 
     def move(state: RulesState, action: Numbers, u: Numbers) -> Outcome:
         speed, angle, spin = state["speed"], state["angle"], state["spin"]

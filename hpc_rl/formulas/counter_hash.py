@@ -46,6 +46,9 @@ def unit(xp: ModuleType, bits: Numbers, double: bool) -> Numbers:
 
 
 def uniforms(xp: ModuleType, key: Numbers, row: Numbers, count: int, double: bool = False) -> Numbers:
-    """Standard uniforms [n, count] for row [n] of keys [n], both int64: number k of a row is the same for any count."""
+    """Standard uniforms [.., count] for the rows [..] of keys [..], both int64, which may be broadcast.
+
+    Number k of a row is the same for any count.
+    """
     numbers = xp.arange(1, count + 1, device=key.device) * GOLDEN
-    return unit(xp, finalised(following(key, row)[:, None] + numbers), double)
+    return unit(xp, finalised(following(key, row)[..., None] + numbers), double)

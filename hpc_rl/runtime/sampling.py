@@ -17,8 +17,9 @@ from hpc_rl.plan import Plan, RankSpec
 from hpc_rl.runtime.messages import schemas
 from hpc_rl.samplers.base import Timings, episode_seeds, streams
 from hpc_rl.samplers.central import Central, Remote
-from hpc_rl.samplers.device import Device, keys_of
+from hpc_rl.samplers.device import Device
 from hpc_rl.samplers.lanes import Lane
+from hpc_rl.samplers.uniforms import keys_of
 from hpc_rl.samplers.vector import Vector
 from hpc_rl.settings import Job
 from hpc_rl.transport.ports import Ports

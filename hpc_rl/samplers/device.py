@@ -22,24 +22,16 @@ from torch import Tensor
 from hpc_rl.algorithms.base import Policy
 from hpc_rl.devices import to_device, to_host
 from hpc_rl.envs.toy import Toy
-from hpc_rl.formulas.counter_hash import following, uniforms
 from hpc_rl.fragments import part
 from hpc_rl.samplers.bad_rows import BadRows
-from hpc_rl.samplers.base import PURPOSES, Timings
+from hpc_rl.samplers.base import Timings
 from hpc_rl.samplers.columns import chosen
 from hpc_rl.samplers.tensor_rules import checked
+from hpc_rl.samplers.uniforms import ACT, BEGIN, FRAGMENT, MOVE, Uniforms
 from hpc_rl.types import Array, RulesState, Step, Tree
 
-ACT, BEGIN, MOVE, FRAGMENT = range(4)  # what uniforms of a row are for
 SAVED = ("keys", "rows", "first", "ended", "reward", "running_return", "running_length")
 """Of a column, beside its steps, its policy's carry and its environment."""
-
-
-def keys_of(seed: int, purpose: str, columns: Array, attempt: int) -> Array:
-    """The key int64 [b] of each column's uniforms; see `streams`, which is keyed alike."""
-    key = following(np.array([seed], np.int64), PURPOSES[purpose])
-    keys: Array = following(following(key, attempt), columns.astype(np.int64))
-    return keys
 
 
 class Device:
@@ -72,28 +64,38 @@ class Device:
         self.first, self.ended = self._filled(True), self._filled(False)
         self.reward, self.running_return = self._filled(0.0), self._filled(0.0, torch.float64)
         self.running_length = self._filled(0, torch.int32)
-        self.double = False
-        if any(x.dtype == torch.float64 for x in self._begun().values()):
-            self.double = True  # a constant in float64 makes its state wider: then it is that from its beginning
-        self.memory = self._begin()
+        self.memory, self.double = self._begun()
         shape, dtype = (len(columns), *self.spec.observation), getattr(torch, self.spec.dtype)
         self.shown = torch.zeros(shape, dtype=dtype, device=self.device)
         self._look()
-
-    def _begun(self) -> RulesState:
-        """The state after a first move, which shows what numbers these Rules compute with. Raises BadEnvironment."""
-        return checked(self.rules, self._begin(), self._uniforms(MOVE, self.rules.move_uniforms))
+        self._draw_from_here()
 
     def _filled(self, value: float | bool, dtype: torch.dtype | None = None) -> Tensor:
         return torch.full((len(self.columns),), value, dtype=dtype, device=self.device)
 
-    def _uniforms(self, purpose: int, count: int, double: bool = False) -> Tensor:
-        """[b, count] of the present row of every column."""
-        drawn: Tensor = uniforms(torch, following(self.keys, purpose), self.rows, count, double)
-        return drawn
+    def _begun(self) -> tuple[RulesState, bool]:
+        """The state of the first row, and whether it has float64: a constant in it makes a state wider, and then it
+        shall be that from its beginning. Raises BadEnvironment where an answer is not what Rules promise."""
+        rules, double = self.rules, False
+        while True:
+            begin, move = (self._uniforms(purpose, double) for purpose in (BEGIN, MOVE))
+            state = rules.begin(begin.row())
+            wide = any(x.dtype == torch.float64 for x in checked(rules, state, move.row()).values())
+            if wide == double:
+                return state, double
+            double = wide
 
-    def _begin(self) -> RulesState:
-        return self.rules.begin(self._uniforms(BEGIN, self.rules.begin_uniforms, self.double))
+    def _uniforms(self, purpose: int, double: bool = False) -> Uniforms:
+        """From the present row of every column on."""
+        rules, policy = self.rules, self.policy
+        counts = {ACT: policy.noise, BEGIN: rules.begin_uniforms, MOVE: rules.move_uniforms}
+        counts[FRAGMENT] = policy.fragment_noise
+        return Uniforms(self.keys, self.rows, purpose, counts[purpose], double)
+
+    def _draw_from_here(self) -> None:
+        self.to_act, self.to_move = self._uniforms(ACT), self._uniforms(MOVE, self.double)
+        self.to_begin = self._uniforms(BEGIN, self.double)
+        self.to_begin.row()  # of the present row, which has begun
 
     @property
     def steps(self) -> Array:
@@ -107,7 +109,7 @@ class Device:
         fixed = self._open(leaves, newest())
         for t in range(len(tree["reward"])):
             now = time.perf_counter()
-            noise = torch.cat([fixed, self._uniforms(ACT, self.policy.noise)], 1)
+            noise = torch.cat([fixed, self.to_act.row()], 1)
             step = Step(self._seen(), self.first, self.reward, self.memory)
             output = self.policy.act(step, self.carry, self.exploration, noise)
             self.carry = output.carry
@@ -131,7 +133,7 @@ class Device:
         leaves["version"][:] = version
         for name, x in part(leaves, "carry").items():
             x[:] = self.carry[name]
-        fixed = self._uniforms(FRAGMENT, self.policy.fragment_noise)
+        fixed = self._uniforms(FRAGMENT).row()
         if self.policy.fragment_noise:
             leaves["noise"][:] = fixed
         if self.spec.stack > 1:
@@ -142,10 +144,9 @@ class Device:
     def _move(self, action: Tensor, leaves: dict[str, Tensor], t: int) -> None:
         """Move the columns that play and begin anew those whose last move ended."""
         rules, first, playing = self.rules, self.ended, ~self.ended
-        drawn = self._uniforms(MOVE, rules.move_uniforms, self.double)
-        moved, reward, discount, truncated = rules.move(self.memory, action, drawn)
+        moved, reward, discount, truncated = rules.move(self.memory, action, self.to_move.row())
         self.rows = self.rows + 1
-        fresh = self._begin()
+        fresh = rules.begin(self.to_begin.row())
         if self.follow is not None:
             fresh = self.follow(self.memory, fresh)
         self.memory = {name: torch.where(_beside(first, x), fresh[name], x) for name, x in moved.items()}
@@ -228,6 +229,7 @@ class Device:
         self.shown = self._like(self.shown, state["environment"]["shown"])
         for name in SAVED:
             setattr(self, name, self._like(getattr(self, name), state[name]))
+        self._draw_from_here()
 
     def _like(self, ours: Tensor, saved: Tensor) -> Tensor:
         return to_device(saved, ours.device).to(ours.dtype)

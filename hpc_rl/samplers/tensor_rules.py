@@ -20,7 +20,8 @@ def checked(rules: Rules, state: RulesState, u: Tensor) -> RulesState:
     """
     spec, b, device = rules.spec, len(u), u.device
     action = torch.zeros(b, *spec.actions.shape, dtype=getattr(torch, spec.actions.dtype), device=device)
-    if device.type == "cuda":
+    watched = device.type == "cuda" and torch.cuda.is_available()
+    if watched:
         torch.cuda.set_sync_debug_mode("error")
     try:
         after, reward, discount, truncated = rules.move(state, action, u)
@@ -30,7 +31,7 @@ def checked(rules: Rules, state: RulesState, u: Tensor) -> RulesState:
             "with, and choose by `where`, not by indices that the host would have to wait for"
         ) from error
     finally:
-        if device.type == "cuda":
+        if watched:
             torch.cuda.set_sync_debug_mode("default")
     if after.keys() != state.keys():
         names, all_names = ", ".join(sorted(after)), ", ".join(sorted(state))

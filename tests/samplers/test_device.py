@@ -28,7 +28,8 @@ from hpc_rl.formulas.counter_hash import uniforms
 from hpc_rl.fragments import allocate, trajectory_schema
 from hpc_rl.samplers.base import PURPOSES, Timings
 from hpc_rl.samplers.columns import chosen, merged
-from hpc_rl.samplers.device import ACT, BEGIN, FRAGMENT, MOVE, Device, keys_of
+from hpc_rl.samplers.device import Device
+from hpc_rl.samplers.uniforms import ACT, BEGIN, FRAGMENT, MOVE, keys_of
 from hpc_rl.types import ActOutput, Array, Leaf, Numbers, RulesState, Schema, Spec, Step, Tree
 from tests.contract.batches import WHOLE, config_of, policy_of
 
