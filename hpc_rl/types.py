@@ -142,8 +142,8 @@ class Rules:
     """An environment as pure functions of n games at once, so that it can be cloned, searched, and stepped on a device.
 
     A function of the array module makes them (`envs/toys.py`: ``catch(np, rows=6)``, ``catch(torch)``). They write into
-    no argument and draw nothing: all that is random lies in ``u``, standard uniforms [n, K] in float64, or in float32 on a
-    device. Discounts are those of `Trajectory`; rewards belong to the player who moves.
+    no argument and draw nothing: all that is random lies in ``u``, standard uniforms [n, K] in float64 (on a device in
+    float32). Discounts are those of `Trajectory`; rewards belong to the player who moves.
     """
 
     spec: Spec

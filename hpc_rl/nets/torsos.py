@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hpc_rl.nets.tanh import Tanh
+
 SMALLEST = 36  # pixels a side that the strides leave something of; smaller images are taken as vectors
 BLOCK = 4  # stride of every network's first convolution; its kernel is a multiple
 NETWORKS = {  # (channels, kernel, stride) of each convolution, then units of the dense layer
@@ -146,7 +148,7 @@ class ConvTorso(nn.Module):
 class MlpTorso(nn.Module):
     """Vectors or small arrays [.., *shape], bytes taken as 0..1 -> float32 features [n, units]; tanh by default."""
 
-    def __init__(self, shape: tuple[int, ...], hidden: tuple[int, ...], squash: type[nn.Module] = nn.Tanh) -> None:
+    def __init__(self, shape: tuple[int, ...], hidden: tuple[int, ...], squash: type[nn.Module] = Tanh) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         width = self.inputs = prod(shape)

