@@ -193,6 +193,8 @@ def _check_meant(job: Job) -> None:
     resources = job.resources
     if resources.inference == "actor" and job.sampler != "central":
         _refuse("resources.inference", resources.inference, 'sampler = "central"')
+    if resources.compile and job.sampler != "device":
+        _refuse("resources.compile", True, 'sampler = "device"')
     if resources.servers > 1 and job.topology in SENDING and resources.inference != "actor":
         _refuse("resources.servers", resources.servers, 'resources.inference = "actor"')
     if job.schedule == "deterministic" and job.sampler == "central":

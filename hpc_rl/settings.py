@@ -62,6 +62,9 @@ class Resources:
         dict[str, Literal["fp32", "bf16"]], "what auto chose, by processor; written at the start, left out by people"
     ] = field(default_factory=dict, hash=False)
     device: Annotated[Literal["auto", "cpu", "cuda"], "of ranks that learn; auto: a GPU where each finds one"] = "auto"
+    compile: Annotated[bool, "compile the device sampler's moves: seconds at the start, then several times as fast"] = (
+        False
+    )
     reduction: Annotated[Literal["mpi", "gloo", "nccl"], "what sums the gradients of several learners"] = "mpi"
     deadline_s: Annotated[Positive, "s, the longest wait for another rank"] = 120.0
     tolerate_lost_actors: Annotated[bool, "go on without actors that were killed, instead of ending"] = False

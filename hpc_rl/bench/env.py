@@ -112,7 +112,9 @@ def tensors(job: Job, plan: Plan, policy: Policy, width: int) -> tuple[Device, T
     toy = on_device(job.environment.id, job.environment.arguments, torch)
     columns = np.arange(width, dtype=np.int32)
     spec, keys = toy.rules.spec, keys_of(job.seed, "act", columns, 0)
-    sampler = Device(toy, policy, columns, keys, np.zeros(width, np.int64), 0, Timings())
+    sampler = Device(
+        toy, policy, columns, keys, np.zeros(width, np.int64), 0, Timings(), compiled=job.resources.compile
+    )
     schema = trajectory_schema(spec, policy.extras, policy.carry, policy.fragment_noise)
     return sampler, allocate(schema, plan.steps, width, spec.stack)
 

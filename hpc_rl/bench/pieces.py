@@ -88,7 +88,7 @@ def _stepping(
     """Moves by random actions, what is seen first, the state of the Rules, and what ends it."""
     if job.sampler == "device":
         sampler, tree = tensors(job, plan, Drawn(agent.spec, columns), columns)
-        observation, state = to_host(sampler.shown), {name: to_host(x) for name, x in sampler.memory.items()}
+        observation, state = to_host(sampler.row.shown), {name: to_host(x) for name, x in sampler.row.memory.items()}
 
         def work() -> float:
             sampler.collect(tree, lambda: 0)

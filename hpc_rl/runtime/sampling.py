@@ -43,10 +43,18 @@ class Lanes:
         lane.steps = self.before(columns)
         return lane
 
-    def tensors(self, toy: Toy, policy: Policy, columns: Array, timings: Timings, pulse: Callable[[], None]) -> Device:
+    def tensors(
+        self,
+        toy: Toy,
+        policy: Policy,
+        columns: Array,
+        timings: Timings,
+        pulse: Callable[[], None],
+        compiled: bool,
+    ) -> Device:
         """The same columns as tensors, with keys for their streams."""
         keys = keys_of(self.seed, "act", columns, self.key)
-        return Device(toy, policy, columns, keys, self.before(columns), self.attempt, timings, pulse)
+        return Device(toy, policy, columns, keys, self.before(columns), self.attempt, timings, pulse, compiled)
 
     @property
     def key(self) -> int:
@@ -74,7 +82,7 @@ def own_sampler(
     columns = np.array(rank_spec.columns, np.int32)
     if job.sampler == "device":
         toy = on_device(job.environment.id, job.environment.arguments, torch)
-        return lanes.tensors(toy, policy, columns, timings, pulse)
+        return lanes.tensors(toy, policy, columns, timings, pulse, job.resources.compile)
     threads, parts = max(1, rank_spec.threads), np.array_split(columns, 2 if job.sampler == "alternating" else 1)
     return Vector([lanes.start(policy, make_environment(len(x), threads), x) for x in parts], timings, pulse)
 

@@ -261,10 +261,10 @@ def test_what_is_drawn_for_one_thing_is_not_drawn_for_another() -> None:
 def test_states_have_the_numbers_that_they_compute_with(id: str, dtype: torch.dtype) -> None:
     """float32, or from the beginning float64 where a constant of the Rules would make them wider."""
     device, tree = sampler(id, {}, np.arange(2, dtype=np.int32))
-    begun = {name: x.dtype for name, x in device.memory.items()}
+    begun = {name: x.dtype for name, x in device.row.memory.items()}
     assert dtype in begun.values()
     fragments(device, tree, 1)
-    assert {name: x.dtype for name, x in device.memory.items()} == begun
+    assert {name: x.dtype for name, x in device.row.memory.items()} == begun
 
 
 @pytest.mark.parametrize("double", [False, True])
