@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from math import prod
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,8 +13,6 @@ from hpc_rl.types import ENDS, Actions, Leaf, Rows, Schema, Spec, Trajectory, Tr
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-X = TypeVar("X")
 
 _DISCOUNT = "0 where the move terminated the episode, -1 where the other player moves next, else 1"
 
@@ -68,7 +65,7 @@ def allocate(schema: Schema, steps: int, columns: int, stack: int) -> Tree:
     return {name: np.zeros(leaf.array_shape(steps, columns, stack), leaf.dtype) for name, leaf in schema.items()}
 
 
-def part(tree: Mapping[str, X], prefix: str) -> dict[str, X]:
+def part(tree: Tree, prefix: str) -> Tree:
     """The leaves below ``prefix/`` under their short names."""
     return {name.removeprefix(prefix + "/"): x for name, x in tree.items() if name.startswith(prefix + "/")}
 

@@ -14,8 +14,8 @@ from hpc_rl.devices import to_device, to_host
 from hpc_rl.envs.make import describe
 from hpc_rl.envs.matches import terms_of
 from hpc_rl.envs.opponents import Player, path_of
+from hpc_rl.formulas.counter_hash import seed_of, uniforms
 from hpc_rl.saved_policy import policy_of_run
-from hpc_rl.search.seeds import seed_of, uniforms
 from hpc_rl.storage.run_dir import BadRun
 from hpc_rl.types import ActOutput, Array, Rules, RulesState, Step
 
@@ -59,7 +59,7 @@ def consulted(policy: Policy, rules: Rules, state: RulesState, u: Array) -> ActO
     device = next(policy.net.parameters()).device
     there = {name: to_device(x, device) for name, x in state.items()}
     first, none = torch.ones(n, dtype=torch.bool, device=device), torch.zeros(n, device=device)
-    draws = uniforms(seed_of(u), policy.fragment_noise + policy.noise).astype(np.float32)
+    draws = uniforms(np, seed_of(u), policy.fragment_noise + policy.noise).astype(np.float32)
     with torch.no_grad():
         step = Step(rules.show(there), first, none, there)
         return policy.act(step, policy.initial_carry(n), none, to_device(draws, device))

@@ -42,6 +42,7 @@ from hpc_rl.algorithms import base
 from hpc_rl.config import Fraction, NonNegativeInt, Positive, PositiveInt
 from hpc_rl.devices import to_device, to_host
 from hpc_rl.experience import Experience, Items, Unsuited
+from hpc_rl.formulas.counter_hash import mixed
 from hpc_rl.formulas.returns import cut_scan
 from hpc_rl.nets.actions import ActionDistribution
 from hpc_rl.nets.board_moves import BoardHeads, PatternPolicy, suits
@@ -51,7 +52,6 @@ from hpc_rl.optim.group import Group, means
 from hpc_rl.optim.optimizers import make_optimizer
 from hpc_rl.search.mcts import Position, move_of, planted, search
 from hpc_rl.search.playouts import played_out
-from hpc_rl.search.seeds import mixed
 from hpc_rl.types import ActOutput, Array, Leaf, Rules, RulesState, Schema, Spec, Step, Trajectory, UpdateResult
 
 FIGURES = ("policy_loss", "entropy", "score")
@@ -147,7 +147,7 @@ class Contender:
     def _searched(self, state: RulesState) -> Array:
         """The most visited moves [n] of searches from n positions, from which all that is drawn follows."""
         n = len(next(iter(state.values())))
-        root = self._position({**state, SEED: np.zeros(n, np.uint64)}, np.zeros(n), np.ones(n))
+        root = self._position({**state, SEED: np.zeros(n, np.int64)}, np.zeros(n), np.ones(n))
         trees = planted(root, self.config.simulations + 1)
         search(trees, self._after, np.full(n, self.config.simulations), self.config.c_puct)
         best: Array = trees.visits[:, 0].argmax(-1)

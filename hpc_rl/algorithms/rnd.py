@@ -200,8 +200,7 @@ class Learner(base.Learner):
         acting = torch.stack([batch.extras[name] for name in VALUES], -1)
         value = torch.cat([acting, self.policy.net(batch.observation[-1:])[1]])  # [T+1, b, 2]
         extrinsic = gae(reward, config.discount * batch.discount, value[..., 0], weight, config.lambda_)
-        onward = (batch.discount != 0).float() if config.ends_at_goal else torch.ones_like(reward)
-        discount = config.intrinsic_discount * onward
+        discount = config.intrinsic_discount * (batch.discount != 0 if config.ends_at_goal else torch.ones_like(reward))
         novel = gae(intrinsic, discount, value[..., 1], weight, config.lambda_, through=True)
         target = torch.stack([extrinsic, novel], -1) + value[:-1]
         advantage = config.extrinsic_weight * extrinsic + config.intrinsic_weight * novel

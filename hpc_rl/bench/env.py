@@ -132,7 +132,9 @@ def render(rows: Sequence[Row]) -> str:
     lines = [
         f"{'columns':>10}{'stepping':>14}{'and inference':>16}{'and training':>16}   (moves of all columns per second)"
     ]
-    lines += [f"{row.columns:>10,}{row.step:>14,.0f}{row.infer:>16,.0f}{row.train:>16,.0f}" for row in rows]
+    for row in rows:
+        figures = [f"{x:,.0f}" if x else "-" for x in (row.step, row.infer, row.train)]
+        lines.append(f"{row.columns:>10,}{figures[0]:>14}{figures[1]:>16}{figures[2]:>16}")
     return "\n".join(lines)
 
 

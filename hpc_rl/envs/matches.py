@@ -22,9 +22,9 @@ import numpy as np
 
 from hpc_rl.envs.base import BadEnvironment
 from hpc_rl.envs.opponents import Player, check_name, seen
+from hpc_rl.formulas.counter_hash import mixed, seed_of, uniforms
 from hpc_rl.search.levels import at, legal_moves
 from hpc_rl.search.roots import drawn
-from hpc_rl.search.seeds import mixed, seed_of, uniforms
 from hpc_rl.types import Array, Rules, RulesState
 
 TERMS = ("opponent", "side", "opening_plies", "opening_depth")
@@ -86,7 +86,7 @@ def match(rules: Rules, player: Player, terms: Terms) -> Rules:
     def begin(u: Array) -> RulesState:
         own, seed = u[:, : rules.begin_uniforms], seed_of(u[:, rules.begin_uniforms])
         state = opening(rules, rules.begin(own), seed, terms)
-        other_first = uniforms(mixed(seed, 1), 1)[:, 0] < _SIDES[terms.side]
+        other_first = uniforms(np, mixed(seed, 1), 1)[:, 0] < _SIDES[terms.side]
         answered, _, discount, truncated = answer(rules, player, state, other_first, mixed(seed, 2))
         over = (discount == 0) | truncated
         return {name: _chosen(over, state[name], x) for name, x in answered.items()}
@@ -114,7 +114,7 @@ def answer(rules: Rules, player: Player, state: RulesState, waits: Array, seed: 
     reward, discount, truncated, turn = np.zeros(n), np.ones(n), np.zeros(n, bool), 0
     waiting = np.flatnonzero(waits)
     while len(waiting):
-        u = uniforms(mixed(seed[waiting], turn), 1 + rules.move_uniforms)
+        u = uniforms(np, mixed(seed[waiting], turn), 1 + rules.move_uniforms)
         there = at(state, waiting)
         action = np.asarray(player(there, u[:, 0]))
         _refuse_illegal(rules, there, action)
@@ -146,9 +146,9 @@ def opening(rules: Rules, state: RulesState, seed: Array, terms: Terms) -> Rules
 def random_moves(rules: Rules, state: RulesState, seed: Array, plies: tuple[int, int]) -> RulesState:
     """n games after between ``plies`` random moves, both included; a move that would end a game is not made."""
     low, high = plies
-    counts = low + np.floor(uniforms(seed, 1)[:, 0] * (high - low + 1))
+    counts = low + np.floor(uniforms(np, seed, 1)[:, 0] * (high - low + 1))
     for ply in range(high):
-        u = uniforms(mixed(seed, 1 + ply), 1 + rules.move_uniforms)
+        u = uniforms(np, mixed(seed, 1 + ply), 1 + rules.move_uniforms)
         action = drawn(legal_moves(rules, state).astype(float), u[:, 0])
         following, _, discount, truncated = rules.move(state, action, u[:, 1:])
         stays = (ply >= counts) | (discount == 0) | truncated

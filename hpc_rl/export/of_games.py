@@ -24,9 +24,9 @@ from hpc_rl.envs.opponents import CHECKPOINT, Player, check_name, player_of
 from hpc_rl.export.base import NotExported, new
 from hpc_rl.export.fragments_of import ending, laid
 from hpc_rl.export.from_minari import Imported, finish, stand_in
+from hpc_rl.formulas.counter_hash import mixed, seed_of, uniforms
 from hpc_rl.fragments import trajectory_schema
 from hpc_rl.search.levels import at, legal_moves
-from hpc_rl.search.seeds import mixed, seed_of, uniforms
 from hpc_rl.storage import provenance
 from hpc_rl.storage.run_dir import create
 from hpc_rl.storage.trajectories import Recorder
@@ -141,7 +141,7 @@ def played(rules: Rules, players: tuple[Player, Player], u: Array, plies: int) -
     state = opening(rules, rules.begin(u[:, :-1]), seed, Terms("random", plies=(plies, plies)))
     games, going, turn = [Game() for _ in u], np.arange(len(u)), 0
     while len(going):
-        draws = uniforms(mixed(mixed(seed[going], 1), turn), 1 + rules.move_uniforms)
+        draws = uniforms(np, mixed(mixed(seed[going], 1), turn), 1 + rules.move_uniforms)
         action = np.asarray(players[turn % 2](state, draws[:, 0]))
         if not np.take_along_axis(legal_moves(rules, state), action[:, None], 1).all():
             raise NotExported(f"a player makes an illegal move of {rules.spec.id}; mend it, or name another")

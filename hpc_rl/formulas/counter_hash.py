@@ -32,23 +32,23 @@ def finalised(z: Numbers) -> Numbers:
     return z ^ _right(z, 31)
 
 
-def following(key: Numbers, salt: Numbers | int) -> Numbers:
+def seed_of(u: Numbers) -> Numbers:
+    """The int64 [n] key that a NumPy uniform u [n] stands for."""
+    return (u * 2.0**53).astype("int64")
+
+
+def mixed(key: Numbers, salt: Numbers | int) -> Numbers:
     """The key int64 [..] that follows from another and a number ≥ 0: the state ``salt`` + 1 steps on, hashed."""
     far = (salt + 1) * GOLDEN
     return finalised(key + (_signed(far % (1 << 64)) if isinstance(far, int) else far))
 
 
-def unit(xp: ModuleType, bits: Numbers, double: bool) -> Numbers:
-    """Standard uniforms [..], float64 of the upper 53 bits or float32 of the upper 24; always below 1."""
+def uniforms(xp: ModuleType, key: Numbers, count: int, double: bool = True) -> Numbers:
+    """Standard uniforms [.., count] of keys int64 [..]: float64 of the upper 53 bits of hashes, or float32 of 24.
+
+    Number k of a key is the same for any count, and always below 1.
+    """
+    bits = finalised(key[..., None] + xp.arange(1, count + 1, device=key.device) * GOLDEN)
     if double:
         return xp.asarray(_right(bits, 11), dtype=xp.float64) * 2.0**-53
     return xp.asarray(_right(bits, 40), dtype=xp.float32) * 2.0**-24
-
-
-def uniforms(xp: ModuleType, key: Numbers, row: Numbers, count: int, double: bool = False) -> Numbers:
-    """Standard uniforms [.., count] for the rows [..] of keys [..], both int64, which may be broadcast.
-
-    Number k of a row is the same for any count.
-    """
-    numbers = xp.arange(1, count + 1, device=key.device) * GOLDEN
-    return unit(xp, finalised(following(key, row)[..., None] + numbers), double)

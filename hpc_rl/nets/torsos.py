@@ -10,8 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hpc_rl.nets.tanh import Tanh
-
 SMALLEST = 36  # pixels a side that the strides leave something of; smaller images are taken as vectors
 BLOCK = 4  # stride of every network's first convolution; its kernel is a multiple
 NETWORKS = {  # (channels, kernel, stride) of each convolution, then units of the dense layer
@@ -58,11 +56,9 @@ def block_kernel(kernel: Tensor) -> Tensor:
 
 
 def rounded(p: nn.Parameter) -> Tensor:
-    """p in bf16 with its gradient: the same copy for as long as p does not change.
+    """p in bf16 with its gradient: the same copy while p and the buffer of its `Flat` have one version.
 
-    A pass over a large layer costs as much as its product with a small batch, and an actor would round the same weights
-    at every move. Whether p changed is told by the versions of p and of the buffer that a `Flat` keeps it in; without
-    one p is rounded anew.
+    A pass over a large layer costs as much as its product with a small batch; an actor would make one at every move.
     """
     buffer: Tensor | None = vars(p).get("buffer")
     if buffer is None:
@@ -74,9 +70,7 @@ def rounded(p: nn.Parameter) -> Tensor:
     return copy
 
 
-class _Rounding(torch.autograd.Function):
-    """The copy as a function of the parameter."""
-
+class _Rounding(torch.autograd.Function):  # the copy as a function of the parameter
     @staticmethod
     def forward(ctx: Any, p: Tensor, copy: Tensor) -> Tensor:
         return copy.detach()
@@ -145,6 +139,14 @@ class ConvTorso(nn.Module):
         return image.contiguous(memory_format=torch.channels_last).float()
 
 
+class Tanh(nn.Module):
+    """tanh [..], without gradients as 2 σ(2x) − 1, within 2e-7: 0.7 ns a number on AVX-512 against torch's 2.5."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        few = torch.is_grad_enabled() or x.numel() < 16_384 or x.device.type != "cpu"
+        return torch.tanh(x) if few else 2 * torch.sigmoid(2 * x) - 1
+
+
 class MlpTorso(nn.Module):
     """Vectors or small arrays [.., *shape], bytes taken as 0..1 -> float32 features [n, units]; tanh by default."""
 
@@ -170,10 +172,7 @@ class MlpTorso(nn.Module):
 
 
 class Lstm(nn.Module):
-    """Long short-term memory (Hochreiter and Schmidhuber 1997; gates as in Gers et al. 2000) over time-major features.
-
-    ``first`` opens an episode: the state before such a row is zero.
-    """
+    """LSTM (Hochreiter and Schmidhuber 1997; gates as in Gers et al. 2000), time-major; ``first`` zeroes its state."""
 
     def __init__(self, inputs: int, units: int) -> None:
         super().__init__()

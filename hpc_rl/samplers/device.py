@@ -21,7 +21,6 @@ from torch import Tensor
 from hpc_rl.algorithms.base import Policy
 from hpc_rl.devices import to_device, to_host
 from hpc_rl.envs.toy import Toy
-from hpc_rl.fragments import part
 from hpc_rl.samplers.bad_rows import BadRows
 from hpc_rl.samplers.base import Timings
 from hpc_rl.samplers.columns import chosen
@@ -70,7 +69,6 @@ class Device:
     def collect(self, tree: Tree, newest: Callable[[], int]) -> None:
         """Fill ``tree`` (leaves of `trajectory_schema`) with T moves of all columns, all by the same weights."""
         leaves = {name: to_device(x, self.device) for name, x in tree.items()}
-        extras = part(leaves, "extras")
         fixed = self._open(leaves, newest())
         for t in range(len(tree["reward"])):
             now, row = time.perf_counter(), self.row
@@ -79,8 +77,8 @@ class Device:
             output = self.policy.act(step, self.carry, self.exploration, noise)
             self.carry = output.carry
             leaves["action"][t] = output.action
-            for name, x in extras.items():
-                x[t] = output.extras[name]
+            for name, x in output.extras.items():
+                leaves[f"extras/{name}"][t] = x
             now = self.timings.timed("infer", now)
             self.row, made = self.moves.after(row, output.action)
             for name, x in made.items():
@@ -99,8 +97,9 @@ class Device:
         leaves["start"][:] = self.row.steps
         leaves["attempt"][:] = self.attempt
         leaves["version"][:] = version
-        for name, x in part(leaves, "carry").items():
-            x[:] = self.carry[name]
+        for name, x in leaves.items():
+            if name.startswith("carry/"):
+                x[:] = self.carry[name.removeprefix("carry/")]
         fixed = Uniforms(self.keys, self.row.rows, FRAGMENT, self.policy.fragment_noise).row()
         if self.policy.fragment_noise:
             leaves["noise"][:] = fixed
@@ -170,4 +169,4 @@ def _like(ours: Any, saved: Any) -> Any:
     """What was saved of tensors, in nested dicts, with the types and on the devices of ours."""
     if isinstance(ours, dict):
         return {name: _like(x, saved[name]) for name, x in ours.items()}
-    return to_device(saved, ours.device).to(ours.dtype)
+    return to_device(saved, ours.device).type(ours.dtype)

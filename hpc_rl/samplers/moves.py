@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hpc_rl.envs.base import BadEnvironment
 from hpc_rl.envs.toy import Toy
-from hpc_rl.formulas.counter_hash import following, uniforms
+from hpc_rl.formulas.counter_hash import mixed, uniforms
 from hpc_rl.samplers.tensor_rows import Row, advanced, opened
 from hpc_rl.samplers.tensor_rules import checked
 from hpc_rl.samplers.uniforms import BEGIN, MOVE, Uniforms
@@ -47,7 +47,7 @@ class Moves:
 
     def go_on(self, keys: Tensor, rows: Tensor) -> None:
         """Draw for what comes after ``rows`` int64 [b]."""
-        self.keys, self.purposes = keys, (following(keys, MOVE), following(keys, BEGIN))
+        self.keys, self.purposes = keys, (mixed(keys, MOVE), mixed(keys, BEGIN))
         self.move, self.begin = self._uniforms(MOVE, rows, self.double), self._uniforms(BEGIN, rows + 1, self.double)
 
     def after(self, row: Row, action: Tensor) -> Moved:
@@ -67,6 +67,6 @@ class Moves:
 
 def _drawn_and_advanced(toy: Toy, double: bool, move: Tensor, begin: Tensor, row: Row, action: Tensor) -> Moved:
     """`advanced` with uniforms of keys [b] for moves and for beginnings, as `Uniforms` draws them."""
-    u = uniforms(torch, move, row.rows, toy.rules.move_uniforms, double)
-    begin_u = uniforms(torch, begin, row.rows + 1, toy.rules.begin_uniforms, double)
+    u = uniforms(torch, mixed(move, row.rows), toy.rules.move_uniforms, double)
+    begin_u = uniforms(torch, mixed(begin, row.rows + 1), toy.rules.begin_uniforms, double)
     return advanced(toy, row, action, u, begin_u)

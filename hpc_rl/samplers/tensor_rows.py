@@ -52,25 +52,27 @@ def advanced(toy: Toy, row: Row, action: Tensor, u: Tensor, begin_u: Tensor) -> 
         fresh = toy.follow(row.memory, fresh)
     memory = {name: torch.where(beside(first, x), fresh[name], x) for name, x in moved.items()}
     shown = stack_after(rules.spec, row.shown, rules.show(memory), first)
-    reward = torch.where(first, 0.0, reward).float()
+    reward = reward.masked_fill(first, 0.0).float()
     ended = playing & ((discount == 0) | truncated)
     led = torch.nan_to_num(reward, 0.0, 0.0, 0.0)
     returned, length = row.running_return + led, row.running_length + playing
-    success = torch.nan if rules.success is None else rules.success(memory)
+    success = torch.full_like(led, torch.nan)
+    if rules.success is not None:
+        success = torch.where(ended, rules.success(memory), success)
     leaves = {
         "reward": reward,
-        "discount": torch.where(first, 1.0, discount),
-        "episode_return": torch.where(ended, returned, torch.nan),
-        "episode_length": torch.where(ended, length, 0),
-        "episode_success": torch.where(ended, success, torch.nan),
+        "discount": discount.masked_fill(first, 1.0),
+        "episode_return": returned.masked_fill(~ended, torch.nan),
+        "episode_length": length * ended,
+        "episode_success": success,
     }
-    running = torch.where(ended, 0.0, returned), torch.where(ended, 0, length)
+    running = returned.masked_fill(ended, 0.0), length.masked_fill(ended, 0)
     return Row(memory, shown, first, ended, led, *running, row.steps + playing, row.rows + 1), leaves
 
 
 def stack_after(spec: Spec, shown: Tensor, frame: Tensor, first: Tensor) -> Tensor:
     """[b, *O] with the newest frame [b, *frame], behind what fills a stack where ``first`` opens an episode."""
-    frame = frame.to(shown.dtype)
+    frame = frame.type(shown.dtype)
     if spec.stack == 1:
         return frame
     older = frame if spec.padding == "repeat" else torch.zeros_like(frame)

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from hpc_rl.formulas.counter_hash import mixed, seed_of, uniforms
 from hpc_rl.search.levels import at, legal_moves
 from hpc_rl.search.mcts import Position, Trees, planted, search
 from hpc_rl.search.playouts import played_out
 from hpc_rl.search.roots import drawn
-from hpc_rl.search.seeds import mixed, seed_of, uniforms
 from hpc_rl.types import Array, Rules, RulesState
 
 C = 2**0.5
@@ -46,13 +46,15 @@ def uct(rules: Rules, state: RulesState, simulations: int, u: Array, c: float = 
         on = np.flatnonzero(discount != 0)
         value, order = np.zeros(len(reward)), np.zeros((len(reward), rules.spec.actions.sizes[0]))
         legal = legal_moves(rules, at(state, on))
-        order[on] = np.where(legal, 1 + uniforms(mixed(seed[on], 1), legal.shape[1]), 0)  # the order of first visits
+        order[on] = np.where(
+            legal, 1 + uniforms(np, mixed(seed[on], 1), legal.shape[1]), 0
+        )  # the order of first visits
         value[on] = random_result(rules, at(state, on), mixed(seed[on], 2))
         return Position({**state, SEED: seed}, order, value, reward, discount)
 
     def model(state: RulesState, action: Array) -> Position:
         seed = mixed(state[SEED], 3 + action)
-        following, reward, discount, truncated = rules.move(state, action, uniforms(seed, rules.move_uniforms))
+        following, reward, discount, truncated = rules.move(state, action, uniforms(np, seed, rules.move_uniforms))
         return position(following, seed, reward, np.where(truncated, 0, discount))
 
     n = len(u)

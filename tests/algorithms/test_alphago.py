@@ -206,9 +206,9 @@ def test_a_leaf_is_worth_its_value_and_a_played_out_game(mix: float) -> None:
     state, _ = at_end(player)
     with torch.no_grad():
         player.net.rollout.place.data[4] += 100.0  # the fast policy takes 4 wherever it may
-        takes_4 = player._position({**state, "seed": np.zeros(1, np.uint64)}, np.zeros(1), np.ones(1)).value
+        takes_4 = player._position({**state, "seed": np.zeros(1, np.int64)}, np.zeros(1), np.ones(1)).value
         player.net.rollout.place.data[4] -= 200.0
-        takes_2 = player._position({**state, "seed": np.zeros(1, np.uint64)}, np.zeros(1), np.ones(1)).value
+        takes_2 = player._position({**state, "seed": np.zeros(1, np.int64)}, np.zeros(1), np.ones(1)).value
     assert takes_4 == pytest.approx((1 - mix) * np.tanh(0.5) + mix * -1.0)
     assert takes_2 == pytest.approx((1 - mix) * np.tanh(0.5) + mix * 0.0)
 
@@ -220,7 +220,7 @@ def test_the_priors_are_the_supervised_policys_or_the_improved_ones() -> None:
         prefer(player.net.policy, 2)
         state, _ = at_end(player)
         with torch.no_grad():
-            position = player._position({**state, "seed": np.zeros(1, np.uint64)}, np.zeros(1), np.ones(1))
+            position = player._position({**state, "seed": np.zeros(1, np.int64)}, np.zeros(1), np.ones(1))
         assert position.prior[0].argmax() == best and position.prior[0].sum() == pytest.approx(1)
         assert (position.prior[0] > 0).sum() <= 2
 

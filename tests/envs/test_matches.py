@@ -189,7 +189,7 @@ def test_a_player_may_move_twice() -> None:
         return np.zeros(len(u), np.int64)
 
     state, reward, discount, _ = answer(
-        rules, player, {"left": np.array([8, 8])}, np.array([True, False]), np.arange(2, dtype=np.uint64)
+        rules, player, {"left": np.array([8, 8])}, np.array([True, False]), np.arange(2, dtype=np.int64)
     )
     assert seen == [8, 7] and state["left"].tolist() == [6, 8]
     assert (reward.tolist(), discount.tolist()) == ([0, 0], [-1, 1])

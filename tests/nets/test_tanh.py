@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import torch
 
-from hpc_rl.nets.tanh import MANY, Tanh
+from hpc_rl.nets.torsos import Tanh
+
+MANY = 16_384
 
 
 def test_the_fast_way_is_tanh() -> None:

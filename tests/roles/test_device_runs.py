@@ -124,3 +124,8 @@ def test_it_is_refused_before_any_rank_starts() -> None:
     job = jobs.parse(table_of(HALF, environment={"id": "CartPole-v1", "columns": 6}))
     with pytest.raises(BadEnvironment, match="CartPole-v1 is not made of Rules"):
         check(job, jobs.plan(job))
+
+
+def test_what_compiles_nothing_is_refused() -> None:
+    with pytest.raises(BadJob, match=r'resources\.compile = True has no effect here: it applies to sampler = "device"'):
+        jobs.parse(table_of(HALF, sampler="vector", resources={"ranks": 1, "compile": True}))

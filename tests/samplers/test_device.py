@@ -8,6 +8,7 @@ length that counts the row of a new episode; the policy shown what is not finite
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from types import ModuleType
@@ -24,7 +25,7 @@ from hpc_rl.envs.make import describe
 from hpc_rl.envs.of_rules import on_device
 from hpc_rl.envs.toy import Toy
 from hpc_rl.envs.toys import counter
-from hpc_rl.formulas.counter_hash import uniforms
+from hpc_rl.formulas.counter_hash import mixed, uniforms
 from hpc_rl.fragments import allocate, trajectory_schema
 from hpc_rl.samplers.base import PURPOSES, Timings
 from hpc_rl.samplers.columns import chosen, merged
@@ -270,10 +271,10 @@ def test_states_have_the_numbers_that_they_compute_with(id: str, dtype: torch.dt
 @pytest.mark.parametrize("double", [False, True])
 def test_numpy_and_torch_draw_alike(double: bool) -> None:
     key, row = np.arange(5000) * 7919 - 10**15, np.arange(5000) // 3
-    one = uniforms(np, key, row, 5, double)
-    other = uniforms(torch, torch.from_numpy(key), torch.from_numpy(row), 5, double).numpy()
+    one = uniforms(np, mixed(key, row), 5, double)
+    other = uniforms(torch, mixed(torch.from_numpy(key), torch.from_numpy(row)), 5, double).numpy()
     assert one.tobytes() == other.tobytes() and one.dtype == other.dtype == (np.float64 if double else np.float32)
-    assert (one[:, :2] == uniforms(np, key, row, 2, double)).all()
+    assert (one[:, :2] == uniforms(np, mixed(key, row), 2, double)).all()
     assert one.min() >= 0 and one.max() < 1
     assert abs(one.mean() - 0.5) < 3 / np.sqrt(12 * one.size) and abs(np.corrcoef(one.T) - np.eye(5)).max() < 0.05
 
@@ -375,3 +376,35 @@ def test_answers_that_are_not_what_rules_promise_are_refused(change: str, words:
     toy = strange(change)
     with pytest.raises(BadEnvironment, match=words):
         made(toy, np.arange(2, dtype=np.int32), Hashed(toy.rules.spec))
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+def test_compiled_moves_are_the_same_moves() -> None:
+    """To rounding: sines and sums of the compiled pass may differ in their last digit."""
+    columns, trees = np.arange(64, dtype=np.int32), []
+    toy = on_device("toy/pendulum", {"limit": 9}, torch)
+    for compiled in (False, True):
+        policy, steps = Hashed(toy.rules.spec), np.zeros(64, np.int64)
+        device = Device(toy, policy, columns, keys_of(SEED, "act", columns, 0), steps, 0, Timings(), compiled=compiled)
+        schema = trajectory_schema(toy.rules.spec, policy.extras, policy.carry, policy.fragment_noise)
+        trees.append(fragments(device, allocate(schema, STEPS, 64, 1), 2)[1])
+    eager, fused = trees
+    for name, x in eager.items():
+        assert np.allclose(x, fused[name], atol=1e-4, equal_nan=True), name
+    assert np.isfinite(eager["episode_return"]).any()
+
+
+def test_what_cannot_be_compiled_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*arguments: Any, **options: Any) -> Callable[..., Any]:
+        def call(*rest: Any) -> Any:
+            raise RuntimeError("No working C++ compiler found\nand a long list")
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", refused)
+    toy, columns = on_device("toy/cartpole", {}, torch), np.arange(2, dtype=np.int32)
+    policy, steps = Hashed(toy.rules.spec), np.zeros(2, np.int64)
+    device = Device(toy, policy, columns, keys_of(SEED, "act", columns, 0), steps, 0, Timings(), compiled=True)
+    schema = trajectory_schema(toy.rules.spec, policy.extras, policy.carry, policy.fragment_noise)
+    with pytest.raises(BadEnvironment, match=r"cannot be compiled: No working C\+\+ compiler found; set resources"):
+        device.collect(allocate(schema, STEPS, 2, 1), lambda: 0)

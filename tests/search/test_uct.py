@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from hpc_rl.envs.games import connect_four, tictactoe
+from hpc_rl.formulas.counter_hash import mixed, seed_of, uniforms
 from hpc_rl.search.levels import at, move_values
-from hpc_rl.search.seeds import mixed, seed_of, uniforms
 from hpc_rl.search.uct import C, uct
 from hpc_rl.types import Array, Rules, RulesState
 from tests.search.test_levels import NO_U, positions
@@ -37,7 +37,7 @@ def played_out(rules: Rules, state: RulesState, seed: Array) -> float:
     sign, result, discount, ply = 1.0, 0.0, -1.0, 0
     while discount:
         moves = np.flatnonzero(rules.legal(state)[0])
-        u = uniforms(mixed(seed, ply), 1)[0, 0]
+        u = uniforms(np, mixed(seed, ply), 1)[0, 0]
         state, reward, after, _ = rules.move(state, moves[[int(u * len(moves))]], NO_U)
         discount, ply = float(after[0]), ply + 1
         result += sign * float(reward[0])
@@ -48,7 +48,7 @@ def played_out(rules: Rules, state: RulesState, seed: Array) -> float:
 def simulate(rules: Rules, node: Node) -> float:
     assert rules.legal is not None
     legal = np.flatnonzero(rules.legal(node.state)[0]).tolist()
-    order = uniforms(mixed(node.seed, 1), rules.spec.actions.sizes[0])[0]
+    order = uniforms(np, mixed(node.seed, 1), rules.spec.actions.sizes[0])[0]
     fresh = [a for a in legal if a not in node.visits]
     summed = sum(node.visits.values())
     if fresh:
