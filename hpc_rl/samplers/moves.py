@@ -25,7 +25,7 @@ class Moves:
     """
 
     def __init__(self, toy: Toy, keys: Tensor, compiled: bool = False) -> None:
-        self.toy, self.keys, self.compiled = toy, keys, compiled
+        self.toy, self.keys = toy, keys
         self.double = self._wide(False)
         self.fused = torch.compile(partial(_drawn_and_advanced, toy, self.double), dynamic=False) if compiled else None
         self.go_on(keys, torch.zeros_like(keys))
