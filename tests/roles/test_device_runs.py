@@ -34,7 +34,7 @@ def table_of(env_steps: int, ranks: int = 1, **changes: Any) -> dict[str, Any]:
         "algorithm": "a2c",
         "topology": "solo" if ranks == 1 else "allreduce",
         "sampler": "device",
-        "environment": {"id": "toy/cartpole", "arguments": {"limit": 30}, "columns": 6},
+        "environment": {"id": "toy/cartpole", "arguments": {"limit": 30}, "columns": 8},
         "budget": {"env_steps": env_steps},
         "resources": {"ranks": ranks, "threads": 1},
         "a2c": A2C,
@@ -53,13 +53,13 @@ def test_two_halves_equal_the_whole_bitwise(ranks: int, tmp_path: Path) -> None:
 
 
 def test_a_state_goes_on_with_other_ranks(tmp_path: Path) -> None:
-    """Random hashes do not know the rank: by weights that never learn, three ranks go on as one would have."""
+    """Random hashes do not know the rank: by weights that never learn, four ranks go on as one would have."""
     still = {"a2c": {**A2C, "learning_rate": 1e-30}}
     begun = run_job(table_of(HALF, 1, **still), tmp_path / "half")
-    three, _ = last(run_job(table_of(2 * HALF, 3, **still), tmp_path / "three", resume=begun))
+    four, _ = last(run_job(table_of(2 * HALF, 4, **still), tmp_path / "four", resume=begun))
     one, _ = last(run_job(table_of(2 * HALF, 1, **still), tmp_path / "one"))
-    assert differing(one["sampler"]["environment"]["memory"], three["sampler"]["environment"]["memory"]) == []
-    assert differing(one["sampler"]["rows"], three["sampler"]["rows"]) == []
+    assert differing(one["sampler"]["environment"]["memory"], four["sampler"]["environment"]["memory"]) == []
+    assert differing(one["sampler"]["rows"], four["sampler"]["rows"]) == []
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_processes_do_not_go_with_it() -> None:
 def test_it_is_refused_before_any_rank_starts() -> None:
     from hpc_rl.envs.base import BadEnvironment
 
-    job = jobs.parse(table_of(HALF, environment={"id": "CartPole-v1", "columns": 6}))
+    job = jobs.parse(table_of(HALF, environment={"id": "CartPole-v1", "columns": 8}))
     with pytest.raises(BadEnvironment, match="CartPole-v1 is not made of Rules"):
         check(job, jobs.plan(job))
 

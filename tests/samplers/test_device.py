@@ -210,10 +210,10 @@ def test_a_stack_is_what_the_environment_pads_it_with() -> None:
 
 @pytest.mark.parametrize(("id", "arguments"), PLACES, ids=IDS)
 def test_neither_width_nor_rank_changes_a_column(id: str, arguments: dict[str, Any]) -> None:
-    """256 columns together, or in parts of 64 and 19: bit by bit the same."""
-    columns = np.arange(256, dtype=np.int32)
+    """1 024 columns together, or in parts of 256, 64 and 19: bit by bit the same."""
+    columns = np.arange(1024, dtype=np.int32)
     expected = fragments(*sampler(id, arguments, columns), 2)
-    for part in (columns[:64], columns[64:128], columns[200:219], columns[255:]):
+    for part in (columns[:256], columns[960:], columns[200:219], columns[1023:]):
         for tree, other in zip(expected, fragments(*sampler(id, arguments, part), 2), strict=True):
             for name, x in other.items():
                 flat = x.ndim == 1 or name in ("noise", "carry/acted")
