@@ -84,6 +84,7 @@ def _wide(job: Job, columns: int) -> Job:
 
 
 def _row(job: Job, seconds: float, training: bool) -> Row:
+    torch.compiler.reset()  # what was compiled for another width counts towards a limit
     agent, plan, columns = agent_of(job), jobs.plan(job), job.environment.columns
     torch.manual_seed(job.seed)
     policy = agent.make_policy()

@@ -36,6 +36,7 @@ def opened(toy: Toy, u: Tensor, steps: Tensor) -> Row:
     first = torch.ones(columns, dtype=torch.bool, device=device)
     empty = torch.zeros(columns, *spec.observation, dtype=getattr(torch, spec.dtype), device=device)
     shown = stack_after(spec, empty, toy.rules.show(memory), first)
+    memory = {name: x.contiguous() for name, x in memory.items()}  # as after a move, or it is compiled for both
     return Row(memory, shown, first, ~first, zeros, zeros.double(), zeros.int(), steps, rows)
 
 
