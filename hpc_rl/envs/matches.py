@@ -72,12 +72,21 @@ def terms_of(id: str, arguments: Mapping[str, Any]) -> tuple[dict[str, Any], Ter
 
 
 def two_players(rules: Rules) -> bool:
-    """The other player moves next after a first move: what makes a game one of two."""
+    """The other player moves next after a first move: what makes a game one of two.
+
+    Raises:
+        BadEnvironment: the first move fails.
+    """
     if rules.spec.actions.kind != "discrete":
         return False
-    state = rules.begin(np.full((1, rules.begin_uniforms), 0.5))
-    action = legal_moves(rules, state).argmax(-1)
-    return bool(rules.move(state, action, np.full((1, rules.move_uniforms), 0.5))[2][0] < 0)
+    try:
+        state = rules.begin(np.full((1, rules.begin_uniforms), 0.5))
+        action = legal_moves(rules, state).argmax(-1)
+        discount = rules.move(state, action, np.full((1, rules.move_uniforms), 0.5))[2]
+        return bool(np.all(np.asarray(discount) < 0))  # one number for all games is as good as an array
+    except Exception as error:
+        told = " ".join(f"{type(error).__name__}: {error}".split())
+        raise BadEnvironment(f"{rules.spec.id}: the first move fails: {told}; mend its Rules") from error
 
 
 def match(rules: Rules, player: Player, terms: Terms) -> Rules:

@@ -10,6 +10,7 @@ ties of ":middle" drawn, or broken away from the middle.
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import pytest
 from hpc_rl.envs.base import BadEnvironment
 from hpc_rl.envs.games import connect_four, tictactoe
 from hpc_rl.envs.make import describe, describe_sets, make, rules
-from hpc_rl.envs.matches import Terms, answer, match, terms_of
+from hpc_rl.envs.matches import Terms, answer, match, terms_of, two_players
 from hpc_rl.envs.opponents import player_of
 from hpc_rl.envs.rules import RulesEnvironment
 from hpc_rl.search.levels import at, move_values
@@ -322,3 +323,26 @@ def test_a_game_of_the_users() -> None:
         describe("their_game:number", {})
     with pytest.raises(BadEnvironment, match="no legal move and is no end; let a pass be one"):
         make("their_game:stuck", {"opponent": "perfect"}, 1)
+
+
+def test_rules_whose_first_move_fails_are_named() -> None:
+    """Every run asks whether its Rules are a game of two, before any rank starts."""
+    rules = tictactoe(np).rules
+
+    def lost(state: RulesState, action: Array, u: Array) -> Any:
+        return state["nothing"]
+
+    with pytest.raises(
+        BadEnvironment, match=r"toy/tictactoe: the first move fails: KeyError: 'nothing'; mend its Rules"
+    ):
+        two_players(replace(rules, move=lost))
+
+
+@pytest.mark.parametrize("discount", [1.0, -1.0])
+def test_one_discount_for_all_games_will_do(discount: float) -> None:
+    rules = tictactoe(np).rules
+
+    def move(state: RulesState, action: Array, u: Array) -> Any:
+        return state, 0.0, discount, False
+
+    assert two_players(replace(rules, move=move)) == (discount < 0)
