@@ -67,10 +67,11 @@ class Drawn:
 
 
 def measure(job: Job, widths: Sequence[int] = WIDTHS, seconds: float = 0.5, training: bool = True) -> list[Row]:
-    """A row for each number of columns; a measurement takes ``seconds`` in each block.
+    """A row for each number of columns; a measurement takes ``seconds`` in each block. What a replay has learned from
+    is not measured: its rate is a setting.
 
     Raises:
-        BadJob: the job has another sampler, or an environment of another kind of sampler.
+        BadJob: the job has another sampler.
         BadEnvironment: see `on_device`.
     """
     if job.sampler != "device":
@@ -91,7 +92,7 @@ def _row(job: Job, seconds: float, training: bool) -> Row:
     alone, short = tensors(job, plan, Drawn(agent.spec, columns), columns)
     sampler, tree = tensors(job, plan, policy, columns)
     work = {"step": lambda: alone.collect(short, lambda: 0), "infer": lambda: sampler.collect(tree, lambda: 0)}
-    if training:
+    if training and agent.experience.items[0].fresh:
         learner, items = agent.make_learner(policy, Alone()), agent.experience.items[0].name
 
         def train() -> None:

@@ -56,7 +56,10 @@ def _alike(
 ) -> None:
     """Raise BadEnvironment unless x is a tensor like this."""
     if not isinstance(x, Tensor):
-        raise BadEnvironment(f"{id}: {noun} is a {type(x).__name__}, not a tensor; Rules answer for all games at once")
+        raise BadEnvironment(
+            f"{id}: {noun} is a {type(x).__name__}, not a tensor; mend its Rules, which answer for all games at once "
+            "by the array module that they are made with"
+        )
     if tuple(x.shape) != shape or x.dtype not in dtypes or x.device != device:
         kind = _name(dtypes[0]) if len(dtypes) == 1 else {_FLOATS: "floats", _NUMBERS: "numbers"}[dtypes]
         raise BadEnvironment(

@@ -28,6 +28,16 @@ def test_without_training_that_column_is_empty(monkeypatch: pytest.MonkeyPatch) 
     assert row.train == 0 and "-" in env.render([row])
 
 
+def test_what_a_replay_has_learned_from_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(env, "BLOCKS", 1)
+    (row,) = env.measure(
+        jobs.load("dqn_cartpole", ["sampler=device", "environment.id=toy/cartpole", "environment.arguments={}"]),
+        (2,),
+        0.001,
+    )
+    assert row.step > 0 and row.infer > 0 and row.train == 0
+
+
 def test_another_sampler_is_refused() -> None:
     with pytest.raises(BadJob, match='measures sampler = "device", and this job has "vector"'):
         env.measure(jobs.load("ppo_cartpole", []), (2,), 0.001)
