@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from hpc_rl.envs import chains, classic, games, go, goals, grids, mazes, othello, point_maze, swing_up, toys
 from hpc_rl.envs.toy import Toy
+from hpc_rl.envs.warp.robots import ROBOTS
 
 TOYS: dict[str, Callable[..., Toy]] = {
     "toy/counter": toys.counter,
@@ -38,3 +39,10 @@ TOYS: dict[str, Callable[..., Toy]] = {
     "toy/goal_mountaincar": goals.goal_mountaincar,
     "toy/goal_pendulum": goals.goal_pendulum,
 }
+
+BUILT_IN: dict[str, Callable[..., Toy]] = TOYS | ROBOTS
+
+
+def built_in(id: str) -> bool:
+    """Whether an id can be only one of these."""
+    return id.startswith(("toy/", "warp/"))

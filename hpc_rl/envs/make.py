@@ -2,6 +2,7 @@
 
 ``ALE/Pong-v5``          Atari by ale_py's C++ vector environment (atari.py)
 ``toy/counter``          environments that come with this package (built_in.py)
+``warp/humanoid``        Gymnasium's robots in batches of worlds on a device (warp/robots.py)
 ``my_pkg.my_module:make``  a user's function that returns one gymnasium.Env (gym.py), or Rules (rules.py)
 ``my_pkg:Task-v0``       an id of Gymnasium's registry, once the module before the colon is imported (gym.py)
 ``mixture``              several of these side by side, named by ``arguments.ids`` (mixture.py)
@@ -19,7 +20,7 @@ import numpy as np
 
 from hpc_rl.envs import atari, gym, mixture
 from hpc_rl.envs.base import BadEnvironment, Environment
-from hpc_rl.envs.built_in import TOYS
+from hpc_rl.envs.built_in import BUILT_IN, built_in
 from hpc_rl.envs.column_shares import Processes
 from hpc_rl.envs.entries import check, nearest, users
 from hpc_rl.envs.goal_env import goal_reward_of
@@ -94,7 +95,7 @@ def rules(id: str, arguments: dict[str, Any]) -> Rules | None:
     Raises:
         BadEnvironment: as `make`.
     """
-    if id == mixture.ID or not (id.startswith("toy/") or ":" in id):
+    if id == mixture.ID or not (built_in(id) or ":" in id):
         return None
     import torch
 
@@ -168,7 +169,7 @@ def factory(id: str, arguments: dict[str, Any]) -> Callable[[], gymnasium.Env[An
     elif (remedy := atari.old_name(id)) is not None:  # else accepted once something has imported ale_py
         raise BadEnvironment(remedy)
     if name not in gymnasium.registry:
-        names = [*gymnasium.registry, *TOYS]
+        names = [*gymnasium.registry, *BUILT_IN]
         raise BadEnvironment(
             f"{id} is no id of Gymnasium's registry (an environment of your own is my_package.my_module:function); "
             f"{nearest(id, names)}"

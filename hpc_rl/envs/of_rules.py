@@ -11,7 +11,7 @@ import numpy as np
 
 from hpc_rl.envs import mixture
 from hpc_rl.envs.base import BadEnvironment
-from hpc_rl.envs.built_in import TOYS
+from hpc_rl.envs.built_in import BUILT_IN, built_in
 from hpc_rl.envs.entries import check, nearest, users
 from hpc_rl.envs.matches import Terms, match, terms_of, two_players
 from hpc_rl.envs.opponents import player_of
@@ -81,10 +81,10 @@ def on_device(id: str, arguments: dict[str, Any], xp: ModuleType) -> Toy:
 
 def _maker(id: str) -> Callable[..., Toy] | None:
     """(array module, own arguments) -> Toy."""
-    if id.startswith("toy/"):
-        if id not in TOYS:
-            raise BadEnvironment(f"{id} is not a built-in toy environment; {nearest(id, TOYS)}")
-        return TOYS[id]
+    if built_in(id):
+        if id not in BUILT_IN:
+            raise BadEnvironment(f"{id} is not a built-in environment; {nearest(id, BUILT_IN)}")
+        return BUILT_IN[id]
     function = users(id)[0] if ":" in id else None
     if function is None or not makes_rules(function):
         return None
