@@ -16,7 +16,7 @@ BUDGET_SPENT = "stopped: time limit of"  # how a reason begins when the job's ow
 
 @dataclass(frozen=True)
 class EnvironmentConfig:
-    id: Annotated[str, "Gymnasium id, ALE/<Game>-v5, toy/<name>, my_package.my_module:make or mixture"] = ""
+    id: Annotated[str, "Gymnasium id, ALE/<Game>-v5, toy/<name>, warp/<robot>, my_pkg.my_module:make or mixture"] = ""
     columns: Annotated[PositiveInt, "B, environments over all ranks"] = 8
     processes: Annotated[NonNegativeInt, "child processes that share a rank's columns; 0 steps them in the rank"] = 0
     state: Annotated[tuple[str, ...], "methods that get and set its state; [] takes get_state and set_state"] = ()

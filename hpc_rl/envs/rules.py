@@ -67,7 +67,9 @@ class RulesEnvironment:
         else:
             old, at, anew = self._state, np.flatnonzero(playing), np.flatnonzero(first)
             u = self._uniforms(at, self._rules.move_uniforms)
-            moved, reward[at], discount[at], truncated[at] = self._rules.move(_rows(old, at), action[at], u)
+            moved = _rows(old, at)
+            if len(at):  # an engine may not know batches of nobody
+                moved, reward[at], discount[at], truncated[at] = self._rules.move(moved, action[at], u)
             fresh = self._rules.begin(self._uniforms(anew, self._rules.begin_uniforms))
             if self._follow is not None:
                 fresh = self._follow(_rows(old, anew), fresh)

@@ -22,7 +22,9 @@ pytest.importorskip("mujoco_warp")
 from hpc_rl.envs.base import BadEnvironment  # noqa: E402
 from hpc_rl.envs.make import describe, make  # noqa: E402
 from hpc_rl.envs.warp import robots, worlds  # noqa: E402
+from hpc_rl.samplers.columns import chosen, merged  # noqa: E402
 from hpc_rl.types import Array, Rules, RulesState  # noqa: E402
+from tests.samplers.test_device import fragments, sampler  # noqa: E402
 
 THEIRS = {"warp/half_cheetah": "HalfCheetah-v5", "warp/ant": "Ant-v5", "warp/humanoid": "Humanoid-v5"}
 N = 40  # worlds
@@ -178,6 +180,22 @@ def test_the_ordinary_sampler_has_them_too() -> None:
         ended += int(env.recv().ended.sum())
     assert ended == 8
     env.close()
+
+
+def test_beside_a_policy_columns_go_on_alike_on_other_ranks() -> None:
+    """Fragments of five columns, bit by bit those of three and two that go on from their state."""
+    columns, place = np.arange(5, dtype=np.int32), ("warp/half_cheetah", {"limit": 6})
+    one, tree = sampler(*place, columns)
+    fragments(one, tree, 1)
+    state = merged([chosen(merged([one.state()]), [k]) for k in (4, 1, 0, 3, 2)])
+    expected = fragments(one, tree, 2)
+    assert np.isfinite(expected[0]["episode_return"]).sum() >= 10
+    for part in (columns[:3], columns[3:]):
+        other, narrow = sampler(*place, part)
+        other.load(state)
+        for whole, again in zip(expected, fragments(other, narrow, 2), strict=True):
+            for name in ("observation", "first", "action", "reward", "discount", "episode_return", "extras/u"):
+                assert again[name].tobytes() == whole[name][:, part].tobytes(), name
 
 
 def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,11 +68,11 @@ class Worlds:
         mujoco_warp = _mujoco_warp()
         model, batch = self._filled(carried)
         with _stream(control.device):
-            _view(batch.ctrl, len(control)).copy_(control)
+            _view(batch.ctrl).copy_(control)
             for _ in range(self.skip):
                 mujoco_warp.step(model, batch)
             mujoco_warp.rne_postconstraint(model, batch)
-            return {name: _view(getattr(batch, name), len(control)).clone() for name in (*CARRIED, *self.reads)}
+            return {name: _view(getattr(batch, name)).clone() for name in (*CARRIED, *self.reads)}
 
     def standing(self, carried: Reads) -> Reads:
         """``reads`` of ``carried`` before any move."""
@@ -81,16 +81,16 @@ class Worlds:
         with _stream(carried["qpos"].device):
             for stage in (mujoco_warp.kinematics, mujoco_warp.com_pos, mujoco_warp.com_vel):
                 stage(model, batch)
-            reads = {name: _view(getattr(batch, name), len(carried["qpos"])).clone() for name in self.reads}
+            reads = {name: _view(getattr(batch, name)).clone() for name in self.reads}
         return reads | {name: reads[name].zero_() for name in FORCES if name in reads}
 
     def _filled(self, carried: Reads) -> tuple[Any, Any]:
         """The model and a batch on the device of ``carried``, that stand where it does."""
         place = carried["qpos"].device
-        batch = self._batch(place, max(1, len(carried["qpos"])))  # none moves where all columns begin anew
+        batch = self._batch(place, len(carried["qpos"]))
         with _stream(place):
             for name in CARRIED:
-                _view(getattr(batch, name), len(carried[name])).copy_(carried[name])
+                _view(getattr(batch, name)).copy_(carried[name])
         return self.models[place], batch
 
     def _batch(self, place: torch.device, count: int) -> Any:
@@ -109,10 +109,10 @@ class Worlds:
         return kept
 
 
-def _view(array: Any, count: int) -> Tensor:
+def _view(array: Any) -> Tensor:
     import warp
 
-    view: Tensor = warp.to_torch(array)[:count]
+    view: Tensor = warp.to_torch(array)
     return view
 
 
@@ -131,7 +131,7 @@ def _mujoco_warp() -> Any:
     """The module. Warp says a line for each of its kernels; one for all of them does, where there are none yet."""
     import warp
 
-    warp.config.quiet = True
+    warp.config.log_level = warp.LOG_WARNING
     import mujoco_warp
 
     warp.init()
