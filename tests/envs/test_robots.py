@@ -30,9 +30,9 @@ THEIRS = {"warp/half_cheetah": "HalfCheetah-v5", "warp/ant": "Ant-v5", "warp/hum
 N = 40  # worlds
 
 
-def elliptic(id: str, file: str) -> Any:
+def elliptic(id: str) -> Any:
     """A model whose friction has no directions: mujoco_warp and MuJoCo turn a steep capsule's pyramid differently."""
-    model = worlds.model_of(id, file)
+    model = worlds.model_of(id)
     model.opt.cone = mujoco.mjtCone.mjCONE_ELLIPTIC
     return model
 
@@ -151,18 +151,26 @@ def test_who_falls_ends_and_a_limit_truncates() -> None:
         assert truncated.all() == last and (discount == 1).all()
 
 
-def test_a_world_that_breaks_ends_and_leaves_the_others_alone() -> None:
-    """Where numbers are missing the episode is over, whatever the robot's own rules say."""
-    for id in THEIRS:
-        rules = rules_of(id)
-        state = rules.begin(torch.rand(3, rules.begin_uniforms))
-        action, nothing = torch.zeros(3, *rules.spec.actions.shape), torch.zeros(3, 0)
-        sound, *_ = rules.move(state, action, nothing)
+@pytest.mark.parametrize("id", THEIRS)
+def test_a_world_that_breaks_ends_and_leaves_nothing_behind(id: str) -> None:
+    """Its reward is no number, the others go on as they would, and who comes after it does, too."""
+    rules = rules_of(id)
+    generator = torch.Generator().manual_seed(0)
+    fresh, nothing = rules.begin(torch.rand(4, rules.begin_uniforms, generator=generator)), torch.zeros(4, 0)
+    state = fresh
+    for _ in range(9):  # until some touch the floor
+        action = 2 * torch.rand(4, *rules.spec.actions.shape, generator=generator) - 1
+        state, *_ = rules.move(state, action, nothing)
+    sound, *_ = rules.move(state, action, nothing)
+    risen, *_ = rules.move(fresh, action, nothing)  # fewer rows of constraints than before
+    for name, entry, value in (("qvel", -1, torch.nan), ("qpos", -1, torch.nan), ("qpos", 0, 1e30), ("qpos", 4, 1e30)):
         broken = {name: x.clone() for name, x in state.items()}
-        broken["qpos"][1] = torch.nan
-        after, _, discount, _ = rules.move(broken, action, nothing)
-        assert discount.tolist() == [1, 0, 1], id
-        assert all(torch.equal(after[name][[0, 2]], x[[0, 2]]) for name, x in sound.items()), id
+        broken[name][1:3, entry] = value
+        after, reward, discount, _ = rules.move(broken, action, nothing)
+        assert discount[1:3].tolist() == [0, 0] and reward[1:3].isnan().all(), (name, entry, value)
+        again, *_ = rules.move(fresh, action, nothing)
+        for kept, x in sound.items():
+            assert torch.equal(after[kept][[0, 3]], x[[0, 3]]) and torch.equal(again[kept], risen[kept]), (name, entry)
 
 
 def test_a_policy_for_gymnasiums_robot_fits_ours() -> None:
@@ -210,7 +218,7 @@ def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_batches_of_many_sizes_are_not_all_kept() -> None:
-    held = worlds.Worlds(worlds.model_of("warp/half_cheetah", "half_cheetah.xml"), 1, ())
+    held = worlds.Worlds(worlds.model_of("warp/half_cheetah"), 1, ())
     first: Array | None = None
     for size in [*range(1, worlds.SIZES + 4), 1]:
         carried = {"qpos": torch.zeros(size, 9), "qvel": torch.ones(size, 9), "qacc_warmstart": torch.zeros(size, 9)}

@@ -19,7 +19,6 @@ from hpc_rl.envs.built_in import BUILT_IN
 from hpc_rl.envs.rules import RulesEnvironment
 from hpc_rl.envs.warp.worlds import model_of
 
-FILES = {"warp/half_cheetah": "half_cheetah.xml", "warp/ant": "ant.xml", "warp/humanoid": "humanoid.xml"}
 WIDTH, HEIGHT, EVERY = 240, 180, 2  # moves for each picture
 
 
@@ -29,7 +28,7 @@ def film(run: Path, moves: int, seed: int) -> tuple[list[Image.Image], float]:
     id = opened.job.environment.id
     environment = RulesEnvironment(BUILT_IN[id](np).rules, 1)
     policy, shown = opened.policy(), environment.reset(np.array([seed]))
-    model = model_of(id, FILES[id])
+    model = model_of(id)
     data, drawn = mujoco.MjData(model), list[Any]()
     camera = mujoco.MjvCamera()
     camera.type, camera.trackbodyid = mujoco.mjtCamera.mjCAMERA_TRACKING, 1
