@@ -15,24 +15,21 @@ import numpy as np
 from PIL import Image
 
 from hpc_rl.api import open_run
-from hpc_rl.envs.built_in import BUILT_IN
-from hpc_rl.envs.rules import RulesEnvironment
 from hpc_rl.envs.warp.worlds import model_of
 
-WIDTH, HEIGHT, EVERY = 240, 180, 2  # moves for each picture
+WIDTH, HEIGHT, EVERY = 200, 150, 3  # moves for each picture
 
 
 def film(run: Path, moves: int, seed: int) -> tuple[list[Image.Image], float]:
     """Pictures of one game at most, seen from the side, and its return."""
     opened = open_run(run)
-    id = opened.job.environment.id
-    environment = RulesEnvironment(BUILT_IN[id](np).rules, 1)
+    environment: Any = opened.environment()  # made of Rules
     policy, shown = opened.policy(), environment.reset(np.array([seed]))
-    model = model_of(id)
+    model = model_of(opened.job.environment.id)
     data, drawn = mujoco.MjData(model), list[Any]()
     camera = mujoco.MjvCamera()
     camera.type, camera.trackbodyid = mujoco.mjtCamera.mjCAMERA_TRACKING, 1
-    camera.distance, camera.elevation, camera.azimuth = 4.0, -10.0, 90.0
+    camera.distance, camera.elevation, camera.azimuth = 3.0, -8.0, 90.0
     total = 0.0
     with mujoco.Renderer(model, HEIGHT, WIDTH) as renderer:
         for move in range(moves):
@@ -41,7 +38,7 @@ def film(run: Path, moves: int, seed: int) -> tuple[list[Image.Image], float]:
                 mujoco.mj_forward(model, data)
                 renderer.update_scene(data, camera)
                 drawn.append(Image.fromarray(renderer.render()))
-            environment.send(policy(shown[0])[None])
+            environment.send(policy.act(shown))
             after = environment.recv()
             shown, total = after.observation, total + float(after.reward[0])
             if after.ended[0]:
@@ -59,7 +56,7 @@ def main() -> None:
     pictures, total = film(arguments.run, arguments.moves, arguments.seed)
     colours = [x.quantize(32) for x in pictures]
     stream = io.BytesIO()
-    colours[0].save(stream, "GIF", save_all=True, append_images=colours[1:], duration=60, loop=0)
+    colours[0].save(stream, "GIF", save_all=True, append_images=colours[1:], duration=45, loop=0)
     arguments.gif.write_bytes(stream.getvalue())
     print(f"{len(pictures)} pictures, {len(stream.getvalue()) / 1e3:.0f} kB; a return of {total:.1f} so far")
 
