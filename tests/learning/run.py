@@ -120,11 +120,12 @@ CONTROLS = {  # job -> control -> the settings that take something away, or make
         "uniform": ("r2d2.priority_exponent=0.0",),
     },
     "her_bitflip": {
-        "none": ("dqn.relabel='none'",),
+        "none": ("dqn.relabel='none'", "budget.env_steps=72_000"),  # 4 800 episodes, as many as with hindsight
         "final": ("dqn.relabel='final'",),
         "episode": ("dqn.relabel='episode'",),
         "random": ("dqn.relabel='random'",),
         "bits_20": ("environment.arguments.bits=20", "budget.env_steps=70_000"),
+        "bits_20_none": ("environment.arguments.bits=20", "dqn.relabel='none'", "budget.env_steps=96_000"),
     },
     "apex_grid": {"uniform": ("dqn.priority_exponent=0.0",)},
     "apex_cartpole": {
