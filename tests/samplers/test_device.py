@@ -43,7 +43,9 @@ PLACES: list[tuple[str, dict[str, Any]]] = [
     ("toy/four_rooms", {"size": 5, "limit": 9}),
     ("toy/point_maze", {"steps": 9}),
     ("toy/goal_mountaincar", {"limit": 20}),
+    ("toy/deep_sea", {"size": 5}),
     ("toy/tictactoe", {}),
+    ("toy/connect_four", {"rows": 4, "columns": 5}),
     ("toy/cartpole", {"limit": 30}),
     ("toy/pendulum", {"limit": 20}),
     ("toy/mountaincar", {"limit": 20}),
@@ -232,7 +234,7 @@ def test_with_a_network_all_widths_act_alike() -> None:
             assert (tree["action"][:, part] == other["action"]).all()
 
 
-@pytest.mark.parametrize(("id", "arguments"), [PLACES[0], PLACES[2], PLACES[7]], ids=["counter", "catch", "cartpole"])
+@pytest.mark.parametrize(("id", "arguments"), [PLACES[0], PLACES[2], PLACES[9]], ids=["counter", "catch", "cartpole"])
 def test_a_state_goes_on_on_other_ranks(id: str, arguments: dict[str, Any]) -> None:
     columns = np.arange(6, dtype=np.int32)
     one, tree = sampler(id, arguments, columns)
