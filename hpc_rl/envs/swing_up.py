@@ -7,13 +7,12 @@ below 0.2 on average over its last second. Angles are 0 where the pole hangs and
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from types import ModuleType
 
 from hpc_rl.envs.base import BadEnvironment
 from hpc_rl.envs.mechanics import runge_kutta
-from hpc_rl.envs.toy import LARGEST, Outcome, Toy, within, zeros
+from hpc_rl.envs.toy import LARGEST, Outcome, Toy, normal, within, zeros
 from hpc_rl.types import Actions, Numbers, Rules, RulesState, Spec
 
 STEP_S, PARTS = 0.1, 10  # of a move: seconds, Runge–Kutta steps
@@ -105,10 +104,10 @@ def _swing_up(
     last = min(moves, round(LAST_S / STEP_S))
 
     def observed(state: Numbers, u: Numbers) -> Numbers:
-        return state + _normal(xp, u) * xp.asarray(list(noise), dtype=xp.float64, device=u.device)
+        return state + normal(xp, u) * xp.asarray(list(noise), dtype=xp.float64, device=u.device)
 
     def begin(u: Numbers) -> RulesState:
-        state = _normal(xp, u[:, : 2 * size]) * xp.asarray(list(start), dtype=xp.float64, device=u.device)
+        state = normal(xp, u[:, : 2 * size]) * xp.asarray(list(start), dtype=xp.float64, device=u.device)
         return {"state": state, "shown": observed(state, u[:, 2 * size :]), "step": zeros(xp, u), "late": 0.0 * u[:, 0]}
 
     def move(state: RulesState, action: Numbers, u: Numbers) -> Outcome:
@@ -127,12 +126,6 @@ def _swing_up(
 
     spec = Spec(id, (size,), "float32", Actions("box", (1,), (-1.0,), (1.0,)))
     return Toy(Rules(spec, begin, move, show, 4 * size, 2 * size, success=success))
-
-
-def _normal(xp: ModuleType, u: Numbers) -> Numbers:
-    """Standard normal [n, k] of uniforms u [n, 2 k] (Box and Muller 1958)."""
-    size = u.shape[1] // 2
-    return xp.sqrt(-2 * xp.log1p(-u[:, :size])) * xp.cos(2 * math.pi * u[:, size:])
 
 
 def _moved(derivative: Derivative, state: Numbers, force: Numbers) -> Numbers:

@@ -6,6 +6,7 @@ nothing of the wall clock, of faults, or of the episode before; `RulesEnvironmen
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -45,6 +46,12 @@ def one_hot(xp: ModuleType, index: Numbers, size: int) -> Numbers:
 def float32_rows(xp: ModuleType, *columns: Numbers) -> Numbers:
     """[n, k] of k columns [n]: goals are compared as they are shown, so that a relabelled reward is the move's own."""
     return xp.stack([xp.asarray(x, dtype=xp.float32) for x in columns], 1)
+
+
+def normal(xp: ModuleType, u: Numbers) -> Numbers:
+    """Standard normal [n, k] of uniforms u [n, 2 k] (Box and Muller 1958)."""
+    size = u.shape[1] // 2
+    return xp.sqrt(-2 * xp.log1p(-u[:, :size])) * xp.cos(2 * math.pi * u[:, size:])
 
 
 def within(id: str, **limits: tuple[float, float, float]) -> None:

@@ -12,7 +12,6 @@ and MuJoCo to the capsule's: an ant's foot slips a little differently.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -20,7 +19,7 @@ from types import ModuleType
 
 from hpc_rl.devices import to_device, to_host
 from hpc_rl.envs.base import BadEnvironment
-from hpc_rl.envs.toy import Outcome, Toy, within
+from hpc_rl.envs.toy import Outcome, Toy, normal, within
 from hpc_rl.envs.warp.worlds import CARRIED, Reads, Worlds, model_of
 from hpc_rl.types import Actions, Numbers, Rules, RulesState, Spec
 
@@ -133,7 +132,7 @@ def _toy(xp: ModuleType, robot: Robot, limit: int) -> Toy:
         return to_device(model.qpos0.astype("float32"), place)
 
     def begin(u: Numbers) -> RulesState:
-        spread = _normal(u[:, positions:]) if robot.normal else 2 * u[:, positions:] - 1
+        spread = normal(torch, u[:, positions:]) if robot.normal else 2 * u[:, positions:] - 1
         carried = {
             "qpos": start(u.device) + (robot.noise * (2 * u[:, :positions] - 1)).float(),
             "qvel": (robot.noise * spread).float(),
@@ -192,9 +191,3 @@ def _beside(*reads: Numbers) -> Numbers:
 def _sound(x: Reads) -> Numbers:
     """[n] bool: MuJoCo would not begin the world anew (mjMAXVAL)."""
     return (x["qpos"].abs() < MOST).all(1) & (x["qvel"].abs() < MOST).all(1)
-
-
-def _normal(u: Numbers) -> Numbers:
-    """Standard normal [n, k] of uniforms [n, 2 k] (Box and Muller 1958)."""
-    half = u.shape[1] // 2
-    return (-2 * (-u[:, :half]).log1p()).sqrt() * (2 * math.pi * u[:, half:]).cos()
