@@ -5,7 +5,7 @@ After every episode all moves so far are learned from anew:
     model        x' − x ~ GP_e(φ(x), u), one for each entry e of the observation; φ: sin and cos in place of angles
     prediction   x_0 ~ N(m_0, S_0);   p(x_{t+1}) ≈ N(m_{t+1}, S_{t+1})      moment matching, equations 10 to 25
     cost         J(θ) = 1/H Σ_{t=1..H} E[1 − exp(−½ ‖C (φ(x_t) − φ(x*))‖² / w²)]                  equation 24
-    controller   u = squash(π_θ(φ(x))),  squash(a) = (9 sin a + sin 3a) / 8,  θ by L-BFGS on dJ/dθ through all H moves
+    controller   u = squash(π_θ(φ(x))),  squash(a) = (9 sin a + sin 3a) / 8,  θ by BFGS on dJ/dθ through all H moves
 
 Reward is not read: the goal x* (``target``), C (``distance``) and w (``width``) are. Columns of C are features: entries
 that are no angles in their order, then sin and cos of each angle. The first ``random_episodes`` are played at random.
@@ -19,7 +19,7 @@ one of them alone, so results depend on no layout, to the bit. Of the controller
 Published settings (released code, pendulum · cart-pole): H 40, 1 random episode, 20 · 10 centres, w 0.5 · 0.25, S_0
 0.1² I, 75 · 150 line searches, SNR 1000, 300 inducing points.
 
-What differs from the papers: L-BFGS-B of SciPy counts evaluations; fits begin where they were, and anew at the data's
+What differs from the papers: BFGS of SciPy counts evaluations; fits begin where they were, and anew at the data's
 deviations; above ``exact`` points they are to ``inducing`` of them, and FITC's inducing points are chosen among the
 data, not moved; m_0 is the mean first observation without ``start``; no terminations; a belief moves as the plan's
 joint Gaussian of belief and next state says, with the plan's covariances.
@@ -44,9 +44,9 @@ from hpc_rl.formulas import gaussian_process as gp
 from hpc_rl.formulas.moment_matching import features
 from hpc_rl.formulas.rollouts import Dynamics, Goal, State, goal_of, mean_cost, predicted
 from hpc_rl.nets.controllers import Controlled, Linear, Pilot, RadialBasis
+from hpc_rl.optim.bfgs import minimum, with_gradient
 from hpc_rl.optim.flat import StateDict, flatten
 from hpc_rl.optim.group import Group, shared_seed
-from hpc_rl.optim.lbfgs import minimum, with_gradient
 from hpc_rl.optim.tables import shared_out
 from hpc_rl.optim.transitions import Transitions
 from hpc_rl.types import Rules, Spec, Trajectory, UpdateResult

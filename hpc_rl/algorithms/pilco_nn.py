@@ -6,7 +6,7 @@
     cost         J(θ) = 1/H Σ_{t=1..H} 1/K Σ_k 1 − exp(−½ ‖C (φ(x_t,k) − φ(x*))‖² / w²)
 
 L_t L_tᵀ = S_t: each step matches a Gaussian to the particles and draws them anew from it, without which particles part
-into groups and J has many minima. z, W and ε are drawn once for an update, so that J is a function that L-BFGS-B can
+into groups and J has many minima. z, W and ε are drawn once for an update, so that J is a function that BFGS can
 minimise; its gradient goes through the draws. Goal, controller and policy are those of PILCO (pilco.py).
 
 Published settings, in the fields of Config: 2 layers of 200 sigmoids, p 0.05.
@@ -34,9 +34,9 @@ from hpc_rl.formulas.moment_matching import features, squashed
 from hpc_rl.formulas.rollouts import Goal, goal_of
 from hpc_rl.nets.controllers import Controlled, Linear, Pilot, RadialBasis
 from hpc_rl.nets.dropout import Ensemble, Masks, draws, fitted
+from hpc_rl.optim.bfgs import minimum, with_gradient
 from hpc_rl.optim.flat import StateDict, flatten
 from hpc_rl.optim.group import Group, shared_seed
-from hpc_rl.optim.lbfgs import minimum, with_gradient
 from hpc_rl.optim.tables import shared_out
 from hpc_rl.optim.transitions import Transitions
 from hpc_rl.types import Rules, Spec, Trajectory, UpdateResult

@@ -25,8 +25,8 @@ from hpc_rl.formulas.process_moments import prediction
 from hpc_rl.formulas.rollouts import Dynamics, mean_cost, predicted
 from hpc_rl.nets.controllers import RadialBasis
 from hpc_rl.optim.alone import Alone
+from hpc_rl.optim.bfgs import minimum, with_gradient
 from hpc_rl.optim.group import Group
-from hpc_rl.optim.lbfgs import minimum, with_gradient
 from hpc_rl.transport.group import AllReduce
 from hpc_rl.transport.local import LocalLink, run_threads
 from hpc_rl.transport.ports import Ports
