@@ -21,6 +21,7 @@ from hpc_rl.analysis.sections import NotRecorded, Section
 
 SHARES = (0.25, 0.5, 0.75, 0.9)  # of the way from where runs began to the best score
 POINTS = 60  # of a line in the picture
+KEYS, AMOUNTS = ["environment", "group", "return"], ["env_steps", "hours", "core_hours", "gpu_hours", "kwh"]
 
 
 def levels(curves: Sequence[Curve], target: float | None) -> list[float]:
@@ -49,11 +50,10 @@ def medians(rows: pd.DataFrame) -> pd.DataFrame:
 
     The cost of a run that did not is infinite, so that of a group of which less than half did is NaN.
     """
-    keys, amounts = ["environment", "group", "return"], ["env_steps", "hours", "core_hours", "gpu_hours", "kwh"]
-    known = rows[amounts].notna()
-    filled = rows.assign(**{name: rows[name].where(known[name], np.inf) for name in amounts})
-    grouped = filled.groupby(keys, sort=False)
-    table = grouped[amounts].median().replace(np.inf, np.nan)
+    known = rows[AMOUNTS].notna()
+    filled = rows.assign(**{name: rows[name].where(known[name], np.inf) for name in AMOUNTS})
+    grouped = filled.groupby(KEYS, sort=False)
+    table = grouped[AMOUNTS].median().replace(np.inf, np.nan)
     table.insert(0, "reached", grouped["env_steps"].agg(lambda own: int(np.isfinite(own).sum())))
     table.insert(0, "runs", grouped.size())
     return table.reset_index()
@@ -92,14 +92,16 @@ def analyze(runs: Sequence[RecordedRun], target: float | None = None) -> Section
     given = {run.name: resources(run) for run in runs if run.name in clocked}
     rows = [row for own in curves.values() for goals in [levels(own, target)] for curve in own
             for row in costs(curve, label[curve.run.name], goals, given[curve.run.name])]  # fmt: skip
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(rows, columns=[*KEYS, "run", *AMOUNTS])
     of_groups = medians(table)
+    flat = [id for id in curves if id not in set(table["environment"])]
+    unpriced = [f"{', '.join(flat)}: no return was better than those that the runs began with."] if flat else []
     used = pd.DataFrame([{"run": name, **asdict(own)} for name, own in given.items()])
     absent = [run.name for run in runs if run.name not in clocked]
     clockless = [f"{', '.join(absent)}: no metrics of rank 0, so no clock."] if absent else []
     return Section(
         "Cost of a score",
-        (*sentences(of_groups), *energy(used), *clockless),
+        (*sentences(of_groups), *unpriced, *energy(used), *clockless),
         "A return is reached when the mean of 100 training games, or of a greedy evaluation where all runs of an"
         " environment played these from the first half on, first is that. Hours: wall-clock of all attempts until then,"
         " with start-up and lost work, from the metrics of rank 0. Core-hours and GPU-hours: × what the run was given"

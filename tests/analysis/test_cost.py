@@ -65,6 +65,15 @@ def test_one_target(tmp_path: Path) -> None:
     assert 7.0 in set(table["return"]) and 10.03 not in set(table["return"])
 
 
+def test_a_run_that_never_got_better_is_said(tmp_path: Path) -> None:
+    run = made(tmp_path / "flat")
+    record(run, [0.0] * 300)
+    write_metrics(run, [{"step": step, "time": 500.0 + 10.0 * step} for step in (100, 1000, 3000)])
+    section = analysed("cost", run.path)
+    assert any("no return was better than those that the runs began with" in x for x in section.findings)
+    assert not len(section.tables["cost_runs"]) and not len(section.tables["cost_groups"])
+
+
 def test_a_run_without_a_clock_is_said(tmp_path: Path) -> None:
     path, *_ = runs(tmp_path)
     other = made(tmp_path / "other", seed=9)
