@@ -19,10 +19,9 @@ one of them alone, so results depend on no layout, to the bit. Of the controller
 Published settings (released code, pendulum · cart-pole): H 40, 1 random episode, 20 · 10 centres, w 0.5 · 0.25, S_0
 0.1² I, 75 · 150 line searches, SNR 1000, 300 inducing points.
 
-What differs from the papers: BFGS of SciPy counts evaluations; fits begin where they were, and anew at the data's
-deviations; above ``exact`` points they are to ``inducing`` of them, and FITC's inducing points are chosen among the
-data, not moved; m_0 is the mean first observation without ``start``; no terminations; a belief moves as the plan's
-joint Gaussian of belief and next state says, with the plan's covariances.
+What differs from the papers: BFGS counts evaluations; fits begin where they were, and anew at the data's deviations;
+above ``exact`` points they are to ``inducing`` of them, chosen among the data for FITC, too; m_0 is the mean first
+observation without ``start``; no terminations; a belief moves as the plan's joint Gaussian of belief and next state.
 
 Extras: what was predicted for a move before its episode. Topologies: solo, allreduce.
 """
@@ -123,8 +122,8 @@ def fitted(config: Config, group: Group, x: Tensor, y: Tensor, guesses: Tensor |
             generator = torch.Generator().manual_seed(seed + task)
             first = first + 0.5 * torch.randn(len(first), generator=generator, dtype=torch.float64)
         loss = lambda theta: gp.penalised_loss(theta, x, y[:, output], config.signal_to_noise)  # noqa: E731
-        best = minimum(loss, first, config.model_evaluations, group.alive)
-        return torch.cat([best.point, torch.tensor([best.loss], dtype=torch.float64)])
+        point, reached, _ = minimum(loss, first, config.model_evaluations, group.alive)
+        return torch.cat([point, torch.tensor([reached], dtype=torch.float64)])
 
     table = shared_out(group, outputs * config.model_restarts, width, solve).reshape(-1, outputs, width)
     theta = torch.stack([table[table[:, e, -1].argmin(), e] for e in range(outputs)])
@@ -201,9 +200,8 @@ class Learner(base.Learner):
             if task == 0 and float(net.ready):
                 first = present
             loss = with_gradient(lambda row: config.horizon * mean_cost(self.goal, states(row)))
-            best = minimum(loss, first, config.evaluations, self.group.alive)
-            figures = torch.tensor([best.loss, best.evaluations], dtype=torch.float64)
-            return torch.cat([best.point, figures])
+            point, *figures = minimum(loss, first, config.evaluations, self.group.alive)
+            return torch.cat([point, torch.tensor(figures, dtype=torch.float64)])
 
         table = shared_out(self.group, config.restarts, len(present) + 2, solve)
         best = table[table[:, -2].argmin()]
