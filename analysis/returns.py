@@ -168,7 +168,9 @@ def value_finding(name: str, rows: pd.DataFrame) -> str:
     last = rows.iloc[-1]
     side = "above" if last["mean_error"] > 0 else "below"
     same = not np.isfinite(last["correlation"])
-    related = "the same throughout" if same else f"slope {last['slope']:.2f}, correlation {last['correlation']:.2f}"
+    related = (
+        "one of the two never changes" if same else f"slope {last['slope']:.2f}, correlation {last['correlation']:.2f}"
+    )
     return (
         f"{name}: in the last stage predicted values are {last['mean_predicted']:.3g} on average,"
         f" {abs(last['mean_error']):.3g} {side} what followed ({related})."

@@ -17,6 +17,7 @@ from typing import Any
 
 import dask
 import numpy as np
+import pandas as pd
 import pytest
 
 from hpc_rl.analysis import figures, open_runs, programs
@@ -182,3 +183,9 @@ def test_functions_of_a_program_travel_to_other_processes() -> None:
     command = [sys.executable, "-c", "import pickle, sys; print(pickle.load(sys.stdin.buffer).func.__doc__)"]
     process = subprocess.run(command, input=pickle.dumps(reduce), capture_output=True, timeout=60, check=True)
     assert process.stdout.startswith(b"Of one block")
+
+
+def test_values_that_never_change_have_no_correlation() -> None:
+    row = {"mean_predicted": 0.5, "mean_error": 0.5, "slope": np.nan, "correlation": np.nan}
+    text = programs.load("returns").value_finding("flat", pd.DataFrame([row]))
+    assert "one of the two never changes" in text and "nan" not in text
