@@ -75,19 +75,30 @@ def pendulum(xp: ModuleType, /, *, limit: int = 200) -> Toy:
     return Toy(Rules(Spec("toy/pendulum", (3,), "float32", ONE), begin, move, show, 2))
 
 
-def mountaincar(xp: ModuleType, /, *, limit: int = 999) -> Toy:
-    """A car too weak for the hill that it is to drive up: pays 100 at the top, and −0.1 a² for each move."""
-    within("toy/mountaincar", limit=(limit, 1, MOST_MOVES))
+def mountaincar(xp: ModuleType, /, *, limit: int = 999, repeat: int = 1) -> Toy:
+    """A car too weak for the hill that it is to drive up: pays 100 at the top, and −0.1 a² for each step.
+
+    A move holds its force for ``repeat`` of Gymnasium's steps, or until the car is there; ``limit`` counts moves.
+    """
+    within("toy/mountaincar", limit=(limit, 1, MOST_MOVES), repeat=(repeat, 1, MOST_MOVES))
+
+    def at_top(position: Numbers, velocity: Numbers) -> Numbers:
+        return (position >= 0.45) & (velocity >= 0)
 
     def begin(u: Numbers) -> RulesState:
         position = -0.6 + 0.2 * u[:, 0]
         return {"position": position, "velocity": xp.zeros_like(position), "step": zeros(xp, u)}
 
     def move(state: RulesState, action: Numbers, u: Numbers) -> Outcome:
-        position, velocity = car_after(xp, state["position"], state["velocity"], action[:, 0])
-        there = (position >= 0.45) & (velocity >= 0)
-        reward = xp.where(there, 100.0, 0.0) - 0.1 * action[:, 0] * action[:, 0]
+        force, position, velocity = action[:, 0], state["position"], state["velocity"]
+        reward, there = xp.zeros_like(position), at_top(position, velocity)
+        for _ in range(repeat):
+            position_then, velocity_then = car_after(xp, position, velocity, force)
+            position, velocity = xp.where(there, position, position_then), xp.where(there, velocity, velocity_then)
+            reward = reward - xp.where(there, 0.0, 0.1 * force * force)
+            there = at_top(position, velocity)
         following = {"position": position, "velocity": velocity, "step": state["step"] + 1}
+        reward = reward + xp.where(there, 100.0, 0.0)
         return following, reward, xp.where(there, 0.0, 1.0), ~there & (following["step"] == limit)
 
     def show(state: RulesState) -> Numbers:

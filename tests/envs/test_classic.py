@@ -2,7 +2,8 @@
 
 Mutations seen to fail: CartPole's speed taken after the move for its place; a pole of half the length; an end at half
 the angle; a limit that counts where the last move ends the episode; the torque's cost left out, or the angle's not
-within −π..π; the car's reward at 0.5; Acrobot's equation without the first rod's speed; angles not wrapped; speeds not
+within −π..π; the car's reward at 0.5; a held force that goes on at the top, is paid for once, or whose first step alone
+counts; Acrobot's equation without the first rod's speed; angles not wrapped; speeds not
 cut.
 """
 
@@ -86,6 +87,29 @@ def test_the_limit_of_moves_is_gymnasiums(id: str, limit: int) -> None:
         env.send(still)
         moves = env.recv()
         assert (moves.discount == 1).all() and moves.ended.all() == (move == limit)
+
+
+def test_a_held_force_is_the_steps_that_it_lasts() -> None:
+    """Five of Gymnasium's steps in a move: the same state, reward and end as those five until the top."""
+    held, single = TOYS["toy/mountaincar"](np, repeat=5).rules, TOYS["toy/mountaincar"](np).rules
+    rng, nothing, within = np.random.default_rng(5), np.zeros((N, 0)), 0
+    state = single.begin(rng.random((N, 1)))
+    for _ in range(60):
+        action = action_of("toy/mountaincar", state, rng)
+        following, reward, discount, truncated = held.move(state, action, nothing)
+        steps, paid, there = state, np.zeros(N), np.zeros(N, bool)
+        for k in range(5):
+            then, now, alive, _ = single.move(steps, action, nothing)
+            steps = {name: np.where(there, steps[name], x) for name, x in then.items()}
+            paid, there = paid + np.where(there, 0.0, now), there | (alive == 0)
+            within += int(there.any() and k < 4)
+        for name in ("position", "velocity"):
+            assert np.array_equal(following[name], steps[name])
+        assert np.allclose(reward, paid, atol=1e-12) and np.array_equal(discount == 0, there) and not truncated.any()
+        assert (following["step"] == state["step"] + 1).all()
+        fresh = single.begin(rng.random((N, 1)))
+        state = {name: np.where(there, fresh[name], x) for name, x in following.items()}
+    assert within > 0
 
 
 def test_fast_rods_are_slowed_and_their_angles_wrapped() -> None:

@@ -47,6 +47,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("toy/cartpole", {}),
     ("toy/pendulum", {"limit": 20}),
     ("toy/mountaincar", {"limit": 20}),
+    ("toy/mountaincar", {"limit": 4, "repeat": 5}),
     ("toy/acrobot", {"limit": 20}),
     ("toy/maze", {"steps": 20}),
     ("toy/keychest", {}),

@@ -72,6 +72,7 @@ SEEDS = {
     "hac_pendulum": FIVE,
     "td3_pointmaze": THREE,  # the flat control of it
     "pilco_cartpole": FIVE,  # chosen with seeds 11 and 12
+    "pilco_mountaincar": FIVE,  # tried with seed 11
     "pilco_nn_pendulum": THREE,
     "pilco_noisy_pendulum": THREE,  # chosen with seed 11; its control is the bar
     "pilco_pendulum": FIVE,  # chosen with seeds 11 and 12; its bar is the success that `hpc-rl eval` prints
@@ -150,6 +151,8 @@ CONTROLS = {  # job -> control -> the settings that take something away, or make
     },
     "pilco_noisy_pendulum": {"on_observations": ("pilco.filtered=false",)},
     "pilco_cartpole": {"untrained": ("pilco.evaluations=1", "pilco.restarts=1")},
+    "pilco_mountaincar": {"untrained": ("pilco.evaluations=1", "pilco.restarts=1")},
+    "pilco_nn_pendulum": {"untrained": ("pilco_nn.evaluations=1", "pilco_nn.restarts=1")},
     "pilco_pendulum": {"untrained": ("pilco.evaluations=1", "pilco.restarts=1")},
     "cem_cartpole": {"no_selection": ("cem.elite=1.0",)},  # all candidates are the elite
 }

@@ -49,6 +49,7 @@ PLACES: list[tuple[str, dict[str, Any]]] = [
     ("toy/cartpole", {"limit": 30}),
     ("toy/pendulum", {"limit": 20}),
     ("toy/mountaincar", {"limit": 20}),
+    ("toy/mountaincar", {"limit": 4, "repeat": 5}),
     ("toy/acrobot", {"limit": 20}),
 ]
 IDS = [id for id, _ in PLACES]
