@@ -144,7 +144,8 @@ def settle_precision(
     if device != "cpu":
         torch.cuda.set_device(device)  # else this rank would take memory on GPU 0, too
     names = hardware.processors(kind, plan, rows)
-    precisions = hardware.settled(ports, job, agent.spec, names, device)
+    net = agent.make_policy().net
+    precisions = hardware.settled(ports, job, net, names, device)
     if ports.link.rank == 0:
-        write_text(run.job_file, jobs.dumps(hardware.with_precisions(jobs.load(run.job_file), agent.spec, precisions)))
+        write_text(run.job_file, jobs.dumps(hardware.with_precisions(jobs.load(run.job_file), net, precisions)))
     return precisions.get(names[ports.link.rank], "fp32")

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hpc_rl import host_memory
 from hpc_rl.config import BadJob
@@ -21,6 +21,9 @@ from hpc_rl.plan import Plan, RankSpec
 from hpc_rl.settings import Job
 from hpc_rl.transport.ports import Ports
 from hpc_rl.types import Spec
+
+if TYPE_CHECKING:
+    from torch import nn
 
 Row = dict[str, Any]
 """One rank's answer: "host"; "cores", the numbers of those that it may use; "cpu", the name of the processor;
@@ -98,7 +101,7 @@ def processors(kind: str, plan: Plan, rows: Sequence[Row]) -> list[str]:
     return names
 
 
-def settled(ports: Ports, job: Job, spec: Spec, names: Sequence[str], device: str) -> dict[str, str]:
+def settled(ports: Ports, job: Job, net: nn.Module, names: Sequence[str], device: str) -> dict[str, str]:
     """Precision of every processor in ``names``, which is in rank order; ``device`` is this rank's. Collective.
 
     What the job states holds for all. "auto" is measured by the first rank of each processor that job.toml does not
@@ -107,15 +110,15 @@ def settled(ports: Ports, job: Job, spec: Spec, names: Sequence[str], device: st
     Raises:
         Deadline: a rank did not answer.
     """
-    from hpc_rl.nets.precision import faster_precision, is_image
+    from hpc_rl.nets.precision import faster_precision, has_choice
 
     precision = job.resources.precision
-    if precision != "auto" or not is_image(spec):
+    if precision != "auto" or not has_choice(net):
         return dict.fromkeys(filter(None, names), "fp32" if precision == "auto" else precision)
     precisions: dict[str, str] = {**job.resources.precisions}
     own_name = names[ports.link.rank]
     if own_name and own_name not in precisions and names.index(own_name) == ports.link.rank:
-        precisions[own_name] = faster_precision(spec, device)
+        precisions[own_name] = faster_precision(net, device)
     parts = ports.gather(json.dumps(precisions).encode(), range(ports.link.size))
     for part in parts:
         precisions |= json.loads(part)
@@ -123,13 +126,13 @@ def settled(ports: Ports, job: Job, spec: Spec, names: Sequence[str], device: st
     return agreed
 
 
-def with_precisions(job: Job, spec: Spec, precisions: dict[str, str]) -> Job:
+def with_precisions(job: Job, net: nn.Module, precisions: dict[str, str]) -> Job:
     """The job with what `settled` found for "auto", for the attempts to come."""
-    from hpc_rl.nets.precision import is_image
+    from hpc_rl.nets.precision import has_choice
 
     if job.resources.precision != "auto":
         return job
-    return with_resources(job, precisions=precisions) if is_image(spec) else with_resources(job, precision="fp32")
+    return with_resources(job, precisions=precisions) if has_choice(net) else with_resources(job, precision="fp32")
 
 
 def cpu_name() -> str:

@@ -33,7 +33,7 @@ from hpc_rl.optim.alone import Alone
 from hpc_rl.optim.flat import Optimizer
 from hpc_rl.plan import Plan
 from hpc_rl.settings import Job
-from hpc_rl.types import Array, Rules, RulesState, Spec, Step
+from hpc_rl.types import Array, Rules, RulesState, Step
 
 PEAK_SIZE = 1024  # rows and columns of the matrices whose product is the peak
 
@@ -66,7 +66,7 @@ def pieces(job: Job) -> Iterator[Pieces]:
     torch.manual_seed(job.seed)
     step, observation, rules_state, close = _stepping(job, plan, agent, columns)
     try:
-        precision = _precision(job, agent.spec)
+        precision = _precision(job, agent)
         work = {
             "env": step,
             "infer": _infer(_policy(agent, precision), observation, rules_state),
@@ -167,11 +167,11 @@ def _learn(job: Job, plan: Plan, agent: Agent, policy: Policy) -> Work:
     return work
 
 
-def _precision(job: Job, spec: Spec) -> str:
+def _precision(job: Job, agent: Agent) -> str:
     resources = job.resources
     if resources.precision != "auto":
         return resources.precision
-    return resources.precisions.get(cpu_name()) or faster_precision(spec, "cpu")
+    return resources.precisions.get(cpu_name()) or faster_precision(agent.make_policy().net, "cpu")
 
 
 def _policy(agent: Agent, precision: str) -> Policy:

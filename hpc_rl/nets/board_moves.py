@@ -88,7 +88,7 @@ class BoardHeads(nn.Module):
     def __init__(self, spec: Spec, heads: int, channels: int, blocks: int) -> None:
         super().__init__()
         shape, moves = spec.observation, spec.actions.sizes[0]
-        self.torso = ResidualTorso(shape[0], channels, blocks)
+        self.torso = ResidualTorso(shape, channels, blocks)
         self.narrow = nn.Conv2d(channels, PLANES, 1)
         self.last = nn.Linear(PLANES * prod(shape[1:]), heads * moves)
         nn.init.zeros_(self.last.weight)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hpc_rl.nets.torsos import computing_in
 from hpc_rl.types import Spec
 
 POLICY_PLANES, VALUE_PLANES, VALUE_UNITS = 4, 2, 64
@@ -27,7 +28,7 @@ class BoardNetwork(nn.Module):
         shape, actions = spec.observation, spec.actions.sizes[0]
         if len(shape) == 3 and blocks > 0:
             places = prod(shape[1:])
-            self.torso: nn.Module = ResidualTorso(shape[0], channels, blocks)
+            self.torso: nn.Module = ResidualTorso(shape, channels, blocks)
             narrow = nn.Conv2d(channels, POLICY_PLANES, 1)
             self.policy = nn.Sequential(
                 narrow, nn.ReLU(), nn.Flatten(), _zero(nn.Linear(POLICY_PLANES * places, actions))
@@ -52,7 +53,7 @@ class BoardValue(nn.Module):
 
     def __init__(self, spec: Spec, channels: int, blocks: int) -> None:
         super().__init__()
-        self.torso = ResidualTorso(spec.observation[0], channels, blocks)
+        self.torso = ResidualTorso(spec.observation, channels, blocks)
         self.value = _value_head(channels, prod(spec.observation[1:]))
 
     def forward(self, observation: Tensor) -> Tensor:
@@ -60,19 +61,31 @@ class BoardValue(nn.Module):
 
 
 class ResidualTorso(nn.Module):
-    """Planes [n, C, rows, columns] of 0..1 -> [n, channels, rows, columns]."""
+    """Planes [n, C, rows, columns] of 0..1 -> float32 [n, channels, rows, columns].
 
-    def __init__(self, planes: int, channels: int, blocks: int) -> None:
+    ``compute`` is the precision of the layers; their result always leaves as float32, so heads and losses are exact.
+    """
+
+    compute: torch.dtype = torch.float32
+
+    def __init__(self, shape: tuple[int, ...], channels: int, blocks: int) -> None:
         super().__init__()
-        self.first = nn.Conv2d(planes, channels, 3, padding=1)
+        self.shape = shape
+        self.first = nn.Conv2d(shape[0], channels, 3, padding=1)
         self.inner = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(blocks))
         self.outer = nn.ModuleList(_zero(nn.Conv2d(channels, channels, 3, padding=1)) for _ in range(blocks))
 
     def forward(self, planes: Tensor) -> Tensor:
-        x: Tensor = self.first(planes)
-        for inner, outer in zip(self.inner, self.outer, strict=True):
-            x = x + outer(F.relu(inner(F.relu(x))))
-        return F.relu(x)
+        with computing_in(self.compute, planes.device):
+            x: Tensor = self.first(planes)
+            for inner, outer in zip(self.inner, self.outer, strict=True):
+                x = x + outer(F.relu(inner(F.relu(x))))
+            x = F.relu(x)
+        return x.float()
+
+    def example(self, n: int) -> Tensor:
+        """n positions [n, C, rows, columns], on the CPU."""
+        return torch.randint(0, 2, (n, *self.shape), device="cpu").float()
 
 
 def _value_head(channels: int, places: int) -> nn.Sequential:

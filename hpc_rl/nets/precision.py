@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
+from copy import deepcopy
 
 import torch
 from torch import nn
 
+from hpc_rl.devices import to_device
+from hpc_rl.nets.boards import ResidualTorso
 from hpc_rl.nets.torsos import ConvTorso, image
 from hpc_rl.types import Spec
 
@@ -24,32 +27,39 @@ def flush_subnormals() -> None:
 
 def set_precision(module: nn.Module, precision: str) -> None:
     """Make every torso of ``module`` that can compute in ``precision`` ("fp32" or "bf16")."""
-    for child in module.modules():
-        if isinstance(child, ConvTorso):
-            child.compute = torch.bfloat16 if precision == "bf16" else torch.float32
+    for torso in _torsos(module):
+        torso.compute = torch.bfloat16 if precision == "bf16" else torch.float32
+
+
+def has_choice(module: nn.Module) -> bool:
+    """Whether a part of it is a convolutional torso, whose precision may be chosen."""
+    return bool(_torsos(module))
 
 
 def is_image(spec: Spec) -> bool:
-    """Whether the observations go through a convolutional network, whose precision may be chosen."""
+    """Whether the observations are images, whose torsos use several threads well."""
     return image(spec.observation, spec.dtype) is not None
 
 
-def faster_precision(spec: Spec, device: str, batch: int = 128) -> str:
-    """ "bf16" where forward and backward of the image torso gain a tenth by it there, else "fp32"; takes about 1 s."""
-    shape = image(spec.observation, spec.dtype)
-    if shape is None:
+def faster_precision(module: nn.Module, device: str, batch: int = 128) -> str:
+    """ "bf16" where forward and backward of its first torso gain a tenth by it there, else "fp32"; takes about 1 s."""
+    if not has_choice(module):
         return "fp32"
-    torso = ConvTorso(shape).to(device)
-    images = torch.randint(0, 255, (batch, *shape), dtype=torch.uint8, device=device)
+    torso = deepcopy(_torsos(module)[0]).to(device)
+    observation = to_device(torso.example(batch), device)
     took = {}
     for precision in ("fp32", "bf16"):
         set_precision(torso, precision)
         times = []
         for _ in range(4):
             begin = time.perf_counter()
-            torso(images).sum().backward()
+            torso(observation).sum().backward()
             if torch.device(device).type == "cuda":
                 torch.cuda.synchronize(device)
             times.append(time.perf_counter() - begin)
         took[precision] = min(times[1:])
     return "bf16" if took["bf16"] * _MIN_GAIN < took["fp32"] else "fp32"
+
+
+def _torsos(module: nn.Module) -> list[ConvTorso | ResidualTorso]:
+    return [child for child in module.modules() if isinstance(child, (ConvTorso, ResidualTorso))]

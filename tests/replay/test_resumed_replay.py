@@ -66,7 +66,7 @@ def table_of(name: str, ranks: int, env_steps: int) -> dict[str, Any]:
         "topology": "solo" if ranks == 1 else "allreduce",
         "environment": {**BOXES.get(name, {"id": "toy/catch"}), "columns": 4},
         "budget": {"env_steps": env_steps},
-        "resources": {"ranks": ranks, "threads": 1},
+        "resources": {"ranks": ranks, "threads": 1, "precision": "fp32"},
         name: METHODS[name],
     }
 

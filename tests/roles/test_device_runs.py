@@ -36,7 +36,7 @@ def table_of(env_steps: int, ranks: int = 1, **changes: Any) -> dict[str, Any]:
         "sampler": "device",
         "environment": {"id": "toy/cartpole", "arguments": {"limit": 30}, "columns": 8},
         "budget": {"env_steps": env_steps},
-        "resources": {"ranks": ranks, "threads": 1},
+        "resources": {"ranks": ranks, "threads": 1, "precision": "fp32"},
         "a2c": A2C,
         **changes,
     }

@@ -12,10 +12,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from hpc_rl import hardware
 from hpc_rl import job as jobs
 from hpc_rl.nets import precision
+from hpc_rl.nets.torsos import ConvTorso
 from hpc_rl.transport.local import LocalLink, run_threads
 from hpc_rl.transport.ports import Ports
 from hpc_rl.transport.waiting import Waiting
@@ -23,6 +25,7 @@ from hpc_rl.types import Actions, Spec
 
 IMAGES = Spec("images", (84, 84), "uint8", Actions("discrete", (6,)), stack=4)
 VECTORS = Spec("vectors", (4,), "float32", Actions("discrete", (2,)))
+CONVOLUTIONS, LAYERS = ConvTorso((4, 84, 84)), nn.Linear(4, 4)
 
 
 def job_of(topology: str, ranks: int, algorithm: str = "impala", **resources: Any) -> jobs.Job:
@@ -131,7 +134,7 @@ def test_a_rank_looks_at_gpus_only_where_it_may_use_them(monkeypatch: pytest.Mon
 
 
 def settled(
-    job: jobs.Job, names: list[str], gains: dict[str, str], spec: Spec = IMAGES
+    job: jobs.Job, names: list[str], gains: dict[str, str], net: nn.Module = CONVOLUTIONS
 ) -> tuple[dict[str, str], list[str]]:
     """What all ranks settle on, and which processors were measured; ``gains`` is what a measurement finds."""
     measured: list[str] = []
@@ -139,9 +142,9 @@ def settled(
 
     def rank(link: LocalLink) -> None:
         name = names[link.rank]
-        precisions[link.rank] = hardware.settled(Ports(link, Waiting(20.0)), job, spec, names, name)
+        precisions[link.rank] = hardware.settled(Ports(link, Waiting(20.0)), job, net, names, name)
 
-    def measure(spec: Spec, device: str) -> str:
+    def measure(net: nn.Module, device: str) -> str:
         measured.append(device)
         return gains[device]
 
@@ -177,27 +180,27 @@ def test_environment_workers_have_no_policy_and_are_not_asked() -> None:
 def test_what_was_decided_stays_and_another_processor_is_measured_anew() -> None:
     job = job_of("allreduce", 2)
     first = hardware.with_precisions(
-        job, IMAGES, {"Old CPU": "bf16"}
+        job, CONVOLUTIONS, {"Old CPU": "bf16"}
     )  # near the threshold; another measurement finds fp32
     again = jobs.parse(tomllib.loads(jobs.dumps(first)))
     assert again.resources.precisions == {"Old CPU": "bf16"} and again.resources.precision == "auto"
     assert settled(again, ["Old CPU", "Old CPU"], GAINS) == ({"Old CPU": "bf16"}, [])
     moved, measured = settled(again, ["New CPU", "New CPU"], GAINS)
     assert moved == {"Old CPU": "bf16", "New CPU": "bf16"} and measured == ["New CPU"]
-    assert hardware.with_precisions(again, IMAGES, moved).resources.precisions == moved
+    assert hardware.with_precisions(again, CONVOLUTIONS, moved).resources.precisions == moved
 
 
 @pytest.mark.parametrize("stated", ["fp32", "bf16"])
 def test_a_stated_precision_holds_for_all(stated: str) -> None:
     job = job_of("actor_learner", 3, precision=stated)
     assert settled(job, ["New GPU", "Old CPU", "Old CPU"], {}) == ({"New GPU": stated, "Old CPU": stated}, [])
-    assert hardware.with_precisions(job, IMAGES, {"New GPU": stated}) == job
+    assert hardware.with_precisions(job, CONVOLUTIONS, {"New GPU": stated}) == job
 
 
-def test_vectors_are_fp32_and_nothing_is_measured() -> None:
+def test_plain_layers_are_fp32_and_nothing_is_measured() -> None:
     job = job_of("actor_learner", 3)
-    assert settled(job, ["New GPU", "Old CPU", "Old CPU"], {}, VECTORS)[0] == {"New GPU": "fp32", "Old CPU": "fp32"}
-    assert hardware.with_precisions(job, VECTORS, {"New GPU": "fp32"}).resources.precision == "fp32"
+    assert settled(job, ["New GPU", "Old CPU", "Old CPU"], {}, LAYERS)[0] == {"New GPU": "fp32", "Old CPU": "fp32"}
+    assert hardware.with_precisions(job, LAYERS, {"New GPU": "fp32"}).resources.precision == "fp32"
 
 
 def test_a_precision_that_does_not_exist_is_refused() -> None:

@@ -1,6 +1,6 @@
 """Self-play beside the network alone: evaluations of positions a second, on one core, in turn.
 
-python -m tests.search.speed [--columns 128] [--rounds 5] [--rows 6]
+python -m tests.search.speed [--columns 128] [--rounds 5] [--rows 6] [--precision bf16]
 
 Self-play is `Searcher.act` from position to position of Connect Four with 32 channels × 3 blocks and 100 simulations,
 trees kept; the network alone is asked about batches of the same sizes, which shrink where a tree has enough visits.
@@ -19,6 +19,7 @@ import torch
 from hpc_rl.algorithms.alphazero import Config, policy
 from hpc_rl.envs.games import connect_four
 from hpc_rl.host_memory import keep_freed
+from hpc_rl.nets.precision import set_precision
 from hpc_rl.types import Rules, Step
 
 MOVES = 6  # of each round
@@ -56,12 +57,14 @@ def main() -> None:
     parser.add_argument("--columns", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--rows", type=int, default=6)
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed()  # as ranks do: new pages for every activation would cost as much as computing it
     torch.manual_seed(0)
     rules = connect_four(torch, rows=arguments.rows).rules
     player = policy(Config(), rules.spec, rules)
+    set_precision(player.net, arguments.precision)
     ratios = []
     for k in range(arguments.rounds):
         rate, sizes = self_play(player, arguments.columns, k)
