@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hpc_rl.nets.torsos import computing_in
 from hpc_rl.types import Spec
 
 POLICY_PLANES, VALUE_PLANES, VALUE_UNITS = 4, 2, 64
@@ -76,16 +75,12 @@ class ResidualTorso(nn.Module):
         self.outer = nn.ModuleList(_zero(nn.Conv2d(channels, channels, 3, padding=1)) for _ in range(blocks))
 
     def forward(self, planes: Tensor) -> Tensor:
-        with computing_in(self.compute, planes.device):
+        with torch.autocast(planes.device.type, self.compute, enabled=self.compute == torch.bfloat16):
             x: Tensor = self.first(planes)
             for inner, outer in zip(self.inner, self.outer, strict=True):
                 x = x + outer(F.relu(inner(F.relu(x))))
             x = F.relu(x)
         return x.float()
-
-    def example(self, n: int) -> Tensor:
-        """n positions [n, C, rows, columns], on the CPU."""
-        return torch.randint(0, 2, (n, *self.shape), device="cpu").float()
 
 
 def _value_head(channels: int, places: int) -> nn.Sequential:

@@ -8,7 +8,6 @@ from copy import deepcopy
 import torch
 from torch import nn
 
-from hpc_rl.devices import to_device
 from hpc_rl.nets.boards import ResidualTorso
 from hpc_rl.nets.torsos import ConvTorso, image
 from hpc_rl.types import Spec
@@ -46,7 +45,8 @@ def faster_precision(module: nn.Module, device: str, batch: int = 128) -> str:
     if not has_choice(module):
         return "fp32"
     torso = deepcopy(_torsos(module)[0]).to(device)
-    observation = to_device(torso.example(batch), device)
+    pixels = torch.randint(0, 255, (batch, *torso.shape), dtype=torch.uint8, device=device)
+    observation = pixels if isinstance(torso, ConvTorso) else (pixels % 2).float()
     took = {}
     for precision in ("fp32", "bf16"):
         set_precision(torso, precision)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from math import prod
 from typing import Any
 
@@ -70,11 +70,6 @@ def rounded(p: nn.Parameter) -> Tensor:
     return copy
 
 
-def computing_in(precision: torch.dtype, device: torch.device) -> AbstractContextManager[object]:
-    """Convolutions and products compute in bf16 there, where that is the precision."""
-    return torch.autocast(device.type, dtype=precision) if precision == torch.bfloat16 else nullcontext()
-
-
 class _Rounding(torch.autograd.Function):  # the copy as a function of the parameter
     @staticmethod
     def forward(ctx: Any, p: Tensor, copy: Tensor) -> Tensor:
@@ -122,7 +117,7 @@ class ConvTorso(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Of images, or of their `pixels`."""
         rough = self.compute == torch.bfloat16
-        with computing_in(self.compute, image.device):
+        with torch.autocast(image.device.type, dtype=self.compute) if rough else nullcontext():
             x = image if image.is_floating_point() else self.pixels(image)
             layer: Any = self.convolutions[0]
             kernel = layer.weight / 255  # dividing 32 kernels costs less than dividing every pixel of the batch
@@ -135,10 +130,6 @@ class ConvTorso(nn.Module):
             x = F.linear(x, rounded(layer.weight), layer.bias) if rough else layer(x)
             x = F.relu(x, inplace=True)
         return x.float()
-
-    def example(self, n: int) -> Tensor:
-        """n images [n, C, H, W], on the CPU."""
-        return torch.randint(0, 255, (n, *self.shape), dtype=torch.uint8, device="cpu")
 
     def pixels(self, image: Tensor) -> Tensor:
         """Images as the first convolution takes them; networks of the same shape and precision may share them."""
