@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from math import prod
 
 import torch
@@ -75,7 +76,8 @@ class ResidualTorso(nn.Module):
         self.outer = nn.ModuleList(_zero(nn.Conv2d(channels, channels, 3, padding=1)) for _ in range(blocks))
 
     def forward(self, planes: Tensor) -> Tensor:
-        with torch.autocast(planes.device.type, self.compute, enabled=self.compute == torch.bfloat16):
+        rough = self.compute == torch.bfloat16
+        with torch.autocast(planes.device.type, self.compute) if rough else nullcontext():
             x: Tensor = self.first(planes)
             for inner, outer in zip(self.inner, self.outer, strict=True):
                 x = x + outer(F.relu(inner(F.relu(x))))
