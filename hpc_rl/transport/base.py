@@ -153,15 +153,14 @@ class Inbox:
 
     def check_peers(self) -> None:
         """Raise Deadline naming peers with a credit that sent nothing for so long: the others would hide their loss."""
-        limit = self.waiting.deadline_s
-        quiet = [p for p in self.order if time.monotonic() - self.received_at[p] > limit and self.queues[p]]
+        now, limit = self._look(), self.waiting.deadline_s
+        quiet = [p for p in self.order if now - self.received_at[p] > limit and self.queues[p]]
         silent = [p for p in quiet if not self.arrived[self.queues[p][0]]()]
         if silent:
             raise Deadline(f"waited {limit:.0f} s for a message from {self.waiting.who(silent)}; is that rank alive?")
 
     def watch(self) -> bool:
         """`check_peers`, as the ``give_up`` of another wait: silence does not begin anew with it. Always False."""
-        self._look()
         self.check_peers()
         return False
 

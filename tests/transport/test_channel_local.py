@@ -308,6 +308,26 @@ def test_a_pause_of_ones_own_is_nobody_elses_silence() -> None:
     run_threads(3, body, 20.0)
 
 
+def test_a_pause_of_ones_own_is_nobody_elses_silence_to_whoever_asks_first() -> None:
+    """A replay rank that was suspended asks who is silent before it looks at what has arrived."""
+
+    def body(link: LocalLink) -> None:
+        if link.rank == 0:
+            box = Inbox(link, [1], TAG, LAYOUT, Waiting(0.4))
+            time.sleep(0.6)
+            box.check_peers()
+            box.watch()
+            time.sleep(0.09)
+            with pytest.raises(Deadline, match="a message from rank 1"):
+                while True:
+                    box.check_peers()
+                    time.sleep(0.02)
+        else:
+            outbox(link)
+
+    run_threads(2, body, 20.0)
+
+
 def test_silence_before_a_wait_counts_in_it() -> None:
     """Rank 0 waits for a credit of a rank that has been lost for a while: its silence does not begin anew."""
 
