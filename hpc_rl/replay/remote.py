@@ -22,7 +22,7 @@ from hpc_rl.samplers.base import PURPOSES
 from hpc_rl.transport.base import Inbox, Message, Outbox
 from hpc_rl.transport.layout import Layout
 from hpc_rl.transport.ports import Link
-from hpc_rl.transport.waiting import Done, Stopped, Waiting
+from hpc_rl.transport.waiting import DOZE_S, Done, Stopped, Waiting
 from hpc_rl.types import Array, Leaf, Tree
 
 REQUESTS, SUMMARIES, BATCHES = 82, 84, 120  # tags; a kind of items each has its own from BATCHES on
@@ -111,7 +111,8 @@ class Remote:
         end = time.monotonic() + seconds
         with suppress(Stopped):
             awaited = f"a batch of {self.waiting.who(self.servers)}"
-            self.waiting.until(self._complete, awaited, lambda: give_up() or time.monotonic() > end)
+            late = lambda: give_up() or time.monotonic() > end  # noqa: E731
+            self.waiting.until(self._complete, awaited, late, longest_sleep_s=DOZE_S)
         self.summary_box.check_peers()
         if not self.in_turn or self._complete():
             self._show()

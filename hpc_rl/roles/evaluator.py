@@ -17,7 +17,7 @@ from hpc_rl.runtime.messages import ALIVE, SCORES, WEIGHTS, ControlClient, score
 from hpc_rl.runtime.reporter import Reporter
 from hpc_rl.samplers.base import Timings
 from hpc_rl.transport.base import Inbox, Outbox
-from hpc_rl.transport.waiting import Heartbeat, Stopped
+from hpc_rl.transport.waiting import DOZE_S, Heartbeat, Stopped
 
 SLICE_ROWS = 64  # moves of all columns between two looks at the clock of the metrics
 
@@ -41,7 +41,8 @@ def evaluator(context: RankContext) -> None:
     reporter, env_steps = Reporter(context.files, timings, context.limits.started), 0
     while not control.stopping():
         now = time.perf_counter()
-        waiting.until(lambda: inbox.ready() or control.control.ready(), f"weights of {waiting.who([chief])}")
+        ready = lambda: inbox.ready() or control.control.ready()  # noqa: E731
+        waiting.until(ready, f"weights of {waiting.who([chief])}", longest_sleep_s=DOZE_S)
         timings.timed("wait", now)
         if (message := inbox.poll()) is None:
             continue

@@ -16,7 +16,7 @@ from hpc_rl.runtime.reporter import Reporter
 from hpc_rl.samplers.base import Timings
 from hpc_rl.transport.base import Inbox, Message, Outbox
 from hpc_rl.transport.layout import Layout
-from hpc_rl.transport.waiting import Stopped
+from hpc_rl.transport.waiting import DOZE_S, Stopped
 
 
 def replay_server(context: RankContext) -> None:
@@ -51,7 +51,8 @@ def replay_server(context: RankContext) -> None:
         now = timings.timed("record", now)
         if not answered and not took:
             with suppress(Stopped):
-                waiting.until(lambda: replay.waits() or intake.ready(), "requests and fragments", control.called)
+                ready, awaited = lambda: replay.waits() or intake.ready(), "requests and fragments"
+                waiting.until(ready, awaited, control.called, longest_sleep_s=DOZE_S)
         timings.timed("wait", now)
         if reporter.due():
             reporter.report(0, replay.figures())

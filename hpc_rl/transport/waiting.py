@@ -15,6 +15,10 @@ from dataclasses import dataclass
 
 from hpc_rl.patience import Patience
 
+NAP_S = 1e-3  # the longest sleep where others wait for what this rank does next
+SHARE = 0.05
+DOZE_S = 5e-3  # of a rank that serves or follows others and is idle for long: it looks up less, for their cores' sake
+
 Done = Callable[[], bool]
 """Tests one request without blocking; True once it is complete, and from then on."""
 
@@ -58,9 +62,17 @@ class Waiting:
         return ", ".join(f"rank {r}" + (f" on {self.hosts[r]}" if self.hosts else "") for r in ranks)
 
     def until(
-        self, done: Done, awaited: Callable[[], str] | str, give_up: Done = lambda: False, spin_s: float = 0.0
+        self,
+        done: Done,
+        awaited: Callable[[], str] | str,
+        give_up: Done = lambda: False,
+        spin_s: float = 0.0,
+        longest_sleep_s: float = NAP_S,
     ) -> None:
         """Return once ``done()``. For the first ``spin_s`` it yields the core instead of sleeping.
+
+        Sleeps grow to `NAP_S`, and from there with what has been waited so far, of which they are `SHARE`, to
+        ``longest_sleep_s``.
 
         Raises:
             Stopped: ``give_up()`` became true first.
@@ -79,8 +91,8 @@ class Waiting:
                 os.sched_yield()  # and the core to another process
             elif spins > 20:
                 self.pulse()
-                time.sleep(pause)
-                pause = min(pause * 1.5, 1e-3)
+                time.sleep(min(max(pause, SHARE * (time.monotonic() - begin)), longest_sleep_s))
+                pause = min(pause * 1.5, NAP_S)
                 if patience.over():
                     sentence = awaited if isinstance(awaited, str) else awaited()
                     raise Deadline(f"waited {self.deadline_s:.0f} s for {sentence}; is that rank alive?")

@@ -66,6 +66,14 @@ minibatches = 2
 hidden = [8]
 anneal = false
 """
+DQN = """algorithm = "dqn"
+topology = "actor_replay_learner"
+[dqn]
+unroll = 5
+min_size = 100
+samples_per_insert = 1.0
+hidden = [8]
+"""
 
 
 def write_job(
@@ -77,8 +85,8 @@ def write_job(
     arguments: str = "{}",
     topology: str = "allreduce",
 ) -> Path:
-    """A small job file; ``method`` is "impala" or "ppo"."""
-    head = IMPALA if method == "impala" else PPO.replace("{topology}", topology)
+    """A small job file; ``method`` is "impala", "dqn" or "ppo", which alone has a choice of topologies."""
+    head = {"impala": IMPALA, "dqn": DQN, "ppo": PPO.replace("{topology}", topology)}[method]
     common = _COMMON.format(environment=environment, arguments=arguments, env_steps=env_steps, ranks=ranks)
     path = folder / f"{method}.toml"
     path.write_text(head + common)

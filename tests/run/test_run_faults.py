@@ -212,11 +212,20 @@ def test_a_rank_that_hangs_is_noticed(role: str, python: str, hanging: dict[tupl
 # ---- everything is halted -------------------------------------------------------------------------------------------
 
 
-def test_a_job_that_is_suspended_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("method", "topology", "ranks"),
+    [
+        ("impala", "actor_learner", 3),
+        ("dqn", "actor_replay_learner", 5),
+        ("ppo", "parameter_server", 3),
+    ],
+)
+def test_a_job_that_is_suspended_goes_on(method: str, topology: str, ranks: int, tmp_path: Path) -> None:
     """What `scontrol suspend` does: every process stands still for longer than the deadline, and none is to blame."""
-    job, run = write_job(tmp_path, "impala", 3), tmp_path / "run"
-    with started("run", job, "--out", run, "--set", "resources.deadline_s=4") as process:
-        wait_for(lambda: learning(run, 3) and reported_steps(run), process)
+    job, run = write_job(tmp_path, method, ranks, topology=topology), tmp_path / "run"
+    judged = ["--set", "resources.evaluators=1", "--set", "evaluate.every_steps=1000"] if ranks == 5 else []
+    with started("run", job, "--out", run, "--set", "resources.deadline_s=4", *judged) as process:
+        wait_for(lambda: learning(run, ranks) and reported_steps(run), process)
         halted = [process.pid, *processes(run)]
         for pid in halted:
             os.kill(pid, signal.SIGSTOP)
@@ -231,8 +240,9 @@ def test_a_job_that_is_suspended_goes_on(tmp_path: Path) -> None:
 
 
 def reported_steps(run: Path) -> int:
-    """Env steps of the last line of metrics that the learner wrote; 0 before the first."""
-    lines = (run / "metrics" / "learner-0.jsonl").read_text().splitlines()
+    """Env steps of the last line of metrics that rank 0 wrote; 0 before the first."""
+    first = records(run)[0]["role"]
+    lines = (run / "metrics" / f"{first}.jsonl").read_text().splitlines()
     return int(json.loads(lines[-1])["env_steps"]) if lines else 0
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hpc_rl.transport import waiting
 from hpc_rl.transport.base import Inbox, Outbox
 from hpc_rl.transport.layout import Layout
 from hpc_rl.transport.local import LocalLink, alone, run_threads
@@ -239,6 +240,32 @@ def test_waiting_adds_up_and_pulses() -> None:
     with pytest.raises(Stopped):
         waiting.until(lambda: False, "nothing", lambda: time.monotonic() - begin > 0.2)
     assert waiting.waited_s > 0.18
+
+
+class Asleep:
+    """A clock that passes in sleeps alone."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.slept: list[tuple[float, float]] = []  # (when, for how long)
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append((self.now, seconds))
+        self.now += seconds
+
+
+@pytest.mark.parametrize("longest", [1e-3, 5e-3])
+def test_sleeps_grow_no_longer_than_a_share_of_the_wait(longest: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Asleep()
+    monkeypatch.setattr(waiting, "time", clock)
+    with pytest.raises(Stopped):
+        Waiting(10.0).until(lambda: False, "nothing", lambda: clock.now > 1.0, longest_sleep_s=longest)
+    assert max(seconds for _, seconds in clock.slept) == pytest.approx(longest)
+    assert all(seconds <= max(1e-3, 0.05 * when) for when, seconds in clock.slept)
+    assert len(clock.slept) < (1100 if longest == 1e-3 else 300)
 
 
 def everywhere(size: int, body: Callable[[Ports], Any]) -> list[Any]:
