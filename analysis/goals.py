@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from math import prod
 from typing import Any
 
 import dask
@@ -28,7 +29,7 @@ MAPS = ("asked", "reached")
 
 def plane(places: Array) -> Array:
     """[n, 2] the first two entries of places [n, k]; the second is 0 where there is one only."""
-    flat = np.nan_to_num(places.reshape(len(places), -1)[:, :2].astype(np.float64))
+    flat = np.nan_to_num(places.reshape(len(places), prod(places.shape[1:]))[:, :2].astype(np.float64))
     return np.pad(flat, ((0, 0), (0, 2 - flat.shape[1])))
 
 

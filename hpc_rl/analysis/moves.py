@@ -109,6 +109,8 @@ def _reduced(
     for block in part:
         leaves = recorded.block(block.segment, names, block.limits, block.begin, block.end)
         kept, step, columns = leaves.pop("kept"), leaves.pop("step"), block.segment.columns
+        if not kept.any():  # all of it was made again by a later attempt
+            continue
         behind = after.get(str(block.segment.path), {})
         sums = added([sums, reduce(Moves(leaves, kept, step, columns, borders, behind))])
     return sums

@@ -24,8 +24,9 @@ def test_maps_and_lengths_are_those_of_the_history(tmp_path: Path) -> None:
     run = new_run(tmp_path / "run")
     tree = history(4, 240, [0, 1], extras=EXTRAS)
     tree["extras/decides"][:] = np.random.default_rng(1).random((240, 2)) < 0.3
+    tree["extras/decides"][238:] = True  # a segment in which no goal stands
     tree["extras/target"][..., 1] *= 3.0
-    record(run, tree, [100], extras=EXTRAS)
+    record(run, tree, [100, 238], extras=EXTRAS)
     (opened,) = open_runs([run.path])
     module = programs.load("goals")
     made = module([opened])

@@ -25,7 +25,7 @@ from hpc_rl.analysis import figures, open_runs, programs
 from hpc_rl.analysis.sections import NotRecorded
 from hpc_rl.analysis.stages import NAMES, STAGES, borders
 from hpc_rl.types import Actions, Array, Leaf, Spec, Tree
-from tests.analysis.histories import history, new_run, record, steps, valid
+from tests.analysis.histories import history, new_run, record, resumed, steps, valid
 from tests.analysis.test_moves import looped
 
 VALUE = {"value": Leaf((), "float32"), "log_prob": Leaf((), "float32")}
@@ -54,6 +54,21 @@ def section(name: str, *runs: Any) -> Any:
         assert figures.png(draw, size=(4, 3), dpi=20)
     assert made.findings and made.how and programs.as_json(made)
     return made
+
+
+def test_segments_that_were_made_again_count_nowhere(tmp_path: Path) -> None:
+    """A run that was killed and resumed from before its last segments, of which no move is kept."""
+    runs = [new_run(tmp_path / name) for name in ("all", "without")]
+    for run, leave_out in zip(runs, ((), (1, 2)), strict=True):
+        record(run, history(0, 200, [0, 1], extras=VALUE, versions=50), [150, 180], extras=VALUE, leave_out=leave_out)
+        record(run, history(1, 60, [0, 1], extras=VALUE, start=100), attempt=1, extras=VALUE)
+        resumed(run, 1, {0: 100, 1: 100})
+    for name in ("actions", "returns", "coverage"):
+        made, expected = (section(name, run) for run in runs)
+        assert len(made.tables) == len(expected.tables) > 0
+        for key, table in made.tables.items():
+            unnamed = [x.drop(columns="run", errors="ignore") for x in (table, expected.tables[key])]
+            pd.testing.assert_frame_equal(*unnamed)
 
 
 def test_actions_and_rewards(tmp_path: Path) -> None:
